@@ -1,0 +1,9 @@
+//! Runs one claimed job: it knows its ports (journal, steps, presence), never the database.
+
+mod ctx;
+mod halt;
+mod workflow;
+
+pub use ctx::{Call, Ctx, RunInfo, StepDone};
+pub use halt::{Halt, StepFailure};
+pub use workflow::Workflow;

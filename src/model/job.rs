@@ -1,0 +1,144 @@
+//! A job's row, and what a claim brings home.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::checkpoint::StepRecord;
+use super::failure::Failure;
+use super::ids::WorkerId;
+use super::lease::Lease;
+use super::payload::Payload;
+
+/// The state of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RunState {
+    /// `run_at` lies ahead.
+    Scheduled,
+    /// Ready to be claimed.
+    Queued,
+    /// Kept back by a limit, a paused queue, or an unknown workflow.
+    Held,
+    /// A worker holds the lease.
+    Running,
+    /// Waits for time, an event, or an approval; holds no slot.
+    Waiting,
+    /// Stopped by an operator.
+    Paused,
+    /// Failed; the next automatic resume is due.
+    Resuming,
+    /// Ended well.
+    Completed,
+    /// Ended badly.
+    Failed,
+    /// Ended by wish.
+    Cancelled,
+}
+
+impl RunState {
+    /// Every state, in the order of the Postgres enum.
+    pub const ALL: [Self; 10] = [
+        Self::Scheduled,
+        Self::Queued,
+        Self::Held,
+        Self::Running,
+        Self::Waiting,
+        Self::Paused,
+        Self::Resuming,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// The word used in SQL, CLI and docs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Queued => "queued",
+            Self::Held => "held",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Paused => "paused",
+            Self::Resuming => "resuming",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state of a word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == word)
+    }
+
+    /// `completed`, `failed` and `cancelled` are final.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Which of the two claim indexes a row is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// In the ready index, behind the watermark: new jobs, and the runs claimed from there.
+    Fresh,
+    /// In the small index of runs that come back (woken, resumed, taken over); claimed first.
+    Returned,
+    /// In neither: nothing that a claim could take.
+    Parked,
+}
+
+/// What the pure state machine knows of a job's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Where the run stands.
+    pub state: RunState,
+    /// Which claim index it is in.
+    pub lane: Lane,
+    /// Claims and take-overs so far.
+    pub epoch: i32,
+    /// The lease's holder.
+    pub worker: Option<WorkerId>,
+    /// Has this claim been seen to start work (a start record, or a step's row of this epoch)?
+    pub started: bool,
+    /// Deaths of workers that had started this run.
+    pub crashes: i16,
+    /// Such deaths in a row without a new checkpoint between them.
+    pub streak: i16,
+    /// Automatic resumes after failures.
+    pub resumes: i16,
+}
+
+/// A run that this worker has just claimed.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The right to write to it.
+    pub lease: Lease,
+    /// The workflow's name.
+    pub workflow: Arc<str>,
+    /// The pinned definition, or the one this worker pinned with the claim.
+    pub definition: Option<i32>,
+    /// The input, unparsed.
+    pub input: Payload,
+    /// The queue it came from.
+    pub queue: Arc<str>,
+    /// Its `run_at`.
+    pub scheduled_for: DateTime<Utc>,
+    /// The first claim's time: the run's start.
+    pub started_at: DateTime<Utc>,
+    /// Automatic resumes so far; a resumed run's failed step has one attempt.
+    pub resumes: i16,
+    /// Deaths of workers so far.
+    pub crashes: i16,
+    /// Deaths in a row without a new checkpoint.
+    pub streak: i16,
+    /// Why it failed last, where it is being resumed.
+    pub error: Option<Failure>,
+    /// The enqueuer's trace context.
+    pub traceparent: Option<String>,
+    /// What the journal holds of its steps; empty on the first claim.
+    pub records: Vec<StepRecord>,
+}

@@ -1,0 +1,15 @@
+//! Plain data: what the tables hold and what the engine passes around. No I/O, no clocks, no decisions.
+
+mod checkpoint;
+mod failure;
+mod ids;
+mod job;
+mod lease;
+mod payload;
+
+pub use checkpoint::{StepRecord, StepState, Wait};
+pub use failure::{Class, Failure, code};
+pub use ids::{RunId, StepKey, WorkerId};
+pub use job::{Claimed, Job, Lane, RunState};
+pub use lease::Lease;
+pub use payload::Payload;

@@ -1,0 +1,4 @@
+//! Decisions, pure: no I/O, no clock, no randomness. Whatever decides about a run decides here, once.
+
+pub mod policy;
+pub mod retry;

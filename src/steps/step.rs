@@ -1,0 +1,194 @@
+//! What a kind of step is, and what its code is given.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::model::{Failure, Payload, RunId, StepKey, Wait, WorkerId};
+
+/// A boxed future, the price of a trait object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A kind of step: `run`, `http`, `sql`, …
+///
+/// `params` is the JSON object of the step's evaluated parameters (each kind documents its own). A kind
+/// never retries by itself, keeps no time limits of its own, and stores nothing: it does the work
+/// of one attempt and says how it went.
+pub trait Step: Send + Sync {
+    /// The word that names the kind in a workflow file.
+    fn kind(&self) -> &'static str;
+
+    /// Does one attempt.
+    fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>>;
+
+    /// Does the kind end its own work when told to stop (a process group that must be killed), and
+    /// how long may that take? `None`: the future is simply dropped.
+    fn stop_grace(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// What came of an attempt that did not fail.
+#[derive(Debug)]
+pub enum Flow {
+    /// Done; the engine shapes and commits the output.
+    Done(StepOutput),
+    /// Done, and the checkpoint has been committed together with the effect (a `sql` step in
+    /// stepd's own database).
+    Committed(Payload),
+    /// The run must wait; nothing is held meanwhile.
+    Suspend(Wait),
+}
+
+/// The raw result of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutput {
+    /// The names that a step's `output:` expression may use, as a JSON object
+    /// (`{status, headers, body}` for `http`).
+    pub raw: Value,
+    /// The output where the step says nothing.
+    pub default: Value,
+}
+
+impl StepOutput {
+    /// An output without raw names.
+    #[must_use]
+    pub fn plain(value: Value) -> Self {
+        Self { raw: Value::Object(serde_json::Map::new()), default: value }
+    }
+}
+
+/// Turns a raw result into the recorded output: the step's `output:` expression, its `schema`, and the size limit.
+pub type Shape = Arc<dyn Fn(StepOutput) -> Result<Payload, Failure> + Send + Sync>;
+
+/// Secrets by name, as the daemon's configuration gives them; their values are redacted wherever
+/// they would be stored or shown.
+#[derive(Clone, Default)]
+pub struct Secrets(pub Arc<BTreeMap<String, String>>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Why an attempt is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The attempt's or the step's time is up.
+    Timeout,
+    /// The run was cancelled.
+    Cancelled,
+    /// The lease is lost: another worker has, or will have, the run.
+    LeaseLost,
+    /// The daemon shuts down and the grace time is over.
+    Shutdown,
+}
+
+/// The receiving end of a stop.
+#[derive(Clone, Debug)]
+pub struct StopSignal(watch::Receiver<Option<StopReason>>);
+
+/// The sending end of a stop.
+#[derive(Debug)]
+pub struct StopTrigger(watch::Sender<Option<StopReason>>);
+
+/// A connected trigger and signal.
+#[must_use]
+pub fn stop_pair() -> (StopTrigger, StopSignal) {
+    let (tx, rx) = watch::channel(None);
+    (StopTrigger(tx), StopSignal(rx))
+}
+
+impl StopTrigger {
+    /// Says stop. The first reason stands.
+    pub fn stop(&self, reason: StopReason) {
+        self.0.send_if_modified(|now| {
+            let first = now.is_none();
+            if first {
+                *now = Some(reason);
+            }
+            first
+        });
+    }
+}
+
+impl StopSignal {
+    /// Resolves when the attempt is told to stop; pends for ever if that never comes.
+    pub async fn stopped(&self) -> StopReason {
+        let mut rx = self.0.clone();
+        match rx.wait_for(Option::is_some).await {
+            Ok(reason) => reason.unwrap_or(StopReason::Shutdown),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The reason, if the stop has been said.
+    #[must_use]
+    pub fn reason(&self) -> Option<StopReason> {
+        *self.0.borrow()
+    }
+}
+
+/// What one attempt knows about itself.
+#[derive(Clone)]
+pub struct StepCx {
+    /// The run.
+    pub run: RunId,
+    /// The workflow's name.
+    pub workflow: Arc<str>,
+    /// The step's key.
+    pub key: StepKey,
+    /// The attempt's number, from 1, over all resumes.
+    pub attempt: u32,
+    /// The claim's number, for fencing outside.
+    pub epoch: i32,
+    /// The worker's registration.
+    pub worker: WorkerId,
+    /// The order of the step's start in its run.
+    pub seq: i32,
+    /// `<run id>/<step key>`: the same on every attempt and resume.
+    pub idempotency_key: Arc<str>,
+    /// The trace context to hand on.
+    pub traceparent: Option<Arc<str>>,
+    /// When the step's first attempt started, by the server's clock carried on monotonically.
+    pub started_at: chrono::DateTime<chrono::Utc>,
+    /// Turns the raw result into the recorded output (only kinds that commit themselves need it).
+    pub shape: Shape,
+    /// Says when to stop.
+    pub stop: StopSignal,
+}
+
+/// The kinds that this process can run.
+#[derive(Clone, Default)]
+pub struct Registry {
+    kinds: HashMap<&'static str, Arc<dyn Step>>,
+}
+
+impl Registry {
+    /// Adds a kind; a second one of the same name replaces the first.
+    #[must_use]
+    pub fn with(mut self, step: impl Step + 'static) -> Self {
+        self.kinds.insert(step.kind(), Arc::new(step));
+        self
+    }
+
+    /// The kind of that name.
+    #[must_use]
+    pub fn get(&self, kind: &str) -> Option<&Arc<dyn Step>> {
+        self.kinds.get(kind)
+    }
+
+    /// All names, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.kinds.keys().copied().collect();
+        names.sort_unstable();
+        names
+    }
+}
