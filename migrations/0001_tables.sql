@@ -122,6 +122,7 @@ CREATE TABLE stepd.jobs (
     crashes smallint NOT NULL DEFAULT 0,
     streak smallint NOT NULL DEFAULT 0,
     started boolean NOT NULL DEFAULT false,
+    taken boolean NOT NULL DEFAULT false,
     ready_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     run_at timestamptz,
     due_at timestamptz,
@@ -178,6 +179,7 @@ COMMENT ON COLUMN stepd.jobs.resumes IS 'Automatic resumes after a failure.';
 COMMENT ON COLUMN stepd.jobs.crashes IS 'Workers that died after they had started this run.';
 COMMENT ON COLUMN stepd.jobs.streak IS 'Crashes in a row without a new checkpoint between them.';
 COMMENT ON COLUMN stepd.jobs.started IS 'Has the present claim been recorded as started?';
+COMMENT ON COLUMN stepd.jobs.taken IS 'Was the run last taken from a dead worker? Its next claimer records the start before anything else.';
 COMMENT ON COLUMN stepd.jobs.ready_at IS 'The place in the queue: the database''s clock when the row became ready.';
 COMMENT ON COLUMN stepd.jobs.due_at IS 'When the stager looks at the row again: run_at, the next wake-up, or the next resume.';
 COMMENT ON COLUMN stepd.jobs.started_at IS 'The first claim.';

@@ -78,6 +78,7 @@ BEGIN
     job.crashes := 0;
     job.streak := 0;
     job.started := false;
+    job.taken := false;
     job.worker := NULL;
     job.started_at := NULL;
     job.due_at := NULL;
@@ -112,7 +113,7 @@ BEGIN
         limited := true;
     END IF;
     -- Only what an INSERT may have brought along is reset; each assignment costs.
-    IF NEW.epoch <> 0 OR NEW.definition IS NOT NULL OR NEW.resumes <> 0 OR NEW.crashes <> 0 OR NEW.streak <> 0 OR NEW.started
+    IF NEW.epoch <> 0 OR NEW.definition IS NOT NULL OR NEW.resumes <> 0 OR NEW.crashes <> 0 OR NEW.streak <> 0 OR NEW.started OR NEW.taken
             OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
             OR NEW.state <> 'queued' OR NEW.lane <> 0 OR NEW.input IS NULL OR NEW.labels IS NULL THEN
         NEW := stepd_engine.reset_job(NEW);
@@ -321,6 +322,24 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.settle_wait(uuid, text) IS 'Looks for a kept signal or event that a new wait has missed.';
 
+-- Called after a suspend has been committed: an answer that came between the wait and the suspend found the
+-- run still running and could not wake it.
+CREATE FUNCTION stepd_engine.settle(run_ uuid, keys text[]) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    k text;
+BEGIN
+    FOREACH k IN ARRAY keys LOOP
+        PERFORM stepd_engine.settle_wait(run_, k);
+    END LOOP;
+    IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = ANY (keys) AND c.state <> 'waiting') THEN
+        PERFORM stepd_engine.bring_back(run_);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.settle(uuid, text[]) IS 'Closes the gap between a wait and the suspend that follows it.';
+
 CREATE FUNCTION stepd_engine.deliver(signal_ bigint, run_ uuid, key_ text, payload_ jsonb, taken_ boolean) RETURNS boolean LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -388,7 +407,7 @@ BEGIN
             stepd_engine.queue_limited(j.queue) AS limited
         FROM stepd.jobs j WHERE j.worker = victim AND j.state = 'running'
     ), back AS (
-        UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false,
+        UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
                 crashes = j.crashes + h.begun::integer,
                 streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END + h.begun::integer,
                 state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
