@@ -23,7 +23,13 @@ const START_NOTE_AFTER: Duration = Duration::from_millis(5);
 
 /// What an attempt does: a kind from the registry, or a closure.
 pub(super) trait Body: Sync {
-    fn attempt<'a>(&'a self, ctx: &'a Ctx, record: &'a StepRecord, attempt: u32, stop: StopSignal) -> BoxFuture<'a, Result<Attempted, Failure>>;
+    fn attempt<'a>(
+        &'a self,
+        ctx: &'a Ctx,
+        record: &'a StepRecord,
+        attempt: u32,
+        stop: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>>;
 
     /// Applied to the payload of an answered wait.
     fn shape(&self) -> &Shape;
@@ -39,7 +45,13 @@ pub(super) struct KindBody<'a> {
 }
 
 impl Body for KindBody<'_> {
-    fn attempt<'a>(&'a self, ctx: &'a Ctx, record: &'a StepRecord, attempt: u32, stop: StopSignal) -> BoxFuture<'a, Result<Attempted, Failure>> {
+    fn attempt<'a>(
+        &'a self,
+        ctx: &'a Ctx,
+        record: &'a StepRecord,
+        attempt: u32,
+        stop: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
         Box::pin(async move {
             let params = (self.params)(attempt)?;
             let cx: StepCx = ctx.step_cx(record, attempt, self.shape.clone(), stop);
@@ -74,7 +86,13 @@ where
     F: Fn() -> Fut + Send + Sync,
     Fut: Future<Output = Result<T, Failure>> + Send,
 {
-    fn attempt<'a>(&'a self, _: &'a Ctx, _: &'a StepRecord, _: u32, _: StopSignal) -> BoxFuture<'a, Result<Attempted, Failure>> {
+    fn attempt<'a>(
+        &'a self,
+        _: &'a Ctx,
+        _: &'a StepRecord,
+        _: u32,
+        _: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
         Box::pin(async move {
             let work = (self.work)();
             let value = work.await?;
@@ -101,7 +119,13 @@ enum Next {
 
 impl Ctx {
     /// The one way from a key to a result, for workflow files and for Rust code alike.
-    pub(super) async fn resolve(&self, key: StepKey, kind: &str, policy: &StepPolicy, body: &dyn Body) -> Result<StepDone, Halt> {
+    pub(super) async fn resolve(
+        &self,
+        key: StepKey,
+        kind: &str,
+        policy: &StepPolicy,
+        body: &dyn Body,
+    ) -> Result<StepDone, Halt> {
         let _busy = self.begin(&key)?;
         let known = self.record_of(&key, kind)?.cloned();
         if let Some(record) = &known
@@ -172,7 +196,9 @@ impl Ctx {
             StepState::Failed if answerable(record) => {
                 Next::Finish(Err(record.error.clone().unwrap_or_else(|| interrupted(record, "and left no reason"))))
             }
-            StepState::Failed | StepState::Cancelled | StepState::Completed | StepState::Skipped => Next::Attempt(record.attempts + 1),
+            StepState::Failed | StepState::Cancelled | StepState::Completed | StepState::Skipped => {
+                Next::Attempt(record.attempts + 1)
+            }
         })
     }
 
@@ -207,15 +233,23 @@ impl Ctx {
         let once = RetryPolicy::never();
         let retry = if self.one_attempt && first > 1 { &once } else { &policy.retry };
         let attempt = record.attempts - first + 1;
-        let pause = next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
+        let pause =
+            next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
         let now = self.ports.clock.now();
         let data = json!({
             "started_at": record.started_at, "ended_at": now, "failure": failure,
             "retry_in_ms": pause.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
         });
-        self.note(Note { kind: NoteKind::AttemptFailed, key: Some(record.key.clone()), attempt: Some(record.attempts), data: Payload::from_value(&data) });
+        self.note(Note {
+            kind: NoteKind::AttemptFailed,
+            key: Some(record.key.clone()),
+            attempt: Some(record.attempts),
+            data: Payload::from_value(&data),
+        });
         match pause {
-            Some(after) => Next::Wait(Purpose::Retry { next: record.attempts + 1, of: first + retry.max_attempts - 1, after }),
+            Some(after) => {
+                Next::Wait(Purpose::Retry { next: record.attempts + 1, of: first + retry.max_attempts - 1, after })
+            }
             None => Next::Finish(Err(failure)),
         }
     }
@@ -226,7 +260,13 @@ impl Ctx {
     }
 
     /// One attempt under its limits. The outer error ends the run's activation, the inner one is the attempt's failure.
-    async fn one_attempt(&self, record: &mut StepRecord, n: u32, policy: &StepPolicy, body: &dyn Body) -> Result<Result<Attempted, Failure>, Halt> {
+    async fn one_attempt(
+        &self,
+        record: &mut StepRecord,
+        n: u32,
+        policy: &StepPolicy,
+        body: &dyn Body,
+    ) -> Result<Result<Attempted, Failure>, Halt> {
         record.attempts = n;
         record.state = StepState::Running;
         record.epoch = self.epoch;
@@ -270,7 +310,12 @@ impl Ctx {
     }
 
     /// Notes the start of a step that takes its time, and resolves when the attempt must end.
-    async fn ended_early(&self, record: &StepRecord, note_after: Option<Duration>, limit: Option<Duration>) -> StopReason {
+    async fn ended_early(
+        &self,
+        record: &StepRecord,
+        note_after: Option<Duration>,
+        limit: Option<Duration>,
+    ) -> StopReason {
         let stopped = self.inbox.signal().stopped();
         tokio::pin!(stopped);
         let limit = limit.and_then(|l| tokio::time::Instant::now().checked_add(l));
@@ -303,7 +348,13 @@ struct AskBody {
 }
 
 impl Body for AskBody {
-    fn attempt<'a>(&'a self, _: &'a Ctx, _: &'a StepRecord, _: u32, _: StopSignal) -> BoxFuture<'a, Result<Attempted, Failure>> {
+    fn attempt<'a>(
+        &'a self,
+        _: &'a Ctx,
+        _: &'a StepRecord,
+        _: u32,
+        _: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
         Box::pin(async { Ok(Attempted::Suspend(Wait::Approval { prompt: self.prompt.clone(), timeout: None })) })
     }
 
@@ -332,13 +383,19 @@ fn shape_answer(body: &dyn Body, answer: &Payload) -> Answer {
 fn interrupted(record: &StepRecord, then: &str) -> Failure {
     Failure {
         class: Class::Permanent,
-        ..Failure::permanent(code::INTERRUPTED, format!("step `{}` was running when its worker died, {then}", record.key))
+        ..Failure::permanent(
+            code::INTERRUPTED,
+            format!("step `{}` was running when its worker died, {then}", record.key),
+        )
     }
 }
 
 fn timed_out(record: &StepRecord, limit: Option<Duration>) -> Failure {
     let limit = limit.unwrap_or_default();
-    Failure::transient(code::TIMEOUT, format!("attempt {} of step `{}` took longer than its limit of {limit:?}", record.attempts, record.key))
+    Failure::transient(
+        code::TIMEOUT,
+        format!("attempt {} of step `{}` took longer than its limit of {limit:?}", record.attempts, record.key),
+    )
 }
 
 /// What is left of a limit that began at `since`.
@@ -350,7 +407,11 @@ type Unwound = Result<Result<Attempted, Failure>, Box<dyn std::any::Any + Send>>
 
 fn unpanicked(done: Unwound) -> Result<Attempted, Failure> {
     done.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(Failure::transient(code::PANIC, format!("the step's code panicked: {}", text.unwrap_or_else(|| "no message".into()))))
+        let text =
+            panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(Failure::transient(
+            code::PANIC,
+            format!("the step's code panicked: {}", text.unwrap_or_else(|| "no message".into())),
+        ))
     })
 }

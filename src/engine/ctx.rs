@@ -164,7 +164,10 @@ impl Ctx {
             let known = self.ports.registry.names().join(", ");
             return Err(self.failed(
                 Some(call.key),
-                Failure::permanent(code::DEFINITION, format!("this worker has no step kind `{}`; it has {known}", call.kind)),
+                Failure::permanent(
+                    code::DEFINITION,
+                    format!("this worker has no step kind `{}`; it has {known}", call.kind),
+                ),
             ));
         };
         let Call { key, kind, params, policy, shape } = call;
@@ -185,7 +188,10 @@ impl Ctx {
         let body = super::attempt::CodeBody::new(&work);
         let done = self.resolve(key.into(), "code", policy, &body).await?;
         serde_json::from_str(done.output.as_str()).map_err(|e| {
-            Halt::failed(Failure::permanent(code::INVALID_JSON, format!("the recorded output has another shape than this code expects: {e}")))
+            Halt::failed(Failure::permanent(
+                code::INVALID_JSON,
+                format!("the recorded output has another shape than this code expects: {e}"),
+            ))
         })
     }
 
@@ -201,7 +207,11 @@ impl Ctx {
         self.settled().await?;
         let now = self.ports.clock.now();
         let record = self.record(key, kind, StepState::Skipped, now);
-        self.defer(StepRow { record: StepRecord { checkpoint: true, ended_at: Some(now), ..record }, wait: None, due_in: None });
+        self.defer(StepRow {
+            record: StepRecord { checkpoint: true, ended_at: Some(now), ..record },
+            wait: None,
+            due_in: None,
+        });
         Ok(StepDone { state: StepState::Skipped, output: Payload::null(), error: None })
     }
 
@@ -236,7 +246,12 @@ impl Ctx {
     ///
     /// # Errors
     /// `Halt::Failed` when the result is a failure and `policy` does not say continue; `Halt::Stopped` when the run must stop.
-    pub async fn close(&self, key: &StepKey, result: Result<Payload, Failure>, policy: &StepPolicy) -> Result<StepDone, Halt> {
+    pub async fn close(
+        &self,
+        key: &StepKey,
+        result: Result<Payload, Failure>,
+        policy: &StepPolicy,
+    ) -> Result<StepDone, Halt> {
         let _busy = self.busy()?;
         self.settled().await?;
         let Some(row) = self.state().open.get(key).cloned() else {
@@ -248,7 +263,7 @@ impl Ctx {
 
     // --- what the parts of the engine use of each other ---
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -269,7 +284,10 @@ impl Ctx {
         }
         Err(self.failed(
             Some(key.clone()),
-            Failure::permanent(code::DUPLICATE_KEY, format!("two steps of this run have the key `{key}`; every step needs its own")),
+            Failure::permanent(
+                code::DUPLICATE_KEY,
+                format!("two steps of this run have the key `{key}`; every step needs its own"),
+            ),
         ))
     }
 
@@ -369,7 +387,13 @@ impl Ctx {
         self.ports.journal.submit(entry);
     }
 
-    fn entry(&self, steps: Vec<StepRow>, notes: Vec<Note>, transition: Option<Transition>, ticket: Option<Ticket>) -> Entry {
+    fn entry(
+        &self,
+        steps: Vec<StepRow>,
+        notes: Vec<Note>,
+        transition: Option<Transition>,
+        ticket: Option<Ticket>,
+    ) -> Entry {
         Entry { run: self.info.id, worker: self.worker, epoch: self.epoch, steps, notes, transition, ticket }
     }
 
@@ -453,7 +477,12 @@ impl Ctx {
     }
 
     /// Ends a step: records the result and says what it means for the run.
-    pub(super) fn finish(&self, mut record: StepRecord, result: Result<Payload, Failure>, policy: &StepPolicy) -> Result<StepDone, Halt> {
+    pub(super) fn finish(
+        &self,
+        mut record: StepRecord,
+        result: Result<Payload, Failure>,
+        policy: &StepPolicy,
+    ) -> Result<StepDone, Halt> {
         record.ended_at = Some(self.ports.clock.now());
         record.epoch = self.epoch;
         record.due_in_ms = None;
@@ -497,7 +526,13 @@ impl Ctx {
         self.state().waits.keys().cloned().collect()
     }
 
-    pub(super) fn step_cx(&self, record: &StepRecord, attempt: u32, shape: Shape, stop: crate::steps::StopSignal) -> StepCx {
+    pub(super) fn step_cx(
+        &self,
+        record: &StepRecord,
+        attempt: u32,
+        shape: Shape,
+        stop: crate::steps::StopSignal,
+    ) -> StepCx {
         StepCx {
             run: self.info.id,
             workflow: self.info.workflow.clone(),
@@ -521,7 +556,11 @@ impl Ctx {
         }
         Err(Failure::permanent(
             code::TOO_LARGE,
-            format!("the output has {} bytes, more than the limit of {}; store it elsewhere and return a reference", output.len(), self.ports.max_output),
+            format!(
+                "the output has {} bytes, more than the limit of {}; store it elsewhere and return a reference",
+                output.len(),
+                self.ports.max_output
+            ),
         ))
     }
 }
@@ -529,7 +568,9 @@ impl Ctx {
 /// The last checkpoint of a completed run rides along with its end.
 fn ride_along(mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
     match transition {
-        Transition::Complete { output, last: None } if steps.last().is_some_and(|row| row.record.state == StepState::Completed) => {
+        Transition::Complete { output, last: None }
+            if steps.last().is_some_and(|row| row.record.state == StepState::Completed) =>
+        {
             let last = steps.pop();
             (steps, Transition::Complete { output, last })
         }

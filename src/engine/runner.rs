@@ -47,7 +47,12 @@ enum Turn {
 }
 
 /// Runs one claimed job. Consumes the lease.
-pub async fn run(mut claimed: Claimed, workflow: Result<Arc<dyn Workflow>, Failure>, ports: Arc<Ports>, inbox: Arc<Inbox>) -> Outcome {
+pub async fn run(
+    mut claimed: Claimed,
+    workflow: Result<Arc<dyn Workflow>, Failure>,
+    ports: Arc<Ports>,
+    inbox: Arc<Inbox>,
+) -> Outcome {
     let records = std::mem::take(&mut claimed.records);
     let begin = must_mark_start(&claimed, &records);
     let ctx = Ctx::new(&claimed, records, ports, inbox);
@@ -217,7 +222,10 @@ async fn end(ctx: &Ctx, transition: Transition, outcome: Outcome) -> Outcome {
 
 /// Postgres refused what the run wanted to record: say so in words that it accepts.
 async fn refused(ctx: &Ctx, why: String) -> Outcome {
-    let failure = Failure::permanent(code::NOT_STORABLE, format!("Postgres refused to store what the run recorded: {}", why.replace('\0', "\\0")));
+    let failure = Failure::permanent(
+        code::NOT_STORABLE,
+        format!("Postgres refused to store what the run recorded: {}", why.replace('\0', "\\0")),
+    );
     match ctx.transition(Transition::Fail { failure }).await {
         Ok(()) => Outcome::Failed,
         Err(_) => Outcome::LeaseLost,

@@ -39,7 +39,9 @@ impl Purpose {
 
     fn decision(&self) -> Value {
         match self {
-            Self::Wait(Wait::Sleep { span }) => json!({"wait": "sleep", "ms": u64::try_from(span.as_millis()).unwrap_or(u64::MAX)}),
+            Self::Wait(Wait::Sleep { span }) => {
+                json!({"wait": "sleep", "ms": u64::try_from(span.as_millis()).unwrap_or(u64::MAX)})
+            }
             Self::Wait(Wait::Event { name, matches, .. }) => json!({"wait": "event", "event": name, "match": matches}),
             Self::Wait(Wait::Approval { prompt, .. }) => json!({"wait": "approval", "prompt": prompt}),
             Self::Retry { next, of, .. } => json!({"wait": "retry", "attempt": next, "of": of}),
