@@ -2,8 +2,10 @@
 
 mod ctx;
 mod halt;
+mod interpreter;
 mod workflow;
 
 pub use ctx::{Call, Ctx, RunInfo, StepDone};
 pub use halt::{Halt, StepFailure};
+pub use interpreter::Interpreter;
 pub use workflow::Workflow;
