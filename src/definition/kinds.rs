@@ -1,0 +1,275 @@
+//! The parameters of each kind of step: from the file's keys to the object that the kind's code is given.
+
+use serde_json::{Value, json};
+
+use crate::expression::{Template, has_expression};
+
+use super::check::{Mode, Names, string, template};
+use super::diagnostics::Report;
+use super::duration::parse_duration;
+use super::fields::{at, limit, list, mapping, text, wrong};
+use super::node::{Entry, Node, NodeValue, Span};
+use super::spec::Params;
+
+/// A kind of step, as the file names it.
+pub(super) struct KindWord {
+    /// The key.
+    pub(super) word: &'static str,
+    /// The keys that belong to it, beside those of every step.
+    pub(super) keys: &'static [&'static str],
+    /// The names of its raw result, for `output`.
+    pub(super) raw: &'static [&'static str],
+    /// Is its `timeout` that of the wait, not of an attempt?
+    pub(super) waits: bool,
+}
+
+const fn kind(
+    word: &'static str,
+    keys: &'static [&'static str],
+    raw: &'static [&'static str],
+    waits: bool,
+) -> KindWord {
+    KindWord { word, keys, raw, waits }
+}
+
+/// The kinds of this version.
+pub(super) const KINDS: [KindWord; 9] = [
+    kind("run", &["env", "stdin", "cwd", "shell"], &["exit_code", "stdout", "stderr", "json"], false),
+    kind("exec", &["env", "stdin", "cwd"], &["exit_code", "stdout", "stderr", "json"], false),
+    kind("http", &["headers", "json", "body", "form"], &["status", "headers", "body"], false),
+    kind("sql", &["params", "connection"], &["rows", "row_count"], false),
+    kind("sleep", &[], &[], true),
+    kind("wait", &["match"], &["event"], true),
+    kind("approve", &[], &["approval"], true),
+    kind("set", &[], &["value"], false),
+    kind("map", &["as", "max_parallel", "tolerate", "steps"], &[], false),
+];
+
+/// Kinds of the language that come later, with the keys that they will have.
+pub(super) const LATER_KINDS: [&str; 6] = ["mcp", "llm", "agent", "workflow", "switch", "repeat"];
+
+const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+
+/// The parameters of a task. `entry` is the kind's own key.
+pub(super) fn params(
+    kind: &KindWord,
+    entry: &Entry,
+    node: &Node,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) -> Params {
+    let names = &Names { step: true, ..*names };
+    let mut out = Object { entries: Vec::new(), node, names };
+    match kind.word {
+        "run" => {
+            out.script(entry, "script", "`env:` or `stdin:`", report);
+            out.program(report);
+            out.text("shell", report);
+        }
+        "exec" => {
+            argv(&mut out, entry, report);
+            out.program(report);
+        }
+        "http" => http(&mut out, entry, report),
+        "sql" => {
+            out.script(entry, "sql", "`params:`", report);
+            if let Some(e) = node.get("params")
+                && list(e, report).is_some()
+            {
+                out.put("params", template(&e.value, Mode::Typed, names, report));
+            }
+            out.constant("connection", report);
+        }
+        "sleep" => return sleep(entry, names, report),
+        "wait" => {
+            out.required(entry, "event", report);
+            let matches = node.get("match").filter(|e| mapping(e, report).is_some());
+            let matches = matches.map(|e| template(&e.value, Mode::Typed, names, report));
+            out.put("match", matches.unwrap_or_else(|| Template::constant(json!({}))));
+            out.timeout(report);
+        }
+        "approve" => {
+            out.required(entry, "prompt", report);
+            out.timeout(report);
+        }
+        _ => out.put("value", template(&entry.value, Mode::Typed, names, report)),
+    }
+    Params::Object(Template::object(out.entries))
+}
+
+struct Object<'a> {
+    entries: Vec<(String, Template)>,
+    node: &'a Node,
+    names: &'a Names<'a>,
+}
+
+impl Object<'_> {
+    fn put(&mut self, key: &str, value: Template) {
+        self.entries.push((key.to_owned(), value));
+    }
+
+    /// Text that must not hold expressions: what is pasted into a script or a statement is an injection.
+    fn script(&mut self, entry: &Entry, key: &str, instead: &str, report: &mut Report<'_>) {
+        let Some(script) = text(entry, report) else { return };
+        let span = entry.value.span;
+        if has_expression(script) {
+            let at = expression_span(span, report);
+            let help = format!("hand the value in by {instead}");
+            report.help(at, format!("`{}` takes no `${{{{ }}}}`: data must not become code", entry.key), help);
+        } else if script.trim().is_empty() {
+            report.error(at(entry), format!("`{}` is empty", entry.key));
+        } else if script.contains('\0') {
+            report.error(span, format!("`{}` holds a NUL character", entry.key));
+        }
+        self.put(key, Template::constant(script.into()));
+    }
+
+    /// Text with expressions that must be there.
+    fn required(&mut self, entry: &Entry, key: &str, report: &mut Report<'_>) {
+        let Some(value) = text(entry, report) else { return };
+        if value.trim().is_empty() {
+            report.error(at(entry), format!("`{}` is empty", entry.key));
+        }
+        self.put(key, string(value, entry.value.span, Mode::Text, self.names, report));
+    }
+
+    /// Optional text with expressions.
+    fn text(&mut self, key: &str, report: &mut Report<'_>) {
+        if let Some(e) = self.node.get(key)
+            && let Some(value) = text(e, report)
+        {
+            self.put(key, string(value, e.value.span, Mode::Text, self.names, report));
+        }
+    }
+
+    /// Optional text without expressions.
+    fn constant(&mut self, key: &str, report: &mut Report<'_>) {
+        if let Some(e) = self.node.get(key)
+            && let Some(value) = text(e, report)
+        {
+            if has_expression(value) {
+                report.error(e.value.span, format!("`{key}` takes no expression"));
+            }
+            self.put(key, Template::constant(value.into()));
+        }
+    }
+
+    /// `env`, `stdin` and `cwd`.
+    fn program(&mut self, report: &mut Report<'_>) {
+        self.texts("env", report);
+        if let Some(e) = self.node.get("stdin") {
+            self.put("stdin", template(&e.value, Mode::Typed, self.names, report));
+        }
+        self.text("cwd", report);
+    }
+
+    /// An optional mapping from names to text.
+    fn texts(&mut self, key: &str, report: &mut Report<'_>) {
+        let Some(e) = self.node.get(key) else { return };
+        let Some(entries) = mapping(e, report) else { return };
+        for inner in entries.iter().filter(|i| !is_scalar(&i.value)) {
+            wrong(inner, "text", report);
+        }
+        self.put(key, template(&e.value, Mode::Text, self.names, report));
+    }
+
+    fn timeout(&mut self, report: &mut Report<'_>) {
+        if let Some(span) = self.node.get("timeout").and_then(|e| limit(e, report)) {
+            self.put("timeout_ms", Template::constant(milliseconds(span)));
+        }
+    }
+}
+
+fn is_scalar(node: &Node) -> bool {
+    !matches!(node.value, NodeValue::Seq(_) | NodeValue::Map(_))
+}
+
+fn milliseconds(span: std::time::Duration) -> Value {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX).into()
+}
+
+/// The place of the first `${{ … }}` of a text.
+fn expression_span(span: Span, report: &Report<'_>) -> Span {
+    let source = report.source(span);
+    match source.find("${{") {
+        Some(at) => span.skip_in(source, at, source[at..].find("}}").map_or(3, |n| n + 2)),
+        None => span,
+    }
+}
+
+fn argv(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
+    let items = match &entry.value.value {
+        NodeValue::Seq(items) => items,
+        NodeValue::String(_) => {
+            report.help(
+                entry.value.span,
+                "`exec` takes a list of arguments",
+                "write [program, argument, …], or use `run` for a shell script",
+            );
+            return;
+        }
+        _ => return wrong(entry, "a list of arguments", report),
+    };
+    if items.is_empty() {
+        report.error(entry.value.span, "`exec` names no program");
+    }
+    for item in items.iter().filter(|i| !is_scalar(i)) {
+        report.error(item.span, format!("an argument must be text, not {}", item.kind()));
+    }
+    out.put("argv", template(&entry.value, Mode::Text, out.names, report));
+}
+
+/// `http: [METHOD] URL`, and at most one body.
+fn http(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
+    let Some(value) = text(entry, report) else { return };
+    let (method, url) = match value.trim().split_once(char::is_whitespace) {
+        Some((method, url)) if !method.contains("${{") && !method.contains("://") => (method, url.trim()),
+        _ => ("GET", value.trim()),
+    };
+    let span = entry.value.span;
+    if !METHODS.contains(&method) {
+        let upper = method.to_ascii_uppercase();
+        let meant = METHODS.into_iter().find(|m| *m == upper).or_else(|| crate::expression::nearest(&upper, METHODS));
+        let place = span.within(report.source(span), method);
+        report.name(
+            place,
+            format!("`{method}` is no HTTP method"),
+            meant,
+            &format!("write one of: {}", METHODS.join(", ")),
+        );
+    } else if !(url.starts_with("http://") || url.starts_with("https://") || url.starts_with("${{")) {
+        let place = span.within(report.source(span), url);
+        report.help(place, format!("`{url}` is no URL"), "write a method and a whole URL: GET https://…");
+    }
+    out.put("method", Template::constant(method.into()));
+    out.put("url", string(url, span, Mode::Text, out.names, report));
+    out.texts("headers", report);
+    let bodies: Vec<&Entry> = ["json", "body", "form"].iter().filter_map(|k| out.node.get(k)).collect();
+    if let [first, second, ..] = bodies.as_slice() {
+        let message = format!("a request has one body: `{}` and `{}` exclude each other", first.key, second.key);
+        report.error(second.key_span, message);
+    }
+    if let Some(e) = out.node.get("json") {
+        out.put("json", template(&e.value, Mode::Typed, out.names, report));
+    }
+    out.text("body", report);
+    out.texts("form", report);
+}
+
+/// `sleep: 5m`, or an expression that gives such a text.
+fn sleep(entry: &Entry, names: &Names<'_>, report: &mut Report<'_>) -> Params {
+    let nothing = Params::Object(Template::constant(json!({"ms": 0})));
+    if let Some(value) = entry.value.as_str()
+        && has_expression(value)
+    {
+        return Params::Sleep(string(value, entry.value.span, Mode::Typed, names, report));
+    }
+    if entry.value.as_str().is_some_and(|v| parse_duration(v).is_err_and(|_| v.starts_with("until"))) {
+        report.help(entry.value.span, "`sleep until` is no part of the language", "sleep for a duration such as 5m");
+        return nothing;
+    }
+    match super::fields::duration(entry, report) {
+        Some(span) => Params::Object(Template::constant(json!({"ms": milliseconds(span)}))),
+        None => nothing,
+    }
+}

@@ -1,0 +1,182 @@
+//! From the positioned tree to the definition, collecting all that is wrong on the way.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::expression::{StepIds, nearest};
+use crate::rules::policy::RetryPolicy;
+
+use super::check::{Before, Names, expression};
+use super::diagnostics::Report;
+use super::fields::{at, limit, list, text, unknown_keys, whole};
+use super::node::{Entry, Node, NodeValue};
+use super::schema::Schema;
+use super::spec::{Block, Definition};
+use super::{policy, steps};
+
+const KEYS: [&str; 9] = ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
+
+/// Keys of a workflow that come later.
+const LATER: [&str; 7] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule", "budget"];
+
+/// Complains about a part of the language that this version does not have.
+pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
+    report.error(entry.key_span, format!("`{}` is part of the language but not of this version of stepd", entry.key));
+}
+
+/// What the steps inherit from their workflow.
+pub(super) struct Inherited<'a> {
+    pub(super) retry: RetryPolicy,
+    pub(super) input: Option<&'a Schema>,
+}
+
+/// Reads a workflow.
+pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Option<Definition> {
+    let NodeValue::Map(entries) = &root.value else {
+        let help = "a workflow begins with `name:` and has `steps:`";
+        report.help(root.span, format!("a workflow is a mapping, not {}", root.kind()), help);
+        return None;
+    };
+    top_keys(entries, report);
+    let name = name(root, report);
+    let input = root.get("input").and_then(|e| schema(e, report));
+    let get = |key| root.get(key);
+    let base = RetryPolicy::default();
+    let retry = get("retry").map_or_else(|| base.clone(), |e| policy::retry(e, &base, report));
+    let resume = get("resume").map(|e| policy::resume(e, report)).unwrap_or_default();
+    let timeout = get("timeout").and_then(|e| limit(e, report));
+    let priority = get("priority").and_then(|e| whole(e, 0, 9, report)).and_then(|n| u8::try_from(n).ok());
+    let queue = get("queue").and_then(|e| word(e, report));
+    let inherited = Inherited { retry, input: input.as_ref() };
+    let steps = match get("steps") {
+        Some(e) => list(e, report).map(|nodes| {
+            if nodes.is_empty() {
+                report.error(at(e), "there are no steps");
+            }
+            steps::block(nodes, None, None, &inherited, report)
+        }),
+        None => {
+            report.help(root.span, "the workflow has no `steps`", "add `steps:` with a list of steps");
+            None
+        }
+    };
+    let output = get("output").and_then(|e| {
+        let ids: Vec<(&str, bool)> =
+            steps.iter().flat_map(|b: &Block| &b.steps).map(|s| (&*s.id, s.is_map())).collect();
+        let all = Before::Prefix(ids.len());
+        let names = Names {
+            input: inherited.input,
+            steps: &ids,
+            before: &all,
+            own: None,
+            item: None,
+            step: false,
+            raw: &[],
+            outer: None,
+        };
+        expression(e, &names, report)
+    });
+    Some(Definition {
+        name: name?.into(),
+        hash: hash(source),
+        source: source.into(),
+        queue,
+        priority,
+        timeout,
+        resume,
+        steps: steps?,
+        output,
+        input,
+    })
+}
+
+fn hash(source: &str) -> String {
+    Sha256::digest(source.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn top_keys(entries: &[Entry], report: &mut Report<'_>) {
+    for entry in entries {
+        if LATER.contains(&entry.key.as_str()) {
+            later(entry, report);
+        } else if !KEYS.contains(&entry.key.as_str()) {
+            let message = format!("a workflow has no key `{}`", entry.key);
+            let meant = nearest(&entry.key, KEYS.into_iter().chain(LATER));
+            report.name(entry.key_span, message, meant, &format!("it may have: {}", KEYS.join(", ")));
+        }
+    }
+}
+
+fn name<'n>(root: &'n Node, report: &mut Report<'_>) -> Option<&'n str> {
+    let Some(entry) = root.get("name") else {
+        report.help(root.span, "the workflow has no `name`", "add `name: my_workflow` as its first line");
+        return None;
+    };
+    let name = text(entry, report)?;
+    if !is_name(name) {
+        report.help(
+            at(entry),
+            format!("`{name}` cannot be a workflow's name"),
+            "up to 63 letters, digits, `_`, `-` and `.`, beginning with a letter",
+        );
+    }
+    Some(name)
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.len() <= 63
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+fn word(entry: &Entry, report: &mut Report<'_>) -> Option<String> {
+    let name = text(entry, report)?;
+    if !is_name(name) {
+        let help = "up to 63 letters, digits, `_`, `-` and `.`, beginning with a letter";
+        report.help(at(entry), format!("`{name}` cannot be the name of a queue"), help);
+    }
+    Some(name.to_owned())
+}
+
+/// Compiles a JSON Schema that stands under a key.
+pub(super) fn schema(entry: &Entry, report: &mut Report<'_>) -> Option<Schema> {
+    if !matches!(entry.value.value, NodeValue::Map(_) | NodeValue::Bool(_)) {
+        super::fields::wrong(entry, "a JSON Schema", report);
+        return None;
+    }
+    match Schema::compile(entry.value.json()) {
+        Ok(schema) => Some(schema),
+        Err((message, path)) => {
+            let span = pointer(&entry.value, &path).span;
+            report.error(span, format!("`{}` is no valid JSON Schema: {message}", entry.key));
+            None
+        }
+    }
+}
+
+/// The node that a JSON pointer leads to, or as far as it leads.
+fn pointer<'n>(node: &'n Node, path: &str) -> &'n Node {
+    let mut at = node;
+    for part in path.split('/').skip(1) {
+        let next = match &at.value {
+            NodeValue::Seq(items) => part.parse::<usize>().ok().and_then(|i| items.get(i)),
+            _ => at.get(&part.replace("~1", "/").replace("~0", "~")).map(|e| &e.value),
+        };
+        match next {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    at
+}
+
+/// The ids of a block, for expressions.
+pub(super) fn ids(steps: &[(&str, bool)]) -> Arc<StepIds> {
+    Arc::new(StepIds::new(steps.iter().copied()))
+}
+
+/// Complains about the keys of a part that has a fixed set.
+pub(super) fn keys(node: &Node, common: &[&str], own: &[&str], what: &str, report: &mut Report<'_>) {
+    let all: Vec<&str> = common.iter().chain(own).copied().collect();
+    unknown_keys(node, &all, what, report);
+}

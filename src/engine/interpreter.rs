@@ -1,0 +1,488 @@
+//! Runs a workflow file: a [`Workflow`] like any other, which asks the planner what may start and the context to do it.
+//!
+//! All of a run is one task. A step whose predecessor alone it needs is awaited on the spot; only where several are
+//! ready together are their futures gathered. After a step has failed nothing new starts, those in flight end by
+//! themselves, and the first failure is the run's.
+//!
+//! The items of a `map` are lists of steps of their own. A failed step in an item is caught here: it fails the item, not
+//! the run, and its row is no checkpoint, so that a resume of a map that failed tries just the failed items again.
+
+use std::future::Future;
+use std::sync::{Arc, LazyLock};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde_json::{Value, json};
+
+use crate::definition::{Block, Definition, Kind, MapStep, Params, Plan, Step};
+use crate::expression::{Host, Item, LazyJson, Scope, StepNames, StepView, Steps, View, limits};
+use crate::model::{Class, Failure, Payload, StepKey, code};
+use crate::rules::policy::{ResumePolicy, StepPolicy};
+use crate::steps::{BoxFuture, Shape, StepOutput};
+
+use super::ctx::{Call, Ctx, RunInfo, StepDone};
+use super::halt::{Halt, StepFailure};
+use super::workflow::Workflow;
+
+/// What the interpreter needs of a [`Ctx`]; a fake stands in for it in tests.
+trait StepRunner: Sync {
+    fn info(&self) -> &RunInfo;
+    fn call(&self, call: Call<'_>) -> impl Future<Output = Result<StepDone, Halt>> + Send;
+    fn skip(&self, key: StepKey, kind: &str) -> impl Future<Output = Result<StepDone, Halt>> + Send;
+    fn open(
+        &self,
+        key: &StepKey,
+        kind: &str,
+        decide: impl FnOnce() -> Result<Payload, Failure> + Send,
+    ) -> impl Future<Output = Result<Result<Payload, StepDone>, Halt>> + Send;
+    fn close(
+        &self,
+        key: &StepKey,
+        result: Result<Payload, Failure>,
+        policy: &StepPolicy,
+    ) -> impl Future<Output = Result<StepDone, Halt>> + Send;
+}
+
+impl StepRunner for Ctx {
+    fn info(&self) -> &RunInfo {
+        self.info()
+    }
+    fn call(&self, call: Call<'_>) -> impl Future<Output = Result<StepDone, Halt>> + Send {
+        self.call(call)
+    }
+    fn skip(&self, key: StepKey, kind: &str) -> impl Future<Output = Result<StepDone, Halt>> + Send {
+        self.skip(key, kind)
+    }
+    fn open(
+        &self,
+        key: &StepKey,
+        kind: &str,
+        decide: impl FnOnce() -> Result<Payload, Failure> + Send,
+    ) -> impl Future<Output = Result<Result<Payload, StepDone>, Halt>> + Send {
+        self.open(key, kind, decide)
+    }
+    fn close(
+        &self,
+        key: &StepKey,
+        result: Result<Payload, Failure>,
+        policy: &StepPolicy,
+    ) -> impl Future<Output = Result<StepDone, Halt>> + Send {
+        self.close(key, result, policy)
+    }
+}
+
+/// A loaded definition as a workflow.
+#[derive(Clone, Debug)]
+pub struct Interpreter {
+    definition: Arc<Definition>,
+    host: Arc<Host>,
+}
+
+impl Interpreter {
+    /// Of a definition, with what the daemon's configuration gives to all.
+    #[must_use]
+    pub fn new(definition: Arc<Definition>, host: Arc<Host>) -> Self {
+        Self { definition, host }
+    }
+
+    /// The definition.
+    #[must_use]
+    pub fn definition(&self) -> &Arc<Definition> {
+        &self.definition
+    }
+
+    async fn execute<R: StepRunner>(&self, runner: &R, input: Payload) -> Result<Payload, Halt> {
+        let definition = &*self.definition;
+        let input = LazyJson::new(input);
+        if let Some(schema) = &definition.input {
+            schema.validate(input.value()?, code::INVALID_INPUT)?;
+        }
+        let info = runner.info();
+        let run = json!({
+            "id": info.id.to_string(),
+            "workflow": &*info.workflow,
+            "scheduled_for": info.scheduled_for.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
+        });
+        let scope = Arc::new(Scope {
+            input: Arc::new(input),
+            run: Arc::new(run),
+            host: self.host.clone(),
+            steps: Arc::new(Steps::new(definition.steps.ids.clone(), None)),
+            item: None,
+            outer: None,
+        });
+        let frame = Frame { runner, scope, prefix: None };
+        frame.block(&definition.steps).await?;
+        let output = match &definition.output {
+            Some(expression) => Payload::from_value(&*expression.eval(&View::of(&frame.scope))?),
+            None => outputs(&definition.steps, &frame.scope.steps)?,
+        };
+        Ok(capped(output, "the workflow's output")?)
+    }
+}
+
+impl Workflow for Interpreter {
+    fn run<'a>(&'a self, ctx: &'a Ctx, input: Payload) -> BoxFuture<'a, Result<Payload, Halt>> {
+        Box::pin(self.execute(ctx, input))
+    }
+
+    fn resume_policy(&self) -> &ResumePolicy {
+        &self.definition.resume
+    }
+
+    fn timeout(&self) -> Option<std::time::Duration> {
+        self.definition.timeout
+    }
+}
+
+/// The outputs of all steps by id: text put together from texts, nothing is parsed.
+fn outputs(block: &Block, steps: &Steps) -> Result<Payload, Failure> {
+    let mut text = String::from("{");
+    for (place, step) in block.steps.iter().enumerate() {
+        if place > 0 {
+            text.push(',');
+        }
+        // An id is a plain word: it needs no escape.
+        text.push('"');
+        text.push_str(&step.id);
+        text.push_str("\":");
+        text.push_str(steps.at(place).map_or("null", |view| view.output.text().as_str()));
+    }
+    text.push('}');
+    assembled(text)
+}
+
+/// Text that was put together from JSON texts.
+fn assembled(text: String) -> Result<Payload, Failure> {
+    let too_large = text.len() > limits::RESULT_BYTES;
+    match too_large {
+        true => capped(Payload::from_database(text), "the joined output of all steps"),
+        false => Ok(Payload::from_database(text)),
+    }
+}
+
+fn capped(payload: Payload, what: &str) -> Result<Payload, Failure> {
+    let limit = limits::RESULT_BYTES;
+    match payload.len() > limit {
+        true => Err(Failure::permanent(
+            code::TOO_LARGE,
+            format!(
+                "{what} has {} bytes, the limit is {limit}: store it elsewhere and hand on a reference",
+                payload.len()
+            ),
+        )),
+        false => Ok(payload),
+    }
+}
+
+/// The shape of a step that says nothing about its output.
+static PLAIN: LazyLock<Shape> =
+    LazyLock::new(|| Arc::new(|output: StepOutput| capped(Payload::from_value(&output.default), "the step's output")));
+
+/// One list of steps at work: the run's, or that of one item.
+struct Frame<'a, R> {
+    runner: &'a R,
+    scope: Arc<Scope>,
+    /// `docs[12]`, in an item.
+    prefix: Option<String>,
+}
+
+impl<R: StepRunner> Frame<'_, R> {
+    fn key(&self, step: &Step) -> StepKey {
+        match &self.prefix {
+            None => StepKey::new(step.id.clone()),
+            Some(prefix) => StepKey::from(format!("{prefix}.{}", step.id)),
+        }
+    }
+
+    /// Runs a list of steps to its end.
+    async fn block(&self, block: &Block) -> Result<(), Halt> {
+        if block.graph.is_linear() {
+            for (place, step) in block.steps.iter().enumerate() {
+                let done = self.step(step).await?;
+                self.record(place, done);
+            }
+            return Ok(());
+        }
+        self.branches(block).await
+    }
+
+    /// Runs a list whose steps do not simply follow each other.
+    async fn branches(&self, block: &Block) -> Result<(), Halt> {
+        let mut plan = Plan::new(&block.graph);
+        let mut ready = plan.start();
+        let mut running = FuturesUnordered::new();
+        let mut halt: Option<Halt> = None;
+        loop {
+            let (place, ended) = match (halt.is_none(), ready.as_slice()) {
+                // The common case between branches: nothing else to watch.
+                (true, [only]) if running.is_empty() => {
+                    let place = *only;
+                    ready.clear();
+                    (place, self.step(&block.steps[place]).await)
+                }
+                (go_on, _) => {
+                    for place in ready.drain(..).filter(|_| go_on) {
+                        running.push(async move { (place, self.step(&block.steps[place]).await) });
+                    }
+                    match running.next().await {
+                        Some(pair) => pair,
+                        None => break,
+                    }
+                }
+            };
+            match ended {
+                Ok(done) => {
+                    self.record(place, done);
+                    plan.done(place, &mut ready);
+                }
+                Err(new) => halt = Some(first(halt, new)),
+            }
+        }
+        halt.map_or(Ok(()), Err)
+    }
+
+    fn record(&self, place: usize, done: StepDone) {
+        let view = StepView { state: done.state, output: LazyJson::new(done.output), error: done.error };
+        self.scope.steps.fill(place, view);
+    }
+
+    /// Runs one step.
+    async fn step(&self, step: &Step) -> Result<StepDone, Halt> {
+        let key = self.key(step);
+        if let Some(condition) = &step.condition {
+            match condition.eval_bool(&View::of(&self.scope)) {
+                Ok(true) => {}
+                Ok(false) => return self.runner.skip(key, step.kind_name()).await,
+                Err(failure) => return self.fail(step, key, failure).await,
+            }
+        }
+        match &step.kind {
+            Kind::Task { kind, params } => self.task(step, key, kind, params).await,
+            Kind::Map(map) => self.map(step, key, map).await,
+        }
+    }
+
+    /// Lets the context fail a step that could not even begin: policy and record are its business.
+    async fn fail(&self, step: &Step, key: StepKey, failure: Failure) -> Result<StepDone, Halt> {
+        if step.is_map() {
+            let decided = self.runner.open(&key, "map", || Ok(Payload::null())).await?;
+            return match decided {
+                Ok(_) => self.runner.close(&key, Err(failure), &step.policy).await,
+                Err(done) => Ok(done),
+            };
+        }
+        let params = move |_| Err(failure.clone());
+        let call = Call { key, kind: step.kind_name(), params: &params, policy: &step.policy, shape: PLAIN.clone() };
+        self.runner.call(call).await
+    }
+
+    async fn task(&self, step: &Step, key: StepKey, kind: &str, params: &Params) -> Result<StepDone, Halt> {
+        let run = self.runner.info().id;
+        let names = StepNames { run, key: key.clone(), attempt: 1 };
+        let shape = match (&step.output, &step.schema) {
+            (None, None) => PLAIN.clone(),
+            _ => shape(step, self.scope.clone(), names.clone()),
+        };
+        let evaluate = |attempt: u32| {
+            let step = Some(StepNames { attempt, ..names.clone() });
+            params.eval(&View { scope: self.scope.clone(), step, raw: None })
+        };
+        self.runner.call(Call { key, kind, params: &evaluate, policy: &step.policy, shape }).await
+    }
+
+    /// Runs a map: decides its items once, runs each item's steps, and puts the results together. Boxed: a map
+    /// holds steps, which may be maps.
+    fn map<'b>(&'b self, step: &'b Step, key: StepKey, map: &'b MapStep) -> BoxFuture<'b, Result<StepDone, Halt>> {
+        Box::pin(async move {
+            let decide = || items(map, &self.scope);
+            let items = match self.runner.open(&key, "map", decide).await? {
+                Ok(items) => Arc::new(items.value()?),
+                Err(done) => return Ok(done),
+            };
+            let result = self.items(step, &key, map, &items).await?;
+            self.runner.close(&key, result, &step.policy).await
+        })
+    }
+
+    async fn items(
+        &self,
+        step: &Step,
+        key: &StepKey,
+        map: &MapStep,
+        items: &Arc<Value>,
+    ) -> Result<Result<Payload, Failure>, Halt> {
+        let count = items.as_array().map_or(0, Vec::len);
+        let mut tally = Tally::new(count, map.tolerate.of(count));
+        let mut running = FuturesUnordered::new();
+        let mut next = 0;
+        loop {
+            while next < count && running.len() < map.max_parallel && tally.goes_on() {
+                let index = next;
+                running.push(async move { (index, self.item(step, key, map, items, index).await) });
+                next += 1;
+            }
+            match running.next().await {
+                Some((index, Ok(payload))) => tally.succeed(index, payload),
+                Some((index, Err(Halt::Failed(failure)))) => tally.fail(index, failure),
+                Some((_, Err(Halt::Stopped))) => tally.stopped = true,
+                None => break,
+            }
+        }
+        tally.result(key)
+    }
+
+    /// Runs the steps of one item; gives the item's result.
+    async fn item(
+        &self,
+        step: &Step,
+        key: &StepKey,
+        map: &MapStep,
+        items: &Arc<Value>,
+        index: usize,
+    ) -> Result<Payload, Halt> {
+        let outer = &self.scope;
+        let scope = Arc::new(Scope {
+            input: outer.input.clone(),
+            run: outer.run.clone(),
+            host: outer.host.clone(),
+            steps: Arc::new(Steps::new(map.body.ids.clone(), Some(outer.steps.clone()))),
+            item: Some(Item { name: map.name.clone(), items: items.clone(), index }),
+            outer: Some(outer.clone()),
+        });
+        let frame = Frame { runner: self.runner, scope, prefix: Some(format!("{key}[{index}]")) };
+        frame.block(&map.body).await?;
+        match &step.output {
+            Some(expression) => Ok(Payload::from_value(&*expression.eval(&View::of(&frame.scope))?)),
+            None => {
+                let last = map.body.steps.len().checked_sub(1).and_then(|place| frame.scope.steps.at(place));
+                Ok(last.map_or_else(Payload::null, |view| view.output.text().clone()))
+            }
+        }
+    }
+}
+
+/// The halt that counts: a stop outweighs a failure (the run is not ours to fail), a first failure the later ones.
+fn first(before: Option<Halt>, new: Halt) -> Halt {
+    match (before, new) {
+        (_, Halt::Stopped) | (Some(Halt::Stopped), _) => Halt::Stopped,
+        (Some(failed), _) => failed,
+        (None, failed) => failed,
+    }
+}
+
+/// The items of a map, as they are recorded.
+fn items(map: &MapStep, scope: &Arc<Scope>) -> Result<Payload, Failure> {
+    let value = map.items.eval(&View::of(scope))?;
+    let Value::Array(list) = &value else {
+        return Err(Failure::permanent(
+            code::INVALID_PARAMS,
+            "`map` needs a list of items, and the expression gives none",
+        ));
+    };
+    if list.len() > limits::MAP_ITEMS {
+        let message = format!("{} items, a `map` takes {} at most: split the work", list.len(), limits::MAP_ITEMS);
+        return Err(Failure::permanent(code::TOO_LARGE, message));
+    }
+    Ok(Payload::from_value(&value))
+}
+
+/// Applies `output` and `schema` of a step.
+fn shape(step: &Step, scope: Arc<Scope>, names: StepNames) -> Shape {
+    let (output, schema) = (step.output.clone(), step.schema.clone());
+    Arc::new(move |result: StepOutput| {
+        let value = match &output {
+            None => result.default,
+            Some(expression) => {
+                let raw = Some(Arc::new(result.raw));
+                let view = View { scope: scope.clone(), step: Some(names.clone()), raw };
+                expression.eval(&view)?.into_owned()
+            }
+        };
+        if let Some(schema) = &schema {
+            schema.validate(&value, code::SCHEMA_MISMATCH)?;
+        }
+        capped(Payload::from_value(&value), "the step's output")
+    })
+}
+
+/// How the items of a map went so far.
+struct Tally {
+    results: Vec<Option<Payload>>,
+    failures: Vec<(usize, StepFailure)>,
+    tolerated: usize,
+    bytes: usize,
+    stopped: bool,
+}
+
+impl Tally {
+    fn new(count: usize, tolerated: usize) -> Self {
+        Self { results: vec![None; count], failures: Vec::new(), tolerated, bytes: 0, stopped: false }
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.stopped && self.failures.len() <= self.tolerated && self.bytes <= limits::RESULT_BYTES
+    }
+
+    fn succeed(&mut self, index: usize, payload: Payload) {
+        self.bytes += payload.len();
+        self.results[index] = Some(payload);
+    }
+
+    fn fail(&mut self, index: usize, failure: StepFailure) {
+        let Failure { class, code, message, .. } = &failure.failure;
+        let entry = json!({"$error": {"class": class, "code": code, "message": message}});
+        self.succeed(index, Payload::from_value(&entry));
+        self.failures.push((index, failure));
+    }
+
+    fn result(self, key: &StepKey) -> Result<Result<Payload, Failure>, Halt> {
+        if self.stopped {
+            return Err(Halt::Stopped);
+        }
+        if self.failures.len() > self.tolerated {
+            return Ok(Err(self.failed(key)));
+        }
+        let mut text = String::with_capacity(self.bytes + self.results.len() + 2);
+        text.push('[');
+        for (index, result) in self.results.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(result.as_ref().map_or("null", Payload::as_str));
+        }
+        text.push(']');
+        Ok(assembled(text))
+    }
+
+    /// Transient as soon as one of the failures is: a resume tries the failed items again, and may mend it.
+    fn failed(&self, key: &StepKey) -> Failure {
+        let (failed, count) = (self.failures.len(), self.results.len());
+        let listed: Vec<Value> = self
+            .failures
+            .iter()
+            .take(10)
+            .map(|(index, f)| {
+                json!({
+                    "index": index,
+                    "step": f.key.as_ref().map(StepKey::as_str),
+                    "code": f.failure.code,
+                    "message": f.failure.message,
+                })
+            })
+            .collect();
+        let cause =
+            self.failures.first().map(|(index, f)| format!("{key}[{index}]: {}", f.failure)).unwrap_or_default();
+        let message = format!("{failed} of {count} items failed, {} tolerated; the first: {cause}", self.tolerated);
+        let transient = self.failures.iter().any(|(_, f)| f.failure.class == Class::Transient);
+        let failure = match transient {
+            true => Failure::transient(code::MAP_FAILED, message),
+            false => Failure::permanent(code::MAP_FAILED, message),
+        };
+        failure.with_details(json!({"failed": failed, "count": count, "first": listed}))
+    }
+}
+
+#[cfg(test)]
+#[path = "interpreter_tests.rs"]
+mod tests;

@@ -1,0 +1,392 @@
+//! One expression: compiled at load, evaluated for each attempt.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use serde_json::Value;
+
+use crate::model::Failure;
+
+use super::bridge::{Export, FUNCTIONS, Names, Trace};
+use super::error::{ExpressionError, nearest};
+use super::limits::{FUEL, SOURCE_BYTES};
+use super::path::{Found, Path, Segment};
+use super::scope::View;
+
+/// One environment for all: expressions share nothing but filters and tests.
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut env = Environment::new();
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    env.set_fuel(Some(FUEL));
+    // Deep enough for people; the default of 500 frames is meant for a main thread's stack, not a worker's.
+    env.set_recursion_limit(100);
+    // Neither HTML nor debugging is ours, and a width given to `format` or `indent` would be memory without a bound.
+    for filter in ["safe", "escape", "e", "pprint", "format", "indent"] {
+        env.remove_filter(filter);
+    }
+    env.remove_global("debug");
+    env.remove_global("namespace");
+    env
+});
+
+/// A compiled expression.
+pub struct Expression {
+    source: Arc<str>,
+    code: Code,
+    references: Vec<Path>,
+    /// Does it ask for names that may be missing (`is defined`, `default`)?
+    forgiving: bool,
+}
+
+enum Code {
+    Path(Path),
+    /// The path beside it is the same thing, where a path's odd case needs the library.
+    Library(minijinja::Expression<'static, 'static>),
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Expression({})", self.source)
+    }
+}
+
+impl Expression {
+    /// Compiles an expression.
+    ///
+    /// # Errors
+    /// A syntax error, or a filter or test that does not exist.
+    pub fn compile(source: &str) -> Result<Self, ExpressionError> {
+        let source = source.trim();
+        if let Some(path) = Path::parse(source) {
+            let references = vec![path.clone()];
+            return Ok(Self { source: source.into(), code: Code::Path(path), references, forgiving: false });
+        }
+        let fail = |message: String| ExpressionError::new(source, message);
+        if source.is_empty() {
+            return Err(fail("there is no expression".into()));
+        }
+        if source.len() > SOURCE_BYTES {
+            return Err(ExpressionError::new(&source[..source.floor_char_boundary(40)], "the expression is too long"));
+        }
+        nesting(source).map_err(&fail)?;
+        let compiled = ENVIRONMENT.compile_expression_owned(source.to_owned()).map_err(|e| syntax(source, &e))?;
+        let words = words(source);
+        known(source, &words)?;
+        let mut references: Vec<Path> = compiled
+            .undeclared_variables(true)
+            .iter()
+            .filter_map(|text| Path::parse(text))
+            .filter(|path| !FUNCTIONS.contains(&&*path.root))
+            .collect();
+        references.sort_by_key(|path| path.text(usize::MAX));
+        let forgiving = words.iter().any(|w| FORGIVING.contains(&w.as_ref()));
+        Ok(Self { source: source.into(), code: Code::Library(compiled), references, forgiving })
+    }
+
+    /// The expression's text.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The paths that the expression names; `steps["a"]` counts as `steps`.
+    #[must_use]
+    pub fn references(&self) -> &[Path] {
+        &self.references
+    }
+
+    /// Does a secret flow into the result?
+    #[must_use]
+    pub fn uses_secrets(&self) -> bool {
+        self.references.iter().any(|p| &*p.root == "secrets")
+    }
+
+    /// May names that it mentions be missing?
+    #[must_use]
+    pub fn is_forgiving(&self) -> bool {
+        self.forgiving
+    }
+
+    /// Evaluates it. A plain path borrows what it finds.
+    ///
+    /// # Errors
+    /// A permanent failure `expression`: a missing name, a wrong type, a limit; `invalid_json`, when a value cannot be read.
+    pub fn eval<'a>(&'a self, view: &'a View) -> Result<Cow<'a, Value>, Failure> {
+        match &self.code {
+            Code::Path(path) => match view.find(path)? {
+                Found::Value(value) => Ok(value),
+                Found::Missing(at, names) => Err(self.missing(path, at, &names).into()),
+                Found::Odd => {
+                    let compiled =
+                        ENVIRONMENT.compile_expression(&self.source).map_err(|e| syntax(&self.source, &e))?;
+                    self.library(|root| compiled.eval(root), view).map(Cow::Owned)
+                }
+            },
+            Code::Library(compiled) => self.library(|root| compiled.eval(root), view).map(Cow::Owned),
+        }
+    }
+
+    /// Evaluates a condition.
+    ///
+    /// # Errors
+    /// As [`Self::eval`]; and when the result is neither true nor false.
+    pub fn eval_bool(&self, view: &View) -> Result<bool, Failure> {
+        match self.eval(view)?.as_ref() {
+            Value::Bool(b) => Ok(*b),
+            other => {
+                let message =
+                    format!("the condition must be true or false, not {}: compare it with something", kind(other));
+                Err(ExpressionError::new(&self.source, message).into())
+            }
+        }
+    }
+
+    fn library(
+        &self,
+        eval: impl FnOnce(minijinja::Value) -> Result<minijinja::Value, minijinja::Error>,
+        view: &View,
+    ) -> Result<Value, Failure> {
+        let trace = Arc::new(Trace::default());
+        let names = Names { view: view.clone(), trace: trace.clone() };
+        let result = eval(minijinja::Value::from_object(names));
+        if let Some(failure) = trace.unreadable.get() {
+            return Err(failure.clone());
+        }
+        let missing = || {
+            trace.missing.get().map(|(path, meant)| {
+                ExpressionError::new(&self.source, format!("`{path}` does not exist")).suggest(meant.clone())
+            })
+        };
+        let value = match result {
+            Ok(_) if !self.forgiving && trace.missing.get().is_some() => {
+                return Err(missing().map_or_else(|| self.odd(""), Into::into));
+            }
+            Ok(value) => value,
+            Err(e) if e.kind() == ErrorKind::UndefinedError => {
+                return Err(missing().map_or_else(|| self.odd("a name does not exist"), Into::into));
+            }
+            Err(e) => return Err(self.failed(&e)),
+        };
+        match Export::convert(&value) {
+            Ok(value) => Ok(value),
+            Err(_) if value.is_undefined() => {
+                Err(missing().map_or_else(|| self.odd("the result is undefined"), Into::into))
+            }
+            Err(message) => Err(missing().map_or_else(|| self.odd(&message), Into::into)),
+        }
+    }
+
+    fn odd(&self, message: &str) -> Failure {
+        ExpressionError::new(&self.source, message).into()
+    }
+
+    fn failed(&self, e: &minijinja::Error) -> Failure {
+        let message = match (e.kind(), e.detail()) {
+            (ErrorKind::OutOfFuel, _) => "the expression takes too long: let a step do this work".to_owned(),
+            // The library's details may quote values, and one of them may be a secret.
+            (kind, Some(detail)) if !self.uses_secrets() => format!("{kind}: {detail}"),
+            (kind, _) => kind.to_string(),
+        };
+        self.odd(&message)
+    }
+
+    fn missing(&self, path: &Path, at: usize, names: &[String]) -> ExpressionError {
+        let meant = match path.segments.get(at) {
+            Some(Segment::Key(key)) => nearest(key, names.iter().map(String::as_str)).map(str::to_owned),
+            _ => None,
+        };
+        ExpressionError::new(&self.source, format!("`{}` does not exist", path.text(at + 1))).suggest(meant)
+    }
+}
+
+/// Filters and tests that make sense of missing names.
+const FORGIVING: [&str; 9] =
+    ["defined", "undefined", "default", "d", "selectattr", "rejectattr", "map", "groupby", "attr"];
+
+/// The JSON type of a value, with its article.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn syntax(source: &str, e: &minijinja::Error) -> ExpressionError {
+    let detail = e.detail().unwrap_or("it cannot be read");
+    let mut error = ExpressionError::new(source, format!("syntax error: {detail}"));
+    error.offset = e.range().map(|r| r.start);
+    error
+}
+
+/// The library's parser recurses; a text of brackets must not reach its stack.
+fn nesting(source: &str) -> Result<(), String> {
+    let open = source.bytes().filter(|b| b"([{".contains(b)).count();
+    let prefix = source.matches("not ").count() + source.bytes().filter(|b| *b == b'-').count();
+    match open > 100 || prefix > 100 {
+        true => Err("the expression is nested too deeply".into()),
+        false => Ok(()),
+    }
+}
+
+/// A word that follows `|`, `is` or `is not`, and every such word in an expression: filters and tests.
+fn words(source: &str) -> BTreeSet<Cow<'_, str>> {
+    called(source).into_iter().map(|(_, word, _)| Cow::Borrowed(word)).collect()
+}
+
+/// Filters (`true`) and tests (`false`) that an expression calls, with their offsets. Quoted text is skipped.
+fn called(source: &str) -> Vec<(bool, &str, usize)> {
+    let bytes = source.as_bytes();
+    let (mut out, mut i, mut expects) = (Vec::new(), 0, None);
+    while i < bytes.len() {
+        let b = bytes[i];
+        if b == b'"' || b == b'\'' {
+            i += 1;
+            while i < bytes.len() && bytes[i] != b {
+                i += 1 + usize::from(bytes[i] == b'\\');
+            }
+            i += 1;
+            expects = None;
+        } else if b == b'|' {
+            expects = Some(true);
+            i += 1;
+        } else if b.is_ascii_alphabetic() || b == b'_' {
+            let start = i;
+            while i < bytes.len() && (bytes[i].is_ascii_alphanumeric() || bytes[i] == b'_') {
+                i += 1;
+            }
+            let word = &source[start..i];
+            let attribute = source[..start].trim_end().ends_with('.');
+            match (word, expects) {
+                ("not", Some(false)) => {}
+                (_, Some(filter)) => {
+                    out.push((filter, word, start));
+                    expects = None;
+                }
+                ("is", None) if !attribute => expects = Some(false),
+                _ => {}
+            }
+        } else {
+            if !b.is_ascii_whitespace() {
+                expects = None;
+            }
+            i += 1;
+        }
+    }
+    out
+}
+
+/// The library looks filters and tests up when it runs; a typo must be seen at load. It lists neither, so each is
+/// asked for: a call that fails with "unknown" does not exist.
+fn known(source: &str, words: &BTreeSet<Cow<'_, str>>) -> Result<(), ExpressionError> {
+    if words.is_empty() {
+        return Ok(());
+    }
+    for (filter, word, offset) in called(source) {
+        let (kind, names): (_, &[&str]) = if filter { ("filter", &FILTERS) } else { ("test", &TESTS) };
+        if !names.contains(&word) {
+            let mut error = ExpressionError::new(source, format!("there is no {kind} `{word}`"))
+                .suggest(nearest(word, names.iter().copied()).map(str::to_owned));
+            error.offset = Some(offset);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// The library's filters, less the removed ones; a test holds the list against the library.
+pub(super) const FILTERS: [&str; 44] = [
+    "lower",
+    "upper",
+    "title",
+    "capitalize",
+    "replace",
+    "length",
+    "count",
+    "dictsort",
+    "items",
+    "reverse",
+    "trim",
+    "join",
+    "split",
+    "lines",
+    "default",
+    "d",
+    "round",
+    "abs",
+    "int",
+    "float",
+    "attr",
+    "first",
+    "last",
+    "min",
+    "max",
+    "sort",
+    "list",
+    "string",
+    "bool",
+    "batch",
+    "slice",
+    "sum",
+    "select",
+    "reject",
+    "selectattr",
+    "rejectattr",
+    "map",
+    "groupby",
+    "unique",
+    "chain",
+    "zip",
+    "tojson",
+    "keys",
+    "values",
+];
+
+/// The library's tests.
+pub(super) const TESTS: [&str; 39] = [
+    "undefined",
+    "defined",
+    "none",
+    "safe",
+    "escaped",
+    "boolean",
+    "odd",
+    "even",
+    "divisibleby",
+    "number",
+    "integer",
+    "int",
+    "float",
+    "string",
+    "sequence",
+    "iterable",
+    "mapping",
+    "startingwith",
+    "endingwith",
+    "lower",
+    "upper",
+    "sameas",
+    "eq",
+    "equalto",
+    "ne",
+    "lt",
+    "lessthan",
+    "le",
+    "gt",
+    "greaterthan",
+    "ge",
+    "in",
+    "true",
+    "false",
+    "filter",
+    "test",
+    "odd",
+    "even",
+    "none",
+];
