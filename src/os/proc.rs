@@ -60,11 +60,31 @@ pub fn pids() -> impl Iterator<Item = i32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
 }
 
-/// Was the process started with that environment entry (`NAME=value`)? False when its environment
-/// may not be read.
+/// Was the process started with an environment entry (`NAME=value`) that begins so? False when its
+/// environment may not be read.
 #[must_use]
-pub fn has_environment(pid: i32, entry: &[u8]) -> bool {
-    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| env.split(|b| *b == 0).any(|e| e == entry))
+pub fn has_environment(pid: i32, beginning: &[u8]) -> bool {
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| env.split(|b| *b == 0).any(|e| e.starts_with(beginning)))
+}
+
+/// The ids of this process's children, zombies included. Needs a kernel that lists them
+/// (`CONFIG_PROC_CHILDREN`, as the distributions' kernels have it); else it looks at every process.
+#[must_use]
+pub fn children() -> Vec<i32> {
+    let listed: Option<Vec<i32>> = fs::read_dir("/proc/self/task").ok().and_then(|tasks| {
+        let mut ids = Vec::new();
+        for task in tasks {
+            // A thread may end while we look: its children are another thread's then, or were never many.
+            match fs::read_to_string(task.ok()?.path().join("children")) {
+                Ok(text) => ids.extend(text.split_ascii_whitespace().filter_map(|id| id.parse::<i32>().ok())),
+                Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => {}
+                Err(_) => return None,
+            }
+        }
+        Some(ids)
+    });
+    let me = nix::unistd::getpid().as_raw();
+    listed.unwrap_or_else(|| all().into_iter().filter(|s| s.parent == me).map(|s| s.pid).collect())
 }
 
 /// Is that very process still there (a zombie is not)?

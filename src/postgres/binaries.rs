@@ -42,7 +42,12 @@ fn is_server(folder: &Path) -> bool {
 }
 
 fn on_path(path: &OsStr) -> Option<PathBuf> {
-    std::env::split_paths(path).find(|folder| folder.is_absolute() && is_server(folder))
+    std::env::split_paths(path).filter(|folder| folder.is_absolute() && is_server(folder)).find_map(|folder| {
+        // A link in /usr/local/bin leads to the folder that has the other programs, too.
+        let real = std::fs::canonicalize(folder.join("initdb")).ok()?;
+        let home = real.parent().filter(|home| is_server(home)).unwrap_or(&folder);
+        Some(home.to_owned())
+    })
 }
 
 fn asked() -> Option<PathBuf> {
@@ -102,7 +107,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         install(root.path(), "client", &["psql", "initdb"]);
         install(root.path(), "server", &["initdb", "postgres"]);
-        let path = std::env::join_paths([root.path().join("client/bin"), root.path().join("server/bin")]).unwrap();
-        assert_eq!(on_path(&path), Some(root.path().join("server/bin")));
+        let links = root.path().join("links");
+        std::fs::create_dir(&links).unwrap();
+        for program in ["initdb", "postgres"] {
+            std::os::unix::fs::symlink(root.path().join("server/bin").join(program), links.join(program)).unwrap();
+        }
+        for folder in [root.path().join("server/bin"), links] {
+            let path = std::env::join_paths([root.path().join("client/bin"), folder]).unwrap();
+            assert_eq!(on_path(&path), Some(root.path().canonicalize().unwrap().join("server/bin")));
+        }
     }
 }

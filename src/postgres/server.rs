@@ -13,7 +13,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 
 use crate::os::pre_exec::{ChildSetup, before_exec};
-use crate::os::{proc, spawner};
+use crate::os::proc;
+use crate::os::spawner::{self, Owned};
 
 use super::error::PostgresError;
 use super::{binaries, folder};
@@ -65,7 +66,7 @@ pub struct PrivatePostgres {
     binaries: PathBuf,
     folder: PathBuf,
     user: Option<(Uid, Gid)>,
-    server: Option<Child>,
+    server: Option<(Child, Owned)>,
 }
 
 impl PrivatePostgres {
@@ -90,7 +91,8 @@ impl PrivatePostgres {
     fn initdb(&self) -> Result<(), PostgresError> {
         let mut command = self.command("initdb");
         command.args(["--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"]);
-        let output = command.arg(self.data()).stdin(Stdio::null()).output();
+        command.arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = spawner::spawn(command).and_then(|(child, _owned)| child.wait_with_output());
         let output = output.map_err(|error| PostgresError::Run { program: "initdb", error })?;
         if output.status.success() {
             return Ok(());
@@ -128,7 +130,7 @@ impl PrivatePostgres {
     /// # Errors
     /// The server cannot be run, or does not become ready; the message holds the end of its log.
     pub fn start_again(&mut self) -> Result<(), PostgresError> {
-        if self.server.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+        if self.server.as_mut().is_some_and(|(child, _)| matches!(child.try_wait(), Ok(None))) {
             return Ok(());
         }
         self.server = None;
@@ -141,12 +143,7 @@ impl PrivatePostgres {
         // the immediate stop.
         let parent_death = Some(Signal::SIGQUIT);
         before_exec(&mut command, ChildSetup { new_session: true, parent_death, ..ChildSetup::default() });
-        let child = spawner::run_blocking(move || command.spawn()).flatten().map_err(run)?;
-        self.await_ready(child)
-    }
-
-    fn await_ready(&mut self, child: Child) -> Result<(), PostgresError> {
-        let child = self.server.insert(child);
+        let (child, _) = self.server.insert(spawner::spawn(command).map_err(run)?);
         let file = self.folder.join("data/postmaster.pid");
         let id = child.id().to_string();
         let deadline = Instant::now() + READY;
@@ -169,7 +166,7 @@ impl PrivatePostgres {
     /// Stops the server; data and socket folder stay for [`start_again`](Self::start_again). Does
     /// nothing when it is stopped already.
     pub fn stop(&mut self, mode: StopMode) {
-        let Some(mut child) = self.server.take() else { return };
+        let Some((mut child, _owned)) = self.server.take() else { return };
         if mode == StopMode::Fast && ended(&mut child, Signal::SIGINT, FAST) {
             return;
         }
@@ -228,7 +225,7 @@ impl PrivatePostgres {
     /// The postmaster's process id, while the server runs.
     #[must_use]
     pub fn postmaster(&self) -> Option<i32> {
-        self.server.as_ref().and_then(|child| i32::try_from(child.id()).ok())
+        self.server.as_ref().and_then(|(child, _)| i32::try_from(child.id()).ok())
     }
 
     /// The folder of the socket, the data and the log.
