@@ -1,6 +1,7 @@
 //! The kinds of step: one file a kind, all behind one trait.
 
 mod exact;
+mod http;
 mod params;
 mod plain;
 mod process;
@@ -8,6 +9,7 @@ mod step;
 #[cfg(test)]
 mod testing;
 
+pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
 pub use plain::{Approve, Set, Sleep, WaitFor};
 pub use process::{Exec, ProcessOptions, Run, guard_main, kill_marked_on_end_of_input, kinds as process_kinds};
 pub use step::{
@@ -19,11 +21,14 @@ pub use step::{
 pub struct StepOptions {
     /// For `run` and `exec`.
     pub process: ProcessOptions,
+    /// For `http`.
+    pub http: HttpOptions,
 }
 
 /// All kinds that need nothing but their options. `sql` needs a database: whoever has one adds it.
 #[must_use]
 pub fn standard_registry(options: StepOptions) -> Registry {
     let (run, exec) = process_kinds(options.process);
-    Registry::default().with(Set).with(Sleep).with(WaitFor).with(Approve).with(run).with(exec)
+    let http = Http::new(options.http);
+    Registry::default().with(Set).with(Sleep).with(WaitFor).with(Approve).with(run).with(exec).with(http)
 }
