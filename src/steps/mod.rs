@@ -1,10 +1,10 @@
 //! The kinds of step: one file a kind, all behind one trait.
 
-mod exact;
 mod http;
 mod params;
 mod plain;
 mod process;
+mod sql;
 mod step;
 #[cfg(test)]
 mod testing;
@@ -12,6 +12,7 @@ mod testing;
 pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
 pub use plain::{Approve, Set, Sleep, WaitFor};
 pub use process::{Exec, ProcessOptions, Run, guard_main, kill_marked_on_end_of_input, kinds as process_kinds};
+pub use sql::{AtLeastOnce, Sql, SqlEffect};
 pub use step::{
     BoxFuture, Flow, Registry, Secrets, Shape, Step, StepCx, StepOutput, StopReason, StopSignal, StopTrigger, stop_pair,
 };

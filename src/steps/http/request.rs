@@ -21,7 +21,6 @@ pub(super) fn build(client: &Client, cx: &StepCx, params: Value) -> Result<Reque
     let url = url(&mut params)?;
     let headers = headers(cx, &mut params)?;
     let mut request = client.request(method, url).headers(headers);
-    // `json: null` is a body, too: asked of the raw value before null counts as absent.
     match (params.take("json"), params.string("body")?) {
         (Some(_), Some(_)) => return Err(params.wrong("body", "stands beside `json`: keep one of them")),
         (Some(json), None) => request = request.json(&json),
@@ -68,10 +67,9 @@ fn headers(cx: &StepCx, params: &mut Params) -> Result<HeaderMap, Failure> {
     let ours = [("idempotency-key", Some(&cx.idempotency_key)), ("traceparent", cx.traceparent.as_ref())];
     for (name, value) in ours {
         // A step's key may hold what no header can (a map's label); it is percent-encoded then.
+        let value = value.and_then(|value| HeaderValue::from_str(&ascii(value)).ok());
         if let (false, Some(value)) = (headers.contains_key(name), value) {
-            if let Ok(value) = HeaderValue::from_str(&ascii(value)) {
-                headers.insert(name, value);
-            }
+            headers.insert(name, value);
         }
     }
     Ok(headers)

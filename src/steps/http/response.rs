@@ -5,8 +5,7 @@ use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::model::{Failure, code};
-use crate::steps::exact;
+use crate::model::{Failure, code, exact};
 use crate::steps::step::StepOutput;
 
 use super::failed;

@@ -5,8 +5,7 @@ use std::process::ExitStatus;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use crate::model::Failure;
-use crate::steps::exact;
+use crate::model::{Failure, exact};
 use crate::steps::step::StepOutput;
 
 /// Bytes kept of the beginning and of the end of a stream that is not kept whole. Together they are
