@@ -11,6 +11,8 @@ pub type Migration = (i32, &'static str, &'static str);
 pub const MIGRATIONS: &[Migration] = &[
     (1, "tables", include_str!("../../migrations/0001_tables.sql")),
     (2, "engine", include_str!("../../migrations/0002_engine.sql")),
+    (3, "functions", include_str!("../../migrations/0003_functions.sql")),
+    (4, "views", include_str!("../../migrations/0004_views.sql")),
 ];
 
 /// The schema version that this binary is made for.

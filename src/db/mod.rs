@@ -9,6 +9,7 @@ pub mod error;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
+pub mod sql_step;
 pub mod waits;
 
 pub use connect::Database;
