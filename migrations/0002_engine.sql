@@ -264,6 +264,8 @@ CREATE FUNCTION stepd_engine.answer(run_ uuid, key_ text, output_ text, error_ t
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- The job's row first, as a cancel does: the other way round they could wait for each other. A running run's row is left alone.
+    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state = 'waiting' FOR UPDATE;
     UPDATE stepd_engine.checkpoints c SET
             state = CASE WHEN error_ IS NULL THEN 'completed' ELSE 'failed' END::stepd.step_state,
             checkpoint = error_ IS NULL, output = output_, error = error_, ended_at = clock_timestamp(), due_at = NULL
