@@ -292,6 +292,13 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.bring_back(uuid) IS 'A waiting run becomes ready again.';
 
+CREATE FUNCTION stepd_engine.fits(payload jsonb, match jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    -- Containment alone would keep a wait without conditions from a payload that is no object.
+    SELECT match IS NULL OR match OPERATOR(pg_catalog.=) '{}'::pg_catalog.jsonb OR payload OPERATOR(pg_catalog.@>) match
+$$;
+COMMENT ON FUNCTION stepd_engine.fits(jsonb, jsonb) IS 'Does a payload meet a wait''s match? No match, or {}, is met by everything.';
+
 CREATE FUNCTION stepd_engine.event_lock(name text) RETURNS bigint LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -309,13 +316,18 @@ DECLARE
     s record;
 BEGIN
     SELECT event, match INTO c FROM stepd_engine.checkpoints WHERE run = run_ AND key = key_ AND state = 'waiting';
-    IF NOT FOUND OR c.event IS NULL THEN RETURN false; END IF;
+    IF NOT FOUND THEN
+        -- Answered between the wait and the suspend, when there was no waiting run to bring back.
+        PERFORM stepd_engine.bring_back(run_);
+        RETURN true;
+    END IF;
+    IF c.event IS NULL THEN RETURN false; END IF;
     PERFORM pg_advisory_xact_lock(stepd_engine.event_lock(c.event));
     SELECT g.id, g.run, g.payload INTO s FROM stepd_engine.signals g
         WHERE ((g.run = run_ AND g.kind = 'signal' AND g.taken_by IS NULL)
             OR (g.run IS NULL AND g.kind = 'event' AND g.expires_at > clock_timestamp()
                 AND NOT EXISTS (SELECT FROM stepd_engine.events e WHERE e.run = run_ AND e.kind = 'event_received' AND e.data = g.id::text)))
-          AND g.name = c.event AND g.payload @> c.match
+          AND g.name = c.event AND stepd_engine.fits(g.payload, c.match)
         ORDER BY g.id LIMIT 1;
     IF NOT FOUND THEN RETURN false; END IF;
     RETURN stepd_engine.deliver(s.id, run_, key_, s.payload, s.run IS NOT NULL);
@@ -462,11 +474,12 @@ BEGIN
     -- Waiting for an event that is already there.
     FOR r IN SELECT c.run, c.key FROM stepd_engine.checkpoints c
             JOIN stepd_engine.signals g ON g.name = c.event AND (g.run = c.run AND g.kind = 'signal' AND g.taken_by IS NULL OR g.run IS NULL AND g.at > c.started_at)
-            WHERE c.state = 'waiting' AND c.event IS NOT NULL AND g.payload @> c.match
+            WHERE c.state = 'waiting' AND c.event IS NOT NULL AND stepd_engine.fits(g.payload, c.match)
             ORDER BY c.run, c.key LIMIT batch
     LOOP
         n := n + stepd_engine.settle_wait(r.run, r.key)::integer;
     END LOOP;
+    n := n + stepd_engine.settle_cancels(batch);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.expires_at < clock_timestamp() ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
