@@ -29,6 +29,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION stepd_engine.failure_field(text, text) IS 'One field of a failure (code, message, class) as text; NUL escapes become U+FFFD.';
 
+CREATE FUNCTION stepd_engine.failure_json(failure text) RETURNS json LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT pg_catalog.replace(failure, '\u0000', '\ufffd')::pg_catalog.json
+$$;
+COMMENT ON FUNCTION stepd_engine.failure_json(text) IS 'A failure as json on which ->> never trips: NUL escapes become U+FFFD.';
+
 CREATE FUNCTION stepd_engine.failure_text(failure text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -480,11 +486,11 @@ AS $$
                             coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
                         ELSE format('a person''s word on step %s, which was interrupted: approve runs it again, reject fails it', c.key) END
                     || format(' since %s', stepd_engine.span(clock_timestamp() - c.started_at))
-                    || coalesce(format(', times out in %s', stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0'))), '')
+                    || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
                 WHEN c.event IS NOT NULL THEN
                     format('event %s%s at %s since %s', c.event, CASE WHEN c.match IS NULL OR c.match = '{}' THEN '' ELSE ' matching ' || c.match::text END,
                         c.key, stepd_engine.span(clock_timestamp() - c.started_at))
-                    || coalesce(format(', times out in %s', stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0'))), '')
+                    || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
                 WHEN c.due_at IS NOT NULL THEN format('sleep at %s until %s (in %s)', c.key, to_char(c.due_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
                     stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')))
                 ELSE format('step %s (%s) since %s', c.key, c.kind, stepd_engine.span(clock_timestamp() - c.started_at)) END AS what
@@ -516,7 +522,7 @@ BEGIN
         END IF;
         IF e.state = 'completed' THEN
             RETURN format('completed %s ago%s', stepd_engine.span(clock_timestamp() - e.ended_at),
-                coalesce(format(', %s after its start', stepd_engine.span(e.ended_at - e.started_at)), ''));
+                coalesce(', ' || stepd_engine.span(e.ended_at - e.started_at) || ' after its start', ''));
         ELSIF e.state = 'failed' THEN
             SELECT c.key INTO at_step FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.state = 'failed' AND NOT c.checkpoint
                 ORDER BY c.ended_at DESC NULLS LAST, c.seq DESC LIMIT 1;
@@ -571,7 +577,8 @@ BEGIN
         IF j.streak >= 2 THEN
             SELECT * INTO w FROM stepd_engine.workers x WHERE x.id = j.worker;
             RETURN format('queued: needs to run alone because of %s crashes%s', j.streak,
-                coalesce(format('; worker %s:%s empties itself for it', w.host, w.pid), '; waits for a worker that runs nothing else')) || coalesce(asked, '');
+                CASE WHEN w.id IS NULL THEN '; waits for a worker that runs nothing else'
+                    ELSE format('; worker %s:%s empties itself for it', w.host, w.pid) END) || coalesce(asked, '');
         END IF;
         SELECT count(*) INTO n FROM (SELECT FROM stepd.jobs x
             WHERE x.queue = j.queue AND x.state = 'queued' AND x.lane = 0 AND j.lane = 0
@@ -605,7 +612,7 @@ BEGIN
 
     ELSIF j.state = 'paused' THEN
         SELECT x.* INTO ev FROM stepd_engine.events x WHERE x.run = j.id AND x.kind = 'paused' ORDER BY x.id DESC LIMIT 1;
-        RETURN format('paused%s%s', coalesce(' by ' || ev.by_whom, ''), coalesce(format(' since %s', stepd_engine.span(clock_timestamp() - ev.at)), '')) || coalesce(asked, '');
+        RETURN format('paused%s%s', coalesce(' by ' || ev.by_whom, ''), coalesce(' since ' || stepd_engine.span(clock_timestamp() - ev.at), '')) || coalesce(asked, '');
     END IF;
     RETURN format('%s', j.state);
 END
@@ -621,7 +628,7 @@ DECLARE
     f regprocedure;
 BEGIN
     FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'stepd_engine'::regnamespace
-        AND p.proname NOT IN ('uuid_time', 'failure_field', 'asks_person', 'worker_alive')
+        AND p.proname NOT IN ('uuid_time', 'failure_field', 'failure_json', 'asks_person', 'worker_alive')
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;

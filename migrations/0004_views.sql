@@ -9,14 +9,14 @@
 CREATE VIEW stepd.runs AS
 SELECT j.id, j.state, j.workflow,
     stepd_engine.uuid_time(j.id) AS created_at, j.run_at, j.started_at, NULL::timestamptz AS ended_at,
-    statement_timestamp() - j.started_at AS duration,
+    greatest(statement_timestamp(), j.started_at) - j.started_at AS duration,
     (SELECT c.key FROM stepd_engine.checkpoints c
         WHERE c.run = j.id AND c.state IN ('running', 'waiting', 'failed') AND NOT c.checkpoint ORDER BY c.seq DESC LIMIT 1) AS step,
     (SELECT c.attempts::integer FROM stepd_engine.checkpoints c
         WHERE c.run = j.id AND c.state IN ('running', 'waiting', 'failed') AND NOT c.checkpoint ORDER BY c.seq DESC LIMIT 1) AS attempts,
     stepd_engine.failure_field(j.error, 'code') AS error_code, stepd_engine.failure_field(j.error, 'message') AS error_message,
     j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
-    j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, j.error::json AS error,
+    j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, stepd_engine.failure_json(j.error) AS error,
     j.created_by, j.traceparent, j.epoch, j.definition
 FROM stepd.jobs j
 UNION ALL
@@ -33,7 +33,7 @@ SELECT e.id, e.state, e.workflow,
             WHERE c.run = e.id AND c.state IN ('failed', 'cancelled') AND NOT c.checkpoint ORDER BY (c.state = 'failed') DESC, c.seq DESC LIMIT 1) END,
     stepd_engine.failure_field(e.error, 'code'), stepd_engine.failure_field(e.error, 'message'),
     e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
-    e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, e.error::json,
+    e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, stepd_engine.failure_json(e.error),
     e.created_by, e.traceparent, e.epoch, e.definition
 FROM stepd_engine.ended e;
 COMMENT ON VIEW stepd.runs IS 'Every run, live or ended, under one id. Newest first: ORDER BY id DESC.';
@@ -68,9 +68,9 @@ COMMENT ON COLUMN stepd.runs.definition IS 'The definition that the run is pinne
 
 CREATE VIEW stepd.steps AS
 SELECT c.run, c.seq, c.key, c.state, c.kind, c.attempts::integer AS attempts, c.started_at, c.ended_at,
-    coalesce(c.ended_at, statement_timestamp()) - c.started_at AS duration, c.due_at,
+    coalesce(c.ended_at, greatest(statement_timestamp(), c.started_at)) - c.started_at AS duration, c.due_at,
     stepd_engine.failure_field(c.error, 'code') AS error_code, stepd_engine.failure_field(c.error, 'message') AS error_message,
-    c.output::json AS output, c.error::json AS error, c.decision::json AS decision, c.event, c.match, c.checkpoint, c.epoch
+    c.output::json AS output, stepd_engine.failure_json(c.error) AS error, c.decision::json AS decision, c.event, c.match, c.checkpoint, c.epoch
 FROM stepd_engine.checkpoints c
 -- A scalar subquery on purpose: a join would tempt the planner into hashing all ended runs.
 WHERE (SELECT e.last_key FROM stepd_engine.ended e WHERE e.id = c.run) IS DISTINCT FROM c.key
@@ -80,7 +80,7 @@ SELECT e.id, e.last_seq, e.last_key,
     e.last_kind, e.last_attempts::integer, e.last_started_at, e.ended_at, e.ended_at - e.last_started_at, NULL::timestamptz,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'code') END,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'message') END,
-    e.last_output::json, CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN e.error::json END,
+    e.last_output::json, CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_json(e.error) END,
     NULL::json, NULL::text, NULL::jsonb, e.last_output IS NOT NULL OR e.state = 'completed', e.epoch
 FROM stepd_engine.ended e WHERE e.last_key IS NOT NULL;
 COMMENT ON VIEW stepd.steps IS 'Every step of every run, one row each. Those of one run in order: WHERE run = … ORDER BY seq.';
@@ -109,9 +109,9 @@ SELECT v.run, v.key, v.attempt::integer AS attempt, 'failed'::stepd.step_state A
     stepd_engine.failure_field(v.data, 'started_at')::timestamptz AS started_at,
     coalesce(stepd_engine.failure_field(v.data, 'ended_at')::timestamptz, v.at) AS ended_at,
     coalesce(stepd_engine.failure_field(v.data, 'ended_at')::timestamptz, v.at) - stepd_engine.failure_field(v.data, 'started_at')::timestamptz AS duration,
-    stepd_engine.failure_field(v.data::json ->> 'failure', 'code') AS error_code,
-    stepd_engine.failure_field(v.data::json ->> 'failure', 'message') AS error_message,
-    v.data::json -> 'failure' AS error,
+    stepd_engine.failure_field(stepd_engine.failure_json(v.data) ->> 'failure', 'code') AS error_code,
+    stepd_engine.failure_field(stepd_engine.failure_json(v.data) ->> 'failure', 'message') AS error_message,
+    stepd_engine.failure_json(v.data) -> 'failure' AS error,
     stepd_engine.failure_field(v.data, 'retry_in_ms')::bigint * interval '1 millisecond' AS retry_in, v.epoch
 FROM stepd_engine.events v WHERE v.kind = 'attempt_failed'
 UNION ALL
@@ -158,10 +158,10 @@ CROSS JOIN LATERAL (
             FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'running'
         UNION ALL
         SELECT 1, v.at, CASE WHEN v.kind = 'attempt_failed' THEN 4 ELSE 6 END, 0, v.id, replace(v.kind, '_', ' '), v.key, v.attempt, v.by_whom, v.epoch,
-            CASE WHEN v.kind = 'event_received' THEN json_build_object('signal', v.data) ELSE v.data::json END
+            CASE WHEN v.kind = 'event_received' THEN json_build_object('signal', v.data) ELSE stepd_engine.failure_json(v.data) END
             FROM stepd_engine.events v WHERE v.run = r.id
         UNION ALL
-        SELECT 2, e.ended_at, 9, 0, 0, 'run ' || e.state, NULL, NULL, NULL, e.epoch, e.error::json FROM stepd_engine.ended e WHERE e.id = r.id
+        SELECT 2, e.ended_at, 9, 0, 0, 'run ' || e.state, NULL, NULL, NULL, e.epoch, stepd_engine.failure_json(e.error) FROM stepd_engine.ended e WHERE e.id = r.id
     ) p
 ) h;
 COMMENT ON VIEW stepd.history IS 'The audit trail: what happened to a run, strictly ordered. WHERE run = … ORDER BY seq.';
@@ -179,7 +179,7 @@ CREATE VIEW stepd.waiting AS
 SELECT c.run, c.key,
     CASE WHEN stepd_engine.asks_person(c.kind, c.event, c.decision) THEN 'approval'
         WHEN c.event IS NOT NULL THEN 'event' WHEN c.kind = 'sleep' THEN 'sleep' ELSE c.kind END AS waits_for,
-    c.started_at AS since, statement_timestamp() - c.started_at AS waited, c.due_at,
+    c.started_at AS since, greatest(statement_timestamp(), c.started_at) - c.started_at AS waited, c.due_at,
     CASE WHEN NOT stepd_engine.asks_person(c.kind, c.event, c.decision) THEN NULL
         WHEN c.kind = 'approve' THEN stepd_engine.failure_field(c.decision, 'prompt')
         ELSE 'The step was interrupted. Run it again?' END AS prompt,
@@ -220,7 +220,7 @@ CREATE VIEW stepd.queues AS
 SELECT n.name, coalesce(q.paused, false) AS paused, q.paused_by, q.paused_at, q.max_running, coalesce(q.exclusive, false) AS exclusive,
     coalesce(d.queued, 0) AS queued, coalesce(d.held, 0) AS held, coalesce(d.running, 0) AS running, coalesce(d.scheduled, 0) AS scheduled,
     coalesce(d.waiting, 0) AS waiting, coalesce(d.resuming, 0) AS resuming, coalesce(d.paused, 0) AS runs_paused,
-    d.oldest_ready_at, statement_timestamp() - d.oldest_ready_at AS oldest_ready_age
+    d.oldest_ready_at, greatest(statement_timestamp(), d.oldest_ready_at) - d.oldest_ready_at AS oldest_ready_age
 FROM (SELECT name FROM stepd_engine.queues UNION SELECT queue FROM stepd_engine.workflows WHERE retired_at IS NULL
       UNION SELECT queue FROM stepd.jobs) n
 LEFT JOIN stepd_engine.queues q ON q.name = n.name
@@ -250,7 +250,7 @@ COMMENT ON COLUMN stepd.queues.oldest_ready_age IS 'How long it has been ready: 
 
 CREATE VIEW stepd.workers AS
 SELECT w.id, stepd_engine.worker_alive(w.beat_at, w.lease_ms) AS alive, w.stopping, w.host, w.pid, w.started_at, w.beat_at,
-    statement_timestamp() - w.beat_at AS beat_age, coalesce(r.n, 0) AS running, w.slots, coalesce(r.runs, '{}') AS runs, w.queues, w.version,
+    greatest(statement_timestamp(), w.beat_at) - w.beat_at AS beat_age, coalesce(r.n, 0) AS running, w.slots, coalesce(r.runs, '{}') AS runs, w.queues, w.version,
     w.lease_ms * interval '1 millisecond' AS lease, w.facts
 FROM stepd_engine.workers w
 LEFT JOIN (SELECT j.worker, count(*) AS n, (array_agg(j.id ORDER BY j.id))[1:100] AS runs
