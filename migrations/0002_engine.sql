@@ -89,44 +89,57 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.reset_job(stepd.jobs) IS 'Sets what only the engine writes to its first values.';
 
--- Makes a plain INSERT complete. SECURITY DEFINER, because an enqueuer has no rights on the private tables.
-CREATE FUNCTION stepd_engine.jobs_before_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION stepd_engine.unknown_workflow(wanted text, queue text) RETURNS text LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+    IF wanted IS NULL OR (SELECT s.on_unknown_workflow FROM stepd_engine.settings s) = 'refuse' THEN
+        PERFORM stepd_engine.refuse_workflow(wanted);
+    END IF;
+    RETURN coalesce(queue, 'default');
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.unknown_workflow(text, text) IS 'Refuses an unknown workflow, or says in which queue its job is parked.';
+
+-- Makes a plain INSERT complete. SECURITY DEFINER, because an enqueuer has no rights on the private tables.
+-- Its search_path is not pinned by a SET clause, which would cost every row a change of it and back (about 2 µs);
+-- so every function, operator and type is named with its schema, and nothing is looked up in the caller's path.
+CREATE FUNCTION stepd_engine.jobs_before_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+AS $$
 DECLARE
-    queue_ text;
-    priority_ smallint;
-    limited boolean;
-    now_ timestamptz := clock_timestamp();
+    queue_ pg_catalog.text;
+    priority_ pg_catalog.int2;
+    limited pg_catalog.bool;
+    now_ pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     SELECT coalesce(NEW.queue, d.queue), d.priority, q.paused OR NOT q.open OR q.max_running IS NOT NULL
         INTO queue_, priority_, limited
-        FROM stepd_engine.workflows d LEFT JOIN stepd_engine.queues q ON q.name = coalesce(NEW.queue, d.queue)
-        WHERE d.name = NEW.workflow AND d.retired_at IS NULL;
+        FROM stepd_engine.workflows d LEFT JOIN stepd_engine.queues q ON q.name OPERATOR(pg_catalog.=) coalesce(NEW.queue, d.queue)
+        WHERE d.name OPERATOR(pg_catalog.=) NEW.workflow AND d.retired_at IS NULL;
     IF NOT FOUND THEN
-        IF NEW.workflow IS NULL OR (SELECT s.on_unknown_workflow FROM stepd_engine.settings s) = 'refuse' THEN
-            PERFORM stepd_engine.refuse_workflow(NEW.workflow);
-        END IF;
-        queue_ := coalesce(NEW.queue, 'default');
+        queue_ := stepd_engine.unknown_workflow(NEW.workflow, NEW.queue);
         priority_ := 5;
         limited := true;
     END IF;
     -- Only what an INSERT may have brought along is reset; each assignment costs.
-    IF NEW.epoch <> 0 OR NEW.definition IS NOT NULL OR NEW.resumes <> 0 OR NEW.crashes <> 0 OR NEW.streak <> 0 OR NEW.started
+    IF NEW.epoch OPERATOR(pg_catalog.<>) 0 OR NEW.definition IS NOT NULL OR NEW.resumes OPERATOR(pg_catalog.<>) 0
+            OR NEW.crashes OPERATOR(pg_catalog.<>) 0 OR NEW.streak OPERATOR(pg_catalog.<>) 0 OR NEW.started
             OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
-            OR NEW.state <> 'queued' OR NEW.lane <> 0 OR NEW.input IS NULL OR NEW.labels IS NULL THEN
+            OR NEW.state OPERATOR(pg_catalog.<>) 'queued'::stepd.run_state OR NEW.lane OPERATOR(pg_catalog.<>) 0
+            OR NEW.input IS NULL OR NEW.labels IS NULL THEN
         NEW := stepd_engine.reset_job(NEW);
     END IF;
-    -- A UUIDv7 (RFC 9562), as in stepd_engine.uuid7(), written out: a call would cost more than the rest.
-    NEW.id := encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
-        PLACING substring(int8send((extract(epoch FROM now_) * 1000)::bigint) FROM 3) FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid;
+    -- A UUIDv7 (RFC 9562), as in stepd_engine.uuid7(), by way of text, which is the fewest calls:
+    -- 48 bits of milliseconds (12 digits until the year 2527 with the leading zero), the version, the rest of a UUIDv4.
+    NEW.id := pg_catalog.concat('0', pg_catalog.to_hex((pg_catalog.date_part('epoch', now_) OPERATOR(pg_catalog.*) 1000::pg_catalog.float8)::pg_catalog.int8),
+        '7', pg_catalog.substr(pg_catalog.gen_random_uuid()::pg_catalog.text, 16))::pg_catalog.uuid;
     NEW.queue := queue_;
     NEW.created_by := session_user;
     NEW.ready_at := now_;
     IF NEW.priority IS NULL THEN
         NEW.priority := priority_;
     END IF;
-    IF NEW.run_at > now_ THEN
+    IF NEW.run_at OPERATOR(pg_catalog.>) now_ THEN
         NEW.state := 'scheduled';
         NEW.lane := 3;
         NEW.due_at := NEW.run_at;
