@@ -12,10 +12,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION stepd_engine.uuid7() IS 'A UUIDv7 by the database''s clock.';
 
+-- A body that is parsed here and now (RETURN): no search_path to pin, and the planner still inlines it into the views.
 CREATE FUNCTION stepd_engine.uuid_time(id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-AS $$
-    SELECT to_timestamp(('x' || substr(id::text, 1, 8) || substr(id::text, 10, 4))::bit(48)::bigint / 1000.0)
-$$;
+    RETURN to_timestamp(('x' || substr(id::text, 1, 8) || substr(id::text, 10, 4))::bit(48)::bigint / 1000.0);
 COMMENT ON FUNCTION stepd_engine.uuid_time(uuid) IS 'The time inside a UUIDv7: when the job was inserted, to the millisecond.';
 
 CREATE FUNCTION stepd_engine.refuse_workflow(wanted text) RETURNS void LANGUAGE plpgsql
