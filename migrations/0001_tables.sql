@@ -239,7 +239,7 @@ CREATE TABLE stepd_engine.checkpoints (
     CONSTRAINT checkpoints_pkey PRIMARY KEY (run, key),
     CONSTRAINT checkpoints_final CHECK (checkpoint = (state IN ('completed', 'skipped')) OR state = 'failed')
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
-CREATE INDEX checkpoints_waiting ON stepd_engine.checkpoints (event, run) WHERE state = 'waiting' AND event IS NOT NULL;
+CREATE INDEX checkpoints_waiting ON stepd_engine.checkpoints (event, run) WHERE state = 'waiting';
 COMMENT ON TABLE stepd_engine.checkpoints IS 'One row for each step of a run; by `checkpoint`, whether the step is done for good.';
 COMMENT ON COLUMN stepd_engine.checkpoints.seq IS 'The order in which the run''s steps started.';
 COMMENT ON COLUMN stepd_engine.checkpoints.epoch IS 'The claim that wrote the row.';
@@ -275,6 +275,7 @@ CREATE TABLE stepd_engine.signals (
 );
 CREATE INDEX signals_of_run ON stepd_engine.signals (run, name) WHERE run IS NOT NULL;
 CREATE INDEX signals_events ON stepd_engine.signals (name, id) WHERE run IS NULL;
+CREATE INDEX signals_cancels ON stepd_engine.signals (run) WHERE kind = 'cancel';
 CREATE INDEX signals_expiry ON stepd_engine.signals (expires_at) WHERE expires_at IS NOT NULL;
 COMMENT ON TABLE stepd_engine.signals IS 'Signals and cancel requests to runs (kept until the run ends), and emitted events (kept for settings.event_ttl).';
 COMMENT ON COLUMN stepd_engine.signals.taken_by IS 'The step that a signal has answered; a signal answers one.';
