@@ -87,7 +87,7 @@ pub struct Ctx {
     pub(super) inbox: Arc<Inbox>,
     records: HashMap<StepKey, StepRecord>,
     acks: Arc<Acks>,
-    /// Turns true when a step has failed for good: siblings that wait return, nothing new starts.
+    /// Turns true when the run is going to fail: branches that wait return, nothing new starts.
     failing: watch::Sender<bool>,
     state: Mutex<State>,
 }
@@ -252,8 +252,16 @@ impl Ctx {
         result: Result<Payload, Failure>,
         policy: &StepPolicy,
     ) -> Result<StepDone, Halt> {
-        let _busy = self.busy()?;
-        self.settled().await?;
+        // Also while the run gives up: what a failed part came to is still recorded.
+        if self.inbox.signal().reason().is_some() {
+            return Err(Halt::Stopped);
+        }
+        self.state().busy += 1;
+        let _busy = Busy(self);
+        let n = self.flush();
+        if n > 0 {
+            self.acks.reached(n).await.map_err(|e| self.commit_failed(e))?;
+        }
         let Some(row) = self.state().open.get(key).cloned() else {
             let bug = format!("step `{key}` was closed without having been opened");
             return Err(Halt::failed(Failure::permanent(code::INTERNAL, bug)));
@@ -464,13 +472,18 @@ impl Ctx {
         }
     }
 
-    /// A final failure: siblings that wait are told to return.
+    /// The failure of a step as a halt.
+    #[allow(clippy::unused_self)]
     pub(super) fn failed(&self, key: Option<StepKey>, failure: Failure) -> Halt {
-        self.failing.send_replace(true);
         Halt::Failed(StepFailure { key, failure })
     }
 
-    /// Resolves when a step of this run has failed for good.
+    /// The run is going to fail: branches that wait return at once, and nothing new starts. Steps at work end by themselves.
+    pub fn give_up(&self) {
+        self.failing.send_replace(true);
+    }
+
+    /// Resolves when the run is going to fail.
     pub(super) async fn failing(&self) {
         // The sender lives as long as `self`; an error cannot happen.
         let _ = self.failing.subscribe().wait_for(|failing| *failing).await;

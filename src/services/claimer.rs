@@ -70,8 +70,6 @@ pub struct Claimer {
     pub gate: Gate,
     /// The queues served; `None`: all that are not exclusive.
     pub serves: Option<Vec<String>>,
-    /// How many runs may be in flight.
-    pub slots: usize,
 }
 
 struct Position {

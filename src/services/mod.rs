@@ -12,6 +12,7 @@ pub mod presence;
 pub mod requests;
 pub mod runs;
 pub mod shared;
+pub mod sql_effect;
 pub mod stager;
 pub mod sweeper;
 pub mod writer;
