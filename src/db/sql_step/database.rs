@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use crate::model::{Failure, SqlRequest, SqlResult, code};
 
@@ -15,6 +15,9 @@ use super::{execute, failure};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// The pause between two requests to cancel the same statement.
+const CANCEL: Duration = Duration::from_millis(50);
 
 /// How long an unused connection is kept.
 const KEPT: Duration = Duration::from_secs(30);
@@ -47,6 +50,57 @@ pub struct Database {
     idle: Mutex<Idle>,
 }
 
+/// What the one who stops a transaction and the one who runs it agree on: after [`Control::stop`] it is not
+/// committed and its connection not kept, after [`Control::commit`] its backend is not cancelled. So no
+/// cancel can reach a COMMIT (which would not wait for its replicas then), or another step's statement.
+#[derive(Debug, Default)]
+struct Control(Mutex<Phase>);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Phase {
+    #[default]
+    Waiting,
+    Running(i32),
+    Stopped(Option<i32>),
+    Committing,
+}
+
+impl Control {
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn advance(&self, next: Phase) -> Result<(), Failure> {
+        let mut phase = self.phase();
+        if matches!(*phase, Phase::Stopped(_)) {
+            return Err(Failure::transient(code::TIMEOUT, "the statement was stopped, and rolled back"));
+        }
+        *phase = next;
+        Ok(())
+    }
+
+    fn begin(&self, pid: i32) -> Result<(), Failure> {
+        self.advance(Phase::Running(pid))
+    }
+
+    fn commit(&self) -> Result<(), Failure> {
+        self.advance(Phase::Committing)
+    }
+
+    /// The backend to cancel, if there is one.
+    fn stop(&self) -> Option<i32> {
+        let mut phase = self.phase();
+        let pid = match *phase {
+            Phase::Waiting => None,
+            Phase::Running(pid) => Some(pid),
+            Phase::Stopped(pid) => pid,
+            Phase::Committing => return None,
+        };
+        *phase = Phase::Stopped(pid);
+        pid
+    }
+}
+
 /// Connections between two statements.
 #[derive(Debug, Default)]
 struct Idle {
@@ -72,7 +126,7 @@ impl Database {
     }
 
     /// Runs a statement and `commit` in one transaction. When `stop` resolves first, the statement is
-    /// cancelled; the answer still is the transaction's own, which may have been committed by then.
+    /// cancelled and all rolled back, unless COMMIT is under way: then the answer is the commit's.
     ///
     /// The transaction runs in a task of its own, to its end: dropping this future changes nothing of it.
     ///
@@ -85,18 +139,20 @@ impl Database {
         stop: impl Future<Output = ()> + Send,
         commit: Commit<T>,
     ) -> Result<T, Failure> {
-        let (started, backend) = oneshot::channel();
-        let database = Arc::clone(self);
-        let mut task = tokio::spawn(async move { database.transaction(&request, started, commit).await });
+        let control = Arc::new(Control::default());
+        let (database, shared) = (Arc::clone(self), Arc::clone(&control));
+        let mut task = tokio::spawn(async move { database.transaction(&request, &shared, commit).await });
         let ended = tokio::select! {
             ended = &mut task => ended,
-            () = stop => {
-                // No answer: the task waits for a connection still, or is at its end.
-                if let Ok(Ok(pid)) = tokio::time::timeout(CONNECT, backend).await {
+            () = stop => loop {
+                // Again and again: a cancel that arrives between two statements does nothing.
+                if let Some(pid) = control.stop() {
                     self.cancel(pid).await;
                 }
-                task.await
-            }
+                if let Ok(ended) = tokio::time::timeout(CANCEL, &mut task).await {
+                    break ended;
+                }
+            },
         };
         ended.unwrap_or_else(|error| {
             Err(Failure::transient(code::INTERNAL, format!("the statement's task died: {error}")))
@@ -118,17 +174,18 @@ impl Database {
     async fn transaction<T>(
         self: &Arc<Self>,
         request: &SqlRequest,
-        started: oneshot::Sender<i32>,
+        control: &Control,
         commit: Commit<T>,
     ) -> Result<T, Failure> {
         let _slot = self.slots.acquire().await.map_err(|e| Failure::transient(code::INTERNAL, e.to_string()))?;
         let (mut session, pid) = self.begin(request).await?;
         let connection = &mut session.connection;
-        // The receiver is gone with a dropped caller.
-        let _ = started.send(pid);
         let done = async {
+            control.begin(pid)?;
             let result = execute(connection, request).await?;
-            commit(connection, result).await
+            let value = commit(connection, result).await?;
+            control.commit()?;
+            Ok(value)
         };
         match done.await {
             Ok(value) => {

@@ -106,11 +106,11 @@ impl Processes {
     }
 }
 
-/// `run`: a shell script. See [`program`] for its parameters.
+/// `run`: a shell script. `program.rs` lists its parameters.
 #[derive(Clone)]
 pub struct Run(Arc<Processes>);
 
-/// `exec`: a program and its arguments. See [`program`] for its parameters.
+/// `exec`: a program and its arguments. `program.rs` lists its parameters.
 #[derive(Clone)]
 pub struct Exec(Arc<Processes>);
 
