@@ -132,7 +132,7 @@ async fn a_statement_ends_by_its_limit_by_a_stop_and_by_a_server_that_goes() {
         let failure = db.run_alone(request("SELECT pg_sleep(60)", json!([])), stop).await.unwrap_err();
         assert_eq!(failure.code, "timeout");
     }
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < Duration::from_secs(50));
     assert!(run(&db, "SELECT 1", json!([])).await.is_ok());
     let pid = one(&db, "SELECT pg_backend_pid() AS pid", json!([])).await["pid"].as_i64().unwrap();
     server.stop(crate::postgres::StopMode::Immediate);
