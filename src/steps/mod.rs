@@ -33,3 +33,14 @@ pub fn standard_registry(options: StepOptions) -> Registry {
     let http = Http::new(options.http);
     Registry::default().with(Set).with(Sleep).with(WaitFor).with(Approve).with(run).with(exec).with(http)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_kinds_are_all_but_those_that_need_a_database() {
+        let names = standard_registry(StepOptions::default()).names();
+        assert_eq!(names, ["approve", "exec", "http", "run", "set", "sleep", "wait"]);
+    }
+}

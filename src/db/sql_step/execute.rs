@@ -66,6 +66,7 @@ fn first_word(sql: &str) -> String {
 /// `EXECUTE stepd_step('…', …)`.
 async fn call(connection: &mut PgConnection, request: &SqlRequest) -> Result<String, Failure> {
     let types = sqlx::query(include_str!("../sql/step_parameter_types.sql"))
+        .persistent(false)
         .try_map(|row: sqlx::postgres::PgRow| {
             Ok(Form::of(row.try_get("name")?, row.try_get("is_array")?, row.try_get("element")?))
         })

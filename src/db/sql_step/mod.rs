@@ -1,8 +1,8 @@
 //! Statements of `sql` steps: their values in, their rows out, and the transaction round them.
 //!
 //! - [`execute`] runs one statement inside the caller's transaction.
-//! - [`literal`] turns JSON values into literals, by the statement's own parameter types.
-//! - [`rows`] turns rows into JSON, by the columns' types.
+//! - `literal` turns JSON values into literals, by the statement's own parameter types.
+//! - `rows` turns rows into JSON, by the columns' types.
 //! - [`Database`] keeps dedicated connections and runs statements in transactions that no dropped
 //!   future can leave half done.
 

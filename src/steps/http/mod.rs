@@ -23,6 +23,7 @@ mod target;
 mod tests;
 
 use std::error::Error as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use reqwest::Client;
@@ -59,8 +60,9 @@ impl Default for HttpOptions {
 /// The kind `http`.
 #[derive(Debug)]
 pub struct Http {
-    /// Its error is every step's: a machine without root certificates can still run other kinds.
-    client: Result<Client, String>,
+    /// Made with the first request: reading the machine's root certificates takes a while. Its error is
+    /// every `http` step's: a machine without certificates can still run other kinds.
+    client: OnceLock<Result<Client, String>>,
     targets: Targets,
     max_body: usize,
 }
@@ -69,26 +71,18 @@ impl Http {
     /// The kind, with a connection pool of its own.
     #[must_use]
     pub fn new(options: HttpOptions) -> Self {
-        // An error says that a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let targets = Targets::new(options.allow);
-        let client = Client::builder()
-            .user_agent(concat!("stepd/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .redirect(Policy::none())
-            .referer(false)
-            .dns_resolver(Guarded(targets.clone()))
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(IDLE)
-            .build()
-            .map_err(|error| chain(&error));
-        Self { client, targets, max_body: options.max_body }
+        Self { client: OnceLock::new(), targets: Targets::new(options.allow), max_body: options.max_body }
+    }
+
+    fn client(&self) -> Result<&Client, Failure> {
+        let made = self.client.get_or_init(|| connect(self.targets.clone()).map_err(|error| chain(&error)));
+        made.as_ref().map_err(|error| {
+            Failure::permanent(code::INTERNAL, format!("this worker cannot make HTTP requests: {error}"))
+        })
     }
 
     async fn send(&self, cx: &StepCx, params: Value) -> Result<StepOutput, Failure> {
-        let client = self.client.as_ref().map_err(|error| {
-            Failure::permanent(code::INTERNAL, format!("this worker cannot make HTTP requests: {error}"))
-        })?;
+        let client = self.client()?;
         let request = request::build(client, cx, params)?;
         // The resolver is not asked for addresses that stand in the URL.
         self.targets.check_url(request.url()).map_err(|forbidden| forbidden.failure())?;
@@ -106,6 +100,20 @@ impl Step for Http {
     fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
         Box::pin(async move { self.send(cx, params).await.map(Flow::Done) })
     }
+}
+
+fn connect(targets: Targets) -> reqwest::Result<Client> {
+    // An error says that a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("stepd/", env!("CARGO_PKG_VERSION")))
+        .no_proxy()
+        .redirect(Policy::none())
+        .referer(false)
+        .dns_resolver(Guarded(targets))
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(IDLE)
+        .build()
 }
 
 /// A URL for people: without user, password, query and fragment, where secrets stand.

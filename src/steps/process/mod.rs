@@ -60,8 +60,19 @@ pub struct ProcessOptions {
     pub pass_env: Vec<String>,
     /// Set-user-id programs (`sudo`, `ping`) give a step nothing.
     pub no_new_privs: bool,
-    /// The command that runs [`guard_main`]; empty means no guard.
+    /// The command that runs [`guard_main`]; empty means no guard. Only the program knows which of its
+    /// arguments leads there, so that the default is none: see [`ProcessOptions::own_guard`].
     pub guard: Vec<OsString>,
+}
+
+impl ProcessOptions {
+    /// The running binary with the hidden argument `guard`: for a `main` that calls [`guard_main`]
+    /// when it sees that argument.
+    #[must_use]
+    pub fn own_guard() -> Vec<OsString> {
+        // The link leads to the running binary even when its file has been replaced.
+        vec!["/proc/self/exe".into(), "guard".into()]
+    }
 }
 
 impl Default for ProcessOptions {
@@ -72,8 +83,7 @@ impl Default for ProcessOptions {
             cwd: None,
             pass_env: Vec::new(),
             no_new_privs: true,
-            // The link leads to the running binary even when its file has been replaced.
-            guard: vec!["/proc/self/exe".into(), "guard".into()],
+            guard: Vec::new(),
         }
     }
 }
@@ -96,11 +106,11 @@ impl Processes {
     }
 }
 
-/// `run`: a shell script. See [`program`] for its parameters.
+/// `run`: a shell script. `program.rs` lists its parameters.
 #[derive(Clone)]
 pub struct Run(Arc<Processes>);
 
-/// `exec`: a program and its arguments. See [`program`] for its parameters.
+/// `exec`: a program and its arguments. `program.rs` lists its parameters.
 #[derive(Clone)]
 pub struct Exec(Arc<Processes>);
 

@@ -288,8 +288,13 @@ async fn the_cost_of_a_step() {
         times[times.len() / 2]
     };
     for round in 0..3 {
-        let (mut bare, mut step) = (Vec::new(), Vec::new());
+        let (mut bare, mut forked, mut step) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..500 {
+            let mut command = Command::new("true");
+            crate::os::pre_exec::before_exec(&mut command, crate::os::pre_exec::ChildSetup::default());
+            let start = Instant::now();
+            command.status().unwrap();
+            forked.push(start.elapsed());
             let start = Instant::now();
             Command::new("true").status().unwrap();
             bare.push(start.elapsed());
@@ -297,6 +302,6 @@ async fn the_cost_of_a_step() {
             flow(&exec, &cx, json!({"argv": ["true"]})).await.unwrap();
             step.push(start.elapsed());
         }
-        println!("round {round}: bare {:?}, step {:?}", median(bare), median(step));
+        println!("round {round}: bare {:?}, forked {:?}, step {:?}", median(bare), median(forked), median(step));
     }
 }
