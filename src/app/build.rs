@@ -23,7 +23,7 @@ use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
 use crate::services::writer::{PgJournal, Writers};
-use crate::steps::{Registry, Sql, StepOptions, StopReason, standard_registry};
+use crate::steps::{ProcessOptions, Registry, Sql, StepOptions, StopReason, standard_registry};
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
@@ -93,6 +93,7 @@ pub fn host(config: &Config) -> Arc<Host> {
 pub fn registry(config: &Config) -> Result<Registry, BuildError> {
     let mut options = StepOptions::default();
     options.process.output_limit = config.max_output_bytes;
+    options.process.guard = ProcessOptions::own_guard();
     options.http.allow = config
         .http_allow
         .iter()
