@@ -1,1 +1,5 @@
-//! cli
+//! The command line: one file a subcommand.
+
+mod check;
+
+pub use check::check;

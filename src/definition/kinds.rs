@@ -219,7 +219,7 @@ fn http(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
     let span = entry.value.span;
     if !METHODS.contains(&method) {
         let upper = method.to_ascii_uppercase();
-        let meant = METHODS.into_iter().find(|m| *m == upper).or_else(|| crate::expression::nearest(&upper, METHODS));
+        let meant = METHODS.into_iter().find(|m| *m == upper);
         let place = span.within(report.source(span), method);
         report.name(place, format!("`{method}` is no HTTP method"), meant, &format!("write one of: {}", METHODS.join(", ")));
     } else if !(url.starts_with("http://") || url.starts_with("https://") || url.starts_with("${{")) {

@@ -16,7 +16,7 @@ pub(super) fn retry(entry: &Entry, base: &RetryPolicy, report: &mut Report<'_>) 
         return policy;
     }
     let node = &entry.value;
-    unknown_keys(node, &["max_attempts", "backoff", "initial", "max", "jitter", "only", "not"], "`retry`", report);
+    unknown_keys(node, &["max_attempts", "backoff", "initial", "max", "jitter", "only", "not"], &[], "`retry`", report);
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 1, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }
@@ -96,7 +96,7 @@ pub(super) fn resume(entry: &Entry, report: &mut Report<'_>) -> ResumePolicy {
         }
     }
     let node = &entry.value;
-    unknown_keys(node, &["max_attempts", "initial", "max"], "`resume`", report);
+    unknown_keys(node, &["max_attempts", "initial", "max"], &[], "`resume`", report);
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 0, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }
