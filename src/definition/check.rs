@@ -1,6 +1,6 @@
 //! Which names an expression may use where it stands, seen at load.
 
-use crate::expression::{Expression, ExpressionError, Path, Segment, Template, nearest, split, Piece};
+use crate::expression::{Expression, ExpressionError, Path, Piece, Segment, Template, nearest, split};
 
 use super::diagnostics::Report;
 use super::node::{Entry, Node, NodeValue, Span};
@@ -94,7 +94,9 @@ impl Names<'_> {
             ),
             ("run", Some(key)) if !RUN.contains(&key) => attribute("run", key, &RUN, span, report),
             ("step", Some(key)) if self.step && !STEP.contains(&key) => attribute("step", key, &STEP, span, report),
-            ("secrets", None) => report.help(span, "`secrets` can only be used one by one", "name one: `secrets.<name>`"),
+            ("secrets", None) => {
+                report.help(span, "`secrets` can only be used one by one", "name one: `secrets.<name>`")
+            }
             _ if self.roots().contains(&root) => {}
             _ => self.unknown(root, span, report),
         }
@@ -103,7 +105,12 @@ impl Names<'_> {
     fn input(&self, key: &str, span: Span, report: &mut Report<'_>) {
         let Some(names) = self.input.and_then(Schema::names).filter(|names| !names.contains(&key)) else { return };
         let message = format!("the input has no property `{key}`");
-        report.name(span, message, nearest(key, names).map(|n| format!("input.{n}")).as_deref(), "declare it in `input.properties`");
+        report.name(
+            span,
+            message,
+            nearest(key, names).map(|n| format!("input.{n}")).as_deref(),
+            "declare it in `input.properties`",
+        );
     }
 
     fn steps(&self, id: &str, path: &Path, span: Span, report: &mut Report<'_>) {
@@ -161,7 +168,12 @@ impl Names<'_> {
             false => nearest(root, roots.iter().copied()).map(str::to_owned),
         };
         let known = format!("known are: {}", roots.join(", "));
-        report.name(span, message, meant.as_deref().filter(|_| help.is_empty()), if help.is_empty() { &known } else { help });
+        report.name(
+            span,
+            message,
+            meant.as_deref().filter(|_| help.is_empty()),
+            if help.is_empty() { &known } else { help },
+        );
     }
 }
 

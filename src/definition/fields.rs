@@ -56,7 +56,11 @@ pub(super) fn duration(entry: &Entry, report: &mut Report<'_>) -> Option<Duratio
             }
         },
         NodeValue::Number(n) => {
-            report.help(entry.value.span, format!("`{}` needs a unit", entry.key), format!("write {n}s, {n}m or {n}ms"));
+            report.help(
+                entry.value.span,
+                format!("`{}` needs a unit", entry.key),
+                format!("write {n}s, {n}m or {n}ms"),
+            );
             None
         }
         NodeValue::Null | NodeValue::Bool(_) | NodeValue::Seq(_) | NodeValue::Map(_) => {

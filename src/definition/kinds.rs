@@ -51,7 +51,13 @@ pub(super) const LATER_KINDS: [&str; 6] = ["mcp", "llm", "agent", "workflow", "s
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 
 /// The parameters of a task. `entry` is the kind's own key.
-pub(super) fn params(kind: &KindWord, entry: &Entry, node: &Node, names: &Names<'_>, report: &mut Report<'_>) -> Params {
+pub(super) fn params(
+    kind: &KindWord,
+    entry: &Entry,
+    node: &Node,
+    names: &Names<'_>,
+    report: &mut Report<'_>,
+) -> Params {
     let names = &Names { step: true, ..*names };
     let mut out = Object { entries: Vec::new(), node, names };
     match kind.word {
@@ -195,7 +201,11 @@ fn argv(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
     let items = match &entry.value.value {
         NodeValue::Seq(items) => items,
         NodeValue::String(_) => {
-            report.help(entry.value.span, "`exec` takes a list of arguments", "write [program, argument, …], or use `run` for a shell script");
+            report.help(
+                entry.value.span,
+                "`exec` takes a list of arguments",
+                "write [program, argument, …], or use `run` for a shell script",
+            );
             return;
         }
         _ => return wrong(entry, "a list of arguments", report),
@@ -221,7 +231,12 @@ fn http(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
         let upper = method.to_ascii_uppercase();
         let meant = METHODS.into_iter().find(|m| *m == upper);
         let place = span.within(report.source(span), method);
-        report.name(place, format!("`{method}` is no HTTP method"), meant, &format!("write one of: {}", METHODS.join(", ")));
+        report.name(
+            place,
+            format!("`{method}` is no HTTP method"),
+            meant,
+            &format!("write one of: {}", METHODS.join(", ")),
+        );
     } else if !(url.starts_with("http://") || url.starts_with("https://") || url.starts_with("${{")) {
         let place = span.within(report.source(span), url);
         report.help(place, format!("`{url}` is no URL"), "write a method and a whole URL: GET https://…");

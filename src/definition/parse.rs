@@ -15,18 +15,14 @@ use super::schema::Schema;
 use super::spec::{Block, Definition};
 use super::{policy, steps};
 
-const KEYS: [&str; 9] =
-    ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
+const KEYS: [&str; 9] = ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
 
 /// Keys of a workflow that come later.
 const LATER: [&str; 7] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule", "budget"];
 
 /// Complains about a part of the language that this version does not have.
 pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
-    report.error(
-        entry.key_span,
-        format!("`{}` is part of the language but not of this version of stepd", entry.key),
-    );
+    report.error(entry.key_span, format!("`{}` is part of the language but not of this version of stepd", entry.key));
 }
 
 /// What the steps inherit from their workflow.
@@ -66,10 +62,18 @@ pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Op
         }
     };
     let output = get("output").and_then(|e| {
-        let ids: Vec<(&str, bool)> = steps.iter().flat_map(|b: &Block| &b.steps).map(|s| (&*s.id, s.is_map())).collect();
+        let ids: Vec<(&str, bool)> =
+            steps.iter().flat_map(|b: &Block| &b.steps).map(|s| (&*s.id, s.is_map())).collect();
         let all = Before::Prefix(ids.len());
         let names = Names {
-            input: inherited.input, steps: &ids, before: &all, own: None, item: None, step: false, raw: &[], outer: None,
+            input: inherited.input,
+            steps: &ids,
+            before: &all,
+            own: None,
+            item: None,
+            step: false,
+            raw: &[],
+            outer: None,
         };
         expression(e, &names, report)
     });

@@ -20,11 +20,7 @@ pub(super) fn retry(entry: &Entry, base: &RetryPolicy, report: &mut Report<'_>) 
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 1, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }
-    let words = [
-        ("constant", Backoff::Constant),
-        ("linear", Backoff::Linear),
-        ("exponential", Backoff::Exponential),
-    ];
+    let words = [("constant", Backoff::Constant), ("linear", Backoff::Linear), ("exponential", Backoff::Exponential)];
     if let Some(backoff) = node.get("backoff").and_then(|e| word(e, &words, report)) {
         policy.backoff = backoff;
     }
@@ -66,7 +62,8 @@ fn share(entry: &Entry, report: &mut Report<'_>) -> Option<f64> {
 
 fn codes(entry: &Entry, report: &mut Report<'_>) -> Option<Vec<String>> {
     let mut out = Vec::new();
-    for item in list(entry, report)? {
+    let items = list(entry, report)?;
+    for item in items {
         match item.as_str() {
             Some(code) if code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !code.is_empty() => {
                 out.push(code.to_owned());
@@ -78,7 +75,7 @@ fn codes(entry: &Entry, report: &mut Report<'_>) -> Option<Vec<String>> {
             ),
         }
     }
-    if out.is_empty() && entry.key == "only" && report.is_empty() {
+    if items.is_empty() && entry.key == "only" {
         report.help(at(entry), "`only` names no code", "leave it out to retry every transient failure");
     }
     Some(out)

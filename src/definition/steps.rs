@@ -20,7 +20,17 @@ use super::spec::{Block, Kind, MapStep, Params, Step, Tolerate};
 
 /// The keys of every step.
 const COMMON: [&str; 12] = [
-    "id", "needs", "if", "label", "output", "retry", "timeout", "total_timeout", "on_error", "on_interrupt", "schema",
+    "id",
+    "needs",
+    "if",
+    "label",
+    "output",
+    "retry",
+    "timeout",
+    "total_timeout",
+    "on_error",
+    "on_interrupt",
+    "schema",
     "undo",
 ];
 
@@ -56,7 +66,11 @@ pub(super) fn block(
         if first != place {
             let span = header.node.get("id").map_or(header.node.span, at);
             let line = headers[first].node.span.line;
-            report.help(span, format!("the id `{}` is already in use", header.id), format!("its first use is on line {line}"));
+            report.help(
+                span,
+                format!("the id `{}` is already in use", header.id),
+                format!("its first use is on line {line}"),
+            );
         } else if taken(outer, header.id) {
             let span = header.node.get("id").map_or(header.node.span, at);
             report.error(span, format!("the id `{}` is already in use by a step outside of this map", header.id));
@@ -239,9 +253,7 @@ fn step(header: &Header<'_>, names: &Names<'_>, inherited: &Inherited<'_>, repor
             Kind::Task { kind: word.word, params: params(word, entry, node, names, report) }
         }
         // What cannot run is refused; the rest of the file is still read.
-        Word::Later | Word::None => {
-            Kind::Task { kind: "set", params: Params::Object(Template::constant(Value::Null)) }
-        }
+        Word::Later | Word::None => Kind::Task { kind: "set", params: Params::Object(Template::constant(Value::Null)) },
     };
     let unknown = !matches!(header.kind, Word::Now(..));
     let output = node.get("output").filter(|_| !unknown);
@@ -282,7 +294,11 @@ fn map(
             nodes
         }
         None => {
-            report.help(entry.key_span, "this `map` has no `steps`", "add `steps:` with what is to be done for each item");
+            report.help(
+                entry.key_span,
+                "this `map` has no `steps`",
+                "add `steps:` with what is to be done for each item",
+            );
             &[]
         }
     };
@@ -350,7 +366,11 @@ fn tolerate(entry: &Entry, report: &mut Report<'_>) -> Option<Tolerate> {
         NodeValue::String(text) => {
             let percent = text.strip_suffix('%').and_then(|n| n.parse::<u8>().ok()).filter(|n| *n <= 100);
             if percent.is_none() {
-                report.help(entry.value.span, format!("`tolerate` cannot be `{text}`"), "write a number of items, or 0% to 100%");
+                report.help(
+                    entry.value.span,
+                    format!("`tolerate` cannot be `{text}`"),
+                    "write a number of items, or 0% to 100%",
+                );
             }
             percent.map(Tolerate::Percent)
         }

@@ -80,11 +80,20 @@ fn constant(step: &Step) -> serde_json::Value {
 fn the_parameters_are_those_of_the_contract() {
     use serde_json::json;
     for (text, expected) in [
-        ("run: echo hi\n    env: {A: 1, B: true}\n    stdin: {x: 1}", json!({"script": "echo hi", "env": {"A": "1", "B": "true"}, "stdin": {"x": 1}})),
+        (
+            "run: echo hi\n    env: {A: 1, B: true}\n    stdin: {x: 1}",
+            json!({"script": "echo hi", "env": {"A": "1", "B": "true"}, "stdin": {"x": 1}}),
+        ),
         ("exec: [ls, -l, 7]\n    cwd: /tmp", json!({"argv": ["ls", "-l", "7"], "cwd": "/tmp"})),
         ("http: https://a.b/c", json!({"method": "GET", "url": "https://a.b/c"})),
-        ("http: PUT https://a.b/c\n    json: {a: [1]}\n    headers: {X: 1}", json!({"method": "PUT", "url": "https://a.b/c", "headers": {"X": "1"}, "json": {"a": [1]}})),
-        ("sql: SELECT $1\n    params: [1, null]\n    connection: other", json!({"sql": "SELECT $1", "params": [1, null], "connection": "other"})),
+        (
+            "http: PUT https://a.b/c\n    json: {a: [1]}\n    headers: {X: 1}",
+            json!({"method": "PUT", "url": "https://a.b/c", "headers": {"X": "1"}, "json": {"a": [1]}}),
+        ),
+        (
+            "sql: SELECT $1\n    params: [1, null]\n    connection: other",
+            json!({"sql": "SELECT $1", "params": [1, null], "connection": "other"}),
+        ),
         ("sleep: 5m", json!({"ms": 300_000})),
         ("wait: paid\n    timeout: 2d", json!({"event": "paid", "match": {}, "timeout_ms": 172_800_000})),
         ("approve: Go?\n    timeout: 10s", json!({"prompt": "Go?", "timeout_ms": 10_000})),
@@ -102,6 +111,14 @@ fn a_wait_s_timeout_is_no_timeout_of_an_attempt_and_retries_are_inherited_field_
     let run = one_step("run: 'true'\n    timeout: 10s\n    retry: {max_attempts: 8, only: [timeout]}");
     assert_eq!(run.policy.timeout, Some(std::time::Duration::from_secs(10)));
     assert_eq!((run.policy.retry.max_attempts, run.policy.retry.initial.as_secs()), (8, 2));
+}
+
+#[test]
+fn files_from_windows_load() {
+    assert!(load("a", "\u{feff}name: a\r\nsteps:\r\n  - id: one\r\n    run: |\r\n      true\r\n").is_ok());
+    let e = load("a", "name: a\r\nsteps:\r\n  - id: one\r\n    rnu: x\r\n").unwrap_err();
+    assert_eq!((e.list[0].line, e.list[0].column), (4, 5));
+    assert!(!e.to_string().contains('\r'));
 }
 
 #[test]
@@ -132,20 +149,21 @@ fn input_without_a_type_means_an_object() {
 }
 
 #[test]
-fn ten_thousand_steps_load_in_reasonable_time() {
+fn ten_thousand_steps_load() {
     let mut text = String::from("name: a\nsteps:\n");
     for i in 0..10_000 {
         let _ = writeln!(text, "  - id: s{i}\n    set: \"${{{{ run.id }}}}\"");
     }
-    let before = std::time::Instant::now();
-    assert!(load("a", &text).is_ok());
-    assert!(before.elapsed().as_secs() < 10, "{:?}", before.elapsed());
+    assert_eq!(load("a", &text).map(|d| d.steps.steps.len()).unwrap(), 10_000);
 }
 
 /// A random graph in which steps need only earlier ones.
 fn any_graph() -> impl Strategy<Value = Vec<Vec<usize>>> {
     (0usize..40).prop_flat_map(|n| {
-        let needs = move |i: usize| prop::collection::btree_set(0..i.max(1), 0..=i.min(4)).prop_map(move |s| s.into_iter().filter(|n| *n < i).collect());
+        let needs = move |i: usize| {
+            prop::collection::btree_set(0..i.max(1), 0..=i.min(4))
+                .prop_map(move |s| s.into_iter().filter(|n| *n < i).collect())
+        };
         (0..n).map(needs).collect::<Vec<_>>()
     })
 }
@@ -158,9 +176,10 @@ proptest! {
         let mut plan = Plan::new(&graph);
         let mut ready = plan.start();
         let mut done = vec![false; needs.len()];
-        let mut random = fastrand::Rng::with_seed(order);
+        let mut random = order;
         while !ready.is_empty() {
-            let step = ready.swap_remove(random.usize(..ready.len()));
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let step = ready.swap_remove((random >> 33) as usize % ready.len());
             prop_assert!(!done[step], "twice");
             prop_assert!(needs[step].iter().all(|n| done[*n]), "before its needs");
             done[step] = true;
@@ -175,8 +194,8 @@ proptest! {
         let last = needs.len() - 1;
         let first = from.index(last);
         // first → … → last → first
-        for i in first + 1..=last {
-            if !needs[i].contains(&(i - 1)) { needs[i].push(i - 1); }
+        for (i, list) in needs.iter_mut().enumerate().skip(first + 1) {
+            if !list.contains(&(i - 1)) { list.push(i - 1); }
         }
         needs[first].push(last);
         let cycle = Graph::new(&needs).cycle().unwrap();

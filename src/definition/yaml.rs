@@ -30,14 +30,22 @@ pub(super) fn parse(text: &str, report: &mut Report<'_>) -> Option<Node> {
         if let Event::DocumentStart(..) = event {
             documents += 1;
             if documents == 2 {
-                report.help(place(span), "a second document begins here", "one workflow per file: move it to a file of its own");
+                report.help(
+                    place(span),
+                    "a second document begins here",
+                    "one workflow per file: move it to a file of its own",
+                );
                 return None;
             }
         }
         builder.event(event, place(span), report)?;
     }
     if builder.root.is_none() && report.is_empty() {
-        report.help(Span { line: 1, column: 1, ..Span::default() }, "the file is empty", "a workflow begins with `name:` and has `steps:`");
+        report.help(
+            Span { line: 1, column: 1, ..Span::default() },
+            "the file is empty",
+            "a workflow begins with `name:` and has `steps:`",
+        );
     }
     builder.root.filter(|_| !builder.failed)
 }
@@ -118,7 +126,10 @@ impl Builder<'_> {
     fn add(&mut self, node: Node, anchor: usize, report: &mut Report<'_>) -> Option<()> {
         self.nodes += 1;
         if self.nodes > NODES {
-            report.error(node.span, format!("the file has more than {NODES} values, aliases counted as often as they stand"));
+            report.error(
+                node.span,
+                format!("the file has more than {NODES} values, aliases counted as often as they stand"),
+            );
             return None;
         }
         if anchor != 0 {
@@ -219,7 +230,9 @@ fn number(text: &str) -> Result<Option<Number>, String> {
         && digits.bytes().any(|b| b.is_ascii_digit())
         && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.');
     match text.parse::<f64>() {
-        Ok(f) if float => Number::from_f64(f).map(Some).ok_or_else(|| format!("`{text}` is larger than a float can be")),
+        Ok(f) if float => {
+            Number::from_f64(f).map(Some).ok_or_else(|| format!("`{text}` is larger than a float can be"))
+        }
         _ => Ok(None),
     }
 }

@@ -8,6 +8,7 @@
 //! the run, and its row is no checkpoint, so that a resume of a map that failed tries just the failed items again.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use futures_util::StreamExt;
@@ -166,7 +167,10 @@ fn capped(payload: Payload, what: &str) -> Result<Payload, Failure> {
     match payload.len() > limit {
         true => Err(Failure::permanent(
             code::TOO_LARGE,
-            format!("{what} has {} bytes, the limit is {limit}: store it elsewhere and hand on a reference", payload.len()),
+            format!(
+                "{what} has {} bytes, the limit is {limit}: store it elsewhere and hand on a reference",
+                payload.len()
+            ),
         )),
         false => Ok(payload),
     }
@@ -263,8 +267,7 @@ impl<R: StepRunner> Frame<'_, R> {
     /// Lets the context fail a step that could not even begin: policy and record are its business.
     async fn fail(&self, step: &Step, key: StepKey, failure: Failure) -> Result<StepDone, Halt> {
         if step.is_map() {
-            let decided = self.runner.open(&key, "map", || Ok(Payload::null())).await?;
-            return match decided {
+            return match self.runner.open(&key, "map", || Ok(Payload::null())).await? {
                 Ok(_) => self.runner.close(&key, Err(failure), &step.policy).await,
                 Err(done) => Ok(done),
             };
@@ -277,11 +280,15 @@ impl<R: StepRunner> Frame<'_, R> {
     async fn task(&self, step: &Step, key: StepKey, kind: &str, params: &Params) -> Result<StepDone, Halt> {
         let run = self.runner.info().id;
         let names = StepNames { run, key: key.clone(), attempt: 1 };
+        let mut latest = None;
         let shape = match (&step.output, &step.schema) {
             (None, None) => PLAIN.clone(),
-            _ => shape(step, self.scope.clone(), names.clone()),
+            _ => shape(step, self.scope.clone(), names.clone(), latest.insert(Arc::default())),
         };
         let evaluate = |attempt: u32| {
+            if let Some(latest) = &latest {
+                latest.store(attempt, Ordering::Relaxed);
+            }
             let step = Some(StepNames { attempt, ..names.clone() });
             params.eval(&View { scope: self.scope.clone(), step, raw: None })
         };
@@ -292,12 +299,29 @@ impl<R: StepRunner> Frame<'_, R> {
     /// holds steps, which may be maps.
     fn map<'b>(&'b self, step: &'b Step, key: StepKey, map: &'b MapStep) -> BoxFuture<'b, Result<StepDone, Halt>> {
         Box::pin(async move {
-            let decide = || items(map, &self.scope);
-            let items = match self.runner.open(&key, "map", decide).await? {
-                Ok(items) => Arc::new(items.value()?),
+            let mut wrong = None;
+            // A list that cannot be had is recorded as null, no decision: how it ends is for the policy to say.
+            let decide = || {
+                Ok(items(map, &self.scope).unwrap_or_else(|failure| {
+                    wrong = Some(failure);
+                    Payload::null()
+                }))
+            };
+            let mut decided = match self.runner.open(&key, "map", decide).await? {
+                Ok(decided) => decided,
                 Err(done) => return Ok(done),
             };
-            let result = self.items(step, &key, map, &items).await?;
+            if decided.is_null() && wrong.is_none() {
+                // A resume, after the list could not be had: perhaps with a mended definition.
+                match items(map, &self.scope) {
+                    Ok(list) => decided = list,
+                    Err(failure) => wrong = Some(failure),
+                }
+            }
+            let result = match wrong {
+                Some(failure) => Err(failure),
+                None => self.items(step, &key, map, &Arc::new(decided.value()?)).await?,
+            };
             self.runner.close(&key, result, &step.policy).await
         })
     }
@@ -372,7 +396,10 @@ fn first(before: Option<Halt>, new: Halt) -> Halt {
 fn items(map: &MapStep, scope: &Arc<Scope>) -> Result<Payload, Failure> {
     let value = map.items.eval(&View::of(scope))?;
     let Value::Array(list) = &value else {
-        return Err(Failure::permanent(code::INVALID_PARAMS, "`map` needs a list of items, and the expression gives none"));
+        return Err(Failure::permanent(
+            code::INVALID_PARAMS,
+            "`map` needs a list of items, and the expression gives none",
+        ));
     };
     if list.len() > limits::MAP_ITEMS {
         let message = format!("{} items, a `map` takes {} at most: split the work", list.len(), limits::MAP_ITEMS);
@@ -381,15 +408,16 @@ fn items(map: &MapStep, scope: &Arc<Scope>) -> Result<Payload, Failure> {
     Ok(Payload::from_value(&value))
 }
 
-/// Applies `output` and `schema` of a step.
-fn shape(step: &Step, scope: Arc<Scope>, names: StepNames) -> Shape {
-    let (output, schema) = (step.output.clone(), step.schema.clone());
+/// Applies `output` and `schema` of a step; `attempt` is the one whose result it will be.
+fn shape(step: &Step, scope: Arc<Scope>, names: StepNames, attempt: &Arc<AtomicU32>) -> Shape {
+    let (output, schema, attempt) = (step.output.clone(), step.schema.clone(), attempt.clone());
     Arc::new(move |result: StepOutput| {
         let value = match &output {
             None => result.default,
             Some(expression) => {
                 let raw = Some(Arc::new(result.raw));
-                let view = View { scope: scope.clone(), step: Some(names.clone()), raw };
+                let step = StepNames { attempt: attempt.load(Ordering::Relaxed).max(1), ..names.clone() };
+                let view = View { scope: scope.clone(), step: Some(step), raw };
                 expression.eval(&view)?.into_owned()
             }
         };
@@ -465,7 +493,8 @@ impl Tally {
                 })
             })
             .collect();
-        let cause = self.failures.first().map(|(index, f)| format!("{key}[{index}]: {}", f.failure)).unwrap_or_default();
+        let cause =
+            self.failures.first().map(|(index, f)| format!("{key}[{index}]: {}", f.failure)).unwrap_or_default();
         let message = format!("{failed} of {count} items failed, {} tolerated; the first: {cause}", self.tolerated);
         let transient = self.failures.iter().any(|(_, f)| f.failure.class == Class::Transient);
         let failure = match transient {

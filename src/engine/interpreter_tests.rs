@@ -124,8 +124,7 @@ impl StepRunner for Fake {
             return Ok(Ok(items));
         }
         self.say("decide", key.as_str());
-        let items =
-            decide().map_err(|failure| Halt::Failed(StepFailure { key: Some(key.clone()), failure }))?;
+        let items = decide().map_err(|failure| Halt::Failed(StepFailure { key: Some(key.clone()), failure }))?;
         self.decided.lock().unwrap().insert(key.as_str().into(), items.clone());
         Ok(Ok(items))
     }
@@ -323,6 +322,16 @@ async fn a_map_of_nothing_is_an_empty_list_and_one_of_no_list_fails() {
     assert_eq!(run(MAP, &fake, json!({"docs": []})).await.unwrap(), json!([[], 0, 0]));
     let (key, failure) = failed(run(MAP, &Fake::echo(), json!({"docs": {"a": 1}})).await);
     assert_eq!((key.as_deref(), &*failure.code), (Some("docs"), "invalid_params"));
+    let numbers = "[steps.docs.state, steps.docs.count, steps.docs.failed]";
+    let broken = MAP.replace("tolerate: 1", "on_error: continue");
+    let broken = broken.replace("[steps.docs.output, steps.docs.count, steps.docs.failed]", numbers);
+    let output = run(&broken, &Fake::echo(), json!({"docs": ["fail", 2, 3, 4, 5]})).await.unwrap();
+    assert_eq!(output, json!(["failed", 5, 1]));
+    let passed_over = MAP
+        .replace("tolerate: 1", "on_error: continue")
+        .replace("steps.docs.count, steps.docs.failed", "steps.docs.state");
+    let output = run(&passed_over, &Fake::echo(), json!({"docs": 7})).await.unwrap();
+    assert_eq!(output, json!([null, "failed"]));
 }
 
 #[tokio::test]

@@ -98,7 +98,13 @@ impl Json {
         let mut path = Vec::with_capacity(self.path.len() + 1);
         path.extend_from_slice(&self.path);
         path.push(segment);
-        json(&Self { path, root: self.root.clone(), base: self.base, name: self.name.clone(), trace: self.trace.clone() })
+        json(&Self {
+            path,
+            root: self.root.clone(),
+            base: self.base,
+            name: self.name.clone(),
+            trace: self.trace.clone(),
+        })
     }
 
     fn miss(&self, segment: &Segment) {

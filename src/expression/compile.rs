@@ -65,7 +65,8 @@ impl Expression {
             return Err(fail("there is no expression".into()));
         }
         if source.len() > SOURCE_BYTES {
-            return Err(ExpressionError::new(&source[..source.floor_char_boundary(40)], "the expression is too long"));
+            let start: String = source.chars().take(40).collect();
+            return Err(ExpressionError::new(&start, "the expression is too long"));
         }
         nesting(source).map_err(&fail)?;
         let compiled = ENVIRONMENT.compile_expression_owned(source.to_owned()).map_err(|e| syntax(source, &e))?;
@@ -116,7 +117,8 @@ impl Expression {
                 Found::Value(value) => Ok(value),
                 Found::Missing(at, names) => Err(self.missing(path, at, &names).into()),
                 Found::Odd => {
-                    let compiled = ENVIRONMENT.compile_expression(&self.source).map_err(|e| syntax(&self.source, &e))?;
+                    let compiled =
+                        ENVIRONMENT.compile_expression(&self.source).map_err(|e| syntax(&self.source, &e))?;
                     self.library(|root| compiled.eval(root), view).map(Cow::Owned)
                 }
             },
@@ -296,16 +298,84 @@ fn known(source: &str, called: &[Called<'_>]) -> Result<(), ExpressionError> {
 
 /// The library's filters, less the removed ones; a test holds the list against the library.
 pub(super) const FILTERS: [&str; 40] = [
-    "lower", "upper", "title", "capitalize", "replace", "length", "count", "dictsort", "items", "reverse", "trim",
-    "join", "split", "lines", "default", "d", "round", "abs", "int", "float", "attr", "first", "last", "min", "max",
-    "sort", "list", "string", "bool", "sum", "select", "reject", "selectattr", "rejectattr", "map",
-    "groupby", "unique", "chain", "zip", "tojson",
+    "lower",
+    "upper",
+    "title",
+    "capitalize",
+    "replace",
+    "length",
+    "count",
+    "dictsort",
+    "items",
+    "reverse",
+    "trim",
+    "join",
+    "split",
+    "lines",
+    "default",
+    "d",
+    "round",
+    "abs",
+    "int",
+    "float",
+    "attr",
+    "first",
+    "last",
+    "min",
+    "max",
+    "sort",
+    "list",
+    "string",
+    "bool",
+    "sum",
+    "select",
+    "reject",
+    "selectattr",
+    "rejectattr",
+    "map",
+    "groupby",
+    "unique",
+    "chain",
+    "zip",
+    "tojson",
 ];
 
 /// The library's tests.
 pub(super) const TESTS: [&str; 36] = [
-    "undefined", "defined", "none", "safe", "escaped", "boolean", "odd", "even", "divisibleby", "number", "integer",
-    "int", "float", "string", "sequence", "iterable", "mapping", "startingwith", "endingwith", "lower", "upper",
-    "sameas", "eq", "equalto", "ne", "lt", "lessthan", "le", "gt", "greaterthan", "ge", "in", "true", "false",
-    "filter", "test",
+    "undefined",
+    "defined",
+    "none",
+    "safe",
+    "escaped",
+    "boolean",
+    "odd",
+    "even",
+    "divisibleby",
+    "number",
+    "integer",
+    "int",
+    "float",
+    "string",
+    "sequence",
+    "iterable",
+    "mapping",
+    "startingwith",
+    "endingwith",
+    "lower",
+    "upper",
+    "sameas",
+    "eq",
+    "equalto",
+    "ne",
+    "lt",
+    "lessthan",
+    "le",
+    "gt",
+    "greaterthan",
+    "ge",
+    "in",
+    "true",
+    "false",
+    "filter",
+    "test",
 ];

@@ -23,8 +23,7 @@ pub struct Path {
 }
 
 /// Words of the expression language that look like names.
-const RESERVED: [&str; 12] =
-    ["true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if"];
+const RESERVED: [&str; 12] = ["true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if"];
 
 impl Path {
     /// The path that a text is, or `None` when it is any other expression.

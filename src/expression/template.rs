@@ -51,9 +51,7 @@ impl Template {
     pub fn compile(value: &Value) -> Result<Self, ExpressionError> {
         Ok(match value {
             Value::String(text) => return Self::string(text),
-            Value::Array(items) => {
-                Self::array(items.iter().map(Self::compile).collect::<Result<_, _>>()?)
-            }
+            Value::Array(items) => Self::array(items.iter().map(Self::compile).collect::<Result<_, _>>()?),
             Value::Object(map) => Self::object(
                 map.iter().map(|(k, v)| Ok((k.clone(), Self::compile(v)?))).collect::<Result<_, ExpressionError>>()?,
             ),

@@ -113,7 +113,13 @@ fn a_missing_name_is_an_error_wherever_it_stands() {
 
 #[test]
 fn errors_never_show_a_secret() {
-    for source in ["secrets.token + 1", "secrets.token | int", "{secrets.token: 1}.x", "range(secrets.token)", "[secrets.token][5]"] {
+    for source in [
+        "secrets.token + 1",
+        "secrets.token | int",
+        "{secrets.token: 1}.x",
+        "range(secrets.token)",
+        "[secrets.token][5]",
+    ] {
         let error = eval(source, &json!({})).expect_err(source);
         assert!(!error.contains("s3cret"), "{error}");
     }
@@ -203,7 +209,12 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<u64>().prop_map(Value::from),
         any::<f64>().prop_filter_map("finite", |f| serde_json::Number::from_f64(f).map(Value::Number)),
     ];
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), number, "[a-c]{0,3}|\\PC{0,5}".prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        number,
+        "[a-c]{0,3}|\\PC{0,5}".prop_map(Value::from)
+    ];
     leaf.prop_recursive(4, 32, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
@@ -214,7 +225,14 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 fn any_path() -> impl Strategy<Value = String> {
     let segment = prop_oneof!["[.][a-c]", "\\[[0-3]\\]", "\\[\"[a-c]\"\\]", "\\['[a-c]'\\]"];
-    let root = prop_oneof![Just("input"), Just("steps.order"), Just("steps.docs.output"), Just("doc"), Just("run"), Just("step")];
+    let root = prop_oneof![
+        Just("input"),
+        Just("steps.order"),
+        Just("steps.docs.output"),
+        Just("doc"),
+        Just("run"),
+        Just("step")
+    ];
     (root, prop::collection::vec(segment, 0..4)).prop_map(|(root, rest)| format!("{root}{}", rest.concat()))
 }
 
