@@ -7,70 +7,27 @@
 //! The items of a `map` are lists of steps of their own. A failed step in an item is caught here: it fails the item, not
 //! the run, and its row is no checkpoint, so that a resume of a map that failed tries just the failed items again.
 
-use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::definition::{Block, Definition, Kind, MapStep, Params, Plan, Step};
-use crate::expression::{Host, Item, LazyJson, Scope, StepNames, StepView, Steps, View, limits};
-use crate::model::{Class, Failure, Payload, StepKey, code};
-use crate::rules::policy::{ResumePolicy, StepPolicy};
+use crate::definition::{Block, Definition, Kind, Params, Plan, Step};
+use crate::expression::{Host, LazyJson, Scope, StepNames, StepView, Steps, View, limits};
+use crate::model::{Failure, Payload, StepKey, code};
+use crate::rules::policy::ResumePolicy;
 use crate::steps::{BoxFuture, Shape, StepOutput};
 
-use super::ctx::{Call, Ctx, RunInfo, StepDone};
-use super::halt::{Halt, StepFailure};
+use super::ctx::{Call, Ctx, StepDone};
+use super::halt::Halt;
 use super::workflow::Workflow;
 
-/// What the interpreter needs of a [`Ctx`]; a fake stands in for it in tests.
-trait StepRunner: Sync {
-    fn info(&self) -> &RunInfo;
-    fn call(&self, call: Call<'_>) -> impl Future<Output = Result<StepDone, Halt>> + Send;
-    fn skip(&self, key: StepKey, kind: &str) -> impl Future<Output = Result<StepDone, Halt>> + Send;
-    fn open(
-        &self,
-        key: &StepKey,
-        kind: &str,
-        decide: impl FnOnce() -> Result<Payload, Failure> + Send,
-    ) -> impl Future<Output = Result<Result<Payload, StepDone>, Halt>> + Send;
-    fn close(
-        &self,
-        key: &StepKey,
-        result: Result<Payload, Failure>,
-        policy: &StepPolicy,
-    ) -> impl Future<Output = Result<StepDone, Halt>> + Send;
-}
+mod map;
+mod port;
 
-impl StepRunner for Ctx {
-    fn info(&self) -> &RunInfo {
-        self.info()
-    }
-    fn call(&self, call: Call<'_>) -> impl Future<Output = Result<StepDone, Halt>> + Send {
-        self.call(call)
-    }
-    fn skip(&self, key: StepKey, kind: &str) -> impl Future<Output = Result<StepDone, Halt>> + Send {
-        self.skip(key, kind)
-    }
-    fn open(
-        &self,
-        key: &StepKey,
-        kind: &str,
-        decide: impl FnOnce() -> Result<Payload, Failure> + Send,
-    ) -> impl Future<Output = Result<Result<Payload, StepDone>, Halt>> + Send {
-        self.open(key, kind, decide)
-    }
-    fn close(
-        &self,
-        key: &StepKey,
-        result: Result<Payload, Failure>,
-        policy: &StepPolicy,
-    ) -> impl Future<Output = Result<StepDone, Halt>> + Send {
-        self.close(key, result, policy)
-    }
-}
+use port::StepRunner;
 
 /// A loaded definition as a workflow.
 #[derive(Clone, Debug)]
@@ -294,93 +251,6 @@ impl<R: StepRunner> Frame<'_, R> {
         };
         self.runner.call(Call { key, kind, params: &evaluate, policy: &step.policy, shape }).await
     }
-
-    /// Runs a map: decides its items once, runs each item's steps, and puts the results together. Boxed: a map
-    /// holds steps, which may be maps.
-    fn map<'b>(&'b self, step: &'b Step, key: StepKey, map: &'b MapStep) -> BoxFuture<'b, Result<StepDone, Halt>> {
-        Box::pin(async move {
-            let mut wrong = None;
-            // A list that cannot be had is recorded as null, no decision: how it ends is for the policy to say.
-            let decide = || {
-                Ok(items(map, &self.scope).unwrap_or_else(|failure| {
-                    wrong = Some(failure);
-                    Payload::null()
-                }))
-            };
-            let mut decided = match self.runner.open(&key, "map", decide).await? {
-                Ok(decided) => decided,
-                Err(done) => return Ok(done),
-            };
-            if decided.is_null() && wrong.is_none() {
-                // A resume, after the list could not be had: perhaps with a mended definition.
-                match items(map, &self.scope) {
-                    Ok(list) => decided = list,
-                    Err(failure) => wrong = Some(failure),
-                }
-            }
-            let result = match wrong {
-                Some(failure) => Err(failure),
-                None => self.items(step, &key, map, &Arc::new(decided.value()?)).await?,
-            };
-            self.runner.close(&key, result, &step.policy).await
-        })
-    }
-
-    async fn items(
-        &self,
-        step: &Step,
-        key: &StepKey,
-        map: &MapStep,
-        items: &Arc<Value>,
-    ) -> Result<Result<Payload, Failure>, Halt> {
-        let count = items.as_array().map_or(0, Vec::len);
-        let mut tally = Tally::new(count, map.tolerate.of(count));
-        let mut running = FuturesUnordered::new();
-        let mut next = 0;
-        loop {
-            while next < count && running.len() < map.max_parallel && tally.goes_on() {
-                let index = next;
-                running.push(async move { (index, self.item(step, key, map, items, index).await) });
-                next += 1;
-            }
-            match running.next().await {
-                Some((index, Ok(payload))) => tally.succeed(index, payload),
-                Some((index, Err(Halt::Failed(failure)))) => tally.fail(index, failure),
-                Some((_, Err(Halt::Stopped))) => tally.stopped = true,
-                None => break,
-            }
-        }
-        tally.result(key)
-    }
-
-    /// Runs the steps of one item; gives the item's result.
-    async fn item(
-        &self,
-        step: &Step,
-        key: &StepKey,
-        map: &MapStep,
-        items: &Arc<Value>,
-        index: usize,
-    ) -> Result<Payload, Halt> {
-        let outer = &self.scope;
-        let scope = Arc::new(Scope {
-            input: outer.input.clone(),
-            run: outer.run.clone(),
-            host: outer.host.clone(),
-            steps: Arc::new(Steps::new(map.body.ids.clone(), Some(outer.steps.clone()))),
-            item: Some(Item { name: map.name.clone(), items: items.clone(), index }),
-            outer: Some(outer.clone()),
-        });
-        let frame = Frame { runner: self.runner, scope, prefix: Some(format!("{key}[{index}]")) };
-        frame.block(&map.body).await?;
-        match &step.output {
-            Some(expression) => Ok(Payload::from_value(&*expression.eval(&View::of(&frame.scope))?)),
-            None => {
-                let last = map.body.steps.len().checked_sub(1).and_then(|place| frame.scope.steps.at(place));
-                Ok(last.map_or_else(Payload::null, |view| view.output.text().clone()))
-            }
-        }
-    }
 }
 
 /// The halt that counts: a stop outweighs a failure (the run is not ours to fail), a first failure the later ones.
@@ -390,22 +260,6 @@ fn first(before: Option<Halt>, new: Halt) -> Halt {
         (Some(failed), _) => failed,
         (None, failed) => failed,
     }
-}
-
-/// The items of a map, as they are recorded.
-fn items(map: &MapStep, scope: &Arc<Scope>) -> Result<Payload, Failure> {
-    let value = map.items.eval(&View::of(scope))?;
-    let Value::Array(list) = &value else {
-        return Err(Failure::permanent(
-            code::INVALID_PARAMS,
-            "`map` needs a list of items, and the expression gives none",
-        ));
-    };
-    if list.len() > limits::MAP_ITEMS {
-        let message = format!("{} items, a `map` takes {} at most: split the work", list.len(), limits::MAP_ITEMS);
-        return Err(Failure::permanent(code::TOO_LARGE, message));
-    }
-    Ok(Payload::from_value(&value))
 }
 
 /// Applies `output` and `schema` of a step; `attempt` is the one whose result it will be.
@@ -428,83 +282,5 @@ fn shape(step: &Step, scope: Arc<Scope>, names: StepNames, attempt: &Arc<AtomicU
     })
 }
 
-/// How the items of a map went so far.
-struct Tally {
-    results: Vec<Option<Payload>>,
-    failures: Vec<(usize, StepFailure)>,
-    tolerated: usize,
-    bytes: usize,
-    stopped: bool,
-}
-
-impl Tally {
-    fn new(count: usize, tolerated: usize) -> Self {
-        Self { results: vec![None; count], failures: Vec::new(), tolerated, bytes: 0, stopped: false }
-    }
-
-    fn goes_on(&self) -> bool {
-        !self.stopped && self.failures.len() <= self.tolerated && self.bytes <= limits::RESULT_BYTES
-    }
-
-    fn succeed(&mut self, index: usize, payload: Payload) {
-        self.bytes += payload.len();
-        self.results[index] = Some(payload);
-    }
-
-    fn fail(&mut self, index: usize, failure: StepFailure) {
-        let Failure { class, code, message, .. } = &failure.failure;
-        let entry = json!({"$error": {"class": class, "code": code, "message": message}});
-        self.succeed(index, Payload::from_value(&entry));
-        self.failures.push((index, failure));
-    }
-
-    fn result(self, key: &StepKey) -> Result<Result<Payload, Failure>, Halt> {
-        if self.stopped {
-            return Err(Halt::Stopped);
-        }
-        if self.failures.len() > self.tolerated {
-            return Ok(Err(self.failed(key)));
-        }
-        let mut text = String::with_capacity(self.bytes + self.results.len() + 2);
-        text.push('[');
-        for (index, result) in self.results.iter().enumerate() {
-            if index > 0 {
-                text.push(',');
-            }
-            text.push_str(result.as_ref().map_or("null", Payload::as_str));
-        }
-        text.push(']');
-        Ok(assembled(text))
-    }
-
-    /// Transient as soon as one of the failures is: a resume tries the failed items again, and may mend it.
-    fn failed(&self, key: &StepKey) -> Failure {
-        let (failed, count) = (self.failures.len(), self.results.len());
-        let listed: Vec<Value> = self
-            .failures
-            .iter()
-            .take(10)
-            .map(|(index, f)| {
-                json!({
-                    "index": index,
-                    "step": f.key.as_ref().map(StepKey::as_str),
-                    "code": f.failure.code,
-                    "message": f.failure.message,
-                })
-            })
-            .collect();
-        let cause =
-            self.failures.first().map(|(index, f)| format!("{key}[{index}]: {}", f.failure)).unwrap_or_default();
-        let message = format!("{failed} of {count} items failed, {} tolerated; the first: {cause}", self.tolerated);
-        let transient = self.failures.iter().any(|(_, f)| f.failure.class == Class::Transient);
-        let failure = match transient {
-            true => Failure::transient(code::MAP_FAILED, message),
-            false => Failure::permanent(code::MAP_FAILED, message),
-        };
-        failure.with_details(json!({"failed": failed, "count": count, "first": listed}))
-    }
-}
-
 #[cfg(test)]
-#[path = "interpreter_tests.rs"]
 mod tests;

@@ -3,10 +3,12 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
+use super::super::ctx::RunInfo;
+use super::super::halt::StepFailure;
 use super::*;
 use crate::definition::load;
-use crate::model::{RunId, StepState};
-use crate::rules::policy::OnError;
+use crate::model::{Class, RunId, StepState};
+use crate::rules::policy::{OnError, StepPolicy};
 
 type Behave = Box<dyn Fn(&str, &Value) -> Result<Value, Failure> + Send + Sync>;
 
