@@ -4,9 +4,12 @@
 //! ready together are their futures gathered. After a step has failed nothing new starts, those in flight end by
 //! themselves, and the first failure is the run's.
 //!
-//! The items of a `map` are lists of steps of their own. A failed step in an item is caught here: it fails the item, not
-//! the run, and its row is no checkpoint, so that a resume of a map that failed tries just the failed items again.
+//! The items of a `map` are lists of steps of their own. Where the map tolerates no failure, a step that fails in an item
+//! fails the run like any other, and a resume goes on from there. Where a failure may be passed over (`tolerate`, or
+//! `on_error: continue` of the map), the steps in its items are called with `on_error: continue`, and what that
+//! lets through is caught here: it fails the item. Such a failure is a checkpoint, and never tried again.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
@@ -17,11 +20,11 @@ use serde_json::json;
 use crate::definition::{Block, Definition, Kind, Params, Plan, Step};
 use crate::expression::{Host, LazyJson, Scope, StepNames, StepView, Steps, View, limits};
 use crate::model::{Failure, Payload, StepKey, code};
-use crate::rules::policy::ResumePolicy;
+use crate::rules::policy::{OnError, ResumePolicy, StepPolicy};
 use crate::steps::{BoxFuture, Shape, StepOutput};
 
 use super::ctx::{Call, Ctx, StepDone};
-use super::halt::Halt;
+use super::halt::{Halt, StepFailure};
 use super::workflow::Workflow;
 
 mod map;
@@ -69,7 +72,7 @@ impl Interpreter {
             item: None,
             outer: None,
         });
-        let frame = Frame { runner, scope, prefix: None };
+        let frame = Frame { runner, scope, prefix: None, catches: false };
         frame.block(&definition.steps).await?;
         let output = match &definition.output {
             Some(expression) => Payload::from_value(&*expression.eval(&View::of(&frame.scope))?),
@@ -143,6 +146,8 @@ struct Frame<'a, R> {
     scope: Arc<Scope>,
     /// `docs[12]`, in an item.
     prefix: Option<String>,
+    /// May a failure in here be passed over further out?
+    catches: bool,
 }
 
 impl<R: StepRunner> Frame<'_, R> {
@@ -205,9 +210,27 @@ impl<R: StepRunner> Frame<'_, R> {
         self.scope.steps.fill(place, view);
     }
 
-    /// Runs one step.
+    /// Runs one step; where this list catches failures, its failure ends the list, not the run.
     async fn step(&self, step: &Step) -> Result<StepDone, Halt> {
         let key = self.key(step);
+        let done = self.begin(step, key.clone()).await?;
+        match done.error {
+            Some(failure) if self.catches && step.policy.on_error == OnError::Fail => {
+                Err(Halt::Failed(StepFailure { key: Some(key), failure }))
+            }
+            _ => Ok(done),
+        }
+    }
+
+    /// The policy that the context is given for a step.
+    fn policy<'s>(&self, step: &'s Step) -> Cow<'s, StepPolicy> {
+        match self.catches {
+            true => Cow::Owned(StepPolicy { on_error: OnError::Continue, ..step.policy.clone() }),
+            false => Cow::Borrowed(&step.policy),
+        }
+    }
+
+    async fn begin(&self, step: &Step, key: StepKey) -> Result<StepDone, Halt> {
         if let Some(condition) = &step.condition {
             match condition.eval_bool(&View::of(&self.scope)) {
                 Ok(true) => {}
@@ -225,12 +248,13 @@ impl<R: StepRunner> Frame<'_, R> {
     async fn fail(&self, step: &Step, key: StepKey, failure: Failure) -> Result<StepDone, Halt> {
         if step.is_map() {
             return match self.runner.open(&key, "map", || Ok(Payload::null())).await? {
-                Ok(_) => self.runner.close(&key, Err(failure), &step.policy).await,
+                Ok(_) => self.runner.close(&key, Err(failure), &self.policy(step)).await,
                 Err(done) => Ok(done),
             };
         }
         let params = move |_| Err(failure.clone());
-        let call = Call { key, kind: step.kind_name(), params: &params, policy: &step.policy, shape: PLAIN.clone() };
+        let policy = self.policy(step);
+        let call = Call { key, kind: step.kind_name(), params: &params, policy: &policy, shape: PLAIN.clone() };
         self.runner.call(call).await
     }
 
@@ -249,16 +273,17 @@ impl<R: StepRunner> Frame<'_, R> {
             let step = Some(StepNames { attempt, ..names.clone() });
             params.eval(&View { scope: self.scope.clone(), step, raw: None })
         };
-        self.runner.call(Call { key, kind, params: &evaluate, policy: &step.policy, shape }).await
+        let policy = self.policy(step);
+        self.runner.call(Call { key, kind, params: &evaluate, policy: &policy, shape }).await
     }
 }
 
-/// The halt that counts: a stop outweighs a failure (the run is not ours to fail), a first failure the later ones.
+/// The halt that counts: the first failure. The stops that follow it are its consequence, and one that comes before it
+/// the runner knows of by itself.
 fn first(before: Option<Halt>, new: Halt) -> Halt {
     match (before, new) {
-        (_, Halt::Stopped) | (Some(Halt::Stopped), _) => Halt::Stopped,
-        (Some(failed), _) => failed,
-        (None, failed) => failed,
+        (Some(Halt::Failed(failure)), _) | (Some(Halt::Stopped) | None, Halt::Failed(failure)) => Halt::Failed(failure),
+        (Some(Halt::Stopped) | None, Halt::Stopped) => Halt::Stopped,
     }
 }
 

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::definition::{MapStep, Step};
 use crate::expression::{Item, Scope, Steps, View, limits};
-use crate::model::{Class, Failure, Payload, StepKey, code};
+use crate::model::{Failure, Payload, StepKey, code};
+use crate::rules::policy::OnError;
 use crate::steps::BoxFuture;
 
 use super::super::ctx::StepDone;
@@ -49,7 +50,7 @@ impl<R: StepRunner> Frame<'_, R> {
                 Some(failure) => Err(failure),
                 None => self.items(step, &key, map, &Arc::new(decided.value()?)).await?,
             };
-            self.runner.close(&key, result, &step.policy).await
+            self.runner.close(&key, result, &self.policy(step)).await
         })
     }
 
@@ -61,13 +62,14 @@ impl<R: StepRunner> Frame<'_, R> {
         items: &Arc<Value>,
     ) -> Result<Result<Payload, Failure>, Halt> {
         let count = items.as_array().map_or(0, Vec::len);
+        let catches = self.passes_over(step, map, count);
         let mut tally = Tally::new(count, map.tolerate.of(count));
         let mut running = FuturesUnordered::new();
         let mut next = 0;
         loop {
             while next < count && running.len() < map.max_parallel && tally.goes_on() {
                 let index = next;
-                running.push(async move { (index, self.item(step, key, map, items, index).await) });
+                running.push(async move { (index, self.item(step, key, map, items, index, catches).await) });
                 next += 1;
             }
             match running.next().await {
@@ -77,7 +79,15 @@ impl<R: StepRunner> Frame<'_, R> {
                 None => break,
             }
         }
-        tally.result(key)
+        match catches {
+            true => tally.result(key),
+            false => tally.strict(),
+        }
+    }
+
+    /// May the failure of an item be passed over, by this map or by what stands round it?
+    fn passes_over(&self, step: &Step, map: &MapStep, count: usize) -> bool {
+        self.catches || step.policy.on_error == OnError::Continue || map.tolerate.of(count) > 0
     }
 
     /// Runs the steps of one item; gives the item's result.
@@ -88,6 +98,7 @@ impl<R: StepRunner> Frame<'_, R> {
         map: &MapStep,
         items: &Arc<Value>,
         index: usize,
+        catches: bool,
     ) -> Result<Payload, Halt> {
         let outer = &self.scope;
         let scope = Arc::new(Scope {
@@ -98,7 +109,7 @@ impl<R: StepRunner> Frame<'_, R> {
             item: Some(Item { name: map.name.clone(), items: items.clone(), index }),
             outer: Some(outer.clone()),
         });
-        let frame = Frame { runner: self.runner, scope, prefix: Some(format!("{key}[{index}]")) };
+        let frame = Frame { runner: self.runner, scope, prefix: Some(format!("{key}[{index}]")), catches };
         frame.block(&map.body).await?;
         match &step.output {
             Some(expression) => Ok(Payload::from_value(&*expression.eval(&View::of(&frame.scope))?)),
@@ -156,12 +167,26 @@ impl Tally {
         self.failures.push((index, failure));
     }
 
+    /// The result where no failure is passed over: an item's failure has failed the run already.
+    fn strict(mut self) -> Result<Result<Payload, Failure>, Halt> {
+        if self.failures.is_empty() {
+            return self.joined();
+        }
+        Err(Halt::Failed(self.failures.swap_remove(0).1))
+    }
+
+    /// The result where failures are counted.
     fn result(self, key: &StepKey) -> Result<Result<Payload, Failure>, Halt> {
+        match self.failures.len() > self.tolerated && !self.stopped {
+            true => Ok(Err(self.failed(key))),
+            false => self.joined(),
+        }
+    }
+
+    /// The results in item order.
+    fn joined(self) -> Result<Result<Payload, Failure>, Halt> {
         if self.stopped {
             return Err(Halt::Stopped);
-        }
-        if self.failures.len() > self.tolerated {
-            return Ok(Err(self.failed(key)));
         }
         let mut text = String::with_capacity(self.bytes + self.results.len() + 2);
         text.push('[');
@@ -175,7 +200,7 @@ impl Tally {
         Ok(assembled(text))
     }
 
-    /// Transient as soon as one of the failures is: a resume tries the failed items again, and may mend it.
+    /// Permanent: the failures are checkpoints, and a resume would find them again.
     fn failed(&self, key: &StepKey) -> Failure {
         let (failed, count) = (self.failures.len(), self.results.len());
         let listed: Vec<Value> = self
@@ -194,11 +219,7 @@ impl Tally {
         let cause =
             self.failures.first().map(|(index, f)| format!("{key}[{index}]: {}", f.failure)).unwrap_or_default();
         let message = format!("{failed} of {count} items failed, {} tolerated; the first: {cause}", self.tolerated);
-        let transient = self.failures.iter().any(|(_, f)| f.failure.class == Class::Transient);
-        let failure = match transient {
-            true => Failure::transient(code::MAP_FAILED, message),
-            false => Failure::permanent(code::MAP_FAILED, message),
-        };
-        failure.with_details(json!({"failed": failed, "count": count, "first": listed}))
+        Failure::permanent(code::MAP_FAILED, message)
+            .with_details(json!({"failed": failed, "count": count, "first": listed}))
     }
 }

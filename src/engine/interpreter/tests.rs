@@ -21,6 +21,8 @@ struct Fake {
     decided: Mutex<BTreeMap<String, Payload>>,
     /// Steps at work now, and the most that ever were.
     busy: Mutex<(usize, usize)>,
+    /// A step has failed for good: as in the engine, everything asked from now on is told to stop.
+    failing: std::sync::atomic::AtomicBool,
 }
 
 impl Fake {
@@ -36,6 +38,7 @@ impl Fake {
             journal: Mutex::default(),
             decided: Mutex::default(),
             busy: Mutex::default(),
+            failing: false.into(),
         }
     }
 
@@ -66,10 +69,17 @@ impl Fake {
             Err(failure) if policy.on_error == OnError::Continue => {
                 StepDone { state: StepState::Failed, output: Payload::null(), error: Some(failure) }
             }
-            Err(failure) => return Err(Halt::Failed(StepFailure { key: Some(key.clone()), failure })),
+            Err(failure) => {
+                self.failing.store(true, Ordering::Relaxed);
+                return Err(Halt::Failed(StepFailure { key: Some(key.clone()), failure }));
+            }
         };
         self.journal.lock().unwrap().insert(key.as_str().into(), done.clone());
         Ok(done)
+    }
+
+    fn go_on(&self) -> Result<(), Halt> {
+        if self.failing.load(Ordering::Relaxed) { Err(Halt::Stopped) } else { Ok(()) }
     }
 
     fn recorded(&self, key: &StepKey) -> Option<StepDone> {
@@ -83,6 +93,7 @@ impl StepRunner for Fake {
     }
 
     async fn call(&self, call: Call<'_>) -> Result<StepDone, Halt> {
+        self.go_on()?;
         if let Some(done) = self.recorded(&call.key) {
             return Ok(done);
         }
@@ -108,6 +119,7 @@ impl StepRunner for Fake {
     }
 
     async fn skip(&self, key: StepKey, _: &str) -> Result<StepDone, Halt> {
+        self.go_on()?;
         self.say("skip", key.as_str());
         Ok(StepDone { state: StepState::Skipped, output: Payload::null(), error: None })
     }
@@ -118,6 +130,7 @@ impl StepRunner for Fake {
         _: &str,
         decide: impl FnOnce() -> Result<Payload, Failure> + Send,
     ) -> Result<Result<Payload, StepDone>, Halt> {
+        self.go_on()?;
         if let Some(done) = self.recorded(key) {
             return Ok(Err(done));
         }
@@ -137,6 +150,7 @@ impl StepRunner for Fake {
         result: Result<Payload, Failure>,
         policy: &StepPolicy,
     ) -> Result<StepDone, Halt> {
+        self.go_on()?;
         self.say("close", key.as_str());
         self.end(key, result, policy)
     }
@@ -238,7 +252,7 @@ steps:
     assert!(fake.log().is_empty());
     let (key, failure) = failed(run(text, &fake, json!({"n": 4})).await);
     assert_eq!((key.as_deref(), &*failure.code), (Some("one"), "schema_mismatch"));
-    assert!(run(text, &fake, json!({"n": 5})).await.is_ok());
+    assert!(run(text, &Fake::echo(), json!({"n": 5})).await.is_ok());
 }
 
 const MAP: &str = r#"
@@ -266,20 +280,63 @@ async fn a_map_gives_its_results_in_item_order_and_counts_its_failures() {
 }
 
 #[tokio::test]
-async fn a_map_that_fails_says_why_and_a_resume_tries_the_failed_items_alone() {
+async fn a_map_with_more_failures_than_it_tolerates_says_why() {
     let fake = Fake::echo();
     let docs = json!({"docs": ["a", "fail", "fail", "d", "e", "f", "g"]});
-    let (key, failure) = failed(run(MAP, &fake, docs.clone()).await);
-    assert_eq!((key.as_deref(), &*failure.code, failure.class), (Some("docs"), "map_failed", Class::Transient));
+    let (key, failure) = failed(run(MAP, &fake, docs).await);
+    assert_eq!((key.as_deref(), &*failure.code, failure.class), (Some("docs"), "map_failed", Class::Permanent));
     assert!(failure.message.starts_with("2 of 7 items failed, 1 tolerated; the first: docs[1]"), "{failure}");
-    assert!(!fake.log().contains(&"start docs[6].text".to_owned()), "nothing new after the failure");
+    assert_eq!(fake.count("start docs[6]"), 0, "nothing new after the failure");
+}
+
+#[tokio::test]
+async fn a_map_that_tolerates_nothing_fails_with_its_step_and_a_resume_goes_on_from_there() {
+    let text = MAP.replace("tolerate: 1", "tolerate: 0");
+    let fake = Fake::echo();
+    let docs = json!({"docs": ["a", "b", "fail", "d", "e", "f", "g"]});
+    let (key, failure) = failed(run(&text, &fake, docs.clone()).await);
+    assert_eq!((key.as_deref(), &*failure.code, failure.class), (Some("docs[2].text"), "boom", Class::Transient));
+    assert_eq!(fake.count("start docs[6]"), 0, "nothing new after the failure");
     fake.log.lock().unwrap().clear();
-    let healed = Fake { behave: Box::new(|_, params| Ok(params["value"].clone())), ..fake };
-    let output = run(MAP, &healed, docs).await.unwrap();
+    let behave: Behave = Box::new(|_, params| Ok(params["value"].clone()));
+    let healed = Fake { behave, failing: false.into(), ..fake };
+    let output = run(&text, &healed, docs).await.unwrap();
     assert_eq!((&output[1], &output[2]), (&json!(7), &json!(0)));
     assert_eq!(healed.count("decide"), 0, "the items are decided once");
-    assert_eq!(healed.count("start docs[0]"), 0, "what is done stays done");
-    assert_eq!(healed.count("start docs[1].text"), 1);
+    assert_eq!(healed.count("start docs[0].text"), 0, "what is done stays done");
+    assert_eq!(healed.count("start docs[2].text"), 1);
+}
+
+#[tokio::test]
+async fn a_failure_outweighs_the_stops_that_it_causes() {
+    let text = r#"
+name: a
+steps:
+  - {id: bad, set: fail, needs: []}
+  - {id: good, set: 1, needs: []}
+  - {id: inner_map_step, map: [1, 2, 3], needs: [], steps: [{id: x, set: 1}, {id: y, set: 2}]}
+"#;
+    let fake = Fake::echo();
+    let (key, _) = failed(run(text, &fake, Value::Null).await);
+    assert_eq!(key.as_deref(), Some("bad"));
+}
+
+#[tokio::test]
+async fn a_map_inside_a_tolerant_map_fails_its_item_and_no_more() {
+    let text = r#"
+name: a
+output: "[steps.rows.failed, steps.rows.output[1]]"
+steps:
+  - id: rows
+    map: [[1, fail], [2]]
+    tolerate: 50%
+    steps:
+      - id: cells
+        map: ${{ item }}
+        as: cell
+        steps: [{id: one, set: "${{ cell }}"}]
+"#;
+    assert_eq!(run(text, &Fake::echo(), Value::Null).await.unwrap(), json!([1, [2]]));
 }
 
 #[tokio::test]
