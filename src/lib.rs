@@ -7,6 +7,7 @@ pub mod definition;
 pub mod engine;
 pub mod expression;
 pub mod model;
+pub mod os;
 pub mod postgres;
 pub mod rules;
 pub mod services;

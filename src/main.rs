@@ -1,1 +1,5 @@
-fn main() {}
+//! The `stepd` binary: arguments in, exit code out.
+
+fn main() -> std::process::ExitCode {
+    stepd::cli::main()
+}

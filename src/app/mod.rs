@@ -1,1 +1,9 @@
-//! app
+//! The composition root: configuration in, a running daemon out.
+
+pub mod build;
+pub mod config;
+pub mod files;
+pub mod supervisor;
+
+pub use build::Daemon;
+pub use config::Config;

@@ -1,5 +1,131 @@
 //! The command line: one file a subcommand.
+//!
+//! Data goes to stdout, talk to stderr. Exit codes stand in [`Exit`].
 
 mod check;
+mod migrate;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::Config;
+use crate::telemetry::logs;
 
 pub use check::check;
+
+/// How a command ended, as the shell sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// It failed.
+    Error = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// There is no such run, workflow, queue.
+    NotFound = 3,
+    /// It is not allowed.
+    NotAllowed = 4,
+    /// The run failed.
+    RunFailed = 5,
+    /// The run was cancelled.
+    Cancelled = 6,
+    /// The wait timed out.
+    TimedOut = 7,
+    /// The database cannot be reached.
+    Unreachable = 69,
+    /// Ctrl-C.
+    Interrupted = 130,
+}
+
+#[derive(Parser)]
+#[command(
+    name = "stepd",
+    version,
+    about = "The step daemon: insert a row into Postgres, and a workflow runs to its end, whatever crashes on the way.",
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Global {
+    /// The database: postgres://user:password@host:port/database (else DATABASE_URL, else the configuration)
+    #[arg(long, global = true, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// The configuration file (else STEPD_CONFIG, else /etc/stepd/stepd.toml where there is one)
+    #[arg(long, global = true, value_name = "FILE", env = "STEPD_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+impl Global {
+    fn configuration(&self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref())?;
+        if self.database_url.is_some() {
+            config.database_url.clone_from(&self.database_url);
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon: claim jobs, run their steps, resume what was left behind
+    Serve(serve::Args),
+    /// Create or update stepd's two schemas in the database
+    Migrate(migrate::Args),
+    /// Kill what a dead daemon has left running (started by the daemon itself)
+    #[command(hide = true)]
+    Guard,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if matches!(cli.command, Command::Guard) {
+        return crate::steps::guard_main();
+    }
+    // A second call fails harmlessly: the provider is there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::anyhow!("no runtime can be started: {error}")),
+    };
+    let done = runtime.block_on(dispatch(cli));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    match done {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.command {
+        Command::Serve(args) => serve::run(&cli.global, args).await,
+        Command::Migrate(args) => migrate::run(&cli.global, &args).await,
+        Command::Guard => Ok(Exit::Ok),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("stepd: {error:#}");
+    let lost = error
+        .chain()
+        .any(|e| e.downcast_ref::<crate::db::DbError>().is_some_and(|e| e.trouble == crate::db::Trouble::Lost));
+    ExitCode::from(if lost { Exit::Unreachable } else { Exit::Error } as u8)
+}
+
+/// Logging as a configuration says.
+fn start_logs(config: &Config) {
+    logs::start(config.log_format.as_deref(), &config.log_level);
+}

@@ -1,1 +1,16 @@
-//! db
+//! The only SQL. Each statement is a file of `sql/` with its purpose, caller, lock order and index; this module
+//! gives them types. Nothing here decides anything.
+
+pub mod batch;
+pub mod claims;
+pub mod connect;
+pub mod definitions;
+pub mod error;
+pub mod liveness;
+pub mod maintenance;
+pub mod migrate;
+pub mod sql_step;
+pub mod waits;
+
+pub use connect::Database;
+pub use error::{DbError, Trouble};

@@ -1,11 +1,29 @@
-//! Runs one claimed job: it knows its ports (journal, steps, presence), never the database.
+//! Runs one claimed job: it knows its ports (journal, steps, gate), never the database.
+//!
+//! ```text
+//! Claimed → runner → Workflow::run(&Ctx) → Ctx::resolve(key) → attempt → Journal::submit → ack → … → Outcome
+//! ```
 
+mod attempt;
+mod clock;
 mod ctx;
+mod gate;
 mod halt;
+mod inbox;
 mod interpreter;
+mod journal;
+mod memory;
+mod runner;
+mod wait;
 mod workflow;
 
-pub use ctx::{Call, Ctx, RunInfo, StepDone};
+pub use clock::ServerClock;
+pub use ctx::{Call, Ctx, Ports, RunInfo, StepDone};
+pub use gate::{Gate, GateKeeper};
 pub use halt::{Halt, StepFailure};
+pub use inbox::{Answer, Inbox};
 pub use interpreter::Interpreter;
+pub use journal::{Acks, CommitError, Entry, Journal, Note, NoteKind, StepRow, Ticket, Transition};
+pub use memory::MemoryJournal;
+pub use runner::{Outcome, run};
 pub use workflow::Workflow;

@@ -126,6 +126,8 @@ pub mod code {
     pub const NOT_STORABLE: &str = "not_storable";
     /// More items of a `map` failed than it tolerates.
     pub const MAP_FAILED: &str = "map_failed";
+    /// The lease was lost while the step committed its own effect.
+    pub const LEASE_LOST: &str = "lease_lost";
     /// A bug in stepd: never expected, always worth a report.
     pub const INTERNAL: &str = "internal";
 }

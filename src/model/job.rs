@@ -87,8 +87,14 @@ pub enum Lane {
     Fresh,
     /// In the small index of runs that come back (woken, resumed, taken over); claimed first.
     Returned,
-    /// In neither: nothing that a claim could take.
+    /// Running, after it came back.
+    Away,
+    /// Nothing that a claim could take.
     Parked,
+    /// Held, new.
+    Held,
+    /// Held, after it came back; admitted first.
+    HeldBack,
 }
 
 /// What the pure state machine knows of a job's row.
@@ -135,6 +141,8 @@ pub struct Claimed {
     pub crashes: i16,
     /// Deaths in a row without a new checkpoint.
     pub streak: i16,
+    /// Was it taken from a dead worker before this claim?
+    pub taken: bool,
     /// Why it failed last, where it is being resumed.
     pub error: Option<Failure>,
     /// The enqueuer's trace context.

@@ -1,11 +1,13 @@
 //! Plain data: what the tables hold and what the engine passes around. No I/O, no clocks, no decisions.
 
 mod checkpoint;
+pub(crate) mod exact;
 mod failure;
 mod ids;
 mod job;
 mod lease;
 mod payload;
+mod statement;
 
 pub use checkpoint::{StepRecord, StepState, Wait};
 pub use failure::{Class, Failure, code};
@@ -13,3 +15,4 @@ pub use ids::{RunId, StepKey, WorkerId};
 pub use job::{Claimed, Job, Lane, RunState};
 pub use lease::Lease;
 pub use payload::Payload;
+pub use statement::{SqlRequest, SqlResult};

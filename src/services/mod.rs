@@ -1,1 +1,18 @@
-//! services
+//! The loops of the daemon. Each owns one concern and shares nothing with the others but what stands in [`shared`].
+//!
+//! ```text
+//!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
+//!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
+//! ```
+
+pub mod catalog;
+pub mod claimer;
+pub mod periodic;
+pub mod presence;
+pub mod requests;
+pub mod runs;
+pub mod shared;
+pub mod sql_effect;
+pub mod stager;
+pub mod sweeper;
+pub mod writer;

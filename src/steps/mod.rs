@@ -1,7 +1,46 @@
 //! The kinds of step: one file a kind, all behind one trait.
 
+mod http;
+mod params;
+mod plain;
+mod process;
+mod sql;
 mod step;
+#[cfg(test)]
+mod testing;
 
+pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
+pub use plain::{Approve, Set, Sleep, WaitFor};
+pub use process::{Exec, ProcessOptions, Run, guard_main, kill_marked_on_end_of_input, kinds as process_kinds};
+pub use sql::{AtLeastOnce, Sql, SqlEffect};
 pub use step::{
     BoxFuture, Flow, Registry, Secrets, Shape, Step, StepCx, StepOutput, StopReason, StopSignal, StopTrigger, stop_pair,
 };
+
+/// How the kinds do their work.
+#[derive(Clone, Debug, Default)]
+pub struct StepOptions {
+    /// For `run` and `exec`.
+    pub process: ProcessOptions,
+    /// For `http`.
+    pub http: HttpOptions,
+}
+
+/// All kinds that need nothing but their options. `sql` needs a database: whoever has one adds it.
+#[must_use]
+pub fn standard_registry(options: StepOptions) -> Registry {
+    let (run, exec) = process_kinds(options.process);
+    let http = Http::new(options.http);
+    Registry::default().with(Set).with(Sleep).with(WaitFor).with(Approve).with(run).with(exec).with(http)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_kinds_are_all_but_those_that_need_a_database() {
+        let names = standard_registry(StepOptions::default()).names();
+        assert_eq!(names, ["approve", "exec", "http", "run", "set", "sleep", "wait"]);
+    }
+}

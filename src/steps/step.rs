@@ -122,7 +122,9 @@ impl StopSignal {
     /// Resolves when the attempt is told to stop; pends for ever if that never comes.
     pub async fn stopped(&self) -> StopReason {
         let mut rx = self.0.clone();
-        match rx.wait_for(Option::is_some).await {
+        // Copied out at once: the guard that the channel hands back must not live across an await.
+        let said = rx.wait_for(Option::is_some).await.map(|reason| *reason);
+        match said {
             Ok(reason) => reason.unwrap_or(StopReason::Shutdown),
             Err(_) => std::future::pending().await,
         }

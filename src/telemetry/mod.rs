@@ -1,1 +1,3 @@
-//! telemetry
+//! What the daemon says of itself.
+
+pub mod logs;

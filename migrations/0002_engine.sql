@@ -1,0 +1,522 @@
+-- Why: the statements that must see several snapshots, or must run inside the application's own
+-- transaction, live in the database: the insert trigger, admission, staging, waits, take-over.
+-- Every function pins its search_path and names every object in full.
+
+CREATE FUNCTION stepd_engine.uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- 48 bits of Unix milliseconds over a random UUIDv4, with the version set to 7 (RFC 9562).
+    SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
+        52, 1), 53, 1), 'hex')::uuid
+$$;
+COMMENT ON FUNCTION stepd_engine.uuid7() IS 'A UUIDv7 by the database''s clock.';
+
+-- A body that is parsed here and now (RETURN): no search_path to pin, and the planner still inlines it into the views.
+CREATE FUNCTION stepd_engine.uuid_time(id uuid) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN to_timestamp(('x' || substr(id::text, 1, 8) || substr(id::text, 10, 4))::bit(48)::bigint / 1000.0);
+COMMENT ON FUNCTION stepd_engine.uuid_time(uuid) IS 'The time inside a UUIDv7: when the job was inserted, to the millisecond.';
+
+CREATE FUNCTION stepd_engine.refuse_workflow(wanted text) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    near text;
+    known bigint;
+BEGIN
+    SELECT w.name INTO near FROM stepd_engine.workflows w
+        WHERE w.retired_at IS NULL AND stepd_engine.distance(lower(w.name), lower(wanted)) <= greatest(1, length(wanted) / 3)
+        ORDER BY stepd_engine.distance(lower(w.name), lower(wanted)), w.name LIMIT 1;
+    SELECT count(*) INTO known FROM stepd_engine.workflows w WHERE w.retired_at IS NULL;
+    RAISE EXCEPTION USING
+        ERRCODE = 'SD001',
+        MESSAGE = format('stepd SD001: unknown workflow %s', coalesce('"' || wanted || '"', 'NULL')),
+        DETAIL = CASE known WHEN 0 THEN 'No workflow has been loaded into this database yet.'
+            ELSE format('%s workflows are loaded; SELECT name FROM stepd.workflows lists them.', known) END,
+        HINT = CASE WHEN near IS NOT NULL THEN format('Did you mean "%s"?', near)
+            WHEN known = 0 THEN 'Start a daemon with the folder of your workflow files: stepd serve --workflows DIR.'
+            ELSE 'Load its file with stepd serve --workflows DIR, or correct the name.' END;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.refuse_workflow(text) IS 'Raises SD001 with the nearest known name.';
+
+CREATE FUNCTION stepd_engine.distance(a text, b text) RETURNS integer LANGUAGE plpgsql IMMUTABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+AS $$
+-- Levenshtein by two rows (Wagner and Fischer, 1974); only ever called while an error is being written.
+DECLARE
+    before integer[];
+    now integer[];
+    i integer;
+    j integer;
+BEGIN
+    IF length(a) > 200 OR length(b) > 200 THEN RETURN 1000; END IF;
+    before := ARRAY(SELECT generate_series(0, length(b)));
+    FOR i IN 1..length(a) LOOP
+        now := ARRAY[i];
+        FOR j IN 1..length(b) LOOP
+            now[j + 1] := least(before[j + 1] + 1, now[j] + 1,
+                before[j] + CASE WHEN substr(a, i, 1) = substr(b, j, 1) THEN 0 ELSE 1 END);
+        END LOOP;
+        before := now;
+    END LOOP;
+    RETURN before[length(b) + 1];
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.distance(text, text) IS 'Edit distance, for "did you mean".';
+
+CREATE FUNCTION stepd_engine.reset_job(job stepd.jobs) RETURNS stepd.jobs LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    job.state := 'queued';
+    job.lane := 0;
+    job.epoch := 0;
+    job.definition := NULL;
+    job.resumes := 0;
+    job.crashes := 0;
+    job.streak := 0;
+    job.started := false;
+    job.taken := false;
+    job.worker := NULL;
+    job.started_at := NULL;
+    job.due_at := NULL;
+    job.error := NULL;
+    job.input := coalesce(job.input, '{}');
+    job.labels := coalesce(job.labels, '{}');
+    RETURN job;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.reset_job(stepd.jobs) IS 'Sets what only the engine writes to its first values.';
+
+CREATE FUNCTION stepd_engine.unknown_workflow(wanted text, queue text) RETURNS text LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF wanted IS NULL OR (SELECT s.on_unknown_workflow FROM stepd_engine.settings s) = 'refuse' THEN
+        PERFORM stepd_engine.refuse_workflow(wanted);
+    END IF;
+    RETURN coalesce(queue, 'default');
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.unknown_workflow(text, text) IS 'Refuses an unknown workflow, or says in which queue its job is parked.';
+
+-- Makes a plain INSERT complete. SECURITY DEFINER, because an enqueuer has no rights on the private tables.
+-- Its search_path is not pinned by a SET clause, which would cost every row a change of it and back (about 2 µs);
+-- so every function, operator and type is named with its schema, and nothing is looked up in the caller's path.
+CREATE FUNCTION stepd_engine.jobs_before_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+AS $$
+DECLARE
+    queue_ pg_catalog.text;
+    priority_ pg_catalog.int2;
+    limited pg_catalog.bool;
+    now_ pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+    SELECT coalesce(NEW.queue, d.queue), d.priority, q.paused OR NOT q.open OR q.max_running IS NOT NULL
+        INTO queue_, priority_, limited
+        FROM stepd_engine.workflows d LEFT JOIN stepd_engine.queues q ON q.name OPERATOR(pg_catalog.=) coalesce(NEW.queue, d.queue)
+        WHERE d.name OPERATOR(pg_catalog.=) NEW.workflow AND d.retired_at IS NULL;
+    IF NOT FOUND THEN
+        queue_ := stepd_engine.unknown_workflow(NEW.workflow, NEW.queue);
+        priority_ := 5;
+        limited := true;
+    END IF;
+    -- Only what an INSERT may have brought along is reset; each assignment costs.
+    IF NEW.epoch OPERATOR(pg_catalog.<>) 0 OR NEW.definition IS NOT NULL OR NEW.resumes OPERATOR(pg_catalog.<>) 0
+            OR NEW.crashes OPERATOR(pg_catalog.<>) 0 OR NEW.streak OPERATOR(pg_catalog.<>) 0 OR NEW.started OR NEW.taken
+            OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
+            OR NEW.state OPERATOR(pg_catalog.<>) 'queued'::stepd.run_state OR NEW.lane OPERATOR(pg_catalog.<>) 0
+            OR NEW.input IS NULL OR NEW.labels IS NULL THEN
+        NEW := stepd_engine.reset_job(NEW);
+    END IF;
+    -- A UUIDv7 (RFC 9562), as in stepd_engine.uuid7(), by way of text, which is the fewest calls:
+    -- 48 bits of milliseconds (12 digits until the year 2527 with the leading zero), the version, the rest of a UUIDv4.
+    NEW.id := pg_catalog.concat('0', pg_catalog.to_hex((pg_catalog.date_part('epoch', now_) OPERATOR(pg_catalog.*) 1000::pg_catalog.float8)::pg_catalog.int8),
+        '7', pg_catalog.substr(pg_catalog.gen_random_uuid()::pg_catalog.text, 16))::pg_catalog.uuid;
+    NEW.queue := queue_;
+    NEW.created_by := session_user;
+    NEW.ready_at := now_;
+    IF NEW.priority IS NULL THEN
+        NEW.priority := priority_;
+    END IF;
+    IF NEW.run_at OPERATOR(pg_catalog.>) now_ THEN
+        NEW.state := 'scheduled';
+        NEW.lane := 3;
+        NEW.due_at := NEW.run_at;
+    ELSIF limited THEN
+        NEW.state := 'held';
+        NEW.lane := 4;
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.jobs_before_insert() IS 'Completes a plain INSERT: refuses an unknown workflow, makes the id, fills the workflow''s defaults, sets the first state.';
+CREATE TRIGGER jobs_before_insert BEFORE INSERT ON stepd.jobs
+    FOR EACH ROW EXECUTE FUNCTION stepd_engine.jobs_before_insert();
+
+-- NOTIFY takes a database-wide lock at commit: once per statement, never per row.
+CREATE FUNCTION stepd_engine.jobs_after_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (SELECT s.notify FROM stepd_engine.settings s) THEN
+        PERFORM pg_notify('stepd', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.jobs_after_insert() IS 'Wakes the workers: a hint without data; they look for themselves.';
+CREATE TRIGGER jobs_after_insert AFTER INSERT ON stepd.jobs
+    FOR EACH STATEMENT EXECUTE FUNCTION stepd_engine.jobs_after_insert();
+
+CREATE FUNCTION stepd_engine.wake() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (SELECT s.notify FROM stepd_engine.settings s) THEN
+        PERFORM pg_notify('stepd', '');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.wake() IS 'Tells the workers to look.';
+
+CREATE FUNCTION stepd_engine.lock_class() RETURNS integer LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ('x' || lpad(to_hex('stepd_engine.workers'::regclass::oid::bigint), 8, '0'))::bit(32)::integer
+$$;
+COMMENT ON FUNCTION stepd_engine.lock_class() IS 'The first half of the workers'' advisory lock keys: the oid of their table.';
+
+-- Is the queue closed to claims, and does a returning run of it need admission?
+CREATE FUNCTION stepd_engine.queue_limited(queue text) RETURNS boolean LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce((SELECT q.paused OR NOT q.open OR q.max_running IS NOT NULL FROM stepd_engine.queues q WHERE q.name = queue), false)
+$$;
+COMMENT ON FUNCTION stepd_engine.queue_limited(text) IS 'Must rows of this queue be admitted before they may be claimed?';
+
+-- Moves rows between queued and held until every queue keeps its limit. One caller at a time does the work: lock, then count.
+-- Returns how many rows it made claimable.
+CREATE FUNCTION stepd_engine.admit(batch integer) RETURNS integer LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    q record;
+    moved integer;
+    admitted integer := 0;
+    room integer;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -1) THEN RETURN 0; END IF;
+    FOR q IN SELECT name, paused, max_running, open FROM stepd_engine.queues
+        WHERE paused OR NOT open OR max_running IS NOT NULL ORDER BY name
+    LOOP
+        IF NOT q.open THEN
+            -- Newly paused or limited: what is queued and unclaimed goes back to held, in batches.
+            UPDATE stepd.jobs SET state = 'held', lane = CASE lane WHEN 0 THEN 4 ELSE 5 END
+                WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j
+                    WHERE j.queue = q.name AND j.lane IN (0, 1) AND j.state = 'queued' LIMIT batch FOR UPDATE SKIP LOCKED))
+                AND state = 'queued';
+            GET DIAGNOSTICS moved = ROW_COUNT;
+            IF moved = 0 AND NOT q.paused THEN
+                UPDATE stepd_engine.queues SET open = true WHERE name = q.name AND NOT paused;
+            END IF;
+        END IF;
+        CONTINUE WHEN q.paused OR NOT q.open;
+        SELECT q.max_running - count(*) INTO room FROM stepd.jobs j
+            WHERE j.queue = q.name AND j.lane <= 2 AND j.state IN ('queued', 'running');
+        CONTINUE WHEN room <= 0;
+        UPDATE stepd.jobs SET state = 'queued', lane = CASE lane WHEN 4 THEN 0 ELSE 1 END,
+                ready_at = CASE lane WHEN 4 THEN clock_timestamp() ELSE ready_at END
+            WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j JOIN stepd_engine.workflows w ON w.name = j.workflow
+                WHERE j.queue = q.name AND j.lane >= 4 AND j.state = 'held' AND w.retired_at IS NULL
+                ORDER BY j.lane DESC, j.priority, j.ready_at, j.id LIMIT least(room, batch) FOR UPDATE OF j SKIP LOCKED))
+            AND state = 'held';
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        admitted := admitted + moved;
+    END LOOP;
+    -- Held without a limit: the pause or the limit is gone, or the workflow has become known.
+    UPDATE stepd.jobs SET state = 'queued', lane = CASE lane WHEN 4 THEN 0 ELSE 1 END,
+            ready_at = CASE lane WHEN 4 THEN clock_timestamp() ELSE ready_at END
+        WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j JOIN stepd_engine.workflows w ON w.name = j.workflow
+            WHERE j.lane >= 4 AND j.state = 'held' AND w.retired_at IS NULL
+              AND NOT EXISTS (SELECT FROM stepd_engine.queues l WHERE l.name = j.queue AND (l.paused OR NOT l.open OR l.max_running IS NOT NULL))
+            ORDER BY j.queue, j.lane DESC, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE OF j SKIP LOCKED))
+        AND state = 'held';
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    admitted := admitted + moved;
+    IF admitted > 0 THEN PERFORM stepd_engine.wake(); END IF;
+    RETURN admitted;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.admit(integer) IS 'Admission: one caller at a time counts from rows and moves held rows to queued, as far as the limits allow.';
+
+-- Moves what is due: scheduled to ready, waiting and resuming back to a worker.
+CREATE FUNCTION stepd_engine.stage(batch integer, OUT staged integer, OUT next_ms bigint) LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE stepd.jobs j SET
+            state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
+            lane = CASE WHEN j.state = 'scheduled' THEN 0 ELSE 1 END + CASE WHEN l.limited THEN 4 ELSE 0 END,
+            ready_at = CASE WHEN j.state = 'scheduled' THEN clock_timestamp() ELSE j.ready_at END,
+            resumes = j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END,
+            due_at = NULL
+        FROM (SELECT d.ctid, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d
+              WHERE d.due_at <= clock_timestamp() ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED) l
+        WHERE j.ctid = l.ctid AND j.state IN ('scheduled', 'waiting', 'resuming');
+    GET DIAGNOSTICS staged = ROW_COUNT;
+    IF staged > 0 THEN PERFORM stepd_engine.wake(); END IF;
+    SELECT greatest(0, ceil(extract(epoch FROM min(d.due_at) - clock_timestamp()) * 1000))::bigint INTO next_ms
+        FROM stepd.jobs d WHERE d.due_at IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.stage(integer) IS 'Stages what is due, and says in how many milliseconds the next is (NULL: nothing waits for time).';
+
+-- Completes one waiting step and, when its run is suspended, brings the run back. True when the step was waiting.
+CREATE FUNCTION stepd_engine.answer(run_ uuid, key_ text, output_ text, error_ text) RETURNS boolean LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- The job's row first, as a cancel does: the other way round they could wait for each other. A running run's row is left alone.
+    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state = 'waiting' FOR UPDATE;
+    UPDATE stepd_engine.checkpoints c SET
+            state = CASE WHEN error_ IS NULL THEN 'completed' ELSE 'failed' END::stepd.step_state,
+            checkpoint = error_ IS NULL, output = output_, error = error_, ended_at = clock_timestamp(), due_at = NULL
+        WHERE c.run = run_ AND c.key = key_ AND c.state = 'waiting';
+    IF NOT FOUND THEN RETURN false; END IF;
+    PERFORM stepd_engine.bring_back(run_);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.answer(uuid, text, text, text) IS 'Answers a waiting step, and wakes its run in the same transaction.';
+
+CREATE FUNCTION stepd_engine.bring_back(run_ uuid) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE stepd.jobs j SET due_at = NULL,
+            state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
+            lane = CASE WHEN l.limited THEN 5 ELSE 1 END
+        FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = run_) l
+        WHERE j.id = l.id AND j.state = 'waiting';
+    -- A run that is still running hears of the answer from its worker's own look.
+    PERFORM stepd_engine.wake();
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.bring_back(uuid) IS 'A waiting run becomes ready again.';
+
+CREATE FUNCTION stepd_engine.fits(payload jsonb, match jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    -- Containment alone would keep a wait without conditions from a payload that is no object.
+    SELECT match IS NULL OR match OPERATOR(pg_catalog.=) '{}'::pg_catalog.jsonb OR payload OPERATOR(pg_catalog.@>) match
+$$;
+COMMENT ON FUNCTION stepd_engine.fits(jsonb, jsonb) IS 'Does a payload meet a wait''s match? No match, or {}, is met by everything.';
+
+CREATE FUNCTION stepd_engine.event_lock(name text) RETURNS bigint LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT hashtextextended('stepd event ' || name, 0)
+$$;
+COMMENT ON FUNCTION stepd_engine.event_lock(text) IS 'The advisory lock of an event''s name: emitters share it, a late waiter takes it alone.';
+
+-- Called after a wait has been committed, on a connection of its own: an emit that was under way while
+-- the wait was recorded holds the name's lock; once it is let go, a new snapshot sees what it kept.
+CREATE FUNCTION stepd_engine.settle_wait(run_ uuid, key_ text) RETURNS boolean LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    c record;
+    s record;
+BEGIN
+    SELECT event, match INTO c FROM stepd_engine.checkpoints WHERE run = run_ AND key = key_ AND state = 'waiting';
+    IF NOT FOUND THEN
+        -- Answered between the wait and the suspend, when there was no waiting run to bring back.
+        PERFORM stepd_engine.bring_back(run_);
+        RETURN true;
+    END IF;
+    IF c.event IS NULL THEN RETURN false; END IF;
+    PERFORM pg_advisory_xact_lock(stepd_engine.event_lock(c.event));
+    SELECT g.id, g.run, g.payload INTO s FROM stepd_engine.signals g
+        WHERE ((g.run = run_ AND g.kind = 'signal' AND g.taken_by IS NULL)
+            OR (g.run IS NULL AND g.kind = 'event' AND g.expires_at > clock_timestamp()
+                AND NOT EXISTS (SELECT FROM stepd_engine.events e WHERE e.run = run_ AND e.kind = 'event_received' AND e.data = g.id::text)))
+          AND g.name = c.event AND stepd_engine.fits(g.payload, c.match)
+        ORDER BY g.id LIMIT 1;
+    IF NOT FOUND THEN RETURN false; END IF;
+    RETURN stepd_engine.deliver(s.id, run_, key_, s.payload, s.run IS NOT NULL);
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.settle_wait(uuid, text) IS 'Looks for a kept signal or event that a new wait has missed.';
+
+-- Called after a suspend has been committed: an answer that came between the wait and the suspend found the
+-- run still running and could not wake it.
+CREATE FUNCTION stepd_engine.settle(run_ uuid, keys text[]) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    k text;
+BEGIN
+    FOREACH k IN ARRAY keys LOOP
+        PERFORM stepd_engine.settle_wait(run_, k);
+    END LOOP;
+    IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = ANY (keys) AND c.state <> 'waiting') THEN
+        PERFORM stepd_engine.bring_back(run_);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.settle(uuid, text[]) IS 'Closes the gap between a wait and the suspend that follows it.';
+
+CREATE FUNCTION stepd_engine.deliver(signal_ bigint, run_ uuid, key_ text, payload_ jsonb, taken_ boolean) RETURNS boolean LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT stepd_engine.answer(run_, key_, payload_::text, NULL) THEN RETURN false; END IF;
+    IF taken_ THEN UPDATE stepd_engine.signals SET taken_by = key_ WHERE id = signal_; END IF;
+    INSERT INTO stepd_engine.events (run, kind, key, data) VALUES (run_, 'event_received', key_, signal_::text);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.deliver(bigint, uuid, text, jsonb, boolean) IS 'Gives one signal or event to one waiting step.';
+
+-- The second half of a sql step in stepd's own database: the checkpoint in the transaction of the effect.
+CREATE FUNCTION stepd_engine.commit_step(run_ uuid, worker_ uuid, epoch_ integer, key_ text, kind_ text, seq_ integer,
+    attempts_ integer, started_at_ timestamptz, output_ text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM stepd_engine.workers w WHERE w.id = worker_ FOR KEY SHARE;
+    IF NOT FOUND THEN RETURN false; END IF;
+    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.epoch = epoch_ AND j.worker = worker_ AND j.state = 'running';
+    IF NOT FOUND THEN RETURN false; END IF;
+    INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
+        VALUES (run_, seq_, epoch_, started_at_, clock_timestamp(), attempts_, true, 'completed', key_, kind_, output_)
+        ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, ended_at = excluded.ended_at, attempts = excluded.attempts,
+            checkpoint = true, state = 'completed', output = excluded.output, error = NULL
+            WHERE NOT checkpoints.checkpoint;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.commit_step(uuid, uuid, integer, text, text, integer, integer, timestamptz, text) IS
+    'Records a finished sql step under its lease; false when the lease is lost or the step is done already, and the caller must roll back.';
+
+-- The one way in which a run changes hands. First the worker's row goes, then, in a second statement with
+-- a new snapshot, its runs: a write batch of the worker either committed before, or finds its row gone.
+-- by_lock: only while the marker stands under this start of Postgres, and the lock is free now.
+-- Otherwise by lease: the heartbeat counter must still be the one that the caller has watched.
+-- Returns NULL when this worker was not to be taken (alive, busy, or taken by another); else what became of its runs.
+CREATE FUNCTION stepd_engine.take_over(victim uuid, by_lock boolean, seen_beat bigint, sweeper uuid, solo_after integer, crash_limit integer,
+    OUT requeued integer, OUT quarantined integer) LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    w record;
+    evidence jsonb;
+    ids uuid[];
+BEGIN
+    SELECT * INTO w FROM stepd_engine.workers k WHERE k.id = victim FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN RETURN; END IF;
+    IF by_lock THEN
+        IF NOT EXISTS (SELECT FROM stepd_engine.worker_sessions s WHERE s.worker = victim AND s.started = pg_postmaster_start_time()) THEN RETURN; END IF;
+        IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), w.number) THEN RETURN; END IF;
+    ELSIF w.beat IS DISTINCT FROM seen_beat THEN
+        RETURN;
+    END IF;
+    evidence := jsonb_build_object('worker', w.id, 'host', w.host, 'pid', w.pid, 'version', w.version,
+        'found_by', CASE WHEN by_lock THEN 'lock' ELSE 'lease' END, 'sweeper', sweeper,
+        'last_beat_at', w.beat_at, 'facts', w.facts);
+    DELETE FROM stepd_engine.workers k WHERE k.id = victim;
+    DELETE FROM stepd_engine.worker_sessions s WHERE s.worker = victim;
+    -- A new statement, a new snapshot: everything that the victim committed before its row went is seen.
+    WITH held AS (
+        SELECT j.id, j.started OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch) AS begun,
+            EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint) AS progressed,
+            stepd_engine.queue_limited(j.queue) AS limited
+        FROM stepd.jobs j WHERE j.worker = victim AND j.state = 'running'
+    ), back AS (
+        UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
+                crashes = j.crashes + h.begun::integer,
+                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END + h.begun::integer,
+                state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
+                lane = CASE WHEN h.limited THEN 5 ELSE 1 END
+            FROM held h WHERE j.id = h.id AND j.worker = victim AND j.state = 'running'
+            RETURNING j.id, j.epoch, h.begun, j.streak
+    ), told AS (
+        INSERT INTO stepd_engine.events (run, epoch, kind, data)
+            SELECT b.id, b.epoch - 1, CASE WHEN b.begun THEN 'crashed' ELSE 'taken_over' END, (evidence || jsonb_build_object('steps',
+                (SELECT coalesce(jsonb_agg(c.key ORDER BY c.seq), '[]') FROM stepd_engine.checkpoints c WHERE c.run = b.id AND c.state = 'running')))::text
+            FROM back b
+    )
+    SELECT count(*), array_agg(b.id) FILTER (WHERE b.streak >= solo_after + crash_limit) INTO requeued, ids FROM back b;
+    quarantined := 0;
+    IF ids IS NOT NULL THEN
+        quarantined := stepd_engine.quarantine(ids, evidence);
+        requeued := requeued - quarantined;
+    END IF;
+    IF requeued > 0 THEN PERFORM stepd_engine.wake(); END IF;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.take_over(uuid, boolean, bigint, uuid, integer, integer) IS
+    'Ends a dead worker''s registration and brings its runs back; runs that keep killing their workers end as crash_loop.';
+
+CREATE FUNCTION stepd_engine.quarantine(ids uuid[], evidence jsonb) RETURNS integer LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    n integer;
+BEGIN
+    WITH gone AS (
+        DELETE FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.state IN ('queued', 'held') RETURNING j.*
+    ), kept AS (
+        INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
+                worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, error)
+            SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(),
+                (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
+                jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
+                    'message', format('the run was quarantined: %s workers died while they ran it, the last %s without a new checkpoint between them', g.crashes, g.streak),
+                    'details', evidence || jsonb_build_object('deaths',
+                        (SELECT jsonb_agg(e.data::jsonb - 'facts' ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
+                        'last_failure', (SELECT e.data::jsonb FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
+            FROM gone g RETURNING 1
+    )
+    SELECT count(*) INTO n FROM kept;
+    UPDATE stepd_engine.checkpoints c SET state = 'failed', ended_at = clock_timestamp()
+        WHERE c.run = ANY (ids) AND c.state IN ('running', 'waiting');
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.quarantine(uuid[], jsonb) IS 'Ends runs that keep killing their workers as failed, code crash_loop, with the evidence.';
+
+-- What a lost wake-up or a hole between two statements may have left behind; counts what it mended.
+CREATE FUNCTION stepd_engine.repair(batch integer) RETURNS integer LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r record;
+    n integer := 0;
+BEGIN
+    -- Suspended, though nothing waits any more: answered between the wait and the suspend.
+    FOR r IN SELECT j.id FROM stepd.jobs j WHERE j.state = 'waiting'
+            AND NOT EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.state = 'waiting')
+            ORDER BY j.id LIMIT batch FOR UPDATE SKIP LOCKED
+    LOOP
+        PERFORM stepd_engine.bring_back(r.id);
+        n := n + 1;
+    END LOOP;
+    -- Waiting for an event that is already there.
+    FOR r IN SELECT c.run, c.key FROM stepd_engine.checkpoints c
+            JOIN stepd_engine.signals g ON g.name = c.event AND (g.run = c.run AND g.kind = 'signal' AND g.taken_by IS NULL OR g.run IS NULL AND g.at > c.started_at)
+            WHERE c.state = 'waiting' AND c.event IS NOT NULL AND stepd_engine.fits(g.payload, c.match)
+            ORDER BY c.run, c.key LIMIT batch
+    LOOP
+        n := n + stepd_engine.settle_wait(r.run, r.key)::integer;
+    END LOOP;
+    n := n + stepd_engine.settle_cancels(batch);
+    DELETE FROM stepd_engine.signals g WHERE g.id IN (
+        SELECT x.id FROM stepd_engine.signals x WHERE x.expires_at < clock_timestamp() ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
+    DELETE FROM stepd_engine.signals g WHERE g.id IN (
+        SELECT x.id FROM stepd_engine.signals x WHERE x.run IS NOT NULL AND x.at < clock_timestamp() - interval '1 minute'
+            AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run) ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.repair(integer) IS 'Mends lost wake-ups and removes signals that nobody can receive any more.';

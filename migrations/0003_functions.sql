@@ -1,0 +1,640 @@
+-- Why: what applications and operators call. Rules of this file
+--   * An operator's open transaction never blocks the engine's writer: no function here locks or changes the
+--     job row of a running run. What a running run must hear of is left in stepd_engine.signals or in its step's row.
+--   * Lock order, everywhere: the job's row, then its steps' rows, then signals and events.
+--   * A function that reads private tables is SECURITY DEFINER, with its search_path pinned, and is taken
+--     from PUBLIC: grant it to the roles that need it. stepd.enqueue is not: what an INSERT into stepd.jobs may do, it may do.
+--   * Errors: SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
+--     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing.
+
+-- Small words for people -----------------------------------------------------------------------------
+
+CREATE FUNCTION stepd_engine.span(t interval) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN s < 1 THEN greatest(0, round(s * 1000)) || ' ms'
+        WHEN s < 120 THEN round(s) || ' s'
+        WHEN s < 7200 THEN floor(s / 60) || ' min'
+        WHEN s < 172800 THEN floor(s / 3600) || ' h ' || floor(s / 60)::bigint % 60 || ' min'
+        ELSE floor(s / 86400) || ' d ' || floor(s / 3600)::bigint % 24 || ' h' END
+    FROM (SELECT extract(epoch FROM t) AS s) x
+$$;
+COMMENT ON FUNCTION stepd_engine.span(interval) IS 'An interval for people: 40 s, 3 min, 2 h 5 min.';
+
+-- Not pinned and without a body that needs it: json keeps NUL escapes that ->> refuses, so they are replaced first.
+CREATE FUNCTION stepd_engine.failure_field(failure text, field text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT pg_catalog.json_extract_path_text(pg_catalog.replace(failure, '\u0000', '\ufffd')::pg_catalog.json, VARIADIC ARRAY[field])
+$$;
+COMMENT ON FUNCTION stepd_engine.failure_field(text, text) IS 'One field of a failure (code, message, class) as text; NUL escapes become U+FFFD.';
+
+CREATE FUNCTION stepd_engine.failure_json(failure text) RETURNS json LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT pg_catalog.replace(failure, '\u0000', '\ufffd')::pg_catalog.json
+$$;
+COMMENT ON FUNCTION stepd_engine.failure_json(text) IS 'A failure as json on which ->> never trips: NUL escapes become U+FFFD.';
+
+CREATE FUNCTION stepd_engine.failure_text(failure text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT concat_ws(': ', stepd_engine.failure_field(failure, 'code'), stepd_engine.failure_field(failure, 'message'))
+$$;
+COMMENT ON FUNCTION stepd_engine.failure_text(text) IS 'A failure as "code: message".';
+
+CREATE FUNCTION stepd_engine.state_of(run uuid) RETURNS text LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- One statement, one snapshot: a run that moves between the tables is seen in exactly one.
+    SELECT j.state::text FROM stepd.jobs j WHERE j.id = run
+    UNION ALL
+    SELECT e.state::text FROM stepd_engine.ended e WHERE e.id = run
+$$;
+COMMENT ON FUNCTION stepd_engine.state_of(uuid) IS 'The state of a run, live or ended; NULL when there is no such run.';
+
+CREATE FUNCTION stepd_engine.refuse_unknown(run uuid) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'SD010',
+        MESSAGE = format('stepd SD010: there is no run %s', coalesce(run::text, 'NULL')),
+        HINT = 'SELECT id, workflow, state FROM stepd.runs ORDER BY id DESC LIMIT 20 shows the latest.';
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.refuse_unknown(uuid) IS 'Raises SD010.';
+
+-- Ends a run that is not running. False when there is no such row, or a worker has it.
+CREATE FUNCTION stepd_engine.end_cancelled(run_ uuid, reason text, by_whom text) RETURNS boolean LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    was stepd.run_state;
+BEGIN
+    WITH gone AS (
+        DELETE FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' RETURNING j.*
+    ), kept AS (
+        INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
+                worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by)
+            SELECT g.id, 'cancelled', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at,
+                clock_timestamp(), NULL, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by
+            FROM gone g RETURNING 1
+    )
+    SELECT g.state INTO was FROM gone g;
+    IF was IS NULL THEN RETURN false; END IF;
+    UPDATE stepd_engine.checkpoints c SET state = 'cancelled', checkpoint = false, ended_at = clock_timestamp(), due_at = NULL
+        WHERE c.run = run_ AND c.state IN ('running', 'waiting');
+    DELETE FROM stepd_engine.signals g WHERE g.run = run_;
+    INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+        VALUES (run_, 'cancelled', by_whom, json_build_object('reason', reason, 'from', was)::text);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.end_cancelled(uuid, text, text) IS 'Moves a run that no worker has to its end, as cancelled.';
+
+-- A request can meet a run in the instant in which its worker lets it go; then no worker looks at it.
+CREATE FUNCTION stepd_engine.settle_cancels(batch integer) RETURNS integer LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r record;
+    n integer := 0;
+BEGIN
+    FOR r IN SELECT g.run, g.by_whom, g.payload FROM stepd_engine.signals g JOIN stepd.jobs j ON j.id = g.run
+        WHERE g.kind = 'cancel' AND j.state <> 'running' ORDER BY g.run LIMIT batch FOR UPDATE OF j SKIP LOCKED
+    LOOP
+        n := n + stepd_engine.end_cancelled(r.run, r.payload ->> 'reason', r.by_whom)::integer;
+    END LOOP;
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.settle_cancels(integer) IS 'Ends runs that a cancel request has met while no worker had them; part of the sweep.';
+
+-- Enqueue --------------------------------------------------------------------------------------------
+
+CREATE FUNCTION stepd.enqueue(workflow text, input jsonb DEFAULT '{}', queue text DEFAULT NULL, priority integer DEFAULT NULL,
+    run_at timestamptz DEFAULT NULL, unique_key text DEFAULT NULL, concurrency_key text DEFAULT NULL,
+    labels jsonb DEFAULT '{}', traceparent text DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found_ uuid;
+BEGIN
+    -- The conflicting run may end between the two statements; then the next INSERT succeeds.
+    LOOP
+        INSERT INTO stepd.jobs AS j (workflow, input, queue, priority, run_at, unique_key, concurrency_key, labels, traceparent)
+            VALUES (enqueue.workflow, enqueue.input, enqueue.queue, enqueue.priority, enqueue.run_at, enqueue.unique_key,
+                enqueue.concurrency_key, enqueue.labels, enqueue.traceparent)
+            ON CONFLICT DO NOTHING RETURNING j.id INTO found_;
+        IF found_ IS NOT NULL THEN RETURN found_; END IF;
+        SELECT j.id INTO found_ FROM stepd.jobs j
+            WHERE j.workflow = enqueue.workflow AND j.unique_key = enqueue.unique_key;
+        IF found_ IS NOT NULL THEN RETURN found_; END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION stepd.enqueue(text, jsonb, text, integer, timestamptz, text, text, jsonb, text) IS
+    'Enqueues a run and returns its id; when the workflow already has an unfinished run with this unique_key, returns that run''s id. Same as INSERT INTO stepd.jobs, with the caller''s own rights: needs INSERT on those columns and SELECT on id, workflow, unique_key.';
+
+-- Cancel and retry -----------------------------------------------------------------------------------
+
+CREATE FUNCTION stepd.cancel(id uuid, reason text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    state_ text;
+    asked boolean := false;
+BEGIN
+    LOOP
+        IF stepd_engine.end_cancelled(cancel.id, cancel.reason, session_user) THEN
+            RETURN 'cancelled';
+        END IF;
+        state_ := stepd_engine.state_of(cancel.id);
+        IF state_ IS NULL THEN
+            PERFORM stepd_engine.refuse_unknown(cancel.id);
+        ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
+            EXIT WHEN asked;
+            RAISE EXCEPTION USING ERRCODE = 'SD011',
+                MESSAGE = format('stepd SD011: run %s has already ended as %s', cancel.id, state_),
+                HINT = 'There is nothing left to cancel.';
+        ELSIF state_ = 'running' THEN
+            EXIT WHEN asked;
+            INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
+                VALUES (cancel.id, 'cancel', 'cancel', session_user, jsonb_build_object('reason', cancel.reason));
+            INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+                VALUES (cancel.id, 'cancel_requested', session_user, json_build_object('reason', cancel.reason)::text);
+            PERFORM stepd_engine.wake();
+            asked := true;
+        END IF;
+        -- Else the worker has let it go between the statements: look again. After a request, too,
+        -- one more look; what slips past it is found by stepd_engine.settle_cancels.
+    END LOOP;
+    RETURN 'requested';
+END
+$$;
+COMMENT ON FUNCTION stepd.cancel(uuid, text) IS
+    'Cancels a run. Returns ''cancelled'' when it has ended at once, ''requested'' when a worker runs it and is told (within 2 s). Raises SD010 for an unknown run, SD011 for an ended one.';
+
+CREATE FUNCTION stepd.retry(id uuid) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    e stepd_engine.ended%ROWTYPE;
+    fresh uuid;
+    other uuid;
+    state_ text;
+BEGIN
+    LOOP
+        -- Failed and about to resume: now.
+        UPDATE stepd.jobs j SET due_at = NULL, resumes = j.resumes + 1,
+                state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
+                lane = CASE WHEN l.limited THEN 5 ELSE 1 END
+            FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = retry.id) l
+            WHERE j.id = l.id AND j.state = 'resuming' RETURNING j.state::text INTO state_;
+        IF FOUND THEN
+            INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+                VALUES (retry.id, 'retried', session_user, '{"from":"resuming"}');
+            PERFORM stepd_engine.wake();
+            RETURN state_;
+        END IF;
+
+        DELETE FROM stepd_engine.ended x WHERE x.id = retry.id AND x.state = 'failed' RETURNING x.* INTO e;
+        EXIT WHEN FOUND;
+        state_ := stepd_engine.state_of(retry.id);
+        IF state_ IS NULL THEN
+            PERFORM stepd_engine.refuse_unknown(retry.id);
+        ELSIF state_ NOT IN ('failed', 'resuming') THEN
+            RAISE EXCEPTION USING ERRCODE = 'SD012',
+                MESSAGE = format('stepd SD012: run %s is %s; only a failed or resuming run can be retried', retry.id, state_),
+                HINT = CASE
+                    WHEN state_ IN ('completed', 'cancelled') THEN 'Enqueue a new run with the same input.'
+                    ELSE format('It has not failed; SELECT stepd.why(%L) says what it waits for.', retry.id) END;
+        END IF;
+    END LOOP;
+
+    -- The trigger gives an inserted row first values; what the run already is, follows in the same transaction.
+    INSERT INTO stepd.jobs AS j (workflow, queue, priority, input, labels, unique_key, concurrency_key, traceparent)
+        VALUES (e.workflow, e.queue, e.priority, e.input, e.labels, e.unique_key, e.concurrency_key, e.traceparent)
+        ON CONFLICT DO NOTHING RETURNING j.id INTO fresh;
+    IF fresh IS NULL THEN
+        SELECT j.id INTO other FROM stepd.jobs j WHERE j.workflow = e.workflow AND j.unique_key = e.unique_key;
+        RAISE EXCEPTION USING ERRCODE = 'SD013',
+            MESSAGE = format('stepd SD013: run %s cannot be retried: its unique key "%s" now belongs to run %s',
+                retry.id, e.unique_key, coalesce(other::text, '(just ended)')),
+            HINT = 'Wait until that run has ended, or cancel it, then retry.';
+    END IF;
+    UPDATE stepd.jobs j SET id = e.id, epoch = e.epoch, definition = e.definition, crashes = e.crashes, run_at = e.run_at,
+            started_at = e.started_at, ready_at = e.ready_at, created_by = e.created_by,
+            lane = CASE j.state WHEN 'held' THEN 5 ELSE 1 END
+        WHERE j.id = fresh RETURNING j.state::text INTO state_;
+
+    -- A cancel that came too late for the last run must not end this one.
+    DELETE FROM stepd_engine.signals g WHERE g.run = e.id AND g.kind = 'cancel';
+    -- Only a step that completed leaves an output; else the last step is the one that failed the run.
+    IF e.last_key IS NOT NULL THEN
+        INSERT INTO stepd_engine.checkpoints AS c (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output, error)
+            VALUES (e.id, coalesce(e.last_seq, 0), e.epoch, coalesce(e.last_started_at, e.ended_at), e.ended_at, coalesce(e.last_attempts, 1),
+                e.last_output IS NOT NULL, CASE WHEN e.last_output IS NULL THEN 'failed' ELSE 'completed' END::stepd.step_state,
+                e.last_key, coalesce(e.last_kind, ''), e.last_output, CASE WHEN e.last_output IS NULL THEN e.error END)
+            ON CONFLICT (run, key) DO UPDATE SET seq = excluded.seq, epoch = excluded.epoch, started_at = excluded.started_at,
+                ended_at = excluded.ended_at, due_at = NULL, attempts = excluded.attempts, checkpoint = excluded.checkpoint,
+                state = excluded.state, kind = excluded.kind, output = excluded.output, error = excluded.error
+            WHERE NOT c.checkpoint;
+    END IF;
+    -- Fresh attempts: the last one of each failed step becomes history, then the count begins anew.
+    INSERT INTO stepd_engine.events (run, at, epoch, attempt, kind, key, data)
+        SELECT c.run, coalesce(c.ended_at, e.ended_at), c.epoch, c.attempts, 'attempt_failed', c.key,
+            json_build_object('started_at', c.started_at, 'ended_at', c.ended_at, 'failure', coalesce(c.error, e.error)::json)::text
+        FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.state = 'failed' AND NOT c.checkpoint AND c.attempts > 0 ORDER BY c.seq;
+    UPDATE stepd_engine.checkpoints c SET attempts = 0, due_at = NULL,
+            state = CASE WHEN c.state IN ('running', 'waiting') THEN 'failed' ELSE c.state END
+        WHERE c.run = e.id AND NOT c.checkpoint;
+    INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+        VALUES (e.id, 'retried', session_user, json_build_object('from', 'failed', 'ended_at', e.ended_at, 'failure', e.error::json)::text);
+    PERFORM stepd_engine.wake();
+    RETURN state_;
+END
+$$;
+COMMENT ON FUNCTION stepd.retry(uuid) IS
+    'Takes up a failed run again under the same id: finished steps keep their results, failed ones get fresh attempts; a resuming run goes on at once. Returns the new state, queued or held. Raises SD010 for an unknown run, SD012 for another state, SD013 when the unique key has been taken.';
+
+-- Signals, events, approvals -------------------------------------------------------------------------
+
+CREATE FUNCTION stepd.signal(id uuid, name text, payload jsonb DEFAULT '{}') RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    state_ text;
+    sent bigint;
+    r record;
+BEGIN
+    state_ := stepd_engine.state_of(signal.id);
+    IF state_ IS NULL THEN
+        PERFORM stepd_engine.refuse_unknown(signal.id);
+    ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD011',
+            MESSAGE = format('stepd SD011: run %s has already ended as %s', signal.id, state_),
+            HINT = CASE state_ WHEN 'failed' THEN 'stepd.retry(id) takes it up again; signal it then.' ELSE 'No step of it can receive a signal.' END;
+    ELSIF name IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: a signal needs a name', HINT = 'stepd.signal(id, name, payload)';
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(signal.name));
+    INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
+        VALUES (signal.id, 'signal', signal.name, session_user, coalesce(signal.payload, 'null')) RETURNING g.id INTO sent;
+    INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+        VALUES (signal.id, 'signalled', session_user, json_build_object('name', signal.name, 'signal', sent)::text);
+    FOR r IN SELECT c.key FROM stepd_engine.checkpoints c
+        WHERE c.run = signal.id AND c.state = 'waiting' AND c.event = signal.name
+            AND stepd_engine.fits(coalesce(signal.payload, 'null'), c.match)
+        ORDER BY c.seq, c.key
+    LOOP
+        IF stepd_engine.deliver(sent, signal.id, r.key, coalesce(signal.payload, 'null'), true) THEN RETURN 'delivered'; END IF;
+    END LOOP;
+    RETURN 'kept';
+END
+$$;
+COMMENT ON FUNCTION stepd.signal(uuid, text, jsonb) IS
+    'Sends a signal to one run: answers its first step that waits for this name with a matching payload (returns ''delivered''), else is kept for it until the run ends (''kept''). Raises SD010 for an unknown run, SD011 for an ended one.';
+
+CREATE FUNCTION stepd.emit(name text, payload jsonb DEFAULT '{}') RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    sent bigint;
+    last uuid;
+    n bigint := 0;
+    r record;
+BEGIN
+    IF name IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: an event needs a name', HINT = 'stepd.emit(name, payload)';
+    END IF;
+    -- Shared with other emitters; a wait that is being recorded takes it alone, then looks for what is kept here.
+    PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(emit.name));
+    INSERT INTO stepd_engine.signals AS g (kind, name, expires_at, by_whom, payload)
+        SELECT 'event', emit.name, clock_timestamp() + s.event_ttl, session_user, coalesce(emit.payload, 'null')
+        FROM stepd_engine.settings s RETURNING g.id INTO sent;
+    FOR r IN SELECT c.run, c.key FROM stepd_engine.checkpoints c
+        WHERE c.state = 'waiting' AND c.event = emit.name AND stepd_engine.fits(coalesce(emit.payload, 'null'), c.match)
+        ORDER BY c.run, c.key
+    LOOP
+        IF stepd_engine.deliver(sent, r.run, r.key, coalesce(emit.payload, 'null'), false) THEN
+            n := n + (last IS DISTINCT FROM r.run)::integer;
+            last := r.run;
+        END IF;
+    END LOOP;
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION stepd.emit(text, jsonb) IS
+    'Emits an event: answers every step that waits for this name with a matching payload, and keeps the event a while (1 hour by default) for runs that begin to wait later. Returns how many runs it reached.';
+
+-- The one waiting step that an approval or rejection means. Raises where there is none, or more than one.
+CREATE FUNCTION stepd_engine.approval_of(run_ uuid, step_ text) RETURNS text LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    asked text[];
+    state_ text := stepd_engine.state_of(run_);
+    step_state text;
+BEGIN
+    IF state_ IS NULL THEN
+        PERFORM stepd_engine.refuse_unknown(run_);
+    ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD011', MESSAGE = format('stepd SD011: run %s has already ended as %s', run_, state_),
+            HINT = 'No step of it waits for an approval.';
+    END IF;
+    SELECT array_agg(c.key ORDER BY c.seq, c.key) INTO asked FROM stepd_engine.checkpoints c
+        WHERE c.run = run_ AND c.state = 'waiting' AND stepd_engine.asks_person(c.kind, c.event, c.decision);
+    IF step_ = ANY (asked) THEN RETURN step_; END IF;
+    IF step_ IS NULL AND cardinality(asked) = 1 THEN RETURN asked[1]; END IF;
+    IF step_ IS NULL AND cardinality(asked) > 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD015', MESSAGE = format('stepd SD015: %s approvals wait in run %s', cardinality(asked), run_),
+            HINT = format('Name the step: %s.', array_to_string(asked, ', '));
+    END IF;
+    SELECT c.state::text INTO step_state FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = step_;
+    RAISE EXCEPTION USING ERRCODE = 'SD014',
+        MESSAGE = CASE
+            WHEN step_ IS NULL THEN format('stepd SD014: no approval waits in run %s', run_)
+            WHEN step_state IS NULL THEN format('stepd SD014: run %s has no step "%s" that waits for an approval', run_, step_)
+            ELSE format('stepd SD014: step "%s" of run %s does not wait for an approval; it is %s', step_, run_, step_state) END,
+        HINT = CASE WHEN asked IS NULL THEN format('SELECT stepd.why(%L) says what the run waits for.', run_)
+            ELSE format('What waits for one: %s.', array_to_string(asked, ', ')) END;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.approval_of(uuid, text) IS 'The step that an approval means; raises SD014 or SD015 where that is not clear.';
+
+CREATE FUNCTION stepd_engine.asks_person(kind text, event text, decision text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT event IS NULL AND (kind OPERATOR(pg_catalog.=) 'approve' OR coalesce(decision OPERATOR(pg_catalog.~~) '{"ask":%', false))
+$$;
+COMMENT ON FUNCTION stepd_engine.asks_person(text, text, text) IS 'Does a waiting step wait for a person''s yes or no: an approval, or an interrupted step under on_interrupt: ask?';
+
+CREATE FUNCTION stepd.approve(id uuid, step text DEFAULT NULL, note text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    key_ text := stepd_engine.approval_of(approve.id, approve.step);
+    yes text := json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())::text;
+    done boolean;
+BEGIN
+    IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = approve.id AND c.key = key_ AND c.kind <> 'approve') THEN
+        -- An interrupted step: yes means run it again, so it must not become a checkpoint.
+        PERFORM FROM stepd.jobs j WHERE j.id = approve.id AND j.state = 'waiting' FOR UPDATE;
+        UPDATE stepd_engine.checkpoints c SET state = 'failed', checkpoint = false, due_at = NULL,
+                decision = json_build_object('ask', 'on_interrupt', 'approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())::text
+            WHERE c.run = approve.id AND c.key = key_ AND c.state = 'waiting';
+        done := FOUND;
+        PERFORM stepd_engine.bring_back(approve.id) WHERE done;
+    ELSE
+        done := stepd_engine.answer(approve.id, key_, yes, NULL);
+    END IF;
+    IF NOT done THEN
+        -- Somebody else was faster: say what it is now.
+        PERFORM stepd_engine.approval_of(approve.id, key_);
+    END IF;
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom, data) VALUES (approve.id, 'approved', key_, session_user, yes);
+    RETURN key_;
+END
+$$;
+COMMENT ON FUNCTION stepd.approve(uuid, text, text) IS
+    'Answers yes to a step that waits for an approval, or lets an interrupted step (on_interrupt: ask) run again; the step may be left out where only one waits. Returns the step''s key. Raises SD014 when none waits, SD015 when several do.';
+
+CREATE FUNCTION stepd.reject(id uuid, step text DEFAULT NULL, note text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    key_ text := stepd_engine.approval_of(reject.id, reject.step);
+    no text := json_build_object('class', 'permanent', 'code', 'rejected',
+        'message', format('rejected by %s%s', session_user, coalesce(': ' || reject.note, '')),
+        'details', json_build_object('by', session_user, 'note', reject.note, 'at', clock_timestamp()))::text;
+BEGIN
+    IF NOT stepd_engine.answer(reject.id, key_, NULL, no) THEN
+        PERFORM stepd_engine.approval_of(reject.id, key_);
+    END IF;
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)
+        VALUES (reject.id, 'rejected', key_, session_user, json_build_object('approved', false, 'by', session_user, 'note', reject.note)::text);
+    RETURN key_;
+END
+$$;
+COMMENT ON FUNCTION stepd.reject(uuid, text, text) IS
+    'Answers no to a step that waits for an approval: it fails with code rejected. The step may be left out where only one waits. Returns the step''s key. Raises SD014 when none waits, SD015 when several do.';
+
+-- Queues ---------------------------------------------------------------------------------------------
+
+-- What concerns no run stands in the audit trail under the nil UUID.
+CREATE FUNCTION stepd.pause_queue(name text, by_whom text DEFAULT NULL) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO stepd_engine.queues AS q (name, paused, paused_by, paused_at, open)
+        VALUES (pause_queue.name, true, coalesce(pause_queue.by_whom, session_user), clock_timestamp(), false)
+        ON CONFLICT ON CONSTRAINT queues_pkey DO UPDATE SET paused = true, open = false,
+            paused_by = excluded.paused_by, paused_at = excluded.paused_at WHERE NOT q.paused;
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom)
+        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_paused', pause_queue.name, session_user);
+    PERFORM stepd_engine.wake();
+END
+$$;
+COMMENT ON FUNCTION stepd.pause_queue(text, text) IS 'Stops the claims of a queue at once; runs that are under way go on. by_whom is shown by stepd.why and stepd.queues; the caller by default.';
+
+CREATE FUNCTION stepd.unpause_queue(name text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- With a limit it opens when the admitter has counted: the limit may have changed during the pause.
+    UPDATE stepd_engine.queues q SET paused = false, open = q.max_running IS NULL, paused_by = NULL, paused_at = NULL
+        WHERE q.name = unpause_queue.name AND q.paused;
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom)
+        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_unpaused', unpause_queue.name, session_user);
+    PERFORM stepd_engine.wake();
+END
+$$;
+COMMENT ON FUNCTION stepd.unpause_queue(text) IS 'Lets a paused queue be claimed again. No error where it is not paused.';
+
+CREATE FUNCTION stepd.limit_queue(name text, max_running integer) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO stepd_engine.queues AS q (name, max_running, open)
+        VALUES (limit_queue.name, limit_queue.max_running, limit_queue.max_running IS NULL)
+        ON CONFLICT ON CONSTRAINT queues_pkey DO UPDATE SET max_running = excluded.max_running, open = excluded.open AND NOT q.paused;
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)
+        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_limited', limit_queue.name, session_user,
+            json_build_object('max_running', limit_queue.max_running)::text);
+    PERFORM stepd_engine.wake();
+END
+$$;
+COMMENT ON FUNCTION stepd.limit_queue(text, integer) IS 'Sets how many runs of a queue may be queued or running at once, over all workers; NULL removes the limit.';
+
+-- Why --------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION stepd_engine.worker_alive(beat_at timestamptz, lease_ms integer) RETURNS boolean LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT beat_at > clock_timestamp() - lease_ms * interval '1 millisecond'
+$$;
+COMMENT ON FUNCTION stepd_engine.worker_alive(timestamptz, integer) IS 'Is the last heartbeat younger than the lease? For people; a take-over decides by its own watch.';
+
+CREATE FUNCTION stepd_engine.why_waiting(run_ uuid) RETURNS text LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN max(w.total) > 5 THEN format('%s waits, the first are ', max(w.total)) ELSE '' END || string_agg(w.what, '; ' ORDER BY w.seq, w.key)
+    FROM (
+        SELECT c.seq, c.key, count(*) OVER () AS total, row_number() OVER (ORDER BY c.seq, c.key) AS n,
+            CASE
+                WHEN stepd_engine.asks_person(c.kind, c.event, c.decision) THEN
+                    CASE WHEN c.kind = 'approve' THEN format('approval at %s%s', c.key,
+                            coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
+                        ELSE format('a person''s word on step %s, which was interrupted: approve runs it again, reject fails it', c.key) END
+                    || format(' since %s', stepd_engine.span(clock_timestamp() - c.started_at))
+                    || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
+                WHEN c.event IS NOT NULL THEN
+                    format('event %s%s at %s since %s', c.event, CASE WHEN c.match IS NULL OR c.match = '{}' THEN '' ELSE ' matching ' || c.match::text END,
+                        c.key, stepd_engine.span(clock_timestamp() - c.started_at))
+                    || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
+                WHEN c.due_at IS NOT NULL THEN format('sleep at %s until %s (in %s)', c.key, to_char(c.due_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
+                    stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')))
+                ELSE format('step %s (%s) since %s', c.key, c.kind, stepd_engine.span(clock_timestamp() - c.started_at)) END AS what
+        FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.state = 'waiting'
+    ) w WHERE w.n <= 5
+$$;
+COMMENT ON FUNCTION stepd_engine.why_waiting(uuid) IS 'What the waiting steps of a run wait for, as one phrase; NULL when none waits.';
+
+CREATE FUNCTION stepd.why(id uuid) RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    j stepd.jobs%ROWTYPE;
+    e stepd_engine.ended%ROWTYPE;
+    q stepd_engine.queues%ROWTYPE;
+    w stepd_engine.workers%ROWTYPE;
+    ev stepd_engine.events%ROWTYPE;
+    known boolean;
+    n bigint;
+    at_step text;
+    asked text;
+    t text;
+BEGIN
+    SELECT * INTO j FROM stepd.jobs x WHERE x.id = why.id;
+    IF NOT FOUND THEN
+        SELECT * INTO e FROM stepd_engine.ended x WHERE x.id = why.id;
+        IF NOT FOUND THEN
+            RETURN format('there is no run %s', coalesce(why.id::text, 'NULL'));
+        END IF;
+        IF e.state = 'completed' THEN
+            RETURN format('completed %s ago%s', stepd_engine.span(clock_timestamp() - e.ended_at),
+                coalesce(', ' || stepd_engine.span(e.ended_at - e.started_at) || ' after its start', ''));
+        ELSIF e.state = 'failed' THEN
+            SELECT c.key INTO at_step FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.state = 'failed' AND NOT c.checkpoint
+                ORDER BY c.ended_at DESC NULLS LAST, c.seq DESC LIMIT 1;
+            IF e.last_output IS NULL THEN at_step := coalesce(e.last_key, at_step); END IF;
+            RETURN format('failed%s %s ago%s: %s; SELECT stepd.retry(''%s'') takes it up again%s', coalesce(' at ' || at_step, ''),
+                stepd_engine.span(clock_timestamp() - e.ended_at),
+                CASE e.resumes WHEN 0 THEN '' WHEN 1 THEN ', after 1 resume' ELSE format(', after %s resumes', e.resumes) END,
+                coalesce(stepd_engine.failure_text(e.error), 'no failure was recorded'), e.id,
+                CASE WHEN EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.checkpoint) OR e.last_output IS NOT NULL
+                    THEN ' from there' ELSE '' END);
+        END IF;
+        SELECT x.* INTO ev FROM stepd_engine.events x WHERE x.run = e.id AND x.kind IN ('cancelled', 'cancel_requested')
+            ORDER BY (x.by_whom IS NULL), x.id DESC LIMIT 1;
+        RETURN format('cancelled %s ago%s%s', stepd_engine.span(clock_timestamp() - e.ended_at), coalesce(' by ' || ev.by_whom, ''),
+            coalesce(': ' || stepd_engine.failure_field(ev.data, 'reason'), ''));
+    END IF;
+
+    SELECT * INTO q FROM stepd_engine.queues x WHERE x.name = j.queue;
+    IF EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run = j.id AND g.kind = 'cancel') THEN
+        asked := '; its cancel has been requested';
+    END IF;
+
+    IF j.state = 'scheduled' THEN
+        RETURN format('scheduled until %s (in %s)', to_char(j.due_at, 'YYYY-MM-DD HH24:MI:SS TZ'), stepd_engine.span(greatest(j.due_at - clock_timestamp(), interval '0')));
+
+    ELSIF j.state IN ('queued', 'held') THEN
+        -- The outermost obstacle first.
+        IF q.paused THEN
+            RETURN format('%s: queue %s is paused%s since %s; SELECT stepd.unpause_queue(''%s'') lets it go on', j.state, j.queue,
+                coalesce(' by ' || q.paused_by, ''), stepd_engine.span(clock_timestamp() - q.paused_at), replace(j.queue, '''', '''''')) || coalesce(asked, '');
+        END IF;
+        SELECT EXISTS (SELECT FROM stepd_engine.workflows f WHERE f.name = j.workflow AND f.retired_at IS NULL) INTO known;
+        IF j.state = 'held' THEN
+            IF NOT known THEN
+                RETURN format('held: workflow %s is not known; it is parked until a worker has loaded it', j.workflow) || coalesce(asked, '');
+            ELSIF q.max_running IS NOT NULL THEN
+                SELECT count(*) INTO n FROM stepd.jobs x WHERE x.queue = j.queue AND x.lane <= 2 AND x.state IN ('queued', 'running');
+                RETURN format('held: queue %s is limited to %s at once, and %s are queued or running', j.queue, q.max_running, n) || coalesce(asked, '');
+            END IF;
+            IF NOT EXISTS (SELECT FROM stepd_engine.workers x WHERE NOT x.stopping AND stepd_engine.worker_alive(x.beat_at, x.lease_ms)) THEN
+                RETURN 'held: no live worker is there to admit it; start one with stepd serve' || coalesce(asked, '');
+            END IF;
+            RETURN 'held: nothing keeps it any more; the next admission, within 2 s, lets it go' || coalesce(asked, '');
+        END IF;
+        IF NOT EXISTS (SELECT FROM stepd_engine.workers x WHERE NOT x.stopping AND stepd_engine.worker_alive(x.beat_at, x.lease_ms)
+                AND CASE WHEN x.queues IS NULL THEN NOT coalesce(q.exclusive, false) ELSE j.queue = ANY (x.queues) END) THEN
+            RETURN format('queued: no live worker serves queue %s', j.queue) || coalesce(asked, '');
+        END IF;
+        IF q.open IS FALSE THEN
+            RETURN format('queued: queue %s has a new limit, and its queued runs are being counted', j.queue) || coalesce(asked, '');
+        END IF;
+        IF j.streak >= 2 THEN
+            SELECT * INTO w FROM stepd_engine.workers x WHERE x.id = j.worker;
+            RETURN format('queued: needs to run alone because of %s crashes%s', j.streak,
+                CASE WHEN w.id IS NULL THEN '; waits for a worker that runs nothing else'
+                    ELSE format('; worker %s:%s empties itself for it', w.host, w.pid) END) || coalesce(asked, '');
+        END IF;
+        SELECT count(*) INTO n FROM (SELECT FROM stepd.jobs x
+            WHERE x.queue = j.queue AND x.state = 'queued' AND x.lane = 0 AND j.lane = 0
+                AND (x.priority, x.ready_at, x.id) < (j.priority, j.ready_at, j.id) LIMIT 10001) ahead;
+        RETURN format('queued: ready since %s in queue %s, %s', stepd_engine.span(clock_timestamp() - j.ready_at), j.queue,
+            CASE WHEN j.lane = 1 THEN 'came back and is claimed before new runs' WHEN n = 0 THEN 'next to be claimed'
+                WHEN n > 10000 THEN 'more than 10000 ahead of it' ELSE format('%s ahead of it', n) END) || coalesce(asked, '');
+
+    ELSIF j.state = 'running' THEN
+        SELECT * INTO w FROM stepd_engine.workers x WHERE x.id = j.worker;
+        SELECT string_agg(CASE c.state
+                WHEN 'waiting' THEN format('%s waits', c.key)
+                ELSE format('%s for %s%s', c.key, stepd_engine.span(clock_timestamp() - c.started_at),
+                    CASE WHEN c.attempts > 1 THEN format(', attempt %s', c.attempts) ELSE '' END) END, '; ' ORDER BY c.seq) INTO t
+            FROM (SELECT * FROM stepd_engine.checkpoints x WHERE x.run = j.id AND x.state IN ('running', 'waiting') ORDER BY x.seq LIMIT 5) c;
+        RETURN format('running %s on %s', coalesce(t, format('since %s', stepd_engine.span(clock_timestamp() - coalesce(j.started_at, j.ready_at)))),
+                CASE WHEN w.id IS NULL THEN 'a worker that is gone: a take-over is under way' ELSE format('%s, worker %s (pid %s)', w.host, left(w.id::text, 8), w.pid) END)
+            || CASE WHEN w.id IS NOT NULL AND NOT stepd_engine.worker_alive(w.beat_at, w.lease_ms)
+                THEN format('; that worker''s last heartbeat is %s old: a take-over is due', stepd_engine.span(clock_timestamp() - w.beat_at)) ELSE '' END
+            || coalesce(asked, '');
+
+    ELSIF j.state = 'waiting' THEN
+        RETURN 'waiting for ' || coalesce(stepd_engine.why_waiting(j.id), 'nothing any more: the next sweep takes it up') || coalesce(asked, '');
+
+    ELSIF j.state = 'resuming' THEN
+        SELECT x.* INTO ev FROM stepd_engine.events x WHERE x.run = j.id AND x.kind = 'resume_scheduled' ORDER BY x.id DESC LIMIT 1;
+        RETURN format('failed%s, resume %s%s in %s: %s', coalesce(' at ' || coalesce(stepd_engine.failure_field(ev.data, 'step'), ev.key), ''),
+            coalesce(stepd_engine.failure_field(ev.data, 'resume'), (j.resumes + 1)::text), coalesce(' of ' || stepd_engine.failure_field(ev.data, 'of'), ''),
+            stepd_engine.span(greatest(j.due_at - clock_timestamp(), interval '0')),
+            coalesce(stepd_engine.failure_text(j.error), stepd_engine.failure_text(stepd_engine.failure_field(ev.data, 'failure')), 'no failure was recorded')) || coalesce(asked, '');
+
+    ELSIF j.state = 'paused' THEN
+        SELECT x.* INTO ev FROM stepd_engine.events x WHERE x.run = j.id AND x.kind = 'paused' ORDER BY x.id DESC LIMIT 1;
+        RETURN format('paused%s%s', coalesce(' by ' || ev.by_whom, ''), coalesce(' since ' || stepd_engine.span(clock_timestamp() - ev.at), '')) || coalesce(asked, '');
+    END IF;
+    RETURN format('%s', j.state);
+END
+$$;
+COMMENT ON FUNCTION stepd.why(uuid) IS 'One true sentence on where a run stands and what it waits for.';
+
+-- Function rights -------------------------------------------------------------------------------------
+-- The schema stepd_engine is closed to PUBLIC; its functions are, too, but for the pure ones that the views call
+-- (Postgres checks those against the reader of a view, not against its owner).
+
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'stepd_engine'::regnamespace
+        AND p.proname NOT IN ('uuid_time', 'failure_field', 'failure_json', 'asks_person', 'worker_alive')
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+    FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'stepd'::regnamespace AND p.prosecdef
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
+    END LOOP;
+END
+$$;

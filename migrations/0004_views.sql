@@ -1,0 +1,273 @@
+-- Why: what people and dashboards read. Rules of this file
+--   * A view must be safe to SELECT * with LIMIT at ten million rows: plain UNION ALL over tables with no
+--     sort of the whole; what must be looked up per row is a scalar subquery, so it costs only for the rows
+--     that come out, and nothing when the column is not asked for.
+--   * Newest first is ORDER BY id DESC: ids grow with time and both halves of stepd.runs have them indexed.
+--   * No volatile function stands in a select list: it would keep the planner from looking inside the view.
+--   * A payload that was recorded as text is cast to json, never to jsonb, which refuses NUL escapes.
+
+CREATE VIEW stepd.runs AS
+SELECT j.id, j.state, j.workflow,
+    stepd_engine.uuid_time(j.id) AS created_at, j.run_at, j.started_at, NULL::timestamptz AS ended_at,
+    greatest(statement_timestamp(), j.started_at) - j.started_at AS duration,
+    (SELECT c.key FROM stepd_engine.checkpoints c
+        WHERE c.run = j.id AND c.state IN ('running', 'waiting', 'failed') AND NOT c.checkpoint ORDER BY c.seq DESC LIMIT 1) AS step,
+    (SELECT c.attempts::integer FROM stepd_engine.checkpoints c
+        WHERE c.run = j.id AND c.state IN ('running', 'waiting', 'failed') AND NOT c.checkpoint ORDER BY c.seq DESC LIMIT 1) AS attempts,
+    stepd_engine.failure_field(j.error, 'code') AS error_code, stepd_engine.failure_field(j.error, 'message') AS error_message,
+    j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
+    j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, stepd_engine.failure_json(j.error) AS error,
+    j.created_by, j.traceparent, j.epoch, j.definition
+FROM stepd.jobs j
+UNION ALL
+SELECT e.id, e.state, e.workflow,
+    stepd_engine.uuid_time(e.id), e.run_at, e.started_at, e.ended_at,
+    e.ended_at - e.started_at,
+    CASE WHEN e.state = 'completed' THEN NULL
+        WHEN e.last_key IS NOT NULL AND e.last_output IS NULL THEN e.last_key
+        ELSE (SELECT c.key FROM stepd_engine.checkpoints c
+            WHERE c.run = e.id AND c.state IN ('failed', 'cancelled') AND NOT c.checkpoint ORDER BY (c.state = 'failed') DESC, c.seq DESC LIMIT 1) END,
+    CASE WHEN e.state = 'completed' THEN NULL
+        WHEN e.last_key IS NOT NULL AND e.last_output IS NULL THEN e.last_attempts::integer
+        ELSE (SELECT c.attempts::integer FROM stepd_engine.checkpoints c
+            WHERE c.run = e.id AND c.state IN ('failed', 'cancelled') AND NOT c.checkpoint ORDER BY (c.state = 'failed') DESC, c.seq DESC LIMIT 1) END,
+    stepd_engine.failure_field(e.error, 'code'), stepd_engine.failure_field(e.error, 'message'),
+    e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
+    e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, stepd_engine.failure_json(e.error),
+    e.created_by, e.traceparent, e.epoch, e.definition
+FROM stepd_engine.ended e;
+COMMENT ON VIEW stepd.runs IS 'Every run, live or ended, under one id. Newest first: ORDER BY id DESC.';
+COMMENT ON COLUMN stepd.runs.id IS 'The id of job, run and trace (a UUIDv7: grows with time).';
+COMMENT ON COLUMN stepd.runs.state IS 'Where the run stands; SELECT stepd.why(id) says it in a sentence.';
+COMMENT ON COLUMN stepd.runs.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd.runs.created_at IS 'When the job was inserted, to the millisecond; taken from the id.';
+COMMENT ON COLUMN stepd.runs.run_at IS 'Not before this time; NULL: at once.';
+COMMENT ON COLUMN stepd.runs.started_at IS 'The first claim.';
+COMMENT ON COLUMN stepd.runs.ended_at IS 'When the run ended; NULL while it lives.';
+COMMENT ON COLUMN stepd.runs.duration IS 'From the first claim to the end, or until now.';
+COMMENT ON COLUMN stepd.runs.step IS 'The step that runs, waits, or failed the run; stepd.steps has them all.';
+COMMENT ON COLUMN stepd.runs.attempts IS 'The attempts of that step.';
+COMMENT ON COLUMN stepd.runs.error_code IS 'The failure''s code: http_503, timeout, exit_1. On a resuming run, of the failure that it resumes after.';
+COMMENT ON COLUMN stepd.runs.error_message IS 'The failure in one sentence.';
+COMMENT ON COLUMN stepd.runs.resumes IS 'Automatic resumes after a failure.';
+COMMENT ON COLUMN stepd.runs.crashes IS 'Workers that died after they had started this run.';
+COMMENT ON COLUMN stepd.runs.queue IS 'The queue it came through.';
+COMMENT ON COLUMN stepd.runs.priority IS '0 to 9, lower first.';
+COMMENT ON COLUMN stepd.runs.due_at IS 'When a scheduled, waiting or resuming run is looked at again.';
+COMMENT ON COLUMN stepd.runs.worker IS 'The worker that runs it, or that ended it; see stepd.workers.';
+COMMENT ON COLUMN stepd.runs.unique_key IS 'At most one unfinished run per workflow and key.';
+COMMENT ON COLUMN stepd.runs.concurrency_key IS 'What the workflow''s concurrency limit counts by.';
+COMMENT ON COLUMN stepd.runs.labels IS 'A flat JSON object to find runs by.';
+COMMENT ON COLUMN stepd.runs.input IS 'The workflow''s input.';
+COMMENT ON COLUMN stepd.runs.output IS 'The workflow''s output, once completed; as json, byte for byte what was recorded.';
+COMMENT ON COLUMN stepd.runs.error IS 'The failure with its details: {class, code, message, details}.';
+COMMENT ON COLUMN stepd.runs.created_by IS 'The database role that inserted the job.';
+COMMENT ON COLUMN stepd.runs.traceparent IS 'The enqueuer''s W3C trace context.';
+COMMENT ON COLUMN stepd.runs.epoch IS 'Claims and take-overs so far.';
+COMMENT ON COLUMN stepd.runs.definition IS 'The definition that the run is pinned to.';
+
+CREATE VIEW stepd.steps AS
+SELECT c.run, c.seq, c.key, c.state, c.kind, c.attempts::integer AS attempts, c.started_at, c.ended_at,
+    coalesce(c.ended_at, greatest(statement_timestamp(), c.started_at)) - c.started_at AS duration, c.due_at,
+    stepd_engine.failure_field(c.error, 'code') AS error_code, stepd_engine.failure_field(c.error, 'message') AS error_message,
+    c.output::json AS output, stepd_engine.failure_json(c.error) AS error, c.decision::json AS decision, c.event, c.match, c.checkpoint, c.epoch
+FROM stepd_engine.checkpoints c
+-- A scalar subquery on purpose: a join would tempt the planner into hashing all ended runs.
+WHERE (SELECT e.last_key FROM stepd_engine.ended e WHERE e.id = c.run) IS DISTINCT FROM c.key
+UNION ALL
+SELECT e.id, e.last_seq, e.last_key,
+    CASE WHEN e.last_output IS NOT NULL OR e.state = 'completed' THEN 'completed' ELSE e.state::text END::stepd.step_state,
+    e.last_kind, e.last_attempts::integer, e.last_started_at, e.ended_at, e.ended_at - e.last_started_at, NULL::timestamptz,
+    CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'code') END,
+    CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'message') END,
+    e.last_output::json, CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_json(e.error) END,
+    NULL::json, NULL::text, NULL::jsonb, e.last_output IS NOT NULL OR e.state = 'completed', e.epoch
+FROM stepd_engine.ended e WHERE e.last_key IS NOT NULL;
+COMMENT ON VIEW stepd.steps IS 'Every step of every run, one row each. Those of one run in order: WHERE run = … ORDER BY seq.';
+COMMENT ON COLUMN stepd.steps.run IS 'The run''s id.';
+COMMENT ON COLUMN stepd.steps.seq IS 'The order in which the run''s steps started.';
+COMMENT ON COLUMN stepd.steps.key IS 'The step''s name in its run: charge, docs[12].text.';
+COMMENT ON COLUMN stepd.steps.state IS 'running, waiting, completed, failed, skipped or cancelled.';
+COMMENT ON COLUMN stepd.steps.kind IS 'What it does: run, exec, http, sql, sleep, wait, approve, set, map.';
+COMMENT ON COLUMN stepd.steps.attempts IS 'Attempts so far; 0 after an operator''s retry, until the step starts again.';
+COMMENT ON COLUMN stepd.steps.started_at IS 'When its first attempt started.';
+COMMENT ON COLUMN stepd.steps.ended_at IS 'When it ended; NULL while it runs or waits.';
+COMMENT ON COLUMN stepd.steps.duration IS 'From start to end, or until now.';
+COMMENT ON COLUMN stepd.steps.due_at IS 'When a sleep ends or a wait times out.';
+COMMENT ON COLUMN stepd.steps.error_code IS 'The failure''s code.';
+COMMENT ON COLUMN stepd.steps.error_message IS 'The failure in one sentence.';
+COMMENT ON COLUMN stepd.steps.output IS 'The step''s output, byte for byte as it was recorded.';
+COMMENT ON COLUMN stepd.steps.error IS 'The failure with its details.';
+COMMENT ON COLUMN stepd.steps.decision IS 'What a resume does not decide anew: a map''s items, an approval''s question.';
+COMMENT ON COLUMN stepd.steps.event IS 'The event or signal that a waiting step waits for.';
+COMMENT ON COLUMN stepd.steps.match IS 'What that event''s payload must contain.';
+COMMENT ON COLUMN stepd.steps.checkpoint IS 'Is the step done for good? Such a step never runs again.';
+COMMENT ON COLUMN stepd.steps.epoch IS 'The claim that recorded it.';
+
+CREATE VIEW stepd.attempts AS
+SELECT v.run, v.key, v.attempt::integer AS attempt, 'failed'::stepd.step_state AS state,
+    stepd_engine.failure_field(v.data, 'started_at')::timestamptz AS started_at,
+    coalesce(stepd_engine.failure_field(v.data, 'ended_at')::timestamptz, v.at) AS ended_at,
+    coalesce(stepd_engine.failure_field(v.data, 'ended_at')::timestamptz, v.at) - stepd_engine.failure_field(v.data, 'started_at')::timestamptz AS duration,
+    stepd_engine.failure_field(stepd_engine.failure_json(v.data) ->> 'failure', 'code') AS error_code,
+    stepd_engine.failure_field(stepd_engine.failure_json(v.data) ->> 'failure', 'message') AS error_message,
+    stepd_engine.failure_json(v.data) -> 'failure' AS error,
+    stepd_engine.failure_field(v.data, 'retry_in_ms')::bigint * interval '1 millisecond' AS retry_in, v.epoch
+FROM stepd_engine.events v WHERE v.kind = 'attempt_failed'
+UNION ALL
+SELECT s.run, s.key, s.attempts, s.state, CASE WHEN s.attempts = 1 THEN s.started_at END, s.ended_at,
+    CASE WHEN s.attempts = 1 THEN s.duration END, s.error_code, s.error_message, s.error, NULL::interval, s.epoch
+FROM stepd.steps s
+WHERE s.attempts > 0 AND s.state <> 'skipped';
+COMMENT ON VIEW stepd.attempts IS 'Every try of every step: the failed ones before, and the last or present one. Those of one run: WHERE run = … ORDER BY ended_at.';
+COMMENT ON COLUMN stepd.attempts.run IS 'The run''s id.';
+COMMENT ON COLUMN stepd.attempts.key IS 'The step''s key.';
+COMMENT ON COLUMN stepd.attempts.attempt IS 'Which try, from 1; begins anew after an operator''s retry.';
+COMMENT ON COLUMN stepd.attempts.state IS 'failed, or for the last try the state of its step.';
+COMMENT ON COLUMN stepd.attempts.started_at IS 'When this try started; NULL for the last of several, whose start is not recorded apart.';
+COMMENT ON COLUMN stepd.attempts.ended_at IS 'When this try ended; NULL while it runs.';
+COMMENT ON COLUMN stepd.attempts.duration IS 'How long it took, where its start is known.';
+COMMENT ON COLUMN stepd.attempts.error_code IS 'The failure''s code.';
+COMMENT ON COLUMN stepd.attempts.error_message IS 'The failure in one sentence.';
+COMMENT ON COLUMN stepd.attempts.error IS 'The failure with its details.';
+COMMENT ON COLUMN stepd.attempts.retry_in IS 'The pause before the next try; NULL for the last one.';
+COMMENT ON COLUMN stepd.attempts.epoch IS 'The claim under which it ran.';
+
+-- One run at a time (LATERAL), so that a LIMIT reads no more runs than it shows.
+CREATE VIEW stepd.history AS
+SELECT r.id AS run, h.n AS seq, h.at, h.event, h.key, h.attempt, h.by_whom, h.epoch, h.data
+FROM (SELECT j.id FROM stepd.jobs j UNION ALL SELECT e.id FROM stepd_engine.ended e) r
+CROSS JOIN LATERAL (
+    SELECT row_number() OVER (ORDER BY p.part, p.at, p.rank, p.seq, p.tie) AS n, p.at, p.event, p.key, p.attempt::integer, p.by_whom, p.epoch, p.data
+    FROM (
+        SELECT 0 AS part, stepd_engine.uuid_time(r.id) AS at, 0 AS rank, 0 AS seq, 0::bigint AS tie, 'run enqueued' AS event,
+            NULL::text AS key, NULL::smallint AS attempt,
+            coalesce((SELECT j.created_by FROM stepd.jobs j WHERE j.id = r.id), (SELECT e.created_by FROM stepd_engine.ended e WHERE e.id = r.id)) AS by_whom,
+            NULL::integer AS epoch, NULL::json AS data
+        UNION ALL
+        SELECT 1, j.started_at, 1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd.jobs j WHERE j.id = r.id AND j.started_at IS NOT NULL
+        UNION ALL
+        SELECT 1, e.started_at, 1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd_engine.ended e WHERE e.id = r.id AND e.started_at IS NOT NULL
+        UNION ALL
+        SELECT 1, s.started_at, 3, s.seq, 0, 'step started', s.key, NULL, NULL, s.epoch, json_build_object('kind', s.kind)
+            FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'skipped'
+        UNION ALL
+        SELECT 1, CASE WHEN s.state = 'waiting' THEN s.started_at ELSE s.ended_at END, CASE WHEN s.state = 'waiting' THEN 4 ELSE 5 END, s.seq, 0,
+            'step ' || s.state, s.key, nullif(s.attempts, 0)::smallint, NULL, s.epoch,
+            CASE WHEN s.state = 'waiting' THEN json_build_object('event', s.event, 'match', s.match, 'due_at', s.due_at) ELSE s.error END
+            FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'running'
+        UNION ALL
+        SELECT 1, v.at, CASE WHEN v.kind = 'attempt_failed' THEN 4 ELSE 6 END, 0, v.id, replace(v.kind, '_', ' '), v.key, v.attempt, v.by_whom, v.epoch,
+            CASE WHEN v.kind = 'event_received' THEN json_build_object('signal', v.data) ELSE stepd_engine.failure_json(v.data) END
+            FROM stepd_engine.events v WHERE v.run = r.id
+        UNION ALL
+        SELECT 2, e.ended_at, 9, 0, 0, 'run ' || e.state, NULL, NULL, NULL, e.epoch, stepd_engine.failure_json(e.error) FROM stepd_engine.ended e WHERE e.id = r.id
+    ) p
+) h;
+COMMENT ON VIEW stepd.history IS 'The audit trail: what happened to a run, strictly ordered. WHERE run = … ORDER BY seq.';
+COMMENT ON COLUMN stepd.history.run IS 'The run''s id.';
+COMMENT ON COLUMN stepd.history.seq IS 'The place in the run''s trail, from 1. A number may shift when a late record comes in before it.';
+COMMENT ON COLUMN stepd.history.at IS 'When it happened.';
+COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), attempt failed, resume scheduled, crashed, taken over, released, event received, cancel requested, cancelled, retried, approved, rejected, signalled, run completed (failed, cancelled).';
+COMMENT ON COLUMN stepd.history.key IS 'The step''s key, where it concerns a step.';
+COMMENT ON COLUMN stepd.history.attempt IS 'Which attempt of the step.';
+COMMENT ON COLUMN stepd.history.by_whom IS 'The database role of the enqueuer or operator.';
+COMMENT ON COLUMN stepd.history.epoch IS 'The claim under which it happened.';
+COMMENT ON COLUMN stepd.history.data IS 'What else is known, as json: a failure, the dead worker, an operator''s reason.';
+
+CREATE VIEW stepd.waiting AS
+SELECT c.run, c.key,
+    CASE WHEN stepd_engine.asks_person(c.kind, c.event, c.decision) THEN 'approval'
+        WHEN c.event IS NOT NULL THEN 'event' WHEN c.kind = 'sleep' THEN 'sleep' ELSE c.kind END AS waits_for,
+    c.started_at AS since, greatest(statement_timestamp(), c.started_at) - c.started_at AS waited, c.due_at,
+    CASE WHEN NOT stepd_engine.asks_person(c.kind, c.event, c.decision) THEN NULL
+        WHEN c.kind = 'approve' THEN stepd_engine.failure_field(c.decision, 'prompt')
+        ELSE 'The step was interrupted. Run it again?' END AS prompt,
+    c.event, c.match,
+    (SELECT j.workflow FROM stepd.jobs j WHERE j.id = c.run) AS workflow,
+    (SELECT j.state FROM stepd.jobs j WHERE j.id = c.run) AS run_state
+FROM stepd_engine.checkpoints c WHERE c.state = 'waiting';
+COMMENT ON VIEW stepd.waiting IS 'Every step that waits: for a person, an event, or a time.';
+COMMENT ON COLUMN stepd.waiting.run IS 'The run''s id.';
+COMMENT ON COLUMN stepd.waiting.key IS 'The step''s key.';
+COMMENT ON COLUMN stepd.waiting.waits_for IS 'approval, event, or sleep.';
+COMMENT ON COLUMN stepd.waiting.since IS 'Since when.';
+COMMENT ON COLUMN stepd.waiting.waited IS 'For how long already.';
+COMMENT ON COLUMN stepd.waiting.due_at IS 'When the sleep ends, or the wait times out; NULL: it waits for ever.';
+COMMENT ON COLUMN stepd.waiting.prompt IS 'The question of an approval: answer with stepd.approve or stepd.reject.';
+COMMENT ON COLUMN stepd.waiting.event IS 'The event''s or signal''s name: answer with stepd.emit or stepd.signal.';
+COMMENT ON COLUMN stepd.waiting.match IS 'What its payload must contain.';
+COMMENT ON COLUMN stepd.waiting.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd.waiting.run_state IS 'waiting; or running, where other steps of the run still run.';
+
+CREATE VIEW stepd.workflows AS
+SELECT w.name, w.retired_at IS NULL AS active, w.loaded_at, w.retired_at, w.queue, w.priority::integer AS priority, w.source, w.definition,
+    (SELECT d.hash FROM stepd_engine.definitions d WHERE d.id = w.definition) AS hash, w.loaded_by
+FROM stepd_engine.workflows w;
+COMMENT ON VIEW stepd.workflows IS 'The workflows that jobs may name, and those that are retired.';
+COMMENT ON COLUMN stepd.workflows.name IS 'What stepd.jobs.workflow names.';
+COMMENT ON COLUMN stepd.workflows.active IS 'May new jobs name it?';
+COMMENT ON COLUMN stepd.workflows.loaded_at IS 'When its present definition was loaded.';
+COMMENT ON COLUMN stepd.workflows.retired_at IS 'When it was withdrawn.';
+COMMENT ON COLUMN stepd.workflows.queue IS 'The queue of jobs that name none.';
+COMMENT ON COLUMN stepd.workflows.priority IS 'The priority of jobs that name none.';
+COMMENT ON COLUMN stepd.workflows.source IS 'Where it came from: the file, or the binary.';
+COMMENT ON COLUMN stepd.workflows.definition IS 'The definition that new runs are pinned to.';
+COMMENT ON COLUMN stepd.workflows.hash IS 'That definition''s content hash.';
+COMMENT ON COLUMN stepd.workflows.loaded_by IS 'The worker that loaded it.';
+
+CREATE VIEW stepd.queues AS
+SELECT n.name, coalesce(q.paused, false) AS paused, q.paused_by, q.paused_at, q.max_running, coalesce(q.exclusive, false) AS exclusive,
+    coalesce(d.queued, 0) AS queued, coalesce(d.held, 0) AS held, coalesce(d.running, 0) AS running, coalesce(d.scheduled, 0) AS scheduled,
+    coalesce(d.waiting, 0) AS waiting, coalesce(d.resuming, 0) AS resuming, coalesce(d.paused, 0) AS runs_paused,
+    d.oldest_ready_at, greatest(statement_timestamp(), d.oldest_ready_at) - d.oldest_ready_at AS oldest_ready_age
+FROM (SELECT name FROM stepd_engine.queues UNION SELECT queue FROM stepd_engine.workflows WHERE retired_at IS NULL
+      UNION SELECT queue FROM stepd.jobs) n
+LEFT JOIN stepd_engine.queues q ON q.name = n.name
+LEFT JOIN (
+    SELECT j.queue, count(*) FILTER (WHERE j.state = 'queued') AS queued, count(*) FILTER (WHERE j.state = 'held') AS held,
+        count(*) FILTER (WHERE j.state = 'running') AS running, count(*) FILTER (WHERE j.state = 'scheduled') AS scheduled,
+        count(*) FILTER (WHERE j.state = 'waiting') AS waiting, count(*) FILTER (WHERE j.state = 'resuming') AS resuming,
+        count(*) FILTER (WHERE j.state = 'paused') AS paused, min(j.ready_at) FILTER (WHERE j.state = 'queued') AS oldest_ready_at
+    FROM stepd.jobs j GROUP BY j.queue
+) d ON d.queue = n.name;
+COMMENT ON VIEW stepd.queues IS 'Queues with what stands in them. Counts every live run, not the ended ones.';
+COMMENT ON COLUMN stepd.queues.name IS 'The queue''s name.';
+COMMENT ON COLUMN stepd.queues.paused IS 'Has an operator stopped its claims? stepd.pause_queue, stepd.unpause_queue.';
+COMMENT ON COLUMN stepd.queues.paused_by IS 'Who paused it.';
+COMMENT ON COLUMN stepd.queues.paused_at IS 'Since when it is paused.';
+COMMENT ON COLUMN stepd.queues.max_running IS 'The most runs that may be queued or running at once (stepd.limit_queue); NULL: no limit.';
+COMMENT ON COLUMN stepd.queues.exclusive IS 'Is it served only by workers that name it?';
+COMMENT ON COLUMN stepd.queues.queued IS 'Runs that are ready to claim.';
+COMMENT ON COLUMN stepd.queues.held IS 'Runs that a limit or a pause keeps back.';
+COMMENT ON COLUMN stepd.queues.running IS 'Runs that a worker has.';
+COMMENT ON COLUMN stepd.queues.scheduled IS 'Runs whose time is ahead.';
+COMMENT ON COLUMN stepd.queues.waiting IS 'Runs that wait for a time, an event or a person.';
+COMMENT ON COLUMN stepd.queues.resuming IS 'Failed runs whose next automatic resume is due.';
+COMMENT ON COLUMN stepd.queues.runs_paused IS 'Runs that an operator has paused one by one.';
+COMMENT ON COLUMN stepd.queues.oldest_ready_at IS 'When the longest-waiting queued run became ready.';
+COMMENT ON COLUMN stepd.queues.oldest_ready_age IS 'How long it has been ready: the first figure to alert on.';
+
+CREATE VIEW stepd.workers AS
+SELECT w.id, stepd_engine.worker_alive(w.beat_at, w.lease_ms) AS alive, w.stopping, w.host, w.pid, w.started_at, w.beat_at,
+    greatest(statement_timestamp(), w.beat_at) - w.beat_at AS beat_age, coalesce(r.n, 0) AS running, w.slots, coalesce(r.runs, '{}') AS runs, w.queues, w.version,
+    w.lease_ms * interval '1 millisecond' AS lease, w.facts
+FROM stepd_engine.workers w
+LEFT JOIN (SELECT j.worker, count(*) AS n, (array_agg(j.id ORDER BY j.id))[1:100] AS runs
+    FROM stepd.jobs j WHERE j.state = 'running' GROUP BY j.worker) r ON r.worker = w.id;
+COMMENT ON VIEW stepd.workers IS 'The daemon processes that are registered, and what they run.';
+COMMENT ON COLUMN stepd.workers.id IS 'One random id for each registration.';
+COMMENT ON COLUMN stepd.workers.alive IS 'Is its last heartbeat younger than its lease? False: a take-over is due.';
+COMMENT ON COLUMN stepd.workers.stopping IS 'Is it ending: finishing its steps, claiming no more?';
+COMMENT ON COLUMN stepd.workers.host IS 'The host''s name.';
+COMMENT ON COLUMN stepd.workers.pid IS 'The process id on that host.';
+COMMENT ON COLUMN stepd.workers.started_at IS 'When it registered.';
+COMMENT ON COLUMN stepd.workers.beat_at IS 'Its last heartbeat.';
+COMMENT ON COLUMN stepd.workers.beat_age IS 'How old that is.';
+COMMENT ON COLUMN stepd.workers.running IS 'How many runs it has.';
+COMMENT ON COLUMN stepd.workers.slots IS 'How many it takes at once.';
+COMMENT ON COLUMN stepd.workers.runs IS 'Their ids, the first hundred.';
+COMMENT ON COLUMN stepd.workers.queues IS 'The queues it serves; NULL: all that are not exclusive.';
+COMMENT ON COLUMN stepd.workers.version IS 'The daemon''s version.';
+COMMENT ON COLUMN stepd.workers.lease IS 'How long its lease outlives its last heartbeat.';
+COMMENT ON COLUMN stepd.workers.facts IS 'What may explain its death: memory used and allowed, at the last heartbeat.';

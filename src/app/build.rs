@@ -1,0 +1,197 @@
+//! Builds the daemon: every service with what it needs, nothing started that has not been told to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::db::liveness::Registration;
+use crate::db::sql_step::Database as Connections;
+use crate::db::{Database, DbError};
+use crate::engine::{GateKeeper, Ports, ServerClock};
+use crate::expression::Host;
+use crate::services::catalog::{Catalog, Loaded};
+use crate::services::claimer::Claimer;
+use crate::services::periodic::drive;
+use crate::services::presence::{self, Presence};
+use crate::services::requests::Requests;
+use crate::services::runs::Runs;
+use crate::services::shared::{Connectivity, Hints};
+use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
+use crate::services::stager::Stager;
+use crate::services::sweeper::Sweeper;
+use crate::services::writer::{PgJournal, Writers};
+use crate::steps::{ProcessOptions, Registry, Sql, StepOptions, StopReason, standard_registry};
+use crate::testing::Failpoints;
+
+use super::config::{Config, ConfigError};
+
+/// Connections of the pool: staging, sweeping, settling, loading. With the presence, the claimer and two writers, six.
+const POOL: u32 = 2;
+
+/// Connections for `sql` steps, to each database.
+const SQL_CONNECTIONS: usize = 8;
+
+/// What stops a daemon from being built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The database.
+    #[error("the database refused: {0}")]
+    Database(#[from] DbError),
+    /// A configured host or network for `http` steps.
+    #[error("http_allow: {0}")]
+    Allow(String),
+    /// A thread.
+    #[error("no thread can be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A daemon at work.
+pub struct Daemon {
+    /// Its place among the workers.
+    pub presence: Presence,
+    /// Its runs.
+    pub runs: Arc<Runs>,
+    /// Its workflows.
+    pub catalog: Arc<Catalog>,
+    /// Its database.
+    pub db: Database,
+    pub(super) grace: Duration,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) services: JoinSet<()>,
+    pub(super) writers: Writers,
+    pub(super) thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What is not in the configuration.
+#[derive(Default)]
+pub struct Parts {
+    /// Workflows to load before the first claim.
+    pub workflows: Vec<Loaded>,
+    /// Kinds of step beside the standard ones.
+    pub registry: Option<Registry>,
+    /// For tests.
+    pub failpoints: Failpoints,
+}
+
+/// The configured values for `${{ env.* }}` and `${{ secrets.* }}`.
+#[must_use]
+pub fn host(config: &Config) -> Arc<Host> {
+    let env = config.env.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect::<serde_json::Map<_, _>>();
+    Arc::new(Host { env: Arc::new(env.into()), secrets: Arc::new(config.secrets.clone()) })
+}
+
+/// All kinds of step that a configuration allows, without `sql`.
+///
+/// # Errors
+/// `http_allow` has an entry that is neither a host nor a network.
+pub fn registry(config: &Config) -> Result<Registry, BuildError> {
+    let mut options = StepOptions::default();
+    options.process.output_limit = config.max_output_bytes;
+    options.process.guard = ProcessOptions::own_guard();
+    options.http.allow = config
+        .http_allow
+        .iter()
+        .map(|text| text.parse().map_err(|e| BuildError::Allow(format!("`{text}`: {e}"))))
+        .collect::<Result<_, _>>()?;
+    Ok(standard_registry(options))
+}
+
+fn sql(config: &Config, db: &Database) -> Result<Sql, ConfigError> {
+    let mut sql = Sql::new(OwnDatabase(Connections::new(db.options().clone(), SQL_CONNECTIONS)));
+    for (name, url) in &config.connections {
+        let options = url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("connections.{name}: {e}")))?;
+        sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(options, SQL_CONNECTIONS)));
+    }
+    Ok(sql)
+}
+
+impl Daemon {
+    /// Starts a daemon: loads its workflows, registers, and begins to claim.
+    ///
+    /// # Errors
+    /// The configuration makes no sense, or the database refuses.
+    pub async fn start(config: &Config, db: Database, parts: Parts) -> Result<Self, BuildError> {
+        let hints = Arc::new(Hints::default());
+        let connectivity = Arc::new(Connectivity::default());
+        let clock = Arc::new(ServerClock::new(Utc::now()));
+        let (keeper, gate) = GateKeeper::new();
+        let registry = match parts.registry {
+            Some(registry) => registry,
+            None => registry(config)?.with(sql(config, &db)?),
+        };
+        let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler(host(config))));
+        catalog.load(parts.workflows).await?;
+        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &parts.failpoints);
+        let ports = Arc::new(Ports {
+            journal: Arc::new(journal),
+            registry: Arc::new(registry),
+            gate: gate.clone(),
+            clock: clock.clone(),
+            max_output: config.max_output_bytes,
+        });
+        let runs = Runs::new(config.concurrency, ports, catalog.clone(), hints.clone());
+        let (suspects_tx, suspects) = mpsc::channel(64);
+        // Weak: the thread must not keep the journal alive, whose last handle ends the writers.
+        let lost = Arc::downgrade(&runs);
+        let (presence, thread) = presence::start(presence::Start {
+            db: db.clone(),
+            registration: registration(config),
+            hints: hints.clone(),
+            connectivity: connectivity.clone(),
+            gate: keeper,
+            clock,
+            suspects: suspects_tx,
+            on_lost: Box::new(move || {
+                if let Some(runs) = lost.upgrade() {
+                    runs.stop_all(StopReason::LeaseLost);
+                }
+            }),
+        })?;
+        let serves = (!config.queues.is_empty()).then(|| config.queues.clone());
+        let (stop, stopping) = watch::channel(false);
+        let mut services = JoinSet::new();
+        let claimer = Claimer {
+            db: db.clone(),
+            presence: presence.clone(),
+            runs: runs.clone(),
+            catalog: catalog.clone(),
+            hints: hints.clone(),
+            connectivity,
+            gate,
+            serves,
+        };
+        services.spawn(claimer.run(stopping.clone()));
+        let sweeper = Sweeper { db: db.clone(), presence: presence.clone(), hints: hints.clone(), suspects };
+        services.spawn(sweeper.run(stopping.clone()));
+        services.spawn(drive(Stager { db: db.clone(), hints: hints.clone() }, stopping.clone()));
+        let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
+        services.spawn(drive(requests, stopping));
+        let grace = Duration::from_secs(config.grace_seconds);
+        Ok(Self { presence, runs, catalog, db, grace, stop, services, writers, thread: Some(thread) })
+    }
+
+    /// Makes the database of a configuration.
+    ///
+    /// # Errors
+    /// There is no URL, or it is none.
+    pub fn database(config: &Config) -> Result<Database, ConfigError> {
+        Ok(Database::new(config.database()?, POOL))
+    }
+}
+
+fn registration(config: &Config) -> Registration {
+    Registration {
+        host: nix::unistd::gethostname().ok().and_then(|h| h.into_string().ok()).unwrap_or_else(|| "unknown".into()),
+        pid: i32::try_from(std::process::id()).unwrap_or(0),
+        version: env!("CARGO_PKG_VERSION"),
+        queues: (!config.queues.is_empty()).then(|| config.queues.clone()),
+        slots: i32::try_from(config.concurrency).unwrap_or(i32::MAX),
+        lease_ms: i32::try_from(config.lease_seconds.saturating_mul(1000)).unwrap_or(i32::MAX),
+    }
+}

@@ -1,0 +1,121 @@
+//! Workflow files: found, read, checked, made into workflows.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::definition::{self, Definition, Diagnostics};
+use crate::engine::{Interpreter, Workflow};
+use crate::expression::Host;
+use crate::model::{Failure, code};
+use crate::services::catalog::{Compile, Loaded};
+
+/// Why definitions could not be loaded. Nothing is loaded then.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A folder or file cannot be read.
+    #[error("{path}: {error}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Definitions have errors; the text names them all.
+    #[error("{0}")]
+    Wrong(String),
+    /// Two files define one workflow.
+    #[error("two files define the workflow `{name}`: {first} and {second}; rename one of them")]
+    Twice {
+        /// The name.
+        name: String,
+        /// One file.
+        first: String,
+        /// The other.
+        second: String,
+    },
+}
+
+/// All definition files of the given folders and files, sorted.
+///
+/// # Errors
+/// A path that cannot be read.
+pub fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, LoadError> {
+    let mut found = Vec::new();
+    for path in paths {
+        walk(path, true, &mut found)?;
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> Result<(), LoadError> {
+    let read = |error| LoadError::Read { path: path.to_owned(), error };
+    let meta = std::fs::metadata(path).map_err(read)?;
+    if meta.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(read)? {
+            walk(&entry.map_err(read)?.path(), false, found)?;
+        }
+    } else if named || matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json")) {
+        found.push(path.to_owned());
+    }
+    Ok(())
+}
+
+/// Reads and checks all files; all or nothing.
+///
+/// # Errors
+/// Everything that is wrong, in one text.
+pub fn load(paths: &[PathBuf], host: &Arc<Host>) -> Result<Vec<Loaded>, LoadError> {
+    let mut loaded: Vec<Loaded> = Vec::new();
+    let mut wrong = String::new();
+    for path in find(paths)? {
+        let text = std::fs::read_to_string(&path).map_err(|error| LoadError::Read { path: path.clone(), error })?;
+        let source = path.display().to_string();
+        match definition::load(&source, &text) {
+            Ok(definition) => {
+                let name = definition.name.to_string();
+                if let Some(other) = loaded.iter().find(|l| l.name == name) {
+                    let first = other.source.clone().unwrap_or_default();
+                    return Err(LoadError::Twice { name, first, second: source });
+                }
+                loaded.push(as_loaded(definition, Some(source), text, host));
+            }
+            Err(diagnostics) => wrong.push_str(&shown(&diagnostics)),
+        }
+    }
+    if wrong.is_empty() { Ok(loaded) } else { Err(LoadError::Wrong(wrong)) }
+}
+
+fn shown(diagnostics: &Diagnostics) -> String {
+    diagnostics.to_string()
+}
+
+/// A checked definition on its way into the catalog.
+#[must_use]
+pub fn as_loaded(definition: Definition, source: Option<String>, text: String, host: &Arc<Host>) -> Loaded {
+    Loaded {
+        name: definition.name.to_string(),
+        hash: definition.hash.clone(),
+        body: Some(text),
+        queue: definition.queue.clone().unwrap_or_else(|| "default".into()),
+        priority: definition.priority.map_or(5, i16::from),
+        source,
+        workflow: Arc::new(Interpreter::new(Arc::new(definition), host.clone())),
+    }
+}
+
+/// Makes workflows of stored definitions.
+#[must_use]
+pub fn compiler(host: Arc<Host>) -> Compile {
+    Arc::new(move |name, body| {
+        let definition = definition::load(&format!("stored definition of {name}"), body).map_err(|diagnostics| {
+            Failure::permanent(
+                code::DEFINITION,
+                format!("the stored definition of `{name}` cannot be read by this version of stepd: {diagnostics}"),
+            )
+        })?;
+        let workflow: Arc<dyn Workflow> = Arc::new(Interpreter::new(Arc::new(definition), host.clone()));
+        Ok(workflow)
+    })
+}

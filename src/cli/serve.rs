@@ -1,0 +1,145 @@
+//! `stepd serve`: the daemon.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+
+use crate::app::build::{self, Parts};
+use crate::app::{Config, Daemon, files};
+use crate::db::{Database, DbError, Trouble, migrate};
+
+use super::{Exit, Global, start_logs};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A folder (or file) of workflow definitions; may be given several times
+    #[arg(long, short, value_name = "DIR")]
+    workflows: Vec<PathBuf>,
+    /// A queue to serve; may be given several times (default: all that are not exclusive)
+    #[arg(long, short, value_name = "NAME")]
+    queue: Vec<String>,
+    /// Runs at once
+    #[arg(long, value_name = "N")]
+    concurrency: Option<usize>,
+    /// Do not create or update the schema at start
+    #[arg(long)]
+    no_migrate: bool,
+}
+
+pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
+    let mut config = global.configuration()?;
+    config.workflows.extend(args.workflows);
+    config.queues.extend(args.queue);
+    if let Some(n) = args.concurrency {
+        anyhow::ensure!(n > 0, "--concurrency must be at least 1");
+        config.concurrency = n;
+    }
+    start_logs(&config);
+    let db = Daemon::database(&config)?;
+    let host = build::host(&config);
+    let workflows = files::load(&config.workflows, &host)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    tokio::select! {
+        ready = reach(&db, !args.no_migrate) => ready?,
+        Some(_) = signals.next() => return Ok(Exit::Ok),
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        workflows = workflows.len(),
+        concurrency = config.concurrency,
+        "starting"
+    );
+    let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
+    let daemon = Daemon::start(&config, db, parts).await?;
+    tokio::select! {
+        _ = daemon.presence.present() => tracing::info!("ready"),
+        Some(_) = signals.next() => {}
+    }
+    serve(&config, daemon, signals).await
+}
+
+/// Waits for signals: reload on SIGHUP, drain on the first SIGTERM or SIGINT, exit on the second.
+async fn serve(config: &Config, daemon: Daemon, mut signals: Signals) -> anyhow::Result<Exit> {
+    while let Some(signal) = signals.next().await {
+        if signal != SIGHUP {
+            break;
+        }
+        reload(config, &daemon).await;
+    }
+    tracing::info!("stopping: claiming nothing more, running steps may end within the grace time");
+    tokio::select! {
+        clean = daemon.shutdown() => {
+            tracing::info!(clean, "stopped");
+            Ok(if clean { Exit::Ok } else { Exit::Error })
+        }
+        () = second(&mut signals) => {
+            tracing::warn!("second signal: exiting at once");
+            std::process::exit(Exit::Error as i32);
+        }
+    }
+}
+
+async fn second(signals: &mut Signals) {
+    while let Some(signal) = signals.next().await {
+        if signal != SIGHUP {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Everything new is read and checked, then swapped in whole; or the old set stays, and the log says why.
+async fn reload(config: &Config, daemon: &Daemon) {
+    match files::load(&config.workflows, &build::host(config)) {
+        Ok(workflows) => {
+            let n = workflows.len();
+            match daemon.catalog.load(workflows).await {
+                Ok(changed) => tracing::info!(workflows = n, changed, "reloaded"),
+                Err(error) => tracing::error!(%error, "reload failed; the old definitions stay"),
+            }
+        }
+        Err(error) => tracing::error!(%error, "reload failed; the old definitions stay"),
+    }
+}
+
+/// Waits for Postgres, however late it starts, and brings the schema up to date.
+async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
+    let mut told = false;
+    loop {
+        let tried = async {
+            let mut conn = db.connect("migrate", &[("lock_timeout", "5s")]).await?;
+            if migrate_now {
+                let done = migrate::migrate(&mut conn).await?;
+                if let Some(version) = done.last() {
+                    tracing::info!(version, "schema migrated");
+                }
+            }
+            Ok::<_, DbError>(())
+        };
+        match tried.await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.trouble != Trouble::Lost => return Err(error),
+            Err(error) => {
+                if !told {
+                    tracing::warn!(%error, "postgres cannot be reached yet; trying again");
+                    told = true;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+#[cfg(feature = "failpoints")]
+fn failpoints() -> anyhow::Result<crate::testing::Failpoints> {
+    let text = std::env::var("STEPD_FAILPOINTS").unwrap_or_default();
+    crate::testing::Failpoints::parse(&text).map_err(|e| anyhow::anyhow!(e))
+}
+
+#[cfg(not(feature = "failpoints"))]
+fn failpoints() -> anyhow::Result<crate::testing::Failpoints> {
+    Ok(crate::testing::Failpoints::default())
+}

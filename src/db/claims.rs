@@ -1,0 +1,213 @@
+//! Claiming.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::model::{Claimed, Failure, Lease, Payload, RunId, StepRecord, StepState, WorkerId};
+
+use super::error::DbError;
+
+/// From this many crashes in a row a run is claimed only by a worker that runs nothing else.
+pub const SOLO_AFTER: i16 = 2;
+
+/// This many crashes while alone, and the run is quarantined.
+pub const CRASH_LIMIT: i16 = 3;
+
+/// A place in the ready lane: rows below it have been seen.
+pub type Watermark = (DateTime<Utc>, Uuid);
+
+/// What a claim needs to know.
+pub struct ClaimRequest<'a> {
+    /// Who claims.
+    pub worker: WorkerId,
+    /// At most this many.
+    pub want: i64,
+    /// The definitions that this worker pins: `{workflow: id}`.
+    pub definitions: &'a serde_json::Value,
+    /// The queues served; `None`: all that are not exclusive.
+    pub serves: Option<&'a [String]>,
+    /// Where to look, and from where on.
+    pub pairs: &'a [((Arc<str>, i16), Watermark)],
+}
+
+/// A claimed run, and where in the ready lane it stood (`None`: it came back).
+pub struct ClaimedRow {
+    /// The run.
+    pub claimed: Claimed,
+    /// Its pair and place in the ready lane.
+    pub place: Option<((Arc<str>, i16), Watermark)>,
+    order: (bool, i16, DateTime<Utc>, Uuid),
+}
+
+macro_rules! claimed_row {
+    ($row:expr, $worker:expr) => {{
+        let r = $row;
+        let queue: Arc<str> = r.queue.into();
+        let place = (r.lane == 0).then(|| ((queue.clone(), r.priority), (r.ready_at, r.id)));
+        ClaimedRow {
+            order: (r.lane == 0, r.priority, r.ready_at, r.id),
+            place,
+            claimed: Claimed {
+                lease: Lease::new(RunId(r.id), $worker, r.epoch),
+                workflow: r.workflow.into(),
+                definition: r.definition,
+                input: Payload::from_database(r.input),
+                queue,
+                scheduled_for: r.run_at.unwrap_or_else(|| uuid_time(r.id).unwrap_or(r.ready_at)),
+                started_at: r.started_at,
+                resumes: r.resumes,
+                crashes: r.crashes,
+                streak: r.streak,
+                taken: r.taken,
+                error: r.error.and_then(|e| serde_json::from_str::<Failure>(&e).ok()),
+                traceparent: r.traceparent,
+                records: Vec::new(),
+            },
+        }
+    }};
+}
+
+/// The time inside a UUIDv7.
+fn uuid_time(id: Uuid) -> Option<DateTime<Utc>> {
+    let (secs, nanos) = id.get_timestamp()?.to_unix();
+    DateTime::from_timestamp(i64::try_from(secs).ok()?, nanos)
+}
+
+/// Claims a batch, in the order in which it should be run. Runs that came back bring their records.
+///
+/// # Errors
+/// Whatever the database says; then nothing is known of the outcome, and what was claimed is found by the sweep of this worker.
+pub async fn claim(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Vec<ClaimedRow>, DbError> {
+    let queues: Vec<&str> = req.pairs.iter().map(|p| &*p.0.0).collect();
+    let priorities: Vec<i16> = req.pairs.iter().map(|p| p.0.1).collect();
+    let ready: Vec<DateTime<Utc>> = req.pairs.iter().map(|p| p.1.0).collect();
+    let ids: Vec<Uuid> = req.pairs.iter().map(|p| p.1.1).collect();
+    let rows = sqlx::query_file!(
+        "src/db/sql/claim.sql",
+        req.worker.0,
+        req.want,
+        req.definitions,
+        &queues as &[&str],
+        &priorities,
+        &ready,
+        &ids,
+        req.serves as Option<&[String]>,
+        SOLO_AFTER,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut rows: Vec<ClaimedRow> = rows.into_iter().map(|r| claimed_row!(r, req.worker)).collect();
+    rows.sort_unstable_by(|a, b| a.order.cmp(&b.order));
+    attach_records(conn, &mut rows).await?;
+    Ok(rows)
+}
+
+/// Claims one run that must be run alone.
+///
+/// # Errors
+/// As [`claim`].
+pub async fn claim_solo(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Option<ClaimedRow>, DbError> {
+    let row = sqlx::query_file!(
+        "src/db/sql/claim_solo.sql",
+        req.worker.0,
+        req.definitions,
+        req.serves as Option<&[String]>,
+        SOLO_AFTER,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let mut rows: Vec<ClaimedRow> = row.into_iter().map(|r| claimed_row!(r, req.worker)).collect();
+    attach_records(conn, &mut rows).await?;
+    Ok(rows.pop())
+}
+
+async fn attach_records(conn: &mut PgConnection, rows: &mut [ClaimedRow]) -> Result<(), DbError> {
+    let again: Vec<Uuid> =
+        rows.iter().filter(|r| r.claimed.lease.epoch() > 1).map(|r| r.claimed.lease.run().0).collect();
+    if again.is_empty() {
+        return Ok(());
+    }
+    let mut records = load_records(conn, &again).await?;
+    for row in rows {
+        row.claimed.records = records.remove(&row.claimed.lease.run()).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// The journals of runs.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn load_records(conn: &mut PgConnection, runs: &[Uuid]) -> Result<HashMap<RunId, Vec<StepRecord>>, DbError> {
+    let rows = sqlx::query_file!("src/db/sql/load_records.sql", runs).fetch_all(conn).await?;
+    let mut out: HashMap<RunId, Vec<StepRecord>> = HashMap::new();
+    for r in rows {
+        out.entry(RunId(r.run)).or_default().push(StepRecord {
+            key: r.key.into(),
+            kind: r.kind,
+            state: StepState::from_word(&r.state).unwrap_or(StepState::Running),
+            checkpoint: r.checkpoint,
+            attempts: u32::try_from(r.attempts).unwrap_or(1),
+            seq: r.seq,
+            epoch: r.epoch,
+            started_at: r.started_at,
+            ended_at: r.ended_at,
+            output: r.output.map(Payload::from_database),
+            error: r.error.and_then(|e| serde_json::from_str(&e).ok()),
+            decision: r.decision.map(Payload::from_database),
+            due_in_ms: r.due_in_ms,
+        });
+    }
+    Ok(out)
+}
+
+/// The runs, with their epochs, that the database gives to a worker.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn held_by(conn: &mut PgConnection, worker: WorkerId) -> Result<Vec<(RunId, i32)>, DbError> {
+    let rows = sqlx::query_file!("src/db/sql/orphans.sql", worker.0).fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|r| (RunId(r.id), r.epoch)).collect())
+}
+
+/// What a full look sees.
+pub struct Look {
+    /// The (queue, priority) pairs with rows in the ready lane.
+    pub pairs: Vec<(Arc<str>, i16)>,
+    /// Has a run come back?
+    pub back: bool,
+    /// Does a run wait to be run alone?
+    pub solo: bool,
+}
+
+/// The full look.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn look(conn: &mut PgConnection, serves: Option<&[String]>) -> Result<Look, DbError> {
+    let rows =
+        sqlx::query_file!("src/db/sql/look.sql", serves as Option<&[String]>, SOLO_AFTER).fetch_all(conn).await?;
+    let solo = rows.iter().any(|r| r.solo);
+    let back = rows.iter().any(|r| r.back && !r.solo);
+    let pairs = rows.into_iter().filter(|r| !r.back).map(|r| (r.queue.into(), r.priority)).collect();
+    Ok(Look { pairs, back, solo })
+}
+
+/// Puts this worker's name on a run that must be run alone. True when it is this worker that empties itself.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn reserve_solo(
+    conn: &mut PgConnection,
+    worker: WorkerId,
+    serves: Option<&[String]>,
+) -> Result<bool, DbError> {
+    let done = sqlx::query_file!("src/db/sql/reserve_solo.sql", worker.0, serves as Option<&[String]>, SOLO_AFTER)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}

@@ -1,0 +1,110 @@
+//! What can go wrong with Postgres, sorted by what to do about it.
+
+use std::fmt;
+
+/// An error of the database, sorted.
+#[derive(Debug)]
+pub struct DbError {
+    /// What to do about it.
+    pub trouble: Trouble,
+    source: sqlx::Error,
+}
+
+/// What to do about a database error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The connection is gone, or the server is not ready to write: reconnect, then read back.
+    Lost,
+    /// Somebody or something is in the way (lock timeout, deadlock, resources): the same again may work.
+    Busy,
+    /// The server refuses the statement or its values: the same again will not work.
+    Refused,
+}
+
+impl DbError {
+    /// The SQLSTATE, where the server gave one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        self.source.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()))
+    }
+
+    /// The server's hint, where it gave one.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let pg = self.source.as_database_error()?.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+        pg.hint().map(ToOwned::to_owned)
+    }
+
+    /// The server's detail, where it gave one.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        let pg = self.source.as_database_error()?.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+        pg.detail().map(ToOwned::to_owned)
+    }
+}
+
+impl From<sqlx::Error> for DbError {
+    fn from(source: sqlx::Error) -> Self {
+        let trouble = match &source {
+            sqlx::Error::Database(e) => sorted(e.code().as_deref().unwrap_or("")),
+            sqlx::Error::RowNotFound
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::TypeNotFound { .. } => Trouble::Refused,
+            // I/O, TLS, protocol, pool: whatever it was, this connection is not to be used again.
+            _ => Trouble::Lost,
+        };
+        Self { trouble, source }
+    }
+}
+
+fn sorted(sqlstate: &str) -> Trouble {
+    match sqlstate {
+        // Shutting down, starting up, or a read-only node after a failover.
+        "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" => Trouble::Lost,
+        s if s.starts_with("08") => Trouble::Lost,
+        "55P03" | "57014" => Trouble::Busy,
+        s if s.starts_with("40") || s.starts_with("53") => Trouble::Busy,
+        _ => Trouble::Refused,
+    }
+}
+
+impl fmt::Display for DbError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.source.as_database_error() {
+            Some(e) => f.write_str(e.message()),
+            None => self.source.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DbError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_going_or_cannot_write_is_a_lost_connection() {
+        for state in ["57P01", "57P03", "25006", "08006"] {
+            assert_eq!(sorted(state), Trouble::Lost, "{state}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_busy_and_the_rest_is_refused() {
+        for state in ["40001", "40P01", "53300", "55P03", "57014"] {
+            assert_eq!(sorted(state), Trouble::Busy, "{state}");
+        }
+        for state in ["22021", "23505", "42P01", ""] {
+            assert_eq!(sorted(state), Trouble::Refused, "{state}");
+        }
+    }
+}

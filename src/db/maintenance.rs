@@ -1,0 +1,33 @@
+//! Staging, admission, repair.
+
+use sqlx::{Executor, Postgres};
+
+use super::error::DbError;
+
+/// What one pass of the stager did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Staged {
+    /// Runs that became due.
+    pub staged: i32,
+    /// Held runs that may now be claimed.
+    pub admitted: i32,
+    /// Milliseconds to the next due time; `None`: nothing waits for time.
+    pub next_ms: Option<i64>,
+}
+
+/// Stages what is due and admits what is held, at most `batch` of each.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn stage<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -> Result<Staged, DbError> {
+    let row = sqlx::query_file!("src/db/sql/stage.sql", batch).fetch_one(db).await?;
+    Ok(Staged { staged: row.staged, admitted: row.admitted, next_ms: row.next_ms })
+}
+
+/// Mends lost wake-ups; returns how many.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn repair<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -> Result<i32, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/repair.sql", batch).fetch_one(db).await?)
+}

@@ -1,0 +1,32 @@
+-- Claims up to $2 runs for worker $1: first those that came back, then new ones by watermark.
+-- Caller: services::claimer. Locks: the worker's row (key share), then job rows (skip locked).
+-- Index: jobs_returned, jobs_ready. A claim of a new row is a HOT update: it changes no indexed column.
+-- $3 the definitions that this worker pins, {workflow: id}; $4..$7 the known (queue, priority) pairs with their
+-- watermark (ready_at, id); $8 the queues served (NULL: all that are not exclusive); $9 from this many crashes in a row on a run is only claimed alone.
+WITH me AS MATERIALIZED (
+    SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
+), back AS MATERIALIZED (
+    SELECT j.ctid FROM stepd.jobs j
+    WHERE EXISTS (SELECT FROM me) AND j.lane = 1 AND j.state = 'queued' AND j.streak < $9
+      AND CASE WHEN $8::text[] IS NULL
+            THEN NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = j.queue AND (q.exclusive OR NOT q.open))
+            ELSE j.queue = ANY ($8::text[]) AND NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = j.queue AND NOT q.open) END
+    ORDER BY j.priority, j.ready_at, j.id LIMIT $2 FOR UPDATE SKIP LOCKED
+), fresh AS MATERIALIZED (
+    SELECT x.ctid
+    FROM unnest($4::text[], $5::smallint[], $6::timestamptz[], $7::uuid[]) AS p(queue, priority, ready_at, id),
+    LATERAL (SELECT j.ctid FROM stepd.jobs j
+        WHERE j.lane = 0 AND j.queue = p.queue AND j.priority = p.priority AND (j.ready_at, j.id) >= (p.ready_at, p.id) AND j.state = 'queued'
+          AND NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = p.queue AND NOT q.open)
+        ORDER BY j.ready_at, j.id LIMIT $2 FOR UPDATE SKIP LOCKED) x
+    WHERE EXISTS (SELECT FROM me)
+    LIMIT $2 - (SELECT count(*) FROM back)
+)
+UPDATE stepd.jobs j SET
+    state = 'running', worker = $1, epoch = j.epoch + 1, started = false,
+    lane = CASE j.lane WHEN 0 THEN 0 ELSE 2 END,
+    started_at = coalesce(j.started_at, clock_timestamp()),
+    definition = coalesce(j.definition, ($3::jsonb -> j.workflow)::integer)
+WHERE j.ctid = ANY (ARRAY(SELECT b.ctid FROM back b UNION ALL SELECT f.ctid FROM fresh f))
+RETURNING j.id, j.workflow, j.input::text AS "input!", j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
+    j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error, j.traceparent

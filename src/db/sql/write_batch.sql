@@ -1,0 +1,61 @@
+-- Commits one batch of a worker's writes: step rows, audit lines, transitions. One statement: no transaction stands open.
+-- Caller: services::writer. Locks: the worker's row (key share), then job rows under its leases, then checkpoints.
+-- A batch either commits before a take-over of the worker, or finds its row gone and writes nothing.
+-- The parts do not see each other: the writer gives at most one row for each (run, key) and one transition for each run.
+WITH me AS MATERIALIZED (
+    SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
+), lease AS MATERIALIZED (
+    SELECT j.id, j.epoch, j.ctid
+    FROM unnest($2::uuid[], $3::integer[]) AS r(id, epoch)
+    JOIN stepd.jobs j ON j.id = r.id AND j.epoch = r.epoch AND j.state = 'running' AND j.worker = $1
+    WHERE EXISTS (SELECT FROM me)
+), step AS (
+    INSERT INTO stepd_engine.checkpoints AS c (run, seq, epoch, started_at, ended_at, due_at, attempts, checkpoint, state, key, kind,
+        output, error, decision, event, match)
+    SELECT s.run, s.seq, l.epoch, s.started_at, s.ended_at, clock_timestamp() + s.due_ms * interval '1 millisecond', s.attempts, s.checkpoint,
+        s.state::stepd.step_state, s.key, s.kind, s.output, s.error, s.decision, s.event, s.match::jsonb
+    FROM unnest($4::uuid[], $5::integer[], $6::timestamptz[], $7::timestamptz[], $8::bigint[], $9::smallint[], $10::boolean[], $11::text[],
+        $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
+        AS s(run, seq, started_at, ended_at, due_ms, attempts, checkpoint, state, key, kind, output, error, decision, event, match)
+    JOIN lease l ON l.id = s.run
+    ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, ended_at = excluded.ended_at, due_at = excluded.due_at,
+        attempts = excluded.attempts, checkpoint = excluded.checkpoint, state = excluded.state, output = excluded.output,
+        error = excluded.error, decision = excluded.decision, event = excluded.event, match = excluded.match
+        WHERE NOT c.checkpoint
+), note AS (
+    INSERT INTO stepd_engine.events (run, epoch, attempt, kind, key, data)
+    SELECT n.run, l.epoch, n.attempt, n.kind, n.key, n.data
+    FROM unnest($19::uuid[], $20::smallint[], $21::text[], $22::text[], $23::text[]) AS n(run, attempt, kind, key, data)
+    JOIN lease l ON l.id = n.run
+), moved AS (
+    UPDATE stepd.jobs j SET
+        state = m.state::stepd.run_state,
+        lane = CASE m.state WHEN 'running' THEN j.lane WHEN 'queued' THEN 1 WHEN 'held' THEN 5 ELSE 3 END,
+        due_at = CASE WHEN m.state IN ('waiting', 'resuming') THEN clock_timestamp() + m.due_ms * interval '1 millisecond' END,
+        worker = CASE m.state WHEN 'running' THEN j.worker END,
+        started = m.state = 'running',
+        taken = j.taken AND m.state = 'queued',
+        streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND EXISTS (
+            SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint) THEN 0 ELSE j.streak END,
+        error = m.error
+    FROM (SELECT u.run, u.due_ms, u.error,
+            CASE WHEN u.state = 'queued' AND stepd_engine.queue_limited((SELECT q.queue FROM stepd.jobs q WHERE q.id = u.run)) THEN 'held' ELSE u.state END AS state
+          FROM unnest($24::uuid[], $25::text[], $26::bigint[], $27::text[]) AS u(run, state, due_ms, error)) m
+    JOIN lease l ON l.id = m.run
+    WHERE j.id = l.id AND j.epoch = l.epoch AND j.state = 'running'
+), gone AS (
+    DELETE FROM stepd.jobs j
+    WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l JOIN unnest($28::uuid[]) AS x(run) ON x.run = l.id))
+    RETURNING j.*
+), kept AS (
+    INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at, worker,
+        workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, output, error,
+        last_seq, last_attempts, last_started_at, last_key, last_kind, last_output)
+    SELECT g.id, e.state::stepd.run_state, g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(), g.worker,
+        g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by, e.output, e.error,
+        e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
+    FROM gone g JOIN unnest($28::uuid[], $29::text[], $30::text[], $31::text[], $32::integer[], $33::smallint[], $34::timestamptz[],
+        $35::text[], $36::text[], $37::text[])
+        AS e(run, state, output, error, last_seq, last_attempts, last_started_at, last_key, last_kind, last_output) ON e.run = g.id
+)
+SELECT ARRAY(SELECT r.id FROM unnest($2::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM lease l WHERE l.id = r.id)) AS "lost!"

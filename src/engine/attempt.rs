@@ -1,0 +1,417 @@
+//! From a step's key to its checkpoint: what its record says, its attempts, its waits.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+
+use crate::model::{Class, Failure, Payload, StepKey, StepRecord, StepState, Wait, code};
+use crate::rules::policy::{OnInterrupt, RetryPolicy, StepPolicy};
+use crate::rules::retry::next_attempt;
+use crate::steps::{BoxFuture, Shape, Step, StepCx, StopReason, StopSignal, stop_pair};
+
+use super::ctx::{Attempted, Ctx, StepDone, plain_shape, shaped};
+use super::halt::Halt;
+use super::inbox::Answer;
+use super::journal::{Note, NoteKind};
+use super::wait::{Purpose, Woken, is_retry};
+
+/// A step that is still running after this long is recorded as running. Shorter ones cost one row, not two.
+const START_NOTE_AFTER: Duration = Duration::from_millis(5);
+
+/// What an attempt does: a kind from the registry, or a closure.
+pub(super) trait Body: Sync {
+    fn attempt<'a>(
+        &'a self,
+        ctx: &'a Ctx,
+        record: &'a StepRecord,
+        attempt: u32,
+        stop: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>>;
+
+    /// Applied to the payload of an answered wait.
+    fn shape(&self) -> &Shape;
+
+    fn stop_grace(&self) -> Option<Duration>;
+}
+
+/// A kind of step from the registry.
+pub(super) struct KindBody<'a> {
+    pub step: &'a Arc<dyn Step>,
+    pub params: &'a (dyn Fn(u32) -> Result<Value, Failure> + Send + Sync),
+    pub shape: Shape,
+}
+
+impl Body for KindBody<'_> {
+    fn attempt<'a>(
+        &'a self,
+        ctx: &'a Ctx,
+        record: &'a StepRecord,
+        attempt: u32,
+        stop: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
+        Box::pin(async move {
+            let params = (self.params)(attempt)?;
+            let cx: StepCx = ctx.step_cx(record, attempt, self.shape.clone(), stop);
+            shaped(self.step.run(&cx, params).await?, &self.shape)
+        })
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn stop_grace(&self) -> Option<Duration> {
+        self.step.stop_grace()
+    }
+}
+
+/// A step that is Rust code.
+pub(super) struct CodeBody<'a, F> {
+    pub work: &'a F,
+    pub shape: Shape,
+}
+
+impl<'w, F> CodeBody<'w, F> {
+    pub(super) fn new(work: &'w F) -> Self {
+        Self { work, shape: plain_shape() }
+    }
+}
+
+impl<T, F, Fut> Body for CodeBody<'_, F>
+where
+    T: serde::Serialize,
+    F: Fn() -> Fut + Send + Sync,
+    Fut: Future<Output = Result<T, Failure>> + Send,
+{
+    fn attempt<'a>(
+        &'a self,
+        _: &'a Ctx,
+        _: &'a StepRecord,
+        _: u32,
+        _: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
+        Box::pin(async move {
+            let work = (self.work)();
+            let value = work.await?;
+            Payload::from_serialize(&value).map(Attempted::Done)
+        })
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn stop_grace(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// What to do next with a step.
+enum Next {
+    Attempt(u32),
+    Wait(Purpose),
+    Rejoin(Option<Duration>),
+    Finish(Answer),
+}
+
+impl Ctx {
+    /// The one way from a key to a result, for workflow files and for Rust code alike.
+    pub(super) async fn resolve(
+        &self,
+        key: StepKey,
+        kind: &str,
+        policy: &StepPolicy,
+        body: &dyn Body,
+    ) -> Result<StepDone, Halt> {
+        let _busy = self.begin(&key)?;
+        let known = self.record_of(&key, kind)?.cloned();
+        if let Some(record) = &known
+            && record.checkpoint
+        {
+            return self.from_checkpoint(record, body);
+        }
+        self.settled().await?;
+        let (mut record, mut next, first) = match known {
+            None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
+            Some(record) => {
+                let next = self.take_up(&record, policy).await?;
+                let first = if let Next::Attempt(n) = next { n } else { record.attempts };
+                (record, next, first)
+            }
+        };
+        loop {
+            next = match next {
+                Next::Attempt(n) => match self.one_attempt(&mut record, n, policy, body).await? {
+                    Ok(Attempted::Done(output)) => match self.sized(output) {
+                        Ok(output) => return self.finish(record, Ok(output), policy),
+                        Err(failure) => self.after_failure(&record, failure, first, policy),
+                    },
+                    Ok(Attempted::Committed(output)) => {
+                        return Ok(StepDone { state: StepState::Completed, output, error: None });
+                    }
+                    Ok(Attempted::Suspend(wait)) => Next::Wait(Purpose::Wait(wait)),
+                    Err(failure) => self.after_failure(&record, failure, first, policy),
+                },
+                Next::Wait(purpose) => {
+                    let woken = self.begin_wait(&mut record, purpose).await?;
+                    self.after_wait(&record, woken, body).await?
+                }
+                Next::Rejoin(due_in) => {
+                    let woken = self.rejoin_wait(&record, due_in).await?;
+                    self.after_wait(&record, woken, body).await?
+                }
+                Next::Finish(Ok(output)) if record.state == StepState::Waiting && answerable(&record) => {
+                    // The answer's own row is the checkpoint already.
+                    return Ok(StepDone { state: StepState::Completed, output, error: None });
+                }
+                Next::Finish(result) => return self.finish(record, result, policy),
+            };
+        }
+    }
+
+    fn from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
+        let mut output = record.output.clone().unwrap_or_else(Payload::null);
+        if record.state == StepState::Completed && answerable(record) {
+            output = shape_answer(body, &output).map_err(|f| self.failed(Some(record.key.clone()), f))?;
+        }
+        Ok(StepDone { state: record.state, output, error: record.error.clone() })
+    }
+
+    /// Where a step that has a record, but no checkpoint, goes on.
+    async fn take_up(&self, record: &StepRecord, policy: &StepPolicy) -> Result<Next, Halt> {
+        Ok(match record.state {
+            // An interrupted attempt is repeated under its own number: the user's attempts count failures, not crashes.
+            StepState::Running => match policy.on_interrupt {
+                OnInterrupt::Retry => Next::Attempt(record.attempts),
+                OnInterrupt::Fail => Next::Finish(Err(interrupted(record, "and its author said `on_interrupt: fail`"))),
+                OnInterrupt::Ask => self.ask_after_interrupt(record).await?,
+            },
+            StepState::Waiting => {
+                let left = record.due_in_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+                Next::Rejoin(left)
+            }
+            StepState::Failed if answerable(record) => {
+                Next::Finish(Err(record.error.clone().unwrap_or_else(|| interrupted(record, "and left no reason"))))
+            }
+            StepState::Failed | StepState::Cancelled | StepState::Completed | StepState::Skipped => {
+                Next::Attempt(record.attempts + 1)
+            }
+        })
+    }
+
+    /// `on_interrupt: ask` is an approval with a key of its own, so that it is answered, shown and recorded like any other.
+    async fn ask_after_interrupt(&self, record: &StepRecord) -> Result<Next, Halt> {
+        let key = StepKey::new(format!("{}.interrupted[{}]", record.key, record.epoch));
+        let prompt = format!("Step {} was running when its worker died. Run it again?", record.key);
+        let body = AskBody { prompt, shape: plain_shape() };
+        let policy = StepPolicy { on_error: crate::rules::policy::OnError::Continue, ..StepPolicy::default() };
+        let done = Box::pin(self.resolve(key, "approve", &policy, &body)).await?;
+        Ok(match done.state {
+            StepState::Completed => Next::Attempt(record.attempts),
+            _ => Next::Finish(Err(interrupted(record, "and it was decided not to run it again"))),
+        })
+    }
+
+    async fn after_wait(&self, record: &StepRecord, woken: Woken, body: &dyn Body) -> Result<Next, Halt> {
+        let retry = is_retry(record.decision.as_ref());
+        Ok(match woken {
+            Woken::Due if retry => {
+                self.settled().await?;
+                Next::Attempt(record.attempts + 1)
+            }
+            Woken::Due if !answerable(record) => Next::Finish(Ok(Payload::null())),
+            Woken::Due => Next::Finish(self.expire_wait(record).await?.and_then(|answer| shape_answer(body, &answer))),
+            Woken::Answered(answer) => Next::Finish(answer.and_then(|answer| shape_answer(body, &answer))),
+        })
+    }
+
+    /// Retry or not: the one decision, by [`next_attempt`].
+    fn after_failure(&self, record: &StepRecord, failure: Failure, first: u32, policy: &StepPolicy) -> Next {
+        let once = RetryPolicy::never();
+        let retry = if self.one_attempt && first > 1 { &once } else { &policy.retry };
+        let attempt = record.attempts - first + 1;
+        let pause =
+            next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
+        let now = self.ports.clock.now();
+        let data = json!({
+            "started_at": record.started_at, "ended_at": now, "failure": failure,
+            "retry_in_ms": pause.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
+        });
+        self.note(Note {
+            kind: NoteKind::AttemptFailed,
+            key: Some(record.key.clone()),
+            attempt: Some(record.attempts),
+            data: Payload::from_value(&data),
+        });
+        match pause {
+            Some(after) => {
+                Next::Wait(Purpose::Retry { next: record.attempts + 1, of: first + retry.max_attempts - 1, after })
+            }
+            None => Next::Finish(Err(failure)),
+        }
+    }
+
+    /// Does another attempt after this pause still lie within `total_timeout`?
+    fn fits(&self, record: &StepRecord, policy: &StepPolicy, pause: Duration) -> bool {
+        remaining(policy.total_timeout, record.started_at, self.ports.clock.now()).is_none_or(|left| pause < left)
+    }
+
+    /// One attempt under its limits. The outer error ends the run's activation, the inner one is the attempt's failure.
+    async fn one_attempt(
+        &self,
+        record: &mut StepRecord,
+        n: u32,
+        policy: &StepPolicy,
+        body: &dyn Body,
+    ) -> Result<Result<Attempted, Failure>, Halt> {
+        record.attempts = n;
+        record.state = StepState::Running;
+        record.epoch = self.epoch;
+        record.decision = None;
+        if policy.on_interrupt != OnInterrupt::Retry {
+            // Whoever resumes must know that the step had begun.
+            self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None });
+            self.settled().await?;
+        }
+        let limit = match (policy.timeout, remaining(policy.total_timeout, record.started_at, self.ports.clock.now())) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let grace = body.stop_grace();
+        let (trigger, own) = if grace.is_some() { Some(stop_pair()).unzip() } else { (None, None) };
+        let signal = own.unwrap_or_else(|| self.inbox.signal().clone());
+        let record = &*record;
+        let work = std::panic::AssertUnwindSafe(body.attempt(self, record, n, signal));
+        let work = futures_util::FutureExt::catch_unwind(work);
+        tokio::pin!(work);
+        let note_after = (policy.on_interrupt == OnInterrupt::Retry).then_some(START_NOTE_AFTER);
+        let why = tokio::select! {
+            biased;
+            done = &mut work => return Ok(unpanicked(done)),
+            why = self.ended_early(record, note_after, limit) => why,
+        };
+        if let (Some(trigger), Some(grace)) = (trigger, grace) {
+            trigger.stop(why);
+            // The kind ends its own work; what it says then only matters where it tells more than "stopped".
+            let said = tokio::time::timeout(grace, &mut work).await;
+            if why == StopReason::Timeout
+                && let Ok(Ok(Err(failure))) = said
+            {
+                return Ok(Err(timed_out(record, limit).with_details(failure.details.map_or(Value::Null, |d| *d))));
+            }
+        }
+        match why {
+            StopReason::Timeout => Ok(Err(timed_out(record, limit))),
+            StopReason::Cancelled | StopReason::LeaseLost | StopReason::Shutdown => Err(Halt::Stopped),
+        }
+    }
+
+    /// Notes the start of a step that takes its time, and resolves when the attempt must end.
+    async fn ended_early(
+        &self,
+        record: &StepRecord,
+        note_after: Option<Duration>,
+        limit: Option<Duration>,
+    ) -> StopReason {
+        let stopped = self.inbox.signal().stopped();
+        tokio::pin!(stopped);
+        let limit = limit.and_then(|l| tokio::time::Instant::now().checked_add(l));
+        let timeout = async {
+            match limit {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(timeout);
+        if let Some(after) = note_after {
+            tokio::select! {
+                biased;
+                why = &mut stopped => return why,
+                () = &mut timeout => return StopReason::Timeout,
+                () = tokio::time::sleep(after) => self.note_start(record),
+            }
+        }
+        tokio::select! {
+            why = stopped => why,
+            () = timeout => StopReason::Timeout,
+        }
+    }
+}
+
+/// The question after an interruption.
+struct AskBody {
+    prompt: String,
+    shape: Shape,
+}
+
+impl Body for AskBody {
+    fn attempt<'a>(
+        &'a self,
+        _: &'a Ctx,
+        _: &'a StepRecord,
+        _: u32,
+        _: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
+        Box::pin(async { Ok(Attempted::Suspend(Wait::Approval { prompt: self.prompt.clone(), timeout: None })) })
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn stop_grace(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Waits for an event or an approval are answered in the database; the row keeps its decision to say so.
+fn answerable(record: &StepRecord) -> bool {
+    record.decision.as_ref().is_some_and(|d| {
+        d.as_str().starts_with(r#"{"wait":"event""#) || d.as_str().starts_with(r#"{"wait":"approval""#)
+    })
+}
+
+fn shape_answer(body: &dyn Body, answer: &Payload) -> Answer {
+    let value = answer.value()?;
+    let raw = json!({"event": value});
+    (body.shape())(crate::steps::StepOutput { raw, default: value })
+}
+
+fn interrupted(record: &StepRecord, then: &str) -> Failure {
+    Failure {
+        class: Class::Permanent,
+        ..Failure::permanent(
+            code::INTERRUPTED,
+            format!("step `{}` was running when its worker died, {then}", record.key),
+        )
+    }
+}
+
+fn timed_out(record: &StepRecord, limit: Option<Duration>) -> Failure {
+    let limit = limit.unwrap_or_default();
+    Failure::transient(
+        code::TIMEOUT,
+        format!("attempt {} of step `{}` took longer than its limit of {limit:?}", record.attempts, record.key),
+    )
+}
+
+/// What is left of a limit that began at `since`.
+fn remaining(limit: Option<Duration>, since: DateTime<Utc>, now: DateTime<Utc>) -> Option<Duration> {
+    limit.map(|l| l.saturating_sub((now - since).to_std().unwrap_or_default()))
+}
+
+type Unwound = Result<Result<Attempted, Failure>, Box<dyn std::any::Any + Send>>;
+
+fn unpanicked(done: Unwound) -> Result<Attempted, Failure> {
+    done.unwrap_or_else(|panic| {
+        let text =
+            panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(Failure::transient(
+            code::PANIC,
+            format!("the step's code panicked: {}", text.unwrap_or_else(|| "no message".into())),
+        ))
+    })
+}

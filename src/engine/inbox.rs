@@ -1,0 +1,80 @@
+//! What reaches a running run from outside: a stop, and answers to its waits.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::model::{Failure, Payload, StepKey};
+use crate::steps::{StopReason, StopSignal, StopTrigger, stop_pair};
+
+/// The answer to a waiting step.
+pub type Answer = Result<Payload, Failure>;
+
+/// One run's inbox, shared by its runner and by the services that hear of requests.
+#[derive(Debug)]
+pub struct Inbox {
+    trigger: StopTrigger,
+    signal: StopSignal,
+    answers: Mutex<HashMap<StepKey, Answer>>,
+    arrived: Notify,
+    waits: Mutex<Vec<StepKey>>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        let (trigger, signal) = stop_pair();
+        Self { trigger, signal, answers: Mutex::default(), arrived: Notify::new(), waits: Mutex::default() }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inbox {
+    /// Tells the run to stop.
+    pub fn stop(&self, reason: StopReason) {
+        self.trigger.stop(reason);
+    }
+
+    /// The run's stop signal.
+    #[must_use]
+    pub fn signal(&self) -> &StopSignal {
+        &self.signal
+    }
+
+    /// Delivers the answer to a waiting step.
+    pub fn answer(&self, key: StepKey, answer: Answer) {
+        locked(&self.answers).insert(key, answer);
+        self.arrived.notify_waiters();
+    }
+
+    /// The steps that wait in memory, for whoever looks whether they have been answered.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<StepKey> {
+        locked(&self.waits).clone()
+    }
+
+    pub(super) fn begin_wait(&self, key: StepKey) {
+        locked(&self.waits).push(key);
+    }
+
+    pub(super) fn end_wait(&self, key: &StepKey) {
+        locked(&self.waits).retain(|k| k != key);
+    }
+
+    /// Resolves with the step's answer.
+    pub(super) async fn answered(&self, key: &StepKey) -> Answer {
+        loop {
+            // Enabled before the look, so that an answer between look and wait is not missed.
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if let Some(answer) = locked(&self.answers).remove(key) {
+                return answer;
+            }
+            arrived.await;
+        }
+    }
+}

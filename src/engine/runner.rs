@@ -1,0 +1,237 @@
+//! Runs one claimed job to the end of its activation: finished, failed, suspended, or given up.
+
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde_json::json;
+
+use crate::model::{Claimed, Failure, Payload, StepRecord, StepState, code};
+use crate::rules::retry::next_resume;
+use crate::steps::StopReason;
+
+use super::ctx::{Ctx, Ports, Quiet};
+use super::halt::{Halt, StepFailure};
+use super::inbox::Inbox;
+use super::journal::{CommitError, Note, NoteKind, Transition};
+use super::workflow::Workflow;
+
+/// A wait that is due sooner than this is waited out in memory: a suspend and a claim would take about as long.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// All that an activation can come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The run is `completed`.
+    Done,
+    /// The run waits, and holds nothing here.
+    Suspended,
+    /// The run is `failed`.
+    Failed,
+    /// The run failed and will be resumed.
+    Resuming,
+    /// The run is `cancelled`.
+    Cancelled,
+    /// The run was given back; nothing counts.
+    Interrupted,
+    /// Another worker has it; nothing was written.
+    LeaseLost,
+}
+
+enum Turn {
+    Ended(Result<Payload, Halt>),
+    Quiet(Option<Duration>),
+}
+
+/// Runs one claimed job. Consumes the lease.
+pub async fn run(
+    mut claimed: Claimed,
+    workflow: Result<Arc<dyn Workflow>, Failure>,
+    ports: Arc<Ports>,
+    inbox: Arc<Inbox>,
+) -> Outcome {
+    let records = std::mem::take(&mut claimed.records);
+    let begin = must_mark_start(&claimed, &records);
+    let ctx = Ctx::new(&claimed, records, ports, inbox);
+    if begin && ctx.transition(Transition::Start).await.is_err() {
+        return Outcome::LeaseLost;
+    }
+    let workflow = match workflow {
+        Ok(workflow) => workflow,
+        Err(failure) => return end(&ctx, Transition::Fail { failure }, Outcome::Failed).await,
+    };
+    let deadline = run_deadline(&ctx, &claimed, &*workflow);
+    let mut alarm = deadline;
+    let halt = {
+        let code = workflow.run(&ctx, claimed.input.clone());
+        let code = AssertUnwindSafe(code).catch_unwind();
+        tokio::pin!(code);
+        loop {
+            let turn = poll_fn(|cx| match code.as_mut().poll(cx) {
+                Poll::Ready(ended) => Poll::Ready(Turn::Ended(ended.unwrap_or_else(|_| Err(Halt::failed(panicked()))))),
+                Poll::Pending => match suspendable(&ctx) {
+                    Some(due_in) => Poll::Ready(Turn::Quiet(due_in)),
+                    None => {
+                        ctx.flush();
+                        Poll::Pending
+                    }
+                },
+            });
+            let turn = tokio::select! {
+                biased;
+                turn = turn => turn,
+                () = sleep_until(alarm) => {
+                    alarm = None;
+                    ctx.inbox.stop(StopReason::Timeout);
+                    continue;
+                }
+            };
+            match turn {
+                Turn::Ended(Ok(output)) => match ctx.sized(output) {
+                    Ok(output) => break Ok(output),
+                    Err(failure) => break Err(Halt::failed(failure)),
+                },
+                Turn::Ended(Err(halt)) => break Err(halt),
+                Turn::Quiet(due_in) => return suspend(&ctx, due_in, deadline).await,
+            }
+        }
+    };
+    match halt {
+        Ok(output) => end(&ctx, Transition::Complete { output, last: None }, Outcome::Done).await,
+        Err(Halt::Failed(failure)) => fail(&ctx, &claimed, &*workflow, failure).await,
+        Err(Halt::Stopped) => stopped(&ctx).await,
+    }
+}
+
+/// A run that was taken from a dead worker commits its start before its input is decoded or a step
+/// begins, so that the next death counts. Others count by their first record.
+fn must_mark_start(claimed: &Claimed, records: &[StepRecord]) -> bool {
+    claimed.taken || claimed.crashes > 0 || records.iter().any(|r| r.state == StepState::Running)
+}
+
+fn run_deadline(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow) -> Option<tokio::time::Instant> {
+    let limit = workflow.timeout()?;
+    let used = (ctx.ports.clock.now() - claimed.started_at).to_std().unwrap_or_default();
+    tokio::time::Instant::now().checked_add(limit.saturating_sub(used))
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// If everything waits, and for longer than it pays to stay: when is the earliest due?
+fn suspendable(ctx: &Ctx) -> Option<Option<Duration>> {
+    if !ctx.ports.journal.suspends() || ctx.inbox.signal().reason().is_some() {
+        return None;
+    }
+    match ctx.quiet() {
+        Quiet::For(due_in) if due_in.is_none_or(|d| d > LINGER) => Some(due_in),
+        Quiet::For(_) | Quiet::No => None,
+    }
+}
+
+async fn suspend(ctx: &Ctx, due_in: Option<Duration>, deadline: Option<tokio::time::Instant>) -> Outcome {
+    let left = deadline.map(|at| at.saturating_duration_since(tokio::time::Instant::now()));
+    let due_in = match (due_in, left) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    let keys = ctx.waiting_keys();
+    match ctx.transition(Transition::Suspend { due_in }).await {
+        Ok(()) => {
+            ctx.ports.journal.settle(ctx.info.id, keys).await;
+            Outcome::Suspended
+        }
+        Err(CommitError::LeaseLost) => Outcome::LeaseLost,
+        Err(CommitError::Refused(why)) => refused(ctx, why).await,
+    }
+}
+
+/// The one place where a failed run's next state is decided.
+async fn fail(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow, failed: StepFailure) -> Outcome {
+    let policy = workflow.resume_policy();
+    let resumes = u32::try_from(claimed.resumes).unwrap_or(0);
+    let StepFailure { key, failure } = failed;
+    match next_resume(policy, &failure, resumes, fastrand::f64()) {
+        Some(after) => {
+            let data = json!({"step": key.as_ref().map(|k| k.as_str()), "resume": resumes + 1, "of": policy.max_attempts,
+                "in_ms": u64::try_from(after.as_millis()).unwrap_or(u64::MAX), "failure": failure});
+            ctx.note(Note { kind: NoteKind::ResumeScheduled, key, attempt: None, data: Payload::from_value(&data) });
+            end(ctx, Transition::Resume { after, failure }, Outcome::Resuming).await
+        }
+        None => {
+            ctx.close_open_steps();
+            let failure = match key {
+                Some(key) => at_step(failure, key.as_str()),
+                None => failure,
+            };
+            end(ctx, Transition::Fail { failure }, Outcome::Failed).await
+        }
+    }
+}
+
+/// The run's failure names the step that failed.
+fn at_step(mut failure: Failure, key: &str) -> Failure {
+    let mut details = match failure.details.take().map(|d| *d) {
+        Some(serde_json::Value::Object(map)) => map,
+        Some(other) => serde_json::Map::from_iter([("details".to_owned(), other)]),
+        None => serde_json::Map::new(),
+    };
+    details.insert("step".to_owned(), key.into());
+    failure.details = Some(Box::new(details.into()));
+    failure
+}
+
+async fn stopped(ctx: &Ctx) -> Outcome {
+    match ctx.inbox.signal().reason() {
+        Some(StopReason::Cancelled) => {
+            ctx.close_open_steps();
+            let failure = Failure::permanent("cancelled", "the run was cancelled");
+            end(ctx, Transition::Cancel { failure }, Outcome::Cancelled).await
+        }
+        Some(StopReason::Timeout) => {
+            ctx.close_open_steps();
+            let failure = Failure::permanent(code::TIMEOUT, "the run took longer than the workflow's `timeout`");
+            end(ctx, Transition::Fail { failure }, Outcome::Failed).await
+        }
+        Some(StopReason::LeaseLost) => Outcome::LeaseLost,
+        Some(StopReason::Shutdown) => {
+            ctx.note(Note { kind: NoteKind::Released, key: None, attempt: None, data: Payload::null() });
+            end(ctx, Transition::Release, Outcome::Interrupted).await
+        }
+        None => {
+            let bug = "the workflow returned `Halt::Stopped` though nothing had told it to stop; return the halt that the context gave";
+            end(ctx, Transition::Fail { failure: Failure::permanent(code::INTERNAL, bug) }, Outcome::Failed).await
+        }
+    }
+}
+
+async fn end(ctx: &Ctx, transition: Transition, outcome: Outcome) -> Outcome {
+    match ctx.transition(transition).await {
+        Ok(()) => outcome,
+        Err(CommitError::LeaseLost) => Outcome::LeaseLost,
+        Err(CommitError::Refused(why)) => refused(ctx, why).await,
+    }
+}
+
+/// Postgres refused what the run wanted to record: say so in words that it accepts.
+async fn refused(ctx: &Ctx, why: String) -> Outcome {
+    let failure = Failure::permanent(
+        code::NOT_STORABLE,
+        format!("Postgres refused to store what the run recorded: {}", why.replace('\0', "\\0")),
+    );
+    match ctx.transition(Transition::Fail { failure }).await {
+        Ok(()) => Outcome::Failed,
+        Err(_) => Outcome::LeaseLost,
+    }
+}
+
+fn panicked() -> Failure {
+    Failure::permanent(code::PANIC, "the workflow's code panicked; the worker's log has the message")
+}

@@ -1,0 +1,111 @@
+//! Waiting: in memory while something else of the run works, otherwise suspended by the runner.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::model::{Failure, Payload, StepRecord, StepState, Wait, code};
+
+use super::ctx::Ctx;
+use super::halt::Halt;
+use super::inbox::Answer;
+use super::journal::StepRow;
+
+/// How a wait ended.
+pub(super) enum Woken {
+    /// Its time has come.
+    Due,
+    /// Somebody answered; the journal has it already.
+    Answered(Answer),
+}
+
+/// Why a step waits. Recorded as the row's decision, so that a resume knows it.
+pub(super) enum Purpose {
+    /// For what its kind says.
+    Wait(Wait),
+    /// For the next attempt.
+    Retry { next: u32, of: u32, after: Duration },
+}
+
+impl Purpose {
+    fn due_in(&self) -> Option<Duration> {
+        match self {
+            Self::Wait(Wait::Sleep { span }) => Some(*span),
+            Self::Wait(Wait::Event { timeout, .. } | Wait::Approval { timeout, .. }) => *timeout,
+            Self::Retry { after, .. } => Some(*after),
+        }
+    }
+
+    fn decision(&self) -> Value {
+        match self {
+            Self::Wait(Wait::Sleep { span }) => {
+                json!({"wait": "sleep", "ms": u64::try_from(span.as_millis()).unwrap_or(u64::MAX)})
+            }
+            Self::Wait(Wait::Event { name, matches, .. }) => json!({"wait": "event", "event": name, "match": matches}),
+            Self::Wait(Wait::Approval { prompt, .. }) => json!({"wait": "approval", "prompt": prompt}),
+            Self::Retry { next, of, .. } => json!({"wait": "retry", "attempt": next, "of": of}),
+        }
+    }
+}
+
+/// Is the recorded wait the pause before another attempt?
+pub(super) fn is_retry(decision: Option<&Payload>) -> bool {
+    decision.is_some_and(|d| d.as_str().starts_with(r#"{"wait":"retry""#))
+}
+
+impl Ctx {
+    /// Begins a wait: records it, and waits. Called while busy; the wait itself is not.
+    pub(super) async fn begin_wait(&self, record: &mut StepRecord, purpose: Purpose) -> Result<Woken, Halt> {
+        record.state = StepState::Waiting;
+        record.epoch = self.epoch;
+        record.decision = Some(Payload::from_value(&purpose.decision()));
+        let due_in = purpose.due_in();
+        let wait = match purpose {
+            Purpose::Wait(wait) => Some(wait),
+            Purpose::Retry { .. } => None,
+        };
+        self.defer(StepRow { record: record.clone(), wait, due_in });
+        self.rejoin_wait(record, due_in).await
+    }
+
+    /// Goes on with a wait that is recorded already. `due_in` counts from now.
+    pub(super) async fn rejoin_wait(&self, record: &StepRecord, due_in: Option<Duration>) -> Result<Woken, Halt> {
+        let due = due_in.and_then(|d| Instant::now().checked_add(d));
+        self.pause_busy(&record.key, due);
+        let _again = Again(self, record);
+        tokio::select! {
+            biased;
+            _ = self.inbox.signal().stopped() => Err(Halt::Stopped),
+            () = self.failing() => Err(Halt::Stopped),
+            answer = self.inbox.answered(&record.key) => Ok(Woken::Answered(answer)),
+            () = sleep_until(due) => Ok(Woken::Due),
+        }
+    }
+
+    /// A wait that others may answer is over by time: unless an answer came first.
+    pub(super) async fn expire_wait(&self, record: &StepRecord) -> Result<Answer, Halt> {
+        // The row must be there before it can be ended.
+        self.settled().await?;
+        // Permanent: asking again is not what a time limit on an answer means.
+        let failure = Failure::permanent(code::TIMEOUT, format!("nothing answered step `{}` in time", record.key));
+        let answered = self.ports.journal.expire(self.info.id, record.key.clone(), failure.clone()).await;
+        Ok(answered.unwrap_or(Err(failure)))
+    }
+}
+
+/// Makes the run busy again when the wait ends, however it ends.
+struct Again<'a>(&'a Ctx, &'a StepRecord);
+
+impl Drop for Again<'_> {
+    fn drop(&mut self) {
+        self.0.resume_busy(&self.1.key);
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,7 @@
+//! What the kernel knows and std does not say: children that die with their parent, and `/proc`.
+//!
+//! The only `unsafe` of the crate stands in [`pre_exec`].
+
+pub mod pre_exec;
+pub mod proc;
+pub mod spawner;

@@ -1,0 +1,112 @@
+//! The workflows that this process can run: Rust code registered here, and definitions by their id.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde_json::Value;
+
+use crate::db::{Database, DbError, definitions};
+use crate::engine::Workflow;
+use crate::model::{Failure, code};
+
+/// Makes a workflow of a definition's text.
+pub type Compile = Arc<dyn Fn(&str, &str) -> Result<Arc<dyn Workflow>, Failure> + Send + Sync>;
+
+/// A workflow on its way into the catalog.
+pub struct Loaded {
+    /// Its name.
+    pub name: String,
+    /// The content hash of its definition.
+    pub hash: String,
+    /// The definition's text; `None` for Rust code.
+    pub body: Option<String>,
+    /// The queue that its jobs go to by default.
+    pub queue: String,
+    /// Their priority by default.
+    pub priority: i16,
+    /// The file, for people.
+    pub source: Option<String>,
+    /// The workflow itself.
+    pub workflow: Arc<dyn Workflow>,
+}
+
+/// Workflows by definition id, and the ids that claims pin.
+pub struct Catalog {
+    db: Database,
+    compile: Compile,
+    by_id: RwLock<HashMap<i32, Arc<dyn Workflow>>>,
+    present: RwLock<Arc<Value>>,
+}
+
+impl Catalog {
+    /// An empty catalog.
+    #[must_use]
+    pub fn new(db: Database, compile: Compile) -> Self {
+        Self {
+            db,
+            compile,
+            by_id: RwLock::default(),
+            present: RwLock::new(Arc::new(Value::Object(serde_json::Map::new()))),
+        }
+    }
+
+    /// Registers workflows in the database and makes them this worker's present ones. All or nothing here; in
+    /// the database each is idempotent.
+    ///
+    /// # Errors
+    /// Whatever the database says; the catalog then stays as it was.
+    pub async fn load(&self, loaded: Vec<Loaded>) -> Result<usize, DbError> {
+        let mut ids = serde_json::Map::new();
+        let mut workflows = Vec::new();
+        let mut changed = 0;
+        for l in loaded {
+            let id = definitions::define(self.db.pool(), &l.hash, &l.name, l.body.as_deref()).await?;
+            let new =
+                definitions::load_workflow(self.db.pool(), &l.name, id, &l.queue, l.priority, l.source.as_deref())
+                    .await?;
+            changed += usize::from(new);
+            ids.insert(l.name, id.into());
+            workflows.push((id, l.workflow));
+        }
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).extend(workflows);
+        *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Value::Object(ids));
+        Ok(changed)
+    }
+
+    /// What a claim pins: `{workflow: definition id}`.
+    #[must_use]
+    pub fn present(&self) -> Arc<Value> {
+        self.present.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The workflow of a run: by its pinned definition, or the workflow's present one in the database.
+    ///
+    /// # Errors
+    /// A failure `definition`, when there is none that this process can run.
+    pub async fn workflow(&self, name: &str, id: Option<i32>) -> Result<Arc<dyn Workflow>, Failure> {
+        if let Some(id) = id
+            && let Some(found) = self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(&id)
+        {
+            return Ok(found.clone());
+        }
+        let stored = definitions::definition(self.db.pool(), id, name)
+            .await
+            .map_err(|e| {
+                Failure::transient(code::DEFINITION, format!("the definition of `{name}` could not be read: {e}"))
+            })?
+            .ok_or_else(|| {
+                Failure::permanent(code::DEFINITION, format!("the definition of `{name}` is gone; load its file again"))
+            })?;
+        let Some(body) = stored.body else {
+            return Err(Failure::permanent(
+                code::DEFINITION,
+                format!(
+                    "`{name}` is Rust code, and this binary does not have it; give it a queue that only its own binary serves"
+                ),
+            ));
+        };
+        let workflow = (self.compile)(name, &body)?;
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(stored.id, workflow.clone());
+        Ok(workflow)
+    }
+}

@@ -1,0 +1,361 @@
+//! Claims runs ahead of the free slots.
+//!
+//! The ready lane is read from a low watermark per (queue, priority), so that a claim never walks what is finished. A
+//! full look from the beginning, twice a second at most while there is work, finds what was committed late below
+//! the watermark, and new pairs. Hints wake the claimer early; the poll is the truth.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::db::claims::{self, ClaimRequest, ClaimedRow, Watermark};
+use crate::db::{Database, DbError};
+use crate::engine::Gate;
+use crate::model::WorkerId;
+
+use super::catalog::Catalog;
+use super::presence::Presence;
+use super::runs::Runs;
+use super::shared::{Backoff, Connectivity, Hints, Stop, stopped};
+
+/// The poll that bounds every wake-up.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Full looks are at least this far apart while there is work …
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// … and take at most this share of the time.
+const LOOK_SHARE: u32 = 20;
+
+/// The buffer ahead of the slots holds what is started in this time: a worker of slow runs keeps none back from others.
+const AHEAD: Duration = Duration::from_millis(50);
+
+/// The buffer never holds more, and no claim asks for more.
+const MAX_AHEAD: usize = 1_000;
+
+/// What has not started after this long is given back.
+const BUFFER_FOR: Duration = Duration::from_millis(500);
+
+/// Pairs remembered between looks.
+const MAX_PAIRS: usize = 512;
+
+/// The claimer's session: one plan for every claim.
+const SESSION: [(&str, &str); 3] =
+    [("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "2s"), ("statement_timeout", "20s")];
+
+type Pair = (Arc<str>, i16);
+
+/// Below every row of the ready lane.
+const BOTTOM: Watermark = (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil());
+
+/// The claimer.
+pub struct Claimer {
+    /// The database.
+    pub db: Database,
+    /// Under which registration.
+    pub presence: Presence,
+    /// The executor.
+    pub runs: Arc<Runs>,
+    /// What claims pin.
+    pub catalog: Arc<Catalog>,
+    /// Where wake-ups come from.
+    pub hints: Arc<Hints>,
+    /// Where to say that Postgres is away.
+    pub connectivity: Arc<Connectivity>,
+    /// Shut while the leases are in doubt.
+    pub gate: Gate,
+    /// The queues served; `None`: all that are not exclusive.
+    pub serves: Option<Vec<String>>,
+}
+
+struct Position {
+    /// The order is the order of the look: by queue, then priority; rotated from claim to claim.
+    pairs: Vec<Pair>,
+    marks: HashMap<Pair, Watermark>,
+    looked: Option<Instant>,
+    look_cost: Duration,
+    claimed_at: Option<Instant>,
+    rotation: usize,
+    rate: Rate,
+    /// Something came back, or may have: the next claim is worth its statement.
+    back: bool,
+    /// A run must be run alone.
+    solo: bool,
+    emptying: bool,
+    /// A claim had no answer: what it took is not known.
+    unsure: bool,
+    buffered_since: Option<Instant>,
+}
+
+/// Runs started a second, smoothed.
+struct Rate {
+    per_second: f64,
+    seen: u64,
+    at: Instant,
+}
+
+impl Rate {
+    fn update(&mut self, started: u64) {
+        let span = self.at.elapsed();
+        if span < Duration::from_millis(20) {
+            return;
+        }
+        #[allow(clippy::cast_precision_loss)]
+        let now = (started - self.seen) as f64 / span.as_secs_f64();
+        self.per_second = 0.5f64.mul_add(self.per_second, 0.5 * now);
+        self.seen = started;
+        self.at = Instant::now();
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn ahead(&self) -> usize {
+        ((self.per_second * AHEAD.as_secs_f64()) as usize).min(MAX_AHEAD)
+    }
+}
+
+impl Claimer {
+    /// Runs until the stop.
+    pub async fn run(self, mut stop: Stop) {
+        let mut backoff = Backoff::default();
+        let mut conn: Option<PgConnection> = None;
+        let mut p = Position::new();
+        loop {
+            let worker = tokio::select! {
+                () = stopped(&mut stop) => break,
+                worker = self.presence.present() => worker,
+            };
+            let pause = match self.turn(&mut conn, &mut p, worker).await {
+                Ok(pause) => {
+                    backoff.reset();
+                    pause
+                }
+                Err(error) => {
+                    if error.trouble == crate::db::Trouble::Lost {
+                        self.connectivity.lost(&error);
+                    } else {
+                        tracing::warn!(%error, "claim failed");
+                    }
+                    // The outcome is unknown: the next turn asks what the claim has taken.
+                    conn = None;
+                    p.marks.clear();
+                    p.unsure = true;
+                    backoff.next()
+                }
+            };
+            if pause.is_zero() {
+                if *stop.borrow() {
+                    break;
+                }
+                continue;
+            }
+            tokio::select! {
+                () = stopped(&mut stop) => break,
+                () = self.hints.claim.notified() => p.back = true,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        if let Some(conn) = conn {
+            let _ = conn.close().await;
+        }
+    }
+
+    /// One turn: look if it is time, claim if there is room. Returns how long to wait for a hint.
+    async fn turn(
+        &self,
+        conn: &mut Option<PgConnection>,
+        p: &mut Position,
+        worker: WorkerId,
+    ) -> Result<Duration, DbError> {
+        self.gate.opened().await;
+        p.rate.update(self.runs.started());
+        self.relieve_buffer(p);
+        let busy = p.claimed_at.is_some_and(|at| at.elapsed() < POLL);
+        let look_due = p
+            .looked
+            .is_none_or(|at| at.elapsed() >= if busy { LOOK_EVERY.max(p.look_cost * LOOK_SHARE) } else { POLL });
+        let conn = self.connected(conn).await?;
+        if p.unsure {
+            let held = claims::held_by(conn, worker).await?;
+            let n = self.runs.give_back_unknown(worker, &held);
+            if n > 0 {
+                tracing::info!(n, "gave back runs whose claim had no answer");
+            }
+            p.unsure = false;
+        }
+        let mut found_by_look = false;
+        if look_due {
+            self.look(conn, p).await?;
+            found_by_look = p.back || p.solo || !p.pairs.is_empty();
+            p.marks.clear();
+        }
+        if p.solo && self.solo(conn, p, worker).await? {
+            return Ok(Duration::from_millis(20));
+        }
+        let ahead = p.rate.ahead();
+        let room = self.runs.room() + ahead.saturating_sub(self.runs.buffered());
+        if room == 0 || (ahead > 0 && self.runs.buffered() > ahead / 2) {
+            return Ok(BUFFER_FOR);
+        }
+        if look_due && !found_by_look {
+            return Ok(POLL);
+        }
+        let claimed = self.claim(conn, p, worker, room.min(MAX_AHEAD)).await?;
+        if claimed == 0 && !look_due && p.looked.is_none_or(|at| at.elapsed() > p.look_cost * LOOK_SHARE) && p.back {
+            // Hinted, and nothing where work was known: perhaps it is in a new place.
+            p.back = false;
+            self.look(conn, p).await?;
+            if p.back || !p.pairs.is_empty() {
+                p.marks.clear();
+                let claimed = self.claim(conn, p, worker, room.min(MAX_AHEAD)).await?;
+                p.back = false;
+                return Ok(if claimed == room.min(MAX_AHEAD) { Duration::ZERO } else { self.idle_pause(p) });
+            }
+        }
+        p.back = false;
+        Ok(if claimed == room.min(MAX_AHEAD) { Duration::ZERO } else { self.idle_pause(p) })
+    }
+
+    fn idle_pause(&self, p: &Position) -> Duration {
+        if p.claimed_at.is_some_and(|at| at.elapsed() < POLL) { LOOK_EVERY } else { POLL }
+    }
+
+    async fn connected<'c>(&self, conn: &'c mut Option<PgConnection>) -> Result<&'c mut PgConnection, DbError> {
+        match conn {
+            Some(conn) => Ok(conn),
+            None => {
+                let fresh = self.db.connect("claimer", &SESSION).await?;
+                self.connectivity.back();
+                Ok(conn.insert(fresh))
+            }
+        }
+    }
+
+    async fn look(&self, conn: &mut PgConnection, p: &mut Position) -> Result<(), DbError> {
+        let began = Instant::now();
+        let look = claims::look(conn, self.serves.as_deref()).await?;
+        p.look_cost = began.elapsed();
+        p.looked = Some(Instant::now());
+        p.back |= look.back;
+        p.solo = look.solo;
+        // Pairs that are empty now stay known for a while: the next job is likely to come there.
+        let mut pairs = look.pairs;
+        let seen: std::collections::HashSet<Pair> = pairs.iter().cloned().collect();
+        pairs.extend(p.pairs.drain(..).filter(|pair| !seen.contains(pair)));
+        pairs.truncate(MAX_PAIRS.max(seen.len()));
+        p.pairs = pairs;
+        Ok(())
+    }
+
+    async fn claim(
+        &self,
+        conn: &mut PgConnection,
+        p: &mut Position,
+        worker: WorkerId,
+        want: usize,
+    ) -> Result<usize, DbError> {
+        let definitions = self.catalog.present();
+        let pairs = p.in_turn();
+        let req = ClaimRequest {
+            worker,
+            want: i64::try_from(want).unwrap_or(i64::MAX),
+            definitions: &definitions,
+            serves: self.serves.as_deref(),
+            pairs: &pairs,
+        };
+        let rows = claims::claim(conn, &req).await?;
+        let n = rows.len();
+        if n > 0 {
+            p.claimed_at = Some(Instant::now());
+            p.advance(&rows);
+            if p.buffered_since.is_none() {
+                p.buffered_since = Some(Instant::now());
+            }
+            self.runs.accept(rows.into_iter().map(|r| r.claimed), p.rate.ahead() / 2);
+        }
+        Ok(n)
+    }
+
+    /// A run that has killed several workers is run alone. True while this worker is emptying itself, or runs it.
+    async fn solo(&self, conn: &mut PgConnection, p: &mut Position, worker: WorkerId) -> Result<bool, DbError> {
+        if !self.runs.is_empty() {
+            if !p.emptying {
+                if !claims::reserve_solo(conn, worker, self.serves.as_deref()).await? {
+                    p.solo = false;
+                    return Ok(false);
+                }
+                p.emptying = true;
+                tracing::info!(
+                    "a run that has killed several workers waits to be run alone: claiming nothing until this worker is empty"
+                );
+                self.runs.close();
+            }
+            return Ok(true);
+        }
+        let definitions = self.catalog.present();
+        let req =
+            ClaimRequest { worker, want: 1, definitions: &definitions, serves: self.serves.as_deref(), pairs: &[] };
+        let row = claims::claim_solo(conn, &req).await?;
+        p.emptying = false;
+        self.runs.reopen();
+        let Some(row) = row else {
+            p.solo = false;
+            return Ok(false);
+        };
+        tracing::warn!(run.id = %row.claimed.lease.run(), streak = row.claimed.streak, "running alone: this run has killed several workers");
+        self.runs.accept([row.claimed], 0);
+        self.runs.emptied().await;
+        p.looked = None;
+        Ok(true)
+    }
+
+    /// Gives back what has waited for a slot too long.
+    fn relieve_buffer(&self, p: &mut Position) {
+        if self.runs.buffered() == 0 {
+            p.buffered_since = None;
+        } else if p.buffered_since.is_some_and(|at| at.elapsed() > BUFFER_FOR) && p.rate.per_second < 1.0 {
+            let n = self.runs.give_back_buffer();
+            tracing::debug!(n, "gave back runs that waited for a slot");
+            p.buffered_since = None;
+        }
+    }
+}
+
+impl Position {
+    fn new() -> Self {
+        Self {
+            pairs: Vec::new(),
+            marks: HashMap::new(),
+            looked: None,
+            look_cost: Duration::ZERO,
+            claimed_at: None,
+            rotation: 0,
+            rate: Rate { per_second: 0.0, seen: 0, at: Instant::now() },
+            back: true,
+            solo: false,
+            emptying: false,
+            unsure: false,
+            buffered_since: None,
+        }
+    }
+
+    /// The pairs by priority; among equals another queue comes first each time, so that none starves the others.
+    fn in_turn(&mut self) -> Vec<(Pair, Watermark)> {
+        self.rotation = self.rotation.wrapping_add(1);
+        let n = self.pairs.len().max(1);
+        let mut pairs: Vec<(usize, &Pair)> =
+            self.pairs.iter().enumerate().map(|(i, pair)| ((i + self.rotation) % n, pair)).collect();
+        pairs.sort_by_key(|(turn, pair)| (pair.1, *turn));
+        pairs.into_iter().map(|(_, pair)| (pair.clone(), self.marks.get(pair).copied().unwrap_or(BOTTOM))).collect()
+    }
+
+    fn advance(&mut self, rows: &[ClaimedRow]) {
+        for (pair, place) in rows.iter().filter_map(|r| r.place.as_ref()) {
+            let mark = self.marks.entry(pair.clone()).or_insert(BOTTOM);
+            *mark = (*mark).max(*place);
+        }
+    }
+}

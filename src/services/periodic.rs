@@ -1,0 +1,53 @@
+//! Idempotent passes without input: the driver owns period, wake-up, pause after an error.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::db::DbError;
+
+use super::shared::{Backoff, Stop, stopped};
+
+/// A pass over the database that can be repeated at any time.
+pub trait Periodic: Send {
+    /// For logs.
+    fn name(&self) -> &'static str;
+
+    /// One pass; returns when the next is due.
+    fn tick(&mut self) -> impl Future<Output = Result<Duration, DbError>> + Send;
+
+    /// Resolves when a pass is worth making before its time.
+    fn hinted(&self) -> impl Future<Output = ()> + Send;
+
+    /// Passes are at least this far apart, however many hints come.
+    fn spacing(&self) -> Duration;
+}
+
+/// Drives one service until the stop. A pass that has begun is finished.
+pub async fn drive<P: Periodic>(mut service: P, mut stop: Stop) {
+    let mut backoff = Backoff::default();
+    loop {
+        let began = Instant::now();
+        let pause = match service.tick().await {
+            Ok(pause) => {
+                backoff.reset();
+                pause
+            }
+            Err(error) => {
+                tracing::debug!(service = service.name(), %error, "pass failed");
+                backoff.next()
+            }
+        };
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = tokio::time::sleep(pause) => {}
+            () = service.hinted() => {
+                tokio::time::sleep_until(began + service.spacing()).await;
+            }
+        }
+        if *stop.borrow() {
+            return;
+        }
+    }
+}

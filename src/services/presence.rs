@@ -1,0 +1,368 @@
+//! This worker's place among the workers: registration, session lock, marker, heartbeat, and the watch over the others.
+//!
+//! All of it on one connection and one thread of its own, so that neither a full pool nor a busy
+//! runtime can make a living worker look dead. The same connection listens: it is read all the time, so that a lost session
+//! (a terminated backend, a reset) is noticed at once and locked again before anyone has found the lock free twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::sync::{mpsc, watch};
+
+use crate::db::liveness::{self, Registered, Registration, Seen};
+use crate::db::{Database, DbError};
+use crate::engine::{GateKeeper, ServerClock};
+use crate::model::WorkerId;
+use crate::rules::sweep::{Plan, Sighting, Suspect, Watch};
+
+use super::shared::{Backoff, Connectivity, Hints};
+
+/// Ping and look. One statement a second is half of what an idle worker may cost.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Between the two looks that must both find a lock free.
+const CONFIRM: Duration = Duration::from_millis(100);
+
+/// Every so many ticks the heartbeat is written.
+const BEAT_EVERY: u32 = 5;
+
+/// Postgres itself ends the session of a worker that has not pinged for this long.
+const SESSION_LEASE: &str = "3s";
+
+/// No step starts when the last ping is older than this: the session may be gone by then.
+const GATE_SPAN: Duration = Duration::from_millis(2_500);
+
+/// The session that keeps the lock: nothing on it may take long.
+const SESSION: [(&str, &str); 6] = [
+    ("idle_session_timeout", SESSION_LEASE),
+    ("statement_timeout", "5s"),
+    ("lock_timeout", "1s"),
+    ("tcp_keepalives_idle", "1"),
+    ("tcp_keepalives_interval", "1"),
+    ("tcp_keepalives_count", "3"),
+];
+
+/// How this worker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Not registered yet, or registering anew.
+    Absent,
+    /// Registered; claims may be made.
+    Present(WorkerId),
+}
+
+/// What the other services see of the presence.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    standing: watch::Receiver<Standing>,
+    orders: watch::Sender<Order>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Serve,
+    Stopping,
+    Leave,
+}
+
+impl Presence {
+    /// The registration, if there is one.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        match *self.standing.borrow() {
+            Standing::Present(worker) => Some(worker),
+            Standing::Absent => None,
+        }
+    }
+
+    /// Resolves with the registration when there is one.
+    pub async fn present(&self) -> WorkerId {
+        let mut standing = self.standing.clone();
+        loop {
+            if let Standing::Present(worker) = *standing.borrow_and_update() {
+                return worker;
+            }
+            if standing.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Says in the next heartbeat that this worker is stopping.
+    pub fn stopping(&self) {
+        self.orders.send_replace(Order::Stopping);
+    }
+
+    /// Ends the registration and the thread.
+    pub fn leave(&self) {
+        self.orders.send_replace(Order::Leave);
+    }
+}
+
+/// What the thread is given.
+pub struct Start {
+    /// The database.
+    pub db: Database,
+    /// What to say of this worker.
+    pub registration: Registration,
+    /// Whom to wake.
+    pub hints: Arc<Hints>,
+    /// Where to say that Postgres is away.
+    pub connectivity: Arc<Connectivity>,
+    /// The gate before every step.
+    pub gate: GateKeeper,
+    /// The server's clock.
+    pub clock: Arc<ServerClock>,
+    /// Where dead workers are reported.
+    pub suspects: mpsc::Sender<Suspect>,
+    /// Called when the registration is lost: every lease under it is gone.
+    pub on_lost: Box<dyn Fn() + Send>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// When no thread can be had.
+pub fn start(start: Start) -> std::io::Result<(Presence, std::thread::JoinHandle<()>)> {
+    let (standing_tx, standing) = watch::channel(Standing::Absent);
+    let (orders, orders_rx) = watch::channel(Order::Serve);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("stepd-presence".into()).spawn(move || {
+        let keeper = Keeper {
+            s: start,
+            standing: standing_tx,
+            orders: orders_rx,
+            me: None,
+            watch: Watch::default(),
+            reported: HashMap::new(),
+            ticks: 0,
+            birth: Instant::now(),
+        };
+        runtime.block_on(keeper.run());
+    })?;
+    Ok((Presence { standing, orders }, thread))
+}
+
+struct Keeper {
+    s: Start,
+    standing: watch::Sender<Standing>,
+    orders: watch::Receiver<Order>,
+    me: Option<Registered>,
+    watch: Watch,
+    /// Suspects already handed to the sweeper, and when: one report a second is enough.
+    reported: HashMap<WorkerId, Instant>,
+    ticks: u32,
+    birth: Instant,
+}
+
+/// Why a session ended.
+enum Ended {
+    /// The connection is gone.
+    Lost(Option<DbError>),
+    /// This worker's row is gone: it was taken over.
+    TakenOver,
+    /// It was told to leave.
+    Left,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.session(&mut backoff).await {
+                Ended::Left => return,
+                Ended::TakenOver => {
+                    self.s.gate.shut();
+                    self.standing.send_replace(Standing::Absent);
+                    if let Some(old) = self.me.take() {
+                        tracing::warn!(worker.id = %old.worker, "this worker was taken over; its runs are stopped, it registers anew");
+                    }
+                    (self.s.on_lost)();
+                }
+                Ended::Lost(error) => {
+                    let why = error.map_or_else(|| "the session was ended".to_owned(), |e| e.to_string());
+                    self.s.connectivity.lost(&why);
+                    let pause = backoff.next();
+                    let mut orders = self.orders.clone();
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        _ = orders.wait_for(|o| *o == Order::Leave) => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// One connection's life.
+    async fn session(&mut self, backoff: &mut Backoff) -> Ended {
+        let mut listener = match self.connect().await {
+            Ok(listener) => listener,
+            Err(e) => return Ended::Lost(Some(e)),
+        };
+        match self.establish(&mut listener).await {
+            Ok(true) => {}
+            Ok(false) => return Ended::TakenOver,
+            Err(e) => return Ended::Lost(Some(e)),
+        }
+        self.s.connectivity.back();
+        backoff.reset();
+        let mut orders = self.orders.clone();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = tick.tick() => match self.tick(&mut listener).await {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => return ended,
+                    Err(e) => return Ended::Lost(Some(e)),
+                },
+                changed = orders.changed() => {
+                    if changed.is_err() || *orders.borrow_and_update() == Order::Leave {
+                        self.leave(&mut listener).await;
+                        return Ended::Left;
+                    }
+                }
+                heard = listener.try_recv() => match heard {
+                    Ok(Some(_)) => {
+                        // Any number of notifications is one reason to look.
+                        while listener.next_buffered().is_some() {}
+                        self.s.hints.all();
+                    }
+                    Ok(None) => return Ended::Lost(None),
+                    Err(e) => return Ended::Lost(Some(e.into())),
+                },
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<PgListener, DbError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(self.s.db.session("presence", &SESSION));
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        listener.ignore_pool_close_event(true);
+        Ok(listener)
+    }
+
+    /// Registers, or finds the registration still standing; locks; marks; looks once. False: the registration is gone.
+    async fn establish(&mut self, listener: &mut PgListener) -> Result<bool, DbError> {
+        let asked = Instant::now();
+        let me = match self.me {
+            Some(me) => me,
+            None => {
+                let me = liveness::register(&mut *listener, &self.s.registration).await?;
+                tracing::info!(worker.id = %me.worker, host = %self.s.registration.host, pid = self.s.registration.pid, "registered");
+                self.s.clock.set(me.now);
+                self.me = Some(me);
+                me
+            }
+        };
+        if liveness::lock(&mut *listener, me.number).await? {
+            liveness::mark(&mut *listener, me.worker).await?;
+        } else {
+            tracing::warn!(
+                number = me.number,
+                "another session holds this worker's lock; until it lets go only the lease tells that this worker lives"
+            );
+        }
+        listener.listen("stepd").await?;
+        let seen = self.look(listener, true).await?;
+        if !seen.iter().any(|s| s.worker == me.worker) {
+            return Ok(false);
+        }
+        // A worker that comes up finds the dead before its first claim: a second look, if the first found a free lock.
+        let plan = self.digest(&seen);
+        self.follow(listener, plan).await?;
+        self.s.gate.open(asked, GATE_SPAN);
+        self.standing
+            .send_if_modified(|s| std::mem::replace(s, Standing::Present(me.worker)) != Standing::Present(me.worker));
+        self.s.hints.all();
+        Ok(true)
+    }
+
+    async fn tick(&mut self, listener: &mut PgListener) -> Result<Option<Ended>, DbError> {
+        let Some(me) = self.me else { return Ok(Some(Ended::TakenOver)) };
+        let asked = Instant::now();
+        self.ticks = self.ticks.wrapping_add(1);
+        let seen = self.look(listener, self.ticks.is_multiple_of(BEAT_EVERY)).await?;
+        let Some(own) = seen.iter().find(|s| s.worker == me.worker) else { return Ok(Some(Ended::TakenOver)) };
+        self.s.gate.open(asked, GATE_SPAN);
+        if !(own.locked_by_me && own.marked) && liveness::lock(&mut *listener, me.number).await? {
+            liveness::mark(&mut *listener, me.worker).await?;
+        }
+        let plan = self.digest(&seen);
+        self.follow(listener, plan).await?;
+        Ok(None)
+    }
+
+    async fn look(&mut self, listener: &mut PgListener, beat: bool) -> Result<Vec<Seen>, DbError> {
+        let Some(me) = self.me else { return Ok(Vec::new()) };
+        let stopping = *self.orders.borrow() != Order::Serve;
+        let facts = if beat { facts() } else { serde_json::Value::Null };
+        let seen = liveness::tick(&mut *listener, me.worker, beat, &facts, stopping).await?;
+        if let Some(first) = seen.first() {
+            self.s.clock.set(first.now);
+        }
+        Ok(seen)
+    }
+
+    fn digest(&mut self, seen: &[Seen]) -> Plan {
+        let Some(me) = self.me else { return Plan::default() };
+        let sightings: Vec<Sighting> = seen
+            .iter()
+            .map(|s| Sighting {
+                worker: s.worker,
+                beat: s.beat,
+                lease: Duration::from_millis(u64::try_from(s.lease_ms).unwrap_or(0)),
+                locked: s.locked,
+                marked: s.marked,
+            })
+            .collect();
+        self.watch.look(me.worker, &sightings, self.birth.elapsed())
+    }
+
+    /// Looks again where the plan says so, and reports who is dead.
+    async fn follow(&mut self, listener: &mut PgListener, mut plan: Plan) -> Result<(), DbError> {
+        if plan.look_again {
+            tokio::time::sleep(CONFIRM).await;
+            let seen = self.look(listener, false).await?;
+            plan.suspects.extend(self.digest(&seen).suspects);
+        }
+        for suspect in plan.suspects {
+            let now = Instant::now();
+            let fresh = self.reported.get(&suspect.worker).is_none_or(|at| now - *at > TICK);
+            if fresh && self.s.suspects.try_send(suspect).is_ok() {
+                self.reported.insert(suspect.worker, now);
+            }
+        }
+        self.reported.retain(|_, at| at.elapsed() < Duration::from_secs(60));
+        Ok(())
+    }
+
+    async fn leave(&mut self, listener: &mut PgListener) {
+        self.s.gate.shut();
+        self.standing.send_replace(Standing::Absent);
+        if let Some(me) = self.me.take()
+            && let Err(error) = liveness::deregister(&mut *listener, me.worker).await
+        {
+            tracing::debug!(%error, "the registration could not be ended; the others will find it");
+        }
+    }
+}
+
+/// What may explain this process' death to those who find it: its memory, used and allowed, in bytes.
+fn facts() -> serde_json::Value {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let rss = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .and_then(|v| v.trim().trim_end_matches(" kB").trim().parse::<u64>().ok())
+        .map(|kb| kb * 1024);
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|v| v.trim().parse::<u64>().ok());
+    serde_json::json!({"rss_bytes": rss, "memory_limit_bytes": limit})
+}

@@ -1,0 +1,68 @@
+//! What others want of the runs in flight: cancels, and answers to waits kept in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::db::waits::{self, Request};
+use crate::db::{Database, DbError};
+use crate::steps::StopReason;
+
+use super::periodic::Periodic;
+use super::presence::Presence;
+use super::runs::Runs;
+use super::shared::Hints;
+
+/// A cancel reaches a running step within this time, even when every notification is lost.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Hints come with every insert; passes need not.
+const SPACING: Duration = Duration::from_millis(100);
+
+/// The service.
+pub struct Requests {
+    /// The database.
+    pub db: Database,
+    /// The runs in flight.
+    pub runs: Arc<Runs>,
+    /// Under which registration.
+    pub presence: Presence,
+    /// Where wake-ups come from.
+    pub hints: Arc<Hints>,
+}
+
+impl Periodic for Requests {
+    fn name(&self) -> &'static str {
+        "requests"
+    }
+
+    async fn tick(&mut self) -> Result<Duration, DbError> {
+        let (runs, waits) = self.runs.in_flight();
+        let Some(worker) = self.presence.worker() else { return Ok(POLL) };
+        if runs.is_empty() {
+            return Ok(POLL);
+        }
+        for request in waits::requests(self.db.pool(), worker, &runs, &waits).await? {
+            match request {
+                Request::Cancel(run) => {
+                    if let Some(inbox) = self.runs.inbox(run) {
+                        inbox.stop(StopReason::Cancelled);
+                    }
+                }
+                Request::Answer(run, key, answer) => {
+                    if let Some(inbox) = self.runs.inbox(run) {
+                        inbox.answer(key, answer);
+                    }
+                }
+            }
+        }
+        Ok(POLL)
+    }
+
+    async fn hinted(&self) {
+        self.hints.request.notified().await;
+    }
+
+    fn spacing(&self) -> Duration {
+        SPACING
+    }
+}

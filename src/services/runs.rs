@@ -1,0 +1,245 @@
+//! The runs in flight: slots, the buffer ahead of them, and each run's inbox.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
+use crate::model::{Claimed, RunId, StepKey, WorkerId};
+use crate::steps::StopReason;
+
+use super::catalog::Catalog;
+use super::shared::Hints;
+
+/// The executor: `slots` runs at once, and a buffer of claimed runs ahead of them.
+pub struct Runs {
+    slots: usize,
+    ports: Arc<Ports>,
+    catalog: Arc<Catalog>,
+    hints: Arc<Hints>,
+    inner: Mutex<Inner>,
+    idle: Notify,
+    started: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    inflight: HashMap<RunId, Arc<Inbox>>,
+    tasks: usize,
+    buffer: VecDeque<Claimed>,
+    /// Buffer below this: time to claim again.
+    low_water: usize,
+    /// Start nothing: a shutdown, or a run that must be alone.
+    closed: bool,
+}
+
+impl Runs {
+    /// An executor with `slots` places.
+    #[must_use]
+    pub fn new(slots: usize, ports: Arc<Ports>, catalog: Arc<Catalog>, hints: Arc<Hints>) -> Arc<Self> {
+        Arc::new(Self {
+            slots,
+            ports,
+            catalog,
+            hints,
+            inner: Mutex::default(),
+            idle: Notify::new(),
+            started: AtomicU64::new(0),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Free slots minus what waits for them.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let inner = self.inner();
+        if inner.closed { 0 } else { (self.slots - inner.tasks.min(self.slots)).saturating_sub(inner.buffer.len()) }
+    }
+
+    /// Claimed runs that have not started.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.inner().buffer.len()
+    }
+
+    /// Nothing runs, and nothing is claimed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let inner = self.inner();
+        inner.tasks == 0 && inner.buffer.is_empty()
+    }
+
+    /// Runs started since the process began.
+    #[must_use]
+    pub fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Takes claimed runs over: as many as there are free slots start at once.
+    pub fn accept(self: &Arc<Self>, claimed: impl IntoIterator<Item = Claimed>, low_water: usize) {
+        let mut inner = self.inner();
+        inner.low_water = low_water;
+        inner.buffer.extend(claimed);
+        while inner.tasks < self.slots && !inner.closed {
+            let Some(next) = inner.buffer.pop_front() else { break };
+            inner.tasks += 1;
+            let inbox = Self::admit(&mut inner, &next);
+            tokio::spawn(self.clone().work(next, inbox));
+        }
+    }
+
+    fn admit(inner: &mut Inner, next: &Claimed) -> Arc<Inbox> {
+        let inbox = Arc::new(Inbox::default());
+        inner.inflight.insert(next.lease.run(), inbox.clone());
+        inbox
+    }
+
+    /// One slot at work: run after run, until the buffer is empty.
+    async fn work(self: Arc<Self>, first: Claimed, inbox: Arc<Inbox>) {
+        let mut next = Some((first, inbox));
+        while let Some((claimed, inbox)) = next {
+            let run = claimed.lease.run();
+            self.started.fetch_add(1, Ordering::Relaxed);
+            let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
+            let name = claimed.workflow.clone();
+            let outcome = crate::engine::run(claimed, workflow, self.ports.clone(), inbox).await;
+            report(run, &name, outcome);
+            next = self.after(run);
+        }
+    }
+
+    fn after(self: &Arc<Self>, run: RunId) -> Option<(Claimed, Arc<Inbox>)> {
+        let mut inner = self.inner();
+        inner.inflight.remove(&run);
+        if !inner.closed
+            && let Some(claimed) = inner.buffer.pop_front()
+        {
+            if inner.buffer.len() <= inner.low_water {
+                self.hints.claim.notify_one();
+            }
+            let inbox = Self::admit(&mut inner, &claimed);
+            return Some((claimed, inbox));
+        }
+        inner.tasks -= 1;
+        if inner.tasks == 0 {
+            self.idle.notify_waiters();
+        }
+        self.hints.claim.notify_one();
+        None
+    }
+
+    /// Starts nothing more until [`Runs::reopen`], and gives back what has not started.
+    pub fn close(&self) {
+        let unstarted = {
+            let mut inner = self.inner();
+            inner.closed = true;
+            std::mem::take(&mut inner.buffer)
+        };
+        self.give_back(unstarted);
+    }
+
+    /// Starts runs again.
+    pub fn reopen(&self) {
+        self.inner().closed = false;
+    }
+
+    /// Gives back what is claimed and has not started: nobody is served by a run that waits for a slot here.
+    pub fn give_back_buffer(&self) -> usize {
+        let unstarted = std::mem::take(&mut self.inner().buffer);
+        let n = unstarted.len();
+        self.give_back(unstarted);
+        n
+    }
+
+    fn give_back(&self, unstarted: impl IntoIterator<Item = Claimed>) {
+        for claimed in unstarted {
+            self.release(claimed.lease.run(), claimed.lease.worker(), claimed.lease.epoch());
+        }
+    }
+
+    fn release(&self, run: RunId, worker: WorkerId, epoch: i32) {
+        let (steps, notes) = (Vec::new(), Vec::new());
+        self.ports.journal.submit(Entry {
+            run,
+            worker,
+            epoch,
+            steps,
+            notes,
+            transition: Some(Transition::Release),
+            ticket: None,
+        });
+    }
+
+    /// Gives back the runs that the database counts as this worker's and that are not here: a claim whose answer never came.
+    pub fn give_back_unknown(&self, worker: WorkerId, held: &[(RunId, i32)]) -> usize {
+        let inner = self.inner();
+        let mine: std::collections::HashSet<RunId> =
+            inner.inflight.keys().copied().chain(inner.buffer.iter().map(|c| c.lease.run())).collect();
+        drop(inner);
+        let unknown: Vec<_> = held.iter().filter(|(run, _)| !mine.contains(run)).collect();
+        for (run, epoch) in &unknown {
+            self.release(*run, worker, *epoch);
+        }
+        unknown.len()
+    }
+
+    /// Tells every run to stop. On a lost lease the buffer is dropped: it belongs to others now.
+    pub fn stop_all(&self, reason: StopReason) {
+        let mut inner = self.inner();
+        if reason == StopReason::LeaseLost {
+            inner.buffer.clear();
+        }
+        for inbox in inner.inflight.values() {
+            inbox.stop(reason);
+        }
+    }
+
+    /// Resolves when nothing runs.
+    pub async fn emptied(&self) {
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if self.inner().tasks == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// The ids of the runs in flight, and the waits that they keep in memory.
+    #[must_use]
+    pub fn in_flight(&self) -> (Vec<Uuid>, Vec<(Uuid, StepKey)>) {
+        let inner = self.inner();
+        let waits = inner
+            .inflight
+            .iter()
+            .flat_map(|(run, inbox)| inbox.waiting().into_iter().map(|key| (run.0, key)))
+            .collect();
+        (inner.inflight.keys().map(|r| r.0).collect(), waits)
+    }
+
+    /// A run's inbox.
+    #[must_use]
+    pub fn inbox(&self, run: RunId) -> Option<Arc<Inbox>> {
+        self.inner().inflight.get(&run).cloned()
+    }
+}
+
+fn report(run: RunId, workflow: &str, outcome: Outcome) {
+    match outcome {
+        Outcome::Done | Outcome::Suspended => tracing::debug!(run.id = %run, workflow, ?outcome, "run left"),
+        Outcome::Failed | Outcome::Resuming | Outcome::Cancelled | Outcome::Interrupted => {
+            tracing::info!(run.id = %run, workflow, ?outcome, "run left");
+        }
+        Outcome::LeaseLost => {
+            tracing::warn!(run.id = %run, workflow, "lease lost: nothing was written, another worker has the run")
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What the services tell each other: hints to look, and whether Postgres is there.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+/// Reasons to look before the next poll. A hint is never the only way: every consumer polls too.
+#[derive(Debug, Default)]
+pub struct Hints {
+    /// Something may be claimable.
+    pub claim: Notify,
+    /// Something may be due or admissible earlier than known.
+    pub stage: Notify,
+    /// Somebody may want something of a running run.
+    pub request: Notify,
+}
+
+impl Hints {
+    /// Tells everyone to look.
+    pub fn all(&self) {
+        self.claim.notify_one();
+        self.stage.notify_one();
+        self.request.notify_one();
+    }
+}
+
+/// Says once when Postgres goes away and once when it is back, however many services notice.
+#[derive(Debug, Default)]
+pub struct Connectivity {
+    away: AtomicBool,
+}
+
+impl Connectivity {
+    /// A service has lost its connection.
+    pub fn lost(&self, error: &dyn std::fmt::Display) {
+        if !self.away.swap(true, Ordering::AcqRel) {
+            tracing::warn!(%error, "postgres is away: running steps go on, their results wait, claims pause");
+        }
+    }
+
+    /// A service has reached Postgres again.
+    pub fn back(&self) {
+        if self.away.swap(false, Ordering::AcqRel) {
+            tracing::info!("postgres is back");
+        }
+    }
+}
+
+/// The stop of all services: a stage of the ordered shutdown.
+pub type Stop = watch::Receiver<bool>;
+
+/// Resolves when the stop has been said.
+pub async fn stopped(stop: &mut Stop) {
+    // An error means that the supervisor is gone: stop too.
+    let _ = stop.wait_for(|s| *s).await;
+}
+
+/// Pauses between tries, with jitter: 50 ms doubling to 2 s.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    /// The next pause.
+    pub fn next(&mut self) -> Duration {
+        let full = Duration::from_millis(50).saturating_mul(1 << self.tries.min(6)).min(Duration::from_secs(2));
+        self.tries += 1;
+        full.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+
+    /// It worked.
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+}

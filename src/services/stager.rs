@@ -1,0 +1,52 @@
+//! Stages what is due, admits what is held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::db::{Database, DbError, maintenance};
+
+use super::periodic::Periodic;
+use super::shared::Hints;
+
+/// Rows moved by one pass at the most: a pass stays short, and a full one is followed by the next at once.
+const BATCH: i32 = 2_000;
+
+/// The poll that bounds every wake-up.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Hints come with every insert; passes need not.
+const SPACING: Duration = Duration::from_millis(50);
+
+/// The stager.
+pub struct Stager {
+    /// The database.
+    pub db: Database,
+    /// Where wake-ups come from.
+    pub hints: Arc<Hints>,
+}
+
+impl Periodic for Stager {
+    fn name(&self) -> &'static str {
+        "stager"
+    }
+
+    async fn tick(&mut self) -> Result<Duration, DbError> {
+        let done = maintenance::stage(self.db.pool(), BATCH).await?;
+        if done.staged > 0 || done.admitted > 0 {
+            tracing::debug!(staged = done.staged, admitted = done.admitted, "staged");
+            self.hints.claim.notify_one();
+        }
+        if done.staged >= BATCH || done.admitted >= BATCH {
+            return Ok(Duration::ZERO);
+        }
+        Ok(done.next_ms.map_or(POLL, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(POLL))
+    }
+
+    async fn hinted(&self) {
+        self.hints.stage.notified().await;
+    }
+
+    fn spacing(&self) -> Duration {
+        SPACING
+    }
+}

@@ -1,0 +1,465 @@
+//! Group commit. One task owns the hot write path: callers hand it entries, it answers after COMMIT.
+//!
+//! While one batch is in flight the next one gathers: no timer, no added latency when idle. A batch is
+//! one statement. When a value makes it fail, the batch is split until the culprit fails alone. After a lost connection the
+//! outcome is unknown; the database is asked what it holds before anything is sent again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::db::batch::{Batch, ReadBack, read_back};
+use crate::db::{Database, Trouble, waits};
+use crate::engine::{Answer, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
+use crate::model::{Failure, RunId, StepKey, StepState, Wait};
+use crate::steps::BoxFuture;
+use crate::testing::Failpoints;
+
+use super::shared::{Backoff, Connectivity, Hints};
+
+/// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
+const MAX_RUNS: usize = 1_000;
+
+/// Bytes of outputs in one batch at the most (one entry may be larger): keeps a statement far below Postgres' 1 GB.
+const MAX_BYTES: usize = 16 << 20;
+
+/// Two writers by hash of the run's id: about half as many steps again as one (`performance.md`).
+const WRITERS: usize = 2;
+
+/// The writer's session: one plan for every batch size, and no waiting behind somebody's open transaction for long.
+const SESSION: [(&str, &str); 3] =
+    [("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "2s"), ("statement_timeout", "60s")];
+
+/// The journal in Postgres: a handle to the writers.
+pub struct PgJournal {
+    shards: Vec<mpsc::UnboundedSender<Entry>>,
+    db: Database,
+    hints: Arc<Hints>,
+}
+
+/// The writers' tasks; they end when every handle is gone and everything is written.
+pub type Writers = tokio::task::JoinSet<()>;
+
+impl PgJournal {
+    /// Starts the writers.
+    #[must_use]
+    pub fn start(
+        db: &Database,
+        hints: &Arc<Hints>,
+        connectivity: &Arc<Connectivity>,
+        failpoints: &Failpoints,
+    ) -> (Self, Writers) {
+        let mut tasks = Writers::new();
+        let shards = (0..WRITERS)
+            .map(|_| {
+                let (tx, rx) = mpsc::unbounded_channel();
+                let writer = Writer {
+                    db: db.clone(),
+                    hints: hints.clone(),
+                    connectivity: connectivity.clone(),
+                    failpoints: failpoints.clone(),
+                    conn: None,
+                };
+                tasks.spawn(writer.run(rx));
+                tx
+            })
+            .collect();
+        (Self { shards, db: db.clone(), hints: hints.clone() }, tasks)
+    }
+}
+
+impl Journal for PgJournal {
+    fn submit(&self, entry: Entry) {
+        // The last bits of a UUIDv7 are random; any will do.
+        let shard = usize::from(entry.run.0.as_bytes()[15]) % self.shards.len();
+        // A failure means that the writer is gone; the ticket, dropped, says so.
+        let _ = self.shards[shard].send(entry);
+    }
+
+    fn settle(&self, run: RunId, keys: Vec<StepKey>) -> BoxFuture<'static, ()> {
+        let (db, hints) = (self.db.clone(), self.hints.clone());
+        Box::pin(async move {
+            // In a task of its own: a statement is never dropped half-way.
+            let done = tokio::spawn(async move { waits::settle(db.pool(), run, &keys).await }).await;
+            match done {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(run.id = %run, %error, "settle failed; the sweep repairs it"),
+                Err(error) => tracing::debug!(run.id = %run, %error, "settle ended early; the sweep repairs it"),
+            }
+            hints.stage.notify_one();
+        })
+    }
+
+    fn expire(&self, run: RunId, key: StepKey, failure: Failure) -> BoxFuture<'static, Option<Answer>> {
+        let db = self.db.clone();
+        Box::pin(async move {
+            let task = tokio::spawn(async move {
+                let mut backoff = Backoff::default();
+                loop {
+                    let tried = async {
+                        if waits::expire(db.pool(), run, &key, &failure).await? {
+                            return Ok(None);
+                        }
+                        waits::answer_of(db.pool(), run, &key).await
+                    };
+                    match tried.await {
+                        Ok(answer) => return answer,
+                        Err::<_, crate::db::DbError>(error) if error.trouble == Trouble::Refused => {
+                            tracing::warn!(run.id = %run, step.key = %key, %error, "a wait could not be ended");
+                            return None;
+                        }
+                        Err(_) => tokio::time::sleep(backoff.next()).await,
+                    }
+                }
+            });
+            task.await.unwrap_or(None)
+        })
+    }
+}
+
+struct Writer {
+    db: Database,
+    hints: Arc<Hints>,
+    connectivity: Arc<Connectivity>,
+    failpoints: Failpoints,
+    conn: Option<PgConnection>,
+}
+
+/// What one batch holds of one run.
+struct Group {
+    run: Uuid,
+    worker: Uuid,
+    epoch: i32,
+    steps: Vec<StepRow>,
+    notes: Vec<Note>,
+    transition: Option<Transition>,
+    tickets: Vec<Ticket>,
+}
+
+impl Group {
+    fn answer(self, result: &Result<(), CommitError>) {
+        for ticket in self.tickets {
+            ticket.answer(result.clone());
+        }
+    }
+}
+
+impl Writer {
+    async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Entry>) {
+        while let Some(first) = rx.recv().await {
+            let mut bytes = size(&first);
+            let mut entries = vec![first];
+            while entries.len() < MAX_RUNS && bytes < MAX_BYTES {
+                let Ok(next) = rx.try_recv() else { break };
+                bytes += size(&next);
+                entries.push(next);
+            }
+            for groups in fold(entries) {
+                self.commit(groups).await;
+            }
+        }
+        if let Some(conn) = self.conn.take() {
+            let _ = conn.close().await;
+        }
+    }
+
+    /// Commits the groups of one registration, however long Postgres is away.
+    async fn commit(&mut self, groups: Vec<Group>) {
+        let mut todo = vec![groups];
+        let mut backoff = Backoff::default();
+        let mut unknown = false;
+        while let Some(groups) = todo.pop() {
+            let Some(worker) = groups.first().map(|g| g.worker) else { continue };
+            let Some(mut conn) = self.connection(&mut backoff).await else {
+                todo.push(groups);
+                continue;
+            };
+            if unknown {
+                match applied(&mut conn, &groups).await {
+                    Ok(Some(held)) => {
+                        unknown = false;
+                        self.conn = Some(conn);
+                        settle_after_read_back(groups, &held);
+                        continue;
+                    }
+                    Ok(None) => unknown = false,
+                    Err(error) => {
+                        self.connectivity.lost(&error);
+                        todo.push(groups);
+                        tokio::time::sleep(backoff.next()).await;
+                        continue;
+                    }
+                }
+            }
+            self.failpoints.hit("writer.before_commit").await;
+            let result = columns(&groups).commit(&mut conn, worker).await;
+            self.failpoints.hit("writer.after_commit").await;
+            match result {
+                Ok(lost) => {
+                    self.conn = Some(conn);
+                    backoff.reset();
+                    self.committed(groups, &lost);
+                }
+                Err(error) if error.trouble == Trouble::Lost => {
+                    self.connectivity.lost(&error);
+                    unknown = true;
+                    todo.push(groups);
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
+                    self.conn = Some(conn);
+                    tracing::warn!(%error, run.id = %groups[0].run, "a write waits behind somebody's lock");
+                    // The others first; this one again after them.
+                    todo.insert(0, groups);
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                Err(error) => {
+                    self.conn = Some(conn);
+                    if groups.len() == 1 {
+                        tracing::warn!(%error, run.id = %groups[0].run, "postgres refused what a run wanted to record");
+                        let refusal = Err(CommitError::Refused(error.to_string()));
+                        groups.into_iter().for_each(|g| g.answer(&refusal));
+                    } else {
+                        let mut left = groups;
+                        let right = left.split_off(left.len() / 2);
+                        todo.push(right);
+                        todo.push(left);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn connection(&mut self, backoff: &mut Backoff) -> Option<PgConnection> {
+        if let Some(conn) = self.conn.take() {
+            return Some(conn);
+        }
+        match self.db.connect("writer", &SESSION).await {
+            Ok(conn) => {
+                self.connectivity.back();
+                Some(conn)
+            }
+            Err(error) => {
+                self.connectivity.lost(&error);
+                tokio::time::sleep(backoff.next()).await;
+                None
+            }
+        }
+    }
+
+    fn committed(&self, groups: Vec<Group>, lost: &[Uuid]) {
+        let mut wake_stager = false;
+        let mut wake_claimer = false;
+        for group in groups {
+            match &group.transition {
+                Some(Transition::Suspend { .. } | Transition::Resume { .. }) => wake_stager = true,
+                Some(Transition::Release) => wake_claimer = true,
+                _ => {}
+            }
+            let result = if lost.contains(&group.run) { Err(CommitError::LeaseLost) } else { Ok(()) };
+            group.answer(&result);
+        }
+        if wake_stager {
+            self.hints.stage.notify_one();
+        }
+        if wake_claimer {
+            self.hints.claim.notify_one();
+        }
+    }
+}
+
+fn size(entry: &Entry) -> usize {
+    let last = match &entry.transition {
+        Some(Transition::Complete { output, last }) => output.len() + last.as_ref().map_or(0, row_size),
+        _ => 0,
+    };
+    last + entry.steps.iter().map(row_size).sum::<usize>() + entry.notes.iter().map(|n| n.data.len()).sum::<usize>()
+}
+
+fn row_size(row: &StepRow) -> usize {
+    row.record.output.as_ref().map_or(0, crate::model::Payload::len)
+        + row.record.decision.as_ref().map_or(0, crate::model::Payload::len)
+}
+
+/// Folds entries to one group a run, and groups of different registrations into batches of their own.
+fn fold(entries: Vec<Entry>) -> Vec<Vec<Group>> {
+    let mut batches: Vec<Vec<Group>> = Vec::with_capacity(1);
+    let mut places: HashMap<(Uuid, i32), (usize, usize)> = HashMap::with_capacity(entries.len());
+    for entry in entries {
+        let (run, worker, epoch) = (entry.run.0, entry.worker.0, entry.epoch);
+        let (b, g) = *places.entry((run, epoch)).or_insert_with(|| {
+            let b = batches.iter().position(|batch| batch.first().is_some_and(|g| g.worker == worker)).unwrap_or_else(
+                || {
+                    batches.push(Vec::new());
+                    batches.len() - 1
+                },
+            );
+            batches[b].push(Group {
+                run,
+                worker,
+                epoch,
+                steps: Vec::new(),
+                notes: Vec::new(),
+                transition: None,
+                tickets: Vec::new(),
+            });
+            (b, batches[b].len() - 1)
+        });
+        let group = &mut batches[b][g];
+        merge_steps(&mut group.steps, entry.steps);
+        group.notes.extend(entry.notes);
+        if let Some(transition) = entry.transition {
+            // The record that rides along replaces an earlier row of the same step.
+            if let Transition::Complete { last: Some(row), .. } = &transition {
+                group.steps.retain(|s| s.record.key != row.record.key);
+            }
+            group.transition = Some(transition);
+        }
+        group.tickets.extend(entry.ticket);
+    }
+    batches
+}
+
+/// A later row of a step replaces an earlier one: a step that started and ended within one batch costs one row.
+fn merge_steps(into: &mut Vec<StepRow>, rows: Vec<StepRow>) {
+    if into.is_empty() {
+        *into = rows;
+        return;
+    }
+    for row in rows {
+        match into.iter_mut().rev().find(|r| r.record.key == row.record.key) {
+            Some(earlier) => *earlier = row,
+            None => into.push(row),
+        }
+    }
+}
+
+fn ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn text<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
+}
+
+fn columns(groups: &[Group]) -> Batch<'_> {
+    let mut batch = Batch::default();
+    for group in groups {
+        batch.runs.push(group.run);
+        batch.epochs.push(group.epoch);
+        for row in &group.steps {
+            push_step(&mut batch, group.run, row);
+        }
+        for note in &group.notes {
+            batch.notes.run.push(group.run);
+            batch.notes.attempt.push(note.attempt.and_then(|a| i16::try_from(a).ok()));
+            batch.notes.kind.push(note.kind.as_str());
+            batch.notes.key.push(note.key.as_ref().map(StepKey::as_str));
+            batch.notes.data.push(note.data.as_str());
+        }
+        push_transition(&mut batch, group);
+    }
+    batch
+}
+
+fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) {
+    let (s, r) = (&mut batch.steps, &row.record);
+    s.run.push(run);
+    s.seq.push(r.seq);
+    s.started_at.push(r.started_at);
+    s.ended_at.push(r.ended_at);
+    s.due_ms.push(row.due_in.map(ms));
+    s.attempts.push(i16::try_from(r.attempts).unwrap_or(i16::MAX));
+    s.checkpoint.push(r.checkpoint);
+    s.state.push(r.state.as_str());
+    s.key.push(r.key.as_str());
+    s.kind.push(&r.kind);
+    s.output.push(r.output.as_ref().map(crate::model::Payload::as_str));
+    s.error.push(r.error.as_ref().map(text));
+    s.decision.push(r.decision.as_ref().map(crate::model::Payload::as_str));
+    let (event, matches) = match &row.wait {
+        Some(Wait::Event { name, matches, .. }) => (Some(name.as_str()), Some(matches.to_string())),
+        _ => (None, None),
+    };
+    s.event.push(event);
+    s.matches.push(matches);
+}
+
+fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
+    let mut moved = |state: &'a str, due: Option<Duration>, error: Option<String>| {
+        batch.moves.run.push(group.run);
+        batch.moves.state.push(state);
+        batch.moves.due_ms.push(due.map(ms));
+        batch.moves.error.push(error);
+    };
+    match &group.transition {
+        None => {}
+        Some(Transition::Start) => moved("running", None, None),
+        Some(Transition::Suspend { due_in }) => moved("waiting", *due_in, None),
+        Some(Transition::Resume { after, failure }) => moved("resuming", Some(*after), Some(text(failure))),
+        Some(Transition::Release) => moved("queued", None, None),
+        Some(Transition::Complete { output, last }) => {
+            push_end(batch, group.run, "completed", Some(output.as_str()), None, last.as_ref())
+        }
+        Some(Transition::Fail { failure }) => push_end(batch, group.run, "failed", None, Some(text(failure)), None),
+        Some(Transition::Cancel { failure }) => {
+            push_end(batch, group.run, "cancelled", None, Some(text(failure)), None)
+        }
+    }
+}
+
+fn push_end<'a>(
+    batch: &mut Batch<'a>,
+    run: Uuid,
+    state: &'static str,
+    output: Option<&'a str>,
+    error: Option<String>,
+    last: Option<&'a StepRow>,
+) {
+    let e = &mut batch.ends;
+    let last = last.map(|row| &row.record);
+    e.run.push(run);
+    e.state.push(state);
+    e.output.push(output);
+    e.error.push(error);
+    e.last_seq.push(last.map(|r| r.seq));
+    e.last_attempts.push(last.map(|r| i16::try_from(r.attempts).unwrap_or(i16::MAX)));
+    e.last_started_at.push(last.map(|r| r.started_at));
+    e.last_key.push(last.map(|r| r.key.as_str()));
+    e.last_kind.push(last.map(|r| r.kind.as_str()));
+    e.last_output.push(last.and_then(|r| r.output.as_ref()).map(crate::model::Payload::as_str));
+}
+
+/// Was a batch of unknown outcome applied? A batch is one statement, so one item's trace tells of all. `None`: it was
+/// not, or has left no trace of its own; sending it again is right.
+async fn applied(conn: &mut PgConnection, groups: &[Group]) -> Result<Option<Vec<ReadBack>>, crate::db::DbError> {
+    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(None) };
+    let runs: Vec<Uuid> = groups.iter().map(|g| g.run).collect();
+    let epochs: Vec<i32> = groups.iter().map(|g| g.epoch).collect();
+    let held = read_back(conn, worker, &runs, &epochs).await?;
+    let trace = groups.iter().zip(&held).any(|(group, held)| left_a_trace(group, held));
+    Ok(trace.then_some(held))
+}
+
+fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
+    match group.transition {
+        Some(Transition::Complete { .. } | Transition::Fail { .. } | Transition::Cancel { .. }) => held.ended,
+        Some(Transition::Suspend { .. } | Transition::Resume { .. } | Transition::Release) => held.moved,
+        Some(Transition::Start) | None => group.steps.iter().any(|row| {
+            let r = &row.record;
+            r.state != StepState::Running
+                && held.steps.iter().any(|s| *s == format!("{} {} {}", r.key, r.state.as_str(), r.attempts))
+        }),
+    }
+}
+
+fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) {
+    for (group, held) in groups.into_iter().zip(held) {
+        let ok = held.mine || left_a_trace(&group, held);
+        group.answer(&if ok { Ok(()) } else { Err(CommitError::LeaseLost) });
+    }
+}

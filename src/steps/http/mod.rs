@@ -1,0 +1,152 @@
+//! `http`: one request as a step.
+//!
+//! | parameter | meaning |
+//! |---|---|
+//! | `method` | absent: `GET` |
+//! | `url` | `http` or `https` |
+//! | `query` | an object that is added to the URL; strings as they are, all else as JSON; null leaves out |
+//! | `headers` | an object; values as in `query` |
+//! | `json` | any value, sent as JSON |
+//! | `body` | a string, sent as it is; not together with `json` |
+//!
+//! `Idempotency-Key` and `traceparent` are added unless `headers` has them. Status 2xx is success. The
+//! raw result is `{status, headers, body}`, header names in lower case; the output is the body: parsed
+//! when it is JSON (and no number in it would lose digits), else text, null when empty.
+//!
+//! Redirects are not followed and proxies not used: a request goes to the host that is written in the
+//! workflow, or nowhere. Where that may be stands in [`target`].
+
+mod request;
+mod response;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::error::Error as _;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::redirect::Policy;
+use serde_json::Value;
+
+use crate::model::{Failure, code};
+
+use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
+
+pub use target::{Allowed, InvalidTarget};
+use target::{Forbidden, Guarded, Targets};
+
+/// Long enough for a far host with a lost packet, short enough to be told from a slow answer.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Below the minute after which common servers and balancers close idle connections on their side.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// How requests are made.
+#[derive(Clone, Debug)]
+pub struct HttpOptions {
+    /// Private, loopback and link-local targets that are allowed all the same.
+    pub allow: Vec<Allowed>,
+    /// The most bytes of a response's body, unpacked.
+    pub max_body: usize,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self { allow: Vec::new(), max_body: 16 << 20 }
+    }
+}
+
+/// The kind `http`.
+#[derive(Debug)]
+pub struct Http {
+    /// Made with the first request: reading the machine's root certificates takes a while. Its error is
+    /// every `http` step's: a machine without certificates can still run other kinds.
+    client: OnceLock<Result<Client, String>>,
+    targets: Targets,
+    max_body: usize,
+}
+
+impl Http {
+    /// The kind, with a connection pool of its own.
+    #[must_use]
+    pub fn new(options: HttpOptions) -> Self {
+        Self { client: OnceLock::new(), targets: Targets::new(options.allow), max_body: options.max_body }
+    }
+
+    fn client(&self) -> Result<&Client, Failure> {
+        let made = self.client.get_or_init(|| connect(self.targets.clone()).map_err(|error| chain(&error)));
+        made.as_ref().map_err(|error| {
+            Failure::permanent(code::INTERNAL, format!("this worker cannot make HTTP requests: {error}"))
+        })
+    }
+
+    async fn send(&self, cx: &StepCx, params: Value) -> Result<StepOutput, Failure> {
+        let client = self.client()?;
+        let request = request::build(client, cx, params)?;
+        // The resolver is not asked for addresses that stand in the URL.
+        self.targets.check_url(request.url()).map_err(|forbidden| forbidden.failure())?;
+        let place = format!("{} {}", request.method(), place(request.url()));
+        let response = client.execute(request).await.map_err(|error| failed(&place, error))?;
+        response::read(&place, response, self.max_body).await
+    }
+}
+
+impl Step for Http {
+    fn kind(&self) -> &'static str {
+        "http"
+    }
+
+    fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
+        Box::pin(async move { self.send(cx, params).await.map(Flow::Done) })
+    }
+}
+
+fn connect(targets: Targets) -> reqwest::Result<Client> {
+    // An error says that a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::builder()
+        .user_agent(concat!("stepd/", env!("CARGO_PKG_VERSION")))
+        .no_proxy()
+        .redirect(Policy::none())
+        .referer(false)
+        .dns_resolver(Guarded(targets))
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(IDLE)
+        .build()
+}
+
+/// A URL for people: without user, password, query and fragment, where secrets stand.
+fn place(url: &reqwest::Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+}
+
+/// A request that got no answer, or not all of it.
+fn failed(place: &str, error: reqwest::Error) -> Failure {
+    let error = error.without_url();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(forbidden) = inner.downcast_ref::<Forbidden>() {
+            return forbidden.failure();
+        }
+        cause = inner.source();
+    }
+    let code = if error.is_timeout() { code::TIMEOUT } else { code::CONNECTION };
+    Failure::transient(code, format!("{place} got no answer: {}", chain(&error)))
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = inner.source();
+    }
+    text
+}

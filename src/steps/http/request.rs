@@ -1,0 +1,80 @@
+//! From a step's parameters to a request.
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Method, Request, Url};
+use serde_json::Value;
+
+use crate::model::Failure;
+use crate::steps::params::{Params, text};
+use crate::steps::step::StepCx;
+
+/// Headers that frame the message or choose its receiver: an author who sets them could make one
+/// request look like two, or reach another host than the one that was checked.
+const OURS: [&str; 7] =
+    ["host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "proxy-authorization"];
+
+/// The request, or what is wrong with the parameters.
+pub(super) fn build(client: &Client, cx: &StepCx, params: Value) -> Result<Request, Failure> {
+    let mut params = Params::new("http", params)?;
+    let method = params.string("method")?.unwrap_or_else(|| "GET".into()).to_ascii_uppercase();
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| params.wrong("method", "is no HTTP method"))?;
+    let url = url(&mut params)?;
+    let headers = headers(cx, &mut params)?;
+    let mut request = client.request(method, url).headers(headers);
+    match (params.take("json"), params.string("body")?) {
+        (Some(_), Some(_)) => return Err(params.wrong("body", "stands beside `json`: keep one of them")),
+        (Some(json), None) => request = request.json(&json),
+        (None, Some(body)) => request = request.body(body),
+        (None, None) => {}
+    }
+    request.build().map_err(|error| params.wrong("url", &format!("makes no request: {}", error.without_url())))
+}
+
+fn url(params: &mut Params) -> Result<Url, Failure> {
+    let given = params.required("url")?;
+    // The URL standard drops line breaks and tabs silently; an author never means them.
+    if given.chars().any(|c| c.is_control() || c == ' ') {
+        return Err(params.wrong("url", "holds a space or a control character"));
+    }
+    let mut url = Url::parse(&given).map_err(|error| params.wrong("url", &format!("is no URL: {error}")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(params.wrong("url", "must begin with http:// or https:// and name a host"));
+    }
+    let query = params.object("query")?;
+    if !query.is_empty() {
+        let pairs = query.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name, text(value)));
+        url.query_pairs_mut().extend_pairs(pairs);
+    }
+    Ok(url)
+}
+
+fn headers(cx: &StepCx, params: &mut Params) -> Result<HeaderMap, Failure> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in params.object("headers")? {
+        if value.is_null() {
+            continue;
+        }
+        let parsed: HeaderName =
+            name.parse().map_err(|_| params.wrong("headers", &format!("has a name that is none: {name:?}")))?;
+        if OURS.contains(&parsed.as_str()) {
+            return Err(params.wrong("headers", &format!("sets `{parsed}`, which stepd sets itself")));
+        }
+        // The value is not shown: it may be a secret.
+        let value = HeaderValue::from_bytes(text(value).as_bytes())
+            .map_err(|_| params.wrong("headers", &format!("has a line break or control character in `{parsed}`")))?;
+        headers.insert(parsed, value);
+    }
+    let ours = [("idempotency-key", Some(&cx.idempotency_key)), ("traceparent", cx.traceparent.as_ref())];
+    for (name, value) in ours {
+        // A step's key may hold what no header can (a map's label); it is percent-encoded then.
+        let value = value.and_then(|value| HeaderValue::from_str(&ascii(value)).ok());
+        if let (false, Some(value)) = (headers.contains_key(name), value) {
+            headers.insert(name, value);
+        }
+    }
+    Ok(headers)
+}
+
+fn ascii(text: &str) -> String {
+    text.bytes().map(|b| if b.is_ascii_graphic() { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}

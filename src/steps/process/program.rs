@@ -1,0 +1,144 @@
+//! What a program is given.
+//!
+//! | parameter | of | meaning |
+//! |---|---|---|
+//! | `script` | `run` | the script, at most 128 KiB (a limit of Linux for one argument) |
+//! | `shell` | `run` | `bash` (`bash --noprofile --norc -eo pipefail -c`), `sh` (`sh -e -c`), or a list: a command to which the script is added as its last argument. Absent: bash where the worker has it, else sh |
+//! | `argv` | `exec` | the program and its arguments: never parsed again |
+//! | `env` | both | an object; strings as they are, all else as JSON; null leaves a variable out |
+//! | `stdin` | both | a string as it is, any other value as JSON; absent: empty |
+//! | `cwd` | both | an absolute path; absent: the one of the configuration |
+//!
+//! The environment is empty but for the usual variables of the daemon (`PATH`, `HOME`, `LANG`, `LC_*`,
+//! `TZ`, `USER`, …), those that the configuration names, `env`, and what names the attempt:
+//! `STEPD_RUN_ID`, `STEPD_STEP_KEY`, `STEPD_IDEMPOTENCY_KEY`, `STEPD_EPOCH`, `STEPD_ATTEMPT`,
+//! `TRACEPARENT`. An author's `env` cannot change the `STEPD_` ones.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value};
+
+use crate::model::Failure;
+use crate::steps::params::{self, Params};
+use crate::steps::step::StepCx;
+
+/// Variables of the daemon that programs get; a name that ends in `*` means all that begin so.
+const PASSED: [&str; 10] = ["PATH", "HOME", "LANG", "LANGUAGE", "LC_*", "TZ", "USER", "LOGNAME", "SHELL", "TMPDIR"];
+/// For a daemon without `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+static HAS_BASH: LazyLock<bool> = LazyLock::new(|| {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    std::env::split_paths(&path).any(|folder| folder.join("bash").is_file())
+});
+
+/// A program to run, as the parameters say.
+#[derive(Debug, PartialEq)]
+pub(super) struct Program {
+    pub argv: Vec<String>,
+    /// `None` leaves the variable out.
+    pub env: Vec<(String, Option<String>)>,
+    pub stdin: Option<Vec<u8>>,
+    pub cwd: Option<PathBuf>,
+}
+
+impl Program {
+    /// From the parameters of `run`.
+    pub(super) fn script(cx: &StepCx, params: Value) -> Result<Self, Failure> {
+        let mut params = Params::new("run", params)?;
+        let script = params.required("script")?;
+        let default = if *HAS_BASH { "bash" } else { "sh" };
+        let words = match params.take("shell") {
+            None => shell(default),
+            Some(Value::String(name)) => shell(&name),
+            Some(Value::Array(words)) if !words.is_empty() => Some(words.into_iter().map(params::text).collect()),
+            Some(_) => None,
+        };
+        let mut argv: Vec<String> = words.ok_or_else(|| {
+            params.wrong("shell", "must be `bash`, `sh`, or a list: the command that takes the script")
+        })?;
+        argv.push(script);
+        if argv[0] == "bash" || argv[0] == "sh" {
+            // `sh -c SCRIPT NAME`: the name stands before the line number in the shell's own messages.
+            argv.push(cx.key.to_string());
+        }
+        Self::with(params, argv, "script")
+    }
+
+    /// From the parameters of `exec`.
+    pub(super) fn argv(params: Value) -> Result<Self, Failure> {
+        let mut params = Params::new("exec", params)?;
+        let argv = match params.take("argv") {
+            Some(Value::Array(words)) if !words.is_empty() => words.into_iter().map(params::text).collect(),
+            _ => return Err(params.wrong("argv", "must be a list: the program and its arguments")),
+        };
+        Self::with(params, argv, "argv")
+    }
+
+    fn with(mut params: Params, argv: Vec<String>, name: &str) -> Result<Self, Failure> {
+        if argv.iter().any(|word| word.contains('\0')) {
+            return Err(params.wrong(name, "must not hold a NUL byte: hand such data over by `stdin`"));
+        }
+        let stdin = params.take("stdin").map(|value| params::text(value).into_bytes());
+        let cwd = params.string("cwd")?.map(PathBuf::from);
+        if cwd.as_deref().is_some_and(|path| !Path::is_absolute(path)) {
+            return Err(params.wrong("cwd", "must be an absolute path"));
+        }
+        let env = environment(params.object("env")?, &params)?;
+        Ok(Self { argv, env, stdin, cwd })
+    }
+}
+
+fn shell(name: &str) -> Option<Vec<String>> {
+    let words: &[&str] = match name {
+        "bash" => &["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c"],
+        "sh" => &["sh", "-e", "-c"],
+        _ => return None,
+    };
+    Some(words.iter().map(ToString::to_string).collect())
+}
+
+fn environment(given: Map<String, Value>, params: &Params) -> Result<Vec<(String, Option<String>)>, Failure> {
+    given
+        .into_iter()
+        .map(|(name, value)| {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                return Err(params.wrong("env", "has a name that is empty or holds `=` or a NUL byte"));
+            }
+            let value = (!value.is_null()).then(|| params::text(value));
+            if value.as_deref().is_some_and(|v| v.contains('\0')) {
+                let must = format!("has a NUL byte in `{name}`: hand such data over by `stdin`");
+                return Err(params.wrong("env", &must));
+            }
+            Ok((name, value))
+        })
+        .collect()
+}
+
+/// What every program gets of the daemon's own environment.
+pub(super) fn base_environment(more: &[String]) -> Vec<(OsString, OsString)> {
+    let passed = |name: &str| {
+        more.iter().any(|m| m == name)
+            || PASSED.iter().any(|p| p.strip_suffix('*').map_or(*p == name, |stem| name.starts_with(stem)))
+    };
+    let mut base: Vec<_> = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(passed)).collect();
+    if !base.iter().any(|(name, _)| name == "PATH") {
+        base.push(("PATH".into(), DEFAULT_PATH.into()));
+    }
+    base
+}
+
+/// What names the attempt.
+pub(super) fn identity(cx: &StepCx) -> impl Iterator<Item = (&'static str, String)> {
+    [
+        ("STEPD_RUN_ID", cx.run.to_string()),
+        ("STEPD_STEP_KEY", cx.key.to_string()),
+        ("STEPD_IDEMPOTENCY_KEY", cx.idempotency_key.to_string()),
+        ("STEPD_EPOCH", cx.epoch.to_string()),
+        ("STEPD_ATTEMPT", cx.attempt.to_string()),
+    ]
+    .into_iter()
+    .chain(cx.traceparent.as_ref().map(|t| ("TRACEPARENT", t.to_string())))
+}
