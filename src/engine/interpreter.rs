@@ -309,3 +309,5 @@ fn shape(step: &Step, scope: Arc<Scope>, names: StepNames, attempt: &Arc<AtomicU
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole;
