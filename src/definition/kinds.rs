@@ -40,8 +40,8 @@ pub(super) const KINDS: [KindWord; 9] = [
     kind("sql", &["params", "connection"], &["rows", "row_count"], false),
     kind("sleep", &[], &[], true),
     kind("wait", &["match"], &["event"], true),
-    kind("approve", &[], &["approval"], true),
-    kind("set", &[], &["value"], false),
+    kind("approve", &[], &["event"], true),
+    kind("set", &[], &[], false),
     kind("map", &["as", "max_parallel", "tolerate", "steps"], &[], false),
 ];
 

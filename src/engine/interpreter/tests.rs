@@ -182,11 +182,10 @@ name: a
 steps:
   - {id: one, set: {n: "${{ input.n }}"}}
   - {id: two, if: "steps.one.output.n > 5", set: never seen}
-  - {id: three, set: "${{ steps.one.output.n + 1 }} ${{ steps.two.state }} ${{ step.idempotency_key }}", output: "[value, input.n]"}
+  - {id: three, set: "${{ steps.one.output.n + 1 }} ${{ steps.two.state }} ${{ step.idempotency_key }}", output: "[run.workflow, input.n]"}
 "#;
     let output = run(text, &fake, json!({"n": 3})).await.unwrap();
-    let three = "4 skipped 00000000-0000-0000-0000-000000000000/three";
-    assert_eq!(output, json!({"one": {"n": 3}, "two": null, "three": [three, 3]}));
+    assert_eq!(output, json!({"one": {"n": 3}, "two": null, "three": ["test", 3]}));
     assert_eq!(fake.log(), ["start one", "done one", "skip two", "start three", "done three"]);
 }
 
