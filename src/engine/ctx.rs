@@ -252,16 +252,8 @@ impl Ctx {
         result: Result<Payload, Failure>,
         policy: &StepPolicy,
     ) -> Result<StepDone, Halt> {
-        // Also while the run gives up: what a failed part came to is still recorded.
-        if self.inbox.signal().reason().is_some() {
-            return Err(Halt::Stopped);
-        }
-        self.state().busy += 1;
-        let _busy = Busy(self);
-        let n = self.flush();
-        if n > 0 {
-            self.acks.reached(n).await.map_err(|e| self.commit_failed(e))?;
-        }
+        let _busy = self.busy()?;
+        self.settled().await?;
         let Some(row) = self.state().open.get(key).cloned() else {
             let bug = format!("step `{key}` was closed without having been opened");
             return Err(Halt::failed(Failure::permanent(code::INTERNAL, bug)));
@@ -472,15 +464,11 @@ impl Ctx {
         }
     }
 
-    /// The failure of a step as a halt.
-    #[allow(clippy::unused_self)]
+    /// A step has failed for good, and with it the run: branches that wait return, nothing new starts. Steps at work
+    /// end by themselves.
     pub(super) fn failed(&self, key: Option<StepKey>, failure: Failure) -> Halt {
-        Halt::Failed(StepFailure { key, failure })
-    }
-
-    /// The run is going to fail: branches that wait return at once, and nothing new starts. Steps at work end by themselves.
-    pub fn give_up(&self) {
         self.failing.send_replace(true);
+        Halt::Failed(StepFailure { key, failure })
     }
 
     /// Resolves when the run is going to fail.
