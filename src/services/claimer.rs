@@ -16,6 +16,7 @@ use crate::db::claims::{self, ClaimRequest, ClaimedRow, Watermark};
 use crate::db::{Database, DbError};
 use crate::engine::Gate;
 use crate::model::WorkerId;
+use crate::testing::Failpoints;
 
 use super::catalog::Catalog;
 use super::presence::Presence;
@@ -70,6 +71,8 @@ pub struct Claimer {
     pub gate: Gate,
     /// The queues served; `None`: all that are not exclusive.
     pub serves: Option<Vec<String>>,
+    /// For tests.
+    pub failpoints: Failpoints,
 }
 
 struct Position {
@@ -266,9 +269,11 @@ impl Claimer {
             serves: self.serves.as_deref(),
             pairs: &pairs,
         };
+        self.failpoints.hit("claimer.before_claim").await;
         let rows = claims::claim(conn, &req).await?;
         let n = rows.len();
         if n > 0 {
+            self.failpoints.hit("claimer.after_claim").await;
             p.claimed_at = Some(Instant::now());
             p.advance(&rows);
             if p.buffered_since.is_none() {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::db::{Database, liveness, maintenance};
 use crate::rules::sweep::Suspect;
+use crate::testing::Failpoints;
 
 use super::presence::Presence;
 use super::shared::{Backoff, Hints, Stop, stopped};
@@ -27,6 +28,8 @@ pub struct Sweeper {
     pub hints: Arc<Hints>,
     /// Workers that the presence has found dead.
     pub suspects: mpsc::Receiver<Suspect>,
+    /// For tests.
+    pub failpoints: Failpoints,
 }
 
 impl Sweeper {
@@ -49,9 +52,11 @@ impl Sweeper {
     async fn take_over(&self, suspect: Suspect) {
         let Some(me) = self.presence.worker() else { return };
         let mut backoff = Backoff::default();
+        self.failpoints.hit("sweeper.before_take_over").await;
         for _ in 0..3 {
             match liveness::take_over(self.db.pool(), suspect.worker, suspect.by_lock, suspect.beat, me.0).await {
                 Ok(Some(done)) => {
+                    self.failpoints.hit("sweeper.after_take_over").await;
                     tracing::warn!(
                         dead.worker = %suspect.worker, found_by = if suspect.by_lock { "lock" } else { "lease" },
                         requeued = done.requeued, quarantined = done.quarantined, "took over a dead worker's runs"
