@@ -4,4 +4,5 @@
 //! Test names are claims. Nothing sleeps for a fixed time: waits are on conditions, with a deadline.
 
 mod smoke;
+mod sql;
 mod support;
