@@ -24,6 +24,7 @@ use super::gate::Gate;
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
 use super::journal::{Acks, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
+use super::wait::answerable;
 
 /// What the run knows of itself.
 #[derive(Clone, Debug)]
@@ -230,10 +231,22 @@ impl Ctx {
         if let Some(done) = self.recorded(key, kind)? {
             return Ok(Err(done));
         }
-        if let Some(decision) = self.records.get(key).and_then(|r| r.decision.clone()) {
+        self.settled().await?;
+        if let Some(known) = self.records.get(key)
+            && let Some(decision) = known.decision.clone()
+        {
+            if known.state != StepState::Running {
+                let record = StepRecord {
+                    state: StepState::Running,
+                    epoch: self.epoch,
+                    ended_at: None,
+                    error: None,
+                    ..known.clone()
+                };
+                self.defer(StepRow { record, wait: None, due_in: None });
+            }
             return Ok(Ok(decision));
         }
-        self.settled().await?;
         let decision = decide().map_err(|f| self.failed(Some(key.clone()), f))?;
         let mut record = self.record(key.clone(), kind, StepState::Running, self.ports.clock.now());
         record.decision = Some(decision.clone());
@@ -497,11 +510,13 @@ impl Ctx {
                 Ok(StepDone { state: StepState::Completed, output, error: None })
             }
             Err(failure) => {
-                let goes_on = policy.on_error == OnError::Continue;
+                let goes_on = policy.on_error != OnError::Fail;
                 record.state = StepState::Failed;
-                record.checkpoint = goes_on;
-                // A failed row with a decision is an answer still to be worked off; this one is worked off.
-                record.decision = None;
+                record.checkpoint = policy.on_error == OnError::Continue;
+                if answerable(&record) {
+                    // A failed row that still says what it waited for is an answer to be worked off; this one is.
+                    record.decision = None;
+                }
                 record.error = Some(failure.clone());
                 let key = record.key.clone();
                 self.defer(StepRow { record, wait: None, due_in: None });

@@ -6,6 +6,7 @@
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod smoke;
+mod sql;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;
