@@ -23,7 +23,7 @@ use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
 use crate::services::writer::{PgJournal, Writers};
-use crate::steps::{ProcessOptions, Registry, Sql, StepOptions, StopReason, standard_registry};
+use crate::steps::{ProcessOptions, Registry, Sql, StepOptions, standard_registry};
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
@@ -148,9 +148,9 @@ impl Daemon {
             gate: keeper,
             clock,
             suspects: suspects_tx,
-            on_lost: Box::new(move || {
+            on_lost: Box::new(move |worker| {
                 if let Some(runs) = lost.upgrade() {
-                    runs.stop_all(StopReason::LeaseLost);
+                    runs.lose(worker);
                 }
             }),
         })?;

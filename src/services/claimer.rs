@@ -131,6 +131,10 @@ impl Claimer {
                 () = stopped(&mut stop) => break,
                 worker = self.presence.present() => worker,
             };
+            tokio::select! {
+                () = stopped(&mut stop) => break,
+                () = self.gate.opened() => {}
+            }
             let pause = match self.turn(&mut conn, &mut p, worker).await {
                 Ok(pause) => {
                     backoff.reset();
@@ -173,7 +177,6 @@ impl Claimer {
         p: &mut Position,
         worker: WorkerId,
     ) -> Result<Duration, DbError> {
-        self.gate.opened().await;
         p.rate.update(self.runs.started());
         self.relieve_buffer(p);
         let busy = p.claimed_at.is_some_and(|at| at.elapsed() < POLL);
@@ -197,6 +200,11 @@ impl Claimer {
         }
         if p.solo && self.solo(conn, p, worker).await? {
             return Ok(Duration::from_millis(20));
+        }
+        if !p.solo && p.emptying {
+            // Somebody else was empty first.
+            p.emptying = false;
+            self.runs.reopen();
         }
         let ahead = p.rate.ahead();
         let room = self.runs.room() + ahead.saturating_sub(self.runs.buffered());
