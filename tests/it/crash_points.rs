@@ -61,9 +61,8 @@ async fn killed_at(db: &Db, files: &Files, point: &str, n: usize) -> bool {
 /// What must hold of a finished run, wherever its worker died.
 async fn check(db: &Db, files: &Files, run: &str, at: &str) {
     assert_eq!(db.output(run).await, "20", "{at}");
-    let doubled: Vec<String> = db
-        .all(format!("SELECT step FROM effects WHERE run = '{run}' GROUP BY step HAVING count(*) <> 1"))
-        .await;
+    let doubled: Vec<String> =
+        db.all(format!("SELECT step FROM effects WHERE run = '{run}' GROUP BY step HAVING count(*) <> 1")).await;
     assert!(doubled.is_empty(), "{at}: sql effects not exactly once: {doubled:?}");
     assert_eq!(db.count(format!("SELECT count(*) FROM effects WHERE run = '{run}'")).await, 5, "{at}: sql effects");
     let checkpoints: BTreeMap<String, i32> = db
@@ -127,8 +126,8 @@ async fn killed_around_a_claim_the_run_is_claimed_again_and_no_crash_is_counted(
 async fn killed_around_a_take_over_another_sweeper_finishes_it() {
     let (db, files) = ground().await;
     for point in ["sweeper.before_take_over", "sweeper.after_take_over"] {
-        let run = db.enqueue("twenty", r#"{"n": 0}"#).await.clone();
-        let mut first = Spec::new(&db, &files).failpoints("writer.after_commit=6:kill").start();
+        let mut first = Spec::new(&db, &files).failpoints("writer.after_commit=6:kill").ready().await;
+        let run = db.enqueue("twenty", r#"{"n": 0}"#).await;
         first.ends(SOON).await;
         let mut sweeper = Spec::new(&db, &files).failpoints(&format!("{point}=1:kill")).start();
         sweeper.ends(SOON).await;
