@@ -3,8 +3,15 @@
 //! `cargo test --all-features` runs them all; those that crash or stop the daemon at a named place need the feature `failpoints`.
 //! Test names are claims. Nothing sleeps for a fixed time: waits are on conditions, with a deadline.
 
+mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
+mod postgres_away;
+mod queues;
+mod repair;
+mod requests;
+mod resume;
+mod shutdown;
 mod smoke;
 mod sql;
 #[cfg(feature = "failpoints")]
