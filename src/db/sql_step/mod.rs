@@ -13,7 +13,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use database::{Commit, Database};
+pub use database::{Commit, Database, NOT_BEGUN, UNKNOWN};
 pub use execute::execute;
 
 use sqlx::postgres::PgDatabaseError;
