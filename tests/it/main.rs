@@ -3,6 +3,7 @@
 //! `cargo test --all-features` runs them all; those that crash or stop the daemon at a named place need the feature `failpoints`.
 //! Test names are claims. Nothing sleeps for a fixed time: waits are on conditions, with a deadline.
 
+mod chaos;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;

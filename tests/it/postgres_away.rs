@@ -13,7 +13,7 @@ use crate::support::{Db, Files, SOON, Server, Spec, Worker, holds_for, wait_unti
 
 const WORK: &str = r#"
 name: work
-resume: never
+resume: {max_attempts: 10, initial: 200ms, max: 1s}
 steps:
   - id: a
     sql: INSERT INTO effects (n, step) VALUES ($1, $2)
@@ -82,9 +82,9 @@ impl Ground {
         let n = i64::from(self.acknowledged.load(Ordering::SeqCst));
         assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'completed'").await, n, "completed runs");
         assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state <> 'completed'").await, 0);
-        // Nobody was taken over: every run was run under its first lease.
+        // Nobody was taken over. (A sql statement that Postgres broke off failed, and its run resumed by itself.)
         assert_eq!(db.events("crashed").await + db.events("taken_over").await, 0, "take-overs of living workers");
-        assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE epoch <> 1").await, 0);
+        assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE crashes > 0").await, 0);
         assert_eq!(db.count("SELECT count(*) FROM effects").await, 2 * n, "sql effects");
         assert_eq!(db.count("SELECT count(*) FROM (SELECT DISTINCT n, step FROM effects) d").await, 2 * n);
         let effects: BTreeMap<String, usize> = self.files.counts("effects");
@@ -98,7 +98,8 @@ impl Ground {
             assert!(loud <= changes, "{loud} loud lines for {changes} changes: {}", worker.log());
             assert_eq!(worker.drain(SOON).await, Some(0));
         }
-        eprintln!("{n} runs, nothing lost, no take-over");
+        let resumed = db.count("SELECT count(*) FROM stepd.runs WHERE resumes > 0").await;
+        eprintln!("{n} runs, nothing lost, no take-over, {resumed} resumed after a statement was broken off");
     }
 }
 
