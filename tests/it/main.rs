@@ -3,6 +3,9 @@
 //! `cargo test --all-features` runs them all; those that crash or stop the daemon at a named place need the feature `failpoints`.
 //! Test names are claims. Nothing sleeps for a fixed time: waits are on conditions, with a deadline.
 
+// Helpers outside of `#[test]` functions are tests too.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod chaos;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
