@@ -6,3 +6,4 @@
 mod smoke;
 mod sql;
 mod support;
+mod values;
