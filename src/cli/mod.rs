@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, talk to stderr. Exit codes stand in [`Exit`].
 
+mod demo;
 mod migrate;
 mod serve;
 
@@ -76,6 +77,8 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// See it work in half a minute: two workers, a kill -9, a proof; needs nothing but Postgres on the machine
+    Demo(demo::Args),
     /// Run the daemon: claim jobs, run their steps, resume what was left behind
     Serve(serve::Args),
     /// Create or update stepd's two schemas in the database
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
+        Command::Demo(args) => demo::run(&cli.global, &args).await,
         Command::Serve(args) => serve::run(&cli.global, args).await,
         Command::Migrate(args) => migrate::run(&cli.global, &args).await,
         Command::Guard => Ok(Exit::Ok),
