@@ -343,7 +343,7 @@ BEGIN
             HINT = 'No step of it waits for an approval.';
     END IF;
     SELECT array_agg(c.key ORDER BY c.seq, c.key) INTO asked FROM stepd_engine.checkpoints c
-        WHERE c.run = run_ AND c.state = 'waiting' AND stepd_engine.asks_person(c.kind, c.event, c.decision);
+        WHERE c.run = run_ AND c.state = 'waiting' AND c.kind = 'approve';
     IF step_ = ANY (asked) THEN RETURN step_; END IF;
     IF step_ IS NULL AND cardinality(asked) = 1 THEN RETURN asked[1]; END IF;
     IF step_ IS NULL AND cardinality(asked) > 1 THEN
@@ -362,32 +362,14 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.approval_of(uuid, text) IS 'The step that an approval means; raises SD014 or SD015 where that is not clear.';
 
-CREATE FUNCTION stepd_engine.asks_person(kind text, event text, decision text) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT event IS NULL AND (kind OPERATOR(pg_catalog.=) 'approve' OR coalesce(decision OPERATOR(pg_catalog.~~) '{"ask":%', false))
-$$;
-COMMENT ON FUNCTION stepd_engine.asks_person(text, text, text) IS 'Does a waiting step wait for a person''s yes or no: an approval, or an interrupted step under on_interrupt: ask?';
-
 CREATE FUNCTION stepd.approve(id uuid, step text DEFAULT NULL, note text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     key_ text := stepd_engine.approval_of(approve.id, approve.step);
     yes text := json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())::text;
-    done boolean;
 BEGIN
-    IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = approve.id AND c.key = key_ AND c.kind <> 'approve') THEN
-        -- An interrupted step: yes means run it again, so it must not become a checkpoint.
-        PERFORM FROM stepd.jobs j WHERE j.id = approve.id AND j.state = 'waiting' FOR UPDATE;
-        UPDATE stepd_engine.checkpoints c SET state = 'failed', checkpoint = false, due_at = NULL,
-                decision = json_build_object('ask', 'on_interrupt', 'approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())::text
-            WHERE c.run = approve.id AND c.key = key_ AND c.state = 'waiting';
-        done := FOUND;
-        PERFORM stepd_engine.bring_back(approve.id) WHERE done;
-    ELSE
-        done := stepd_engine.answer(approve.id, key_, yes, NULL);
-    END IF;
-    IF NOT done THEN
+    IF NOT stepd_engine.answer(approve.id, key_, yes, NULL) THEN
         -- Somebody else was faster: say what it is now.
         PERFORM stepd_engine.approval_of(approve.id, key_);
     END IF;
@@ -396,7 +378,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd.approve(uuid, text, text) IS
-    'Answers yes to a step that waits for an approval, or lets an interrupted step (on_interrupt: ask) run again; the step may be left out where only one waits. Returns the step''s key. Raises SD014 when none waits, SD015 when several do.';
+    'Answers yes to a step that waits for an approval; the step may be left out where only one waits. Returns the step''s key. Raises SD014 when none waits, SD015 when several do.';
 
 CREATE FUNCTION stepd.reject(id uuid, step text DEFAULT NULL, note text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -481,16 +463,20 @@ AS $$
     FROM (
         SELECT c.seq, c.key, count(*) OVER () AS total, row_number() OVER (ORDER BY c.seq, c.key) AS n,
             CASE
-                WHEN stepd_engine.asks_person(c.kind, c.event, c.decision) THEN
-                    CASE WHEN c.kind = 'approve' THEN format('approval at %s%s', c.key,
-                            coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
-                        ELSE format('a person''s word on step %s, which was interrupted: approve runs it again, reject fails it', c.key) END
+                WHEN c.kind = 'approve' THEN
+                    format('approval at %s%s', c.key, coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
                     || format(' since %s', stepd_engine.span(clock_timestamp() - c.started_at))
                     || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
                 WHEN c.event IS NOT NULL THEN
                     format('event %s%s at %s since %s', c.event, CASE WHEN c.match IS NULL OR c.match = '{}' THEN '' ELSE ' matching ' || c.match::text END,
                         c.key, stepd_engine.span(clock_timestamp() - c.started_at))
                     || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
+                WHEN stepd_engine.failure_field(c.decision, 'wait') = 'retry' THEN format('attempt %s of %s of step %s in %s%s',
+                    stepd_engine.failure_field(c.decision, 'attempt'), stepd_engine.failure_field(c.decision, 'of'), c.key,
+                    stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')),
+                    coalesce((SELECT format(': the last failed with %s: %s', f.failure ->> 'code', f.failure ->> 'message')
+                        FROM stepd_engine.events v, LATERAL (SELECT stepd_engine.failure_json(v.data) -> 'failure' AS failure) f
+                        WHERE v.run = c.run AND v.key = c.key AND v.kind = 'attempt_failed' ORDER BY v.id DESC LIMIT 1), ''))
                 WHEN c.due_at IS NOT NULL THEN format('sleep at %s until %s (in %s)', c.key, to_char(c.due_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
                     stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')))
                 ELSE format('step %s (%s) since %s', c.key, c.kind, stepd_engine.span(clock_timestamp() - c.started_at)) END AS what
@@ -628,7 +614,7 @@ DECLARE
     f regprocedure;
 BEGIN
     FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'stepd_engine'::regnamespace
-        AND p.proname NOT IN ('uuid_time', 'failure_field', 'failure_json', 'asks_person', 'worker_alive')
+        AND p.proname NOT IN ('uuid_time', 'failure_field', 'failure_json', 'worker_alive')
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;

@@ -115,16 +115,24 @@ SELECT v.run, v.key, v.attempt::integer AS attempt, 'failed'::stepd.step_state A
     stepd_engine.failure_field(v.data, 'retry_in_ms')::bigint * interval '1 millisecond' AS retry_in, v.epoch
 FROM stepd_engine.events v WHERE v.kind = 'attempt_failed'
 UNION ALL
-SELECT s.run, s.key, s.attempts, s.state, CASE WHEN s.attempts = 1 THEN s.started_at END, s.ended_at,
-    CASE WHEN s.attempts = 1 THEN s.duration END, s.error_code, s.error_message, s.error, NULL::interval, s.epoch
+SELECT s.run, s.key, s.attempts, s.state, b.began, s.ended_at, s.ended_at - b.began, s.error_code, s.error_message, s.error, NULL::interval, s.epoch
 FROM stepd.steps s
-WHERE s.attempts > 0 AND s.state <> 'skipped';
+-- The last try's start: the step's own, or the end of the try before it and the pause between them.
+CROSS JOIN LATERAL (SELECT CASE WHEN s.attempts = 1 THEN s.started_at ELSE (
+    SELECT stepd_engine.failure_field(p.data, 'ended_at')::timestamptz
+        + stepd_engine.failure_field(p.data, 'retry_in_ms')::bigint * interval '1 millisecond'
+    FROM stepd_engine.events p WHERE p.run = s.run AND p.key = s.key AND p.kind = 'attempt_failed' AND p.attempt = s.attempts - 1
+    ORDER BY p.id DESC LIMIT 1) END AS began) b
+WHERE s.attempts > 0 AND s.state <> 'skipped'
+    -- A failed try has its line in events already.
+    AND NOT EXISTS (SELECT FROM stepd_engine.events v
+        WHERE v.run = s.run AND v.key = s.key AND v.kind = 'attempt_failed' AND v.attempt = s.attempts AND s.state <> 'running');
 COMMENT ON VIEW stepd.attempts IS 'Every try of every step: the failed ones before, and the last or present one. Those of one run: WHERE run = … ORDER BY ended_at.';
 COMMENT ON COLUMN stepd.attempts.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd.attempts.key IS 'The step''s key.';
 COMMENT ON COLUMN stepd.attempts.attempt IS 'Which try, from 1; begins anew after an operator''s retry.';
 COMMENT ON COLUMN stepd.attempts.state IS 'failed, or for the last try the state of its step.';
-COMMENT ON COLUMN stepd.attempts.started_at IS 'When this try started; NULL for the last of several, whose start is not recorded apart.';
+COMMENT ON COLUMN stepd.attempts.started_at IS 'When this try started; for the last of several, the end of the one before it and the pause between them.';
 COMMENT ON COLUMN stepd.attempts.ended_at IS 'When this try ended; NULL while it runs.';
 COMMENT ON COLUMN stepd.attempts.duration IS 'How long it took, where its start is known.';
 COMMENT ON COLUMN stepd.attempts.error_code IS 'The failure''s code.';
@@ -177,10 +185,10 @@ COMMENT ON COLUMN stepd.history.data IS 'What else is known, as json: a failure,
 
 CREATE VIEW stepd.waiting AS
 SELECT c.run, c.key,
-    CASE WHEN stepd_engine.asks_person(c.kind, c.event, c.decision) THEN 'approval'
+    CASE WHEN c.kind = 'approve' THEN 'approval'
         WHEN c.event IS NOT NULL THEN 'event' WHEN c.kind = 'sleep' THEN 'sleep' ELSE c.kind END AS waits_for,
     c.started_at AS since, greatest(statement_timestamp(), c.started_at) - c.started_at AS waited, c.due_at,
-    CASE WHEN NOT stepd_engine.asks_person(c.kind, c.event, c.decision) THEN NULL
+    CASE WHEN c.kind <> 'approve' THEN NULL
         WHEN c.kind = 'approve' THEN stepd_engine.failure_field(c.decision, 'prompt')
         ELSE 'The step was interrupted. Run it again?' END AS prompt,
     c.event, c.match,

@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, talk to stderr. Exit codes stand in [`Exit`].
 
+mod check;
 mod demo;
 mod migrate;
 mod serve;
@@ -13,6 +14,8 @@ use clap::{Parser, Subcommand};
 
 use crate::app::Config;
 use crate::telemetry::logs;
+
+pub use check::check;
 
 /// How a command ended, as the shell sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

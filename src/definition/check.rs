@@ -51,7 +51,7 @@ pub(super) fn taken(names: Option<&Names<'_>>, id: &str) -> bool {
 }
 
 const STEP: [&str; 3] = ["key", "attempt", "idempotency_key"];
-const RUN: [&str; 4] = ["id", "workflow", "state", "scheduled_for"];
+const RUN: [&str; 3] = ["id", "workflow", "scheduled_for"];
 const ATTRIBUTES: [&str; 5] = ["output", "state", "error", "count", "failed"];
 
 impl Names<'_> {

@@ -8,10 +8,11 @@ use super::diagnostics::Report;
 use super::duration::parse_duration;
 use super::node::{Entry, Node, NodeValue, Span};
 
-/// Complains about keys that `known` does not name.
-pub(super) fn unknown_keys(node: &Node, known: &[&str], what: &str, report: &mut Report<'_>) {
+/// Complains about keys that neither `known` nor `quiet` names.
+pub(super) fn unknown_keys(node: &Node, known: &[&str], quiet: &[&str], what: &str, report: &mut Report<'_>) {
     let NodeValue::Map(entries) = &node.value else { return };
-    for entry in entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
+    let expected = |key: &str| known.contains(&key) || quiet.contains(&key);
+    for entry in entries.iter().filter(|e| !expected(&e.key)) {
         let meant = nearest(&entry.key, known.iter().copied());
         let message = format!("{what} has no key `{}`", entry.key);
         report.name(entry.key_span, message, meant, &format!("it may have: {}", known.join(", ")));

@@ -40,8 +40,8 @@ pub(super) const KINDS: [KindWord; 9] = [
     kind("sql", &["params", "connection"], &["rows", "row_count"], false),
     kind("sleep", &[], &[], true),
     kind("wait", &["match"], &["event"], true),
-    kind("approve", &[], &["approval"], true),
-    kind("set", &[], &["value"], false),
+    kind("approve", &[], &["event"], true),
+    kind("set", &[], &[], false),
     kind("map", &["as", "max_parallel", "tolerate", "steps"], &[], false),
 ];
 
@@ -229,7 +229,7 @@ fn http(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
     let span = entry.value.span;
     if !METHODS.contains(&method) {
         let upper = method.to_ascii_uppercase();
-        let meant = METHODS.into_iter().find(|m| *m == upper).or_else(|| crate::expression::nearest(&upper, METHODS));
+        let meant = METHODS.into_iter().find(|m| *m == upper);
         let place = span.within(report.source(span), method);
         report.name(
             place,

@@ -148,7 +148,11 @@ pub(super) fn schema(entry: &Entry, report: &mut Report<'_>) -> Option<Schema> {
         Ok(schema) => Some(schema),
         Err((message, path)) => {
             let span = pointer(&entry.value, &path).span;
-            report.error(span, format!("`{}` is no valid JSON Schema: {message}", entry.key));
+            let types = "the types are: null, boolean, integer, number, string, array, object";
+            match path.ends_with("/type") {
+                true => report.help(span, format!("`{}` is no valid JSON Schema: no such type", entry.key), types),
+                false => report.error(span, format!("`{}` is no valid JSON Schema: {message}", entry.key)),
+            }
             None
         }
     }
@@ -175,8 +179,8 @@ pub(super) fn ids(steps: &[(&str, bool)]) -> Arc<StepIds> {
     Arc::new(StepIds::new(steps.iter().copied()))
 }
 
-/// Complains about the keys of a part that has a fixed set.
-pub(super) fn keys(node: &Node, common: &[&str], own: &[&str], what: &str, report: &mut Report<'_>) {
-    let all: Vec<&str> = common.iter().chain(own).copied().collect();
-    unknown_keys(node, &all, what, report);
+/// Complains about the keys that are in no list; those of `quiet` are not mentioned either way.
+pub(super) fn keys(node: &Node, lists: &[&[&str]], quiet: &[&str], what: &str, report: &mut Report<'_>) {
+    let all: Vec<&str> = lists.iter().flat_map(|l| *l).copied().collect();
+    unknown_keys(node, &all, quiet, what, report);
 }

@@ -48,7 +48,7 @@ impl Graph {
         self.needs.is_empty()
     }
 
-    /// A cycle, as places in its order; `None` when every step can be reached.
+    /// A cycle, each step followed by one that it needs, the first in the list first; `None` when every step can be reached.
     #[must_use]
     pub fn cycle(&self) -> Option<Vec<usize>> {
         let mut plan = Plan::new(self);
@@ -74,6 +74,8 @@ impl Graph {
             cycle.push(next);
             next = needs_of[next];
         }
+        let first = cycle.iter().enumerate().min_by_key(|(_, step)| **step).map_or(0, |(i, _)| i);
+        cycle.rotate_left(first);
         Some(cycle)
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn retry(entry: &Entry, base: &RetryPolicy, report: &mut Report<'_>) 
         return policy;
     }
     let node = &entry.value;
-    unknown_keys(node, &["max_attempts", "backoff", "initial", "max", "jitter", "only", "not"], "`retry`", report);
+    unknown_keys(node, &["max_attempts", "backoff", "initial", "max", "jitter", "only", "not"], &[], "`retry`", report);
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 1, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }
@@ -62,7 +62,8 @@ fn share(entry: &Entry, report: &mut Report<'_>) -> Option<f64> {
 
 fn codes(entry: &Entry, report: &mut Report<'_>) -> Option<Vec<String>> {
     let mut out = Vec::new();
-    for item in list(entry, report)? {
+    let items = list(entry, report)?;
+    for item in items {
         match item.as_str() {
             Some(code) if code.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !code.is_empty() => {
                 out.push(code.to_owned());
@@ -74,7 +75,7 @@ fn codes(entry: &Entry, report: &mut Report<'_>) -> Option<Vec<String>> {
             ),
         }
     }
-    if out.is_empty() && entry.key == "only" && report.is_empty() {
+    if items.is_empty() && entry.key == "only" {
         report.help(at(entry), "`only` names no code", "leave it out to retry every transient failure");
     }
     Some(out)
@@ -92,7 +93,7 @@ pub(super) fn resume(entry: &Entry, report: &mut Report<'_>) -> ResumePolicy {
         }
     }
     let node = &entry.value;
-    unknown_keys(node, &["max_attempts", "initial", "max"], "`resume`", report);
+    unknown_keys(node, &["max_attempts", "initial", "max"], &[], "`resume`", report);
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 0, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }

@@ -11,8 +11,8 @@
 //! | `sql` | `sql`, `params?` [any JSON], `connection?` (absent: stepd's own database) | `rows row_count` |
 //! | `sleep` | `ms` | |
 //! | `wait` | `event`, `match` (an object, `{}` by default), `timeout_ms?` | `event` |
-//! | `approve` | `prompt`, `timeout_ms?` | `approval` |
-//! | `set` | `value` | `value` |
+//! | `approve` | `prompt`, `timeout_ms?` | `event`: the answer |
+//! | `set` | `value` | |
 //!
 //! `map` is no kind of its own to the engine: the interpreter opens it, runs its items' steps, and closes it.
 //! `mcp`, `llm`, `agent`, `workflow`, `switch` and `repeat` come later: as variants of [`Kind`], beside [`MapStep`]

@@ -81,9 +81,9 @@ pub(super) fn block(
     let graph = Graph::new(&needs);
     let cycle = graph.cycle();
     if let Some(cycle) = &cycle {
-        let mut names: Vec<&str> = cycle.iter().rev().map(|i| headers[*i].id).collect();
+        let mut names: Vec<&str> = cycle.iter().map(|i| headers[*i].id).collect();
         names.extend(names.first().copied());
-        let first = headers[cycle[cycle.len() - 1]].node;
+        let first = headers[cycle[0]].node;
         let span = first.get("needs").map_or(first.span, |e| e.key_span);
         report.error(span, format!("these steps wait for each other: {}", names.join(" needs ")));
     }
@@ -240,7 +240,9 @@ fn step(header: &Header<'_>, names: &Names<'_>, inherited: &Inherited<'_>, repor
         Word::Now(word, entry) if word.word == "map" => return map(header, entry, condition, names, inherited, report),
         Word::Now(word, entry) => {
             let what = format!("a `{}` step", word.word);
-            keys(node, &COMMON, &[&[word.word], word.keys].concat(), &what, report);
+            // A second kind has been complained about already.
+            let words: Vec<&str> = KINDS.iter().map(|k| k.word).chain(LATER_KINDS).collect();
+            keys(node, &[&COMMON, word.keys], &words, &what, report);
             policy = policy::step(node, &inherited.retry, word.waits, report);
             if word.word == "sleep"
                 && let Some(e) = node.get("timeout")
@@ -326,9 +328,9 @@ fn map(
 }
 
 fn map_keys(node: &Node, report: &mut Report<'_>) {
-    let own: Vec<&str> =
-        KINDS.iter().filter(|k| k.word == "map").flat_map(|k| k.keys).copied().chain(["map"]).collect();
-    keys(node, &COMMON, &own, "a `map` step", report);
+    let own: Vec<&str> = KINDS.iter().filter(|k| k.word == "map").flat_map(|k| k.keys).copied().collect();
+    let words: Vec<&str> = KINDS.iter().map(|k| k.word).chain(LATER_KINDS).collect();
+    keys(node, &[&COMMON, &own], &words, "a `map` step", report);
     for entry in NOT_OF_A_MAP.iter().filter_map(|key| node.get(key)) {
         report.help(entry.key_span, format!("a `map` has no `{}`", entry.key), "put it on the steps inside the map");
     }

@@ -239,12 +239,25 @@ fn number(text: &str) -> Result<Option<Number>, String> {
 
 fn scan_error(text: &str, e: &ScanError, report: &mut Report<'_>) {
     let mark = e.marker();
-    let offset = mark.byte_offset().unwrap_or(text.len()).min(text.len());
+    let mut offset = mark.byte_offset().unwrap_or(text.len()).min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    let line = text[..offset].rfind('\n').map_or(0, |n| n + 1);
+    let before = text[line..offset].chars().count();
     if let Some(span) = braces(text, offset) {
         report.help(span, "an unquoted `${{ }}` inside `{…}` or `[…]`: YAML reads its braces as a mapping", QUOTE);
         return;
     }
-    let span = Span { line: mark.line().max(1), column: mark.col() + 1, start: offset, end: offset };
+    if let Some(at) = loose(&text[line..]) {
+        let column = text[line..line + at].chars().count() + 1;
+        let end = text[line + at..].lines().next().map_or(3, |l| l.find("}}").map_or(l.len(), |n| n + 2));
+        let start = line + at;
+        let span = Span { line: mark.line().max(1), column, start, end: start + end };
+        report.help(span, "an unquoted `${{ }}`: YAML reads its braces, quotes and colons as its own", QUOTE);
+        return;
+    }
+    let span = Span { line: mark.line().max(1), column: before + 1, start: offset, end: offset };
     let line = text.lines().nth(span.line - 1).unwrap_or_default();
     let tab = line.trim_start_matches(' ').starts_with('\t');
     let message = format!("this is not YAML: {}", e.info().lines().next().unwrap_or_default());
@@ -267,6 +280,21 @@ fn braces(text: &str, offset: usize) -> Option<Span> {
         let length = text[start + at..stop].find("}}").map_or(3, |n| n + 2);
         Some(Span { line: l + 1, column, start: start + at, end: start + at + length })
     })
+}
+
+/// Where a line has a `${{` that is in no quotes.
+fn loose(text: &str) -> Option<usize> {
+    let line = text.lines().next()?;
+    let mut quote = None;
+    for (i, c) in line.char_indices() {
+        match (quote, c) {
+            (Some(q), c) if c == q => quote = None,
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '$') if line[i..].starts_with("${{") => return Some(i),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Where the first `{{` stands that is in no quotes and begins a value inside `{…}` or `[…]`.

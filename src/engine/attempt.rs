@@ -16,7 +16,7 @@ use super::ctx::{Attempted, Ctx, StepDone, plain_shape, shaped};
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::{Note, NoteKind};
-use super::wait::{Purpose, Woken, is_retry};
+use super::wait::{Purpose, Woken, answerable, is_retry};
 
 /// A step that is still running after this long is recorded as running. Shorter ones cost one row, not two.
 const START_NOTE_AFTER: Duration = Duration::from_millis(5);
@@ -144,17 +144,18 @@ impl Ctx {
         };
         loop {
             next = match next {
-                Next::Attempt(n) => match self.one_attempt(&mut record, n, policy, body).await? {
-                    Ok(Attempted::Done(output)) => match self.sized(output) {
-                        Ok(output) => return self.finish(record, Ok(output), policy),
-                        Err(failure) => self.after_failure(&record, failure, first, policy),
-                    },
-                    Ok(Attempted::Committed(output)) => {
-                        return Ok(StepDone { state: StepState::Completed, output, error: None });
+                Next::Attempt(n) => {
+                    let began = self.ports.clock.now();
+                    match self.one_attempt(&mut record, n, policy, body).await?.and_then(|done| self.within_limit(done))
+                    {
+                        Ok(Attempted::Done(output)) => return self.finish(record, Ok(output), policy),
+                        Ok(Attempted::Committed(output)) => {
+                            return Ok(StepDone { state: StepState::Completed, output, error: None });
+                        }
+                        Ok(Attempted::Suspend(wait)) => Next::Wait(Purpose::Wait(wait)),
+                        Err(failure) => self.after_failure(&record, began, failure, first, policy),
                     }
-                    Ok(Attempted::Suspend(wait)) => Next::Wait(Purpose::Wait(wait)),
-                    Err(failure) => self.after_failure(&record, failure, first, policy),
-                },
+                }
                 Next::Wait(purpose) => {
                     let woken = self.begin_wait(&mut record, purpose).await?;
                     self.after_wait(&record, woken, body).await?
@@ -229,7 +230,14 @@ impl Ctx {
     }
 
     /// Retry or not: the one decision, by [`next_attempt`].
-    fn after_failure(&self, record: &StepRecord, failure: Failure, first: u32, policy: &StepPolicy) -> Next {
+    fn after_failure(
+        &self,
+        record: &StepRecord,
+        began: DateTime<Utc>,
+        failure: Failure,
+        first: u32,
+        policy: &StepPolicy,
+    ) -> Next {
         let once = RetryPolicy::never();
         let retry = if self.one_attempt && first > 1 { &once } else { &policy.retry };
         let attempt = record.attempts - first + 1;
@@ -237,7 +245,7 @@ impl Ctx {
             next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
         let now = self.ports.clock.now();
         let data = json!({
-            "started_at": record.started_at, "ended_at": now, "failure": failure,
+            "started_at": began, "ended_at": now, "failure": failure,
             "retry_in_ms": pause.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
         });
         self.note(Note {
@@ -251,6 +259,13 @@ impl Ctx {
                 Next::Wait(Purpose::Retry { next: record.attempts + 1, of: first + retry.max_attempts - 1, after })
             }
             None => Next::Finish(Err(failure)),
+        }
+    }
+
+    fn within_limit(&self, done: Attempted) -> Result<Attempted, Failure> {
+        match done {
+            Attempted::Done(output) => self.sized(output).map(Attempted::Done),
+            other => Ok(other),
         }
     }
 
@@ -365,13 +380,6 @@ impl Body for AskBody {
     fn stop_grace(&self) -> Option<Duration> {
         None
     }
-}
-
-/// Waits for an event or an approval are answered in the database; the row keeps its decision to say so.
-fn answerable(record: &StepRecord) -> bool {
-    record.decision.as_ref().is_some_and(|d| {
-        d.as_str().starts_with(r#"{"wait":"event""#) || d.as_str().starts_with(r#"{"wait":"approval""#)
-    })
 }
 
 fn shape_answer(body: &dyn Body, answer: &Payload) -> Answer {

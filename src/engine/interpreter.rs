@@ -4,72 +4,33 @@
 //! ready together are their futures gathered. After a step has failed nothing new starts, those in flight end by
 //! themselves, and the first failure is the run's.
 //!
-//! The items of a `map` are lists of steps of their own. A failed step in an item is caught here: it fails the item, not
-//! the run, and its row is no checkpoint, so that a resume of a map that failed tries just the failed items again.
+//! The items of a `map` are lists of steps of their own. Where the map tolerates no failure, a step that fails in an item
+//! fails the run like any other, and a resume goes on from there. Where a failure may be passed over (`tolerate`, or
+//! `on_error: continue` of the map), a failed step in an item is caught here and fails the item. It is no checkpoint: should
+//! the map fail after all, or its worker die before the map has ended, a resume tries just the failed items again.
 
-use std::future::Future;
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::definition::{Block, Definition, Kind, MapStep, Params, Plan, Step};
-use crate::expression::{Host, Item, LazyJson, Scope, StepNames, StepView, Steps, View, limits};
-use crate::model::{Class, Failure, Payload, StepKey, code};
-use crate::rules::policy::{ResumePolicy, StepPolicy};
+use crate::definition::{Block, Definition, Kind, Params, Plan, Step};
+use crate::expression::{Host, LazyJson, Scope, StepNames, StepView, Steps, View, limits};
+use crate::model::{Failure, Payload, StepKey, code};
+use crate::rules::policy::{OnError, ResumePolicy, StepPolicy};
 use crate::steps::{BoxFuture, Shape, StepOutput};
 
-use super::ctx::{Call, Ctx, RunInfo, StepDone};
+use super::ctx::{Call, Ctx, StepDone};
 use super::halt::{Halt, StepFailure};
 use super::workflow::Workflow;
 
-/// What the interpreter needs of a [`Ctx`]; a fake stands in for it in tests.
-trait StepRunner: Sync {
-    fn info(&self) -> &RunInfo;
-    fn call(&self, call: Call<'_>) -> impl Future<Output = Result<StepDone, Halt>> + Send;
-    fn skip(&self, key: StepKey, kind: &str) -> impl Future<Output = Result<StepDone, Halt>> + Send;
-    fn open(
-        &self,
-        key: &StepKey,
-        kind: &str,
-        decide: impl FnOnce() -> Result<Payload, Failure> + Send,
-    ) -> impl Future<Output = Result<Result<Payload, StepDone>, Halt>> + Send;
-    fn close(
-        &self,
-        key: &StepKey,
-        result: Result<Payload, Failure>,
-        policy: &StepPolicy,
-    ) -> impl Future<Output = Result<StepDone, Halt>> + Send;
-}
+mod map;
+mod port;
 
-impl StepRunner for Ctx {
-    fn info(&self) -> &RunInfo {
-        self.info()
-    }
-    fn call(&self, call: Call<'_>) -> impl Future<Output = Result<StepDone, Halt>> + Send {
-        self.call(call)
-    }
-    fn skip(&self, key: StepKey, kind: &str) -> impl Future<Output = Result<StepDone, Halt>> + Send {
-        self.skip(key, kind)
-    }
-    fn open(
-        &self,
-        key: &StepKey,
-        kind: &str,
-        decide: impl FnOnce() -> Result<Payload, Failure> + Send,
-    ) -> impl Future<Output = Result<Result<Payload, StepDone>, Halt>> + Send {
-        self.open(key, kind, decide)
-    }
-    fn close(
-        &self,
-        key: &StepKey,
-        result: Result<Payload, Failure>,
-        policy: &StepPolicy,
-    ) -> impl Future<Output = Result<StepDone, Halt>> + Send {
-        self.close(key, result, policy)
-    }
-}
+use port::StepRunner;
 
 /// A loaded definition as a workflow.
 #[derive(Clone, Debug)]
@@ -111,7 +72,7 @@ impl Interpreter {
             item: None,
             outer: None,
         });
-        let frame = Frame { runner, scope, prefix: None };
+        let frame = Frame { runner, scope, prefix: None, catches: false };
         frame.block(&definition.steps).await?;
         let output = match &definition.output {
             Some(expression) => Payload::from_value(&*expression.eval(&View::of(&frame.scope))?),
@@ -185,6 +146,8 @@ struct Frame<'a, R> {
     scope: Arc<Scope>,
     /// `docs[12]`, in an item.
     prefix: Option<String>,
+    /// May a failure in here be passed over further out?
+    catches: bool,
 }
 
 impl<R: StepRunner> Frame<'_, R> {
@@ -247,9 +210,27 @@ impl<R: StepRunner> Frame<'_, R> {
         self.scope.steps.fill(place, view);
     }
 
-    /// Runs one step.
+    /// Runs one step; where this list catches failures, its failure ends the list, not the run.
     async fn step(&self, step: &Step) -> Result<StepDone, Halt> {
         let key = self.key(step);
+        let done = self.begin(step, key.clone()).await?;
+        match done.error {
+            Some(failure) if self.catches && step.policy.on_error == OnError::Fail => {
+                Err(Halt::Failed(StepFailure { key: Some(key), failure }))
+            }
+            _ => Ok(done),
+        }
+    }
+
+    /// The policy that the context is given for a step.
+    fn policy<'s>(&self, step: &'s Step) -> Cow<'s, StepPolicy> {
+        match (self.catches, step.policy.on_error) {
+            (true, OnError::Fail) => Cow::Owned(StepPolicy { on_error: OnError::Catch, ..step.policy.clone() }),
+            _ => Cow::Borrowed(&step.policy),
+        }
+    }
+
+    async fn begin(&self, step: &Step, key: StepKey) -> Result<StepDone, Halt> {
         if let Some(condition) = &step.condition {
             match condition.eval_bool(&View::of(&self.scope)) {
                 Ok(true) => {}
@@ -266,136 +247,56 @@ impl<R: StepRunner> Frame<'_, R> {
     /// Lets the context fail a step that could not even begin: policy and record are its business.
     async fn fail(&self, step: &Step, key: StepKey, failure: Failure) -> Result<StepDone, Halt> {
         if step.is_map() {
-            let decided = self.runner.open(&key, "map", || Ok(Payload::null())).await?;
-            return match decided {
-                Ok(_) => self.runner.close(&key, Err(failure), &step.policy).await,
+            return match self.runner.open(&key, "map", || Ok(Payload::null())).await? {
+                Ok(_) => self.runner.close(&key, Err(failure), &self.policy(step)).await,
                 Err(done) => Ok(done),
             };
         }
         let params = move |_| Err(failure.clone());
-        let call = Call { key, kind: step.kind_name(), params: &params, policy: &step.policy, shape: PLAIN.clone() };
+        let policy = self.policy(step);
+        let call = Call { key, kind: step.kind_name(), params: &params, policy: &policy, shape: PLAIN.clone() };
         self.runner.call(call).await
     }
 
     async fn task(&self, step: &Step, key: StepKey, kind: &str, params: &Params) -> Result<StepDone, Halt> {
         let run = self.runner.info().id;
         let names = StepNames { run, key: key.clone(), attempt: 1 };
+        let mut latest = None;
         let shape = match (&step.output, &step.schema) {
             (None, None) => PLAIN.clone(),
-            _ => shape(step, self.scope.clone(), names.clone()),
+            _ => shape(step, self.scope.clone(), names.clone(), latest.insert(Arc::default())),
         };
         let evaluate = |attempt: u32| {
+            if let Some(latest) = &latest {
+                latest.store(attempt, Ordering::Relaxed);
+            }
             let step = Some(StepNames { attempt, ..names.clone() });
             params.eval(&View { scope: self.scope.clone(), step, raw: None })
         };
-        self.runner.call(Call { key, kind, params: &evaluate, policy: &step.policy, shape }).await
-    }
-
-    /// Runs a map: decides its items once, runs each item's steps, and puts the results together. Boxed: a map
-    /// holds steps, which may be maps.
-    fn map<'b>(&'b self, step: &'b Step, key: StepKey, map: &'b MapStep) -> BoxFuture<'b, Result<StepDone, Halt>> {
-        Box::pin(async move {
-            let decide = || items(map, &self.scope);
-            let items = match self.runner.open(&key, "map", decide).await? {
-                Ok(items) => Arc::new(items.value()?),
-                Err(done) => return Ok(done),
-            };
-            let result = self.items(step, &key, map, &items).await?;
-            self.runner.close(&key, result, &step.policy).await
-        })
-    }
-
-    async fn items(
-        &self,
-        step: &Step,
-        key: &StepKey,
-        map: &MapStep,
-        items: &Arc<Value>,
-    ) -> Result<Result<Payload, Failure>, Halt> {
-        let count = items.as_array().map_or(0, Vec::len);
-        let mut tally = Tally::new(count, map.tolerate.of(count));
-        let mut running = FuturesUnordered::new();
-        let mut next = 0;
-        loop {
-            while next < count && running.len() < map.max_parallel && tally.goes_on() {
-                let index = next;
-                running.push(async move { (index, self.item(step, key, map, items, index).await) });
-                next += 1;
-            }
-            match running.next().await {
-                Some((index, Ok(payload))) => tally.succeed(index, payload),
-                Some((index, Err(Halt::Failed(failure)))) => tally.fail(index, failure),
-                Some((_, Err(Halt::Stopped))) => tally.stopped = true,
-                None => break,
-            }
-        }
-        tally.result(key)
-    }
-
-    /// Runs the steps of one item; gives the item's result.
-    async fn item(
-        &self,
-        step: &Step,
-        key: &StepKey,
-        map: &MapStep,
-        items: &Arc<Value>,
-        index: usize,
-    ) -> Result<Payload, Halt> {
-        let outer = &self.scope;
-        let scope = Arc::new(Scope {
-            input: outer.input.clone(),
-            run: outer.run.clone(),
-            host: outer.host.clone(),
-            steps: Arc::new(Steps::new(map.body.ids.clone(), Some(outer.steps.clone()))),
-            item: Some(Item { name: map.name.clone(), items: items.clone(), index }),
-            outer: Some(outer.clone()),
-        });
-        let frame = Frame { runner: self.runner, scope, prefix: Some(format!("{key}[{index}]")) };
-        frame.block(&map.body).await?;
-        match &step.output {
-            Some(expression) => Ok(Payload::from_value(&*expression.eval(&View::of(&frame.scope))?)),
-            None => {
-                let last = map.body.steps.len().checked_sub(1).and_then(|place| frame.scope.steps.at(place));
-                Ok(last.map_or_else(Payload::null, |view| view.output.text().clone()))
-            }
-        }
+        let policy = self.policy(step);
+        self.runner.call(Call { key, kind, params: &evaluate, policy: &policy, shape }).await
     }
 }
 
-/// The halt that counts: a stop outweighs a failure (the run is not ours to fail), a first failure the later ones.
+/// The halt that counts: the first failure. The stops that follow it are its consequence, and one that comes before it
+/// the runner knows of by itself.
 fn first(before: Option<Halt>, new: Halt) -> Halt {
     match (before, new) {
-        (_, Halt::Stopped) | (Some(Halt::Stopped), _) => Halt::Stopped,
-        (Some(failed), _) => failed,
-        (None, failed) => failed,
+        (Some(Halt::Failed(failure)), _) | (Some(Halt::Stopped) | None, Halt::Failed(failure)) => Halt::Failed(failure),
+        (Some(Halt::Stopped) | None, Halt::Stopped) => Halt::Stopped,
     }
 }
 
-/// The items of a map, as they are recorded.
-fn items(map: &MapStep, scope: &Arc<Scope>) -> Result<Payload, Failure> {
-    let value = map.items.eval(&View::of(scope))?;
-    let Value::Array(list) = &value else {
-        return Err(Failure::permanent(
-            code::INVALID_PARAMS,
-            "`map` needs a list of items, and the expression gives none",
-        ));
-    };
-    if list.len() > limits::MAP_ITEMS {
-        let message = format!("{} items, a `map` takes {} at most: split the work", list.len(), limits::MAP_ITEMS);
-        return Err(Failure::permanent(code::TOO_LARGE, message));
-    }
-    Ok(Payload::from_value(&value))
-}
-
-/// Applies `output` and `schema` of a step.
-fn shape(step: &Step, scope: Arc<Scope>, names: StepNames) -> Shape {
-    let (output, schema) = (step.output.clone(), step.schema.clone());
+/// Applies `output` and `schema` of a step; `attempt` is the one whose result it will be.
+fn shape(step: &Step, scope: Arc<Scope>, names: StepNames, attempt: &Arc<AtomicU32>) -> Shape {
+    let (output, schema, attempt) = (step.output.clone(), step.schema.clone(), attempt.clone());
     Arc::new(move |result: StepOutput| {
         let value = match &output {
             None => result.default,
             Some(expression) => {
                 let raw = Some(Arc::new(result.raw));
-                let view = View { scope: scope.clone(), step: Some(names.clone()), raw };
+                let step = StepNames { attempt: attempt.load(Ordering::Relaxed).max(1), ..names.clone() };
+                let view = View { scope: scope.clone(), step: Some(step), raw };
                 expression.eval(&view)?.into_owned()
             }
         };
@@ -406,83 +307,7 @@ fn shape(step: &Step, scope: Arc<Scope>, names: StepNames) -> Shape {
     })
 }
 
-/// How the items of a map went so far.
-struct Tally {
-    results: Vec<Option<Payload>>,
-    failures: Vec<(usize, StepFailure)>,
-    tolerated: usize,
-    bytes: usize,
-    stopped: bool,
-}
-
-impl Tally {
-    fn new(count: usize, tolerated: usize) -> Self {
-        Self { results: vec![None; count], failures: Vec::new(), tolerated, bytes: 0, stopped: false }
-    }
-
-    fn goes_on(&self) -> bool {
-        !self.stopped && self.failures.len() <= self.tolerated && self.bytes <= limits::RESULT_BYTES
-    }
-
-    fn succeed(&mut self, index: usize, payload: Payload) {
-        self.bytes += payload.len();
-        self.results[index] = Some(payload);
-    }
-
-    fn fail(&mut self, index: usize, failure: StepFailure) {
-        let Failure { class, code, message, .. } = &failure.failure;
-        let entry = json!({"$error": {"class": class, "code": code, "message": message}});
-        self.succeed(index, Payload::from_value(&entry));
-        self.failures.push((index, failure));
-    }
-
-    fn result(self, key: &StepKey) -> Result<Result<Payload, Failure>, Halt> {
-        if self.stopped {
-            return Err(Halt::Stopped);
-        }
-        if self.failures.len() > self.tolerated {
-            return Ok(Err(self.failed(key)));
-        }
-        let mut text = String::with_capacity(self.bytes + self.results.len() + 2);
-        text.push('[');
-        for (index, result) in self.results.iter().enumerate() {
-            if index > 0 {
-                text.push(',');
-            }
-            text.push_str(result.as_ref().map_or("null", Payload::as_str));
-        }
-        text.push(']');
-        Ok(assembled(text))
-    }
-
-    /// Transient as soon as one of the failures is: a resume tries the failed items again, and may mend it.
-    fn failed(&self, key: &StepKey) -> Failure {
-        let (failed, count) = (self.failures.len(), self.results.len());
-        let listed: Vec<Value> = self
-            .failures
-            .iter()
-            .take(10)
-            .map(|(index, f)| {
-                json!({
-                    "index": index,
-                    "step": f.key.as_ref().map(StepKey::as_str),
-                    "code": f.failure.code,
-                    "message": f.failure.message,
-                })
-            })
-            .collect();
-        let cause =
-            self.failures.first().map(|(index, f)| format!("{key}[{index}]: {}", f.failure)).unwrap_or_default();
-        let message = format!("{failed} of {count} items failed, {} tolerated; the first: {cause}", self.tolerated);
-        let transient = self.failures.iter().any(|(_, f)| f.failure.class == Class::Transient);
-        let failure = match transient {
-            true => Failure::transient(code::MAP_FAILED, message),
-            false => Failure::permanent(code::MAP_FAILED, message),
-        };
-        failure.with_details(json!({"failed": failed, "count": count, "first": listed}))
-    }
-}
-
 #[cfg(test)]
-#[path = "interpreter_tests.rs"]
 mod tests;
+#[cfg(test)]
+mod whole;

@@ -1,7 +1,6 @@
 //! One expression: compiled at load, evaluated for each attempt.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -23,10 +22,7 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.set_fuel(Some(FUEL));
     // Deep enough for people; the default of 500 frames is meant for a main thread's stack, not a worker's.
     env.set_recursion_limit(100);
-    // Neither HTML nor debugging is ours, and a width given to `format` or `indent` would be memory without a bound.
-    for filter in ["safe", "escape", "e", "pprint", "format", "indent"] {
-        env.remove_filter(filter);
-    }
+    super::filters::install(&mut env);
     env.remove_global("debug");
     env.remove_global("namespace");
     env
@@ -69,12 +65,13 @@ impl Expression {
             return Err(fail("there is no expression".into()));
         }
         if source.len() > SOURCE_BYTES {
-            return Err(ExpressionError::new(&source[..source.floor_char_boundary(40)], "the expression is too long"));
+            let start: String = source.chars().take(40).collect();
+            return Err(ExpressionError::new(&start, "the expression is too long"));
         }
         nesting(source).map_err(&fail)?;
         let compiled = ENVIRONMENT.compile_expression_owned(source.to_owned()).map_err(|e| syntax(source, &e))?;
-        let words = words(source);
-        known(source, &words)?;
+        let called = called(source);
+        known(source, &called)?;
         let mut references: Vec<Path> = compiled
             .undeclared_variables(true)
             .iter()
@@ -82,7 +79,7 @@ impl Expression {
             .filter(|path| !FUNCTIONS.contains(&&*path.root))
             .collect();
         references.sort_by_key(|path| path.text(usize::MAX));
-        let forgiving = words.iter().any(|w| FORGIVING.contains(&w.as_ref()));
+        let forgiving = called.iter().any(|c| FORGIVING.contains(&c.word));
         Ok(Self { source: source.into(), code: Code::Library(compiled), references, forgiving })
     }
 
@@ -157,25 +154,19 @@ impl Expression {
         }
         let missing = || {
             trace.missing.get().map(|(path, meant)| {
-                ExpressionError::new(&self.source, format!("`{path}` does not exist")).suggest(meant.clone())
+                ExpressionError::new(&self.source, format!("`{path}` does not exist")).suggest(meant.clone()).into()
             })
         };
-        let value = match result {
-            Ok(_) if !self.forgiving && trace.missing.get().is_some() => {
-                return Err(missing().map_or_else(|| self.odd(""), Into::into));
-            }
-            Ok(value) => value,
-            Err(e) if e.kind() == ErrorKind::UndefinedError => {
-                return Err(missing().map_or_else(|| self.odd("a name does not exist"), Into::into));
-            }
-            Err(e) => return Err(self.failed(&e)),
-        };
-        match Export::convert(&value) {
-            Ok(value) => Ok(value),
-            Err(_) if value.is_undefined() => {
-                Err(missing().map_or_else(|| self.odd("the result is undefined"), Into::into))
-            }
-            Err(message) => Err(missing().map_or_else(|| self.odd(&message), Into::into)),
+        // The library lets many an undefined value pass as empty; we do so only where the expression asks for it.
+        if let Some(failure) = missing().filter(|_| !self.forgiving) {
+            return Err(failure);
+        }
+        let undefined = |message: &str| missing().unwrap_or_else(|| self.odd(message));
+        match result {
+            Ok(value) if value.is_undefined() => Err(undefined("the result is undefined")),
+            Ok(value) => Export::convert(&value).map_err(|message| undefined(&message)),
+            Err(e) if e.kind() == ErrorKind::UndefinedError => Err(undefined("a name does not exist")),
+            Err(e) => Err(self.failed(&e)),
         }
     }
 
@@ -202,9 +193,9 @@ impl Expression {
     }
 }
 
-/// Filters and tests that make sense of missing names.
-const FORGIVING: [&str; 9] =
-    ["defined", "undefined", "default", "d", "selectattr", "rejectattr", "map", "groupby", "attr"];
+/// Words that make sense of missing names; where one stands, the library's own strictness has to do.
+const FORGIVING: [&str; 10] =
+    ["defined", "undefined", "default", "d", "selectattr", "rejectattr", "map", "groupby", "attr", "in"];
 
 /// The JSON type of a value, with its article.
 pub(super) fn kind(value: &Value) -> &'static str {
@@ -235,65 +226,70 @@ fn nesting(source: &str) -> Result<(), String> {
     }
 }
 
-/// A word that follows `|`, `is` or `is not`, and every such word in an expression: filters and tests.
-fn words(source: &str) -> BTreeSet<Cow<'_, str>> {
-    called(source).into_iter().map(|(_, word, _)| Cow::Borrowed(word)).collect()
+/// What a word in an expression is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Filter,
+    Test,
+    In,
 }
 
-/// Filters (`true`) and tests (`false`) that an expression calls, with their offsets. Quoted text is skipped.
-fn called(source: &str) -> Vec<(bool, &str, usize)> {
+/// A filter, a test, or the operator `in`, with its place in bytes.
+struct Called<'a> {
+    call: Call,
+    word: &'a str,
+    offset: usize,
+}
+
+/// The filters and tests that an expression calls: the library lists neither. Quoted text is skipped.
+fn called(source: &str) -> Vec<Called<'_>> {
     let bytes = source.as_bytes();
     let (mut out, mut i, mut expects) = (Vec::new(), 0, None);
     while i < bytes.len() {
         let b = bytes[i];
+        let start = i;
+        i += 1;
         if b == b'"' || b == b'\'' {
-            i += 1;
             while i < bytes.len() && bytes[i] != b {
                 i += 1 + usize::from(bytes[i] == b'\\');
             }
             i += 1;
             expects = None;
         } else if b == b'|' {
-            expects = Some(true);
-            i += 1;
+            expects = Some(Call::Filter);
         } else if b.is_ascii_alphabetic() || b == b'_' {
-            let start = i;
-            while i < bytes.len() && (bytes[i].is_ascii_alphanumeric() || bytes[i] == b'_') {
-                i += 1;
-            }
+            i += bytes[i..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
             let word = &source[start..i];
             let attribute = source[..start].trim_end().ends_with('.');
             match (word, expects) {
-                ("not", Some(false)) => {}
-                (_, Some(filter)) => {
-                    out.push((filter, word, start));
+                ("not", Some(Call::Test)) => {}
+                (_, Some(call)) => {
+                    out.push(Called { call, word, offset: start });
                     expects = None;
                 }
-                ("is", None) if !attribute => expects = Some(false),
+                ("is", None) if !attribute => expects = Some(Call::Test),
+                ("in", None) if !attribute => out.push(Called { call: Call::In, word, offset: start }),
                 _ => {}
             }
-        } else {
-            if !b.is_ascii_whitespace() {
-                expects = None;
-            }
-            i += 1;
+        } else if !b.is_ascii_whitespace() {
+            expects = None;
         }
     }
     out
 }
 
-/// The library looks filters and tests up when it runs; a typo must be seen at load. It lists neither, so each is
-/// asked for: a call that fails with "unknown" does not exist.
-fn known(source: &str, words: &BTreeSet<Cow<'_, str>>) -> Result<(), ExpressionError> {
-    if words.is_empty() {
-        return Ok(());
-    }
-    for (filter, word, offset) in called(source) {
-        let (kind, names): (_, &[&str]) = if filter { ("filter", &FILTERS) } else { ("test", &TESTS) };
-        if !names.contains(&word) {
+/// The library looks filters and tests up when it runs; a typo must be seen at load.
+fn known(source: &str, called: &[Called<'_>]) -> Result<(), ExpressionError> {
+    for Called { call, word, offset } in called {
+        let (kind, names): (_, &[&str]) = match call {
+            Call::Filter => ("filter", &FILTERS),
+            Call::Test => ("test", &TESTS),
+            Call::In => continue,
+        };
+        if !names.contains(word) {
             let mut error = ExpressionError::new(source, format!("there is no {kind} `{word}`"))
                 .suggest(nearest(word, names.iter().copied()).map(str::to_owned));
-            error.offset = Some(offset);
+            error.offset = Some(*offset);
             return Err(error);
         }
     }
@@ -301,7 +297,7 @@ fn known(source: &str, words: &BTreeSet<Cow<'_, str>>) -> Result<(), ExpressionE
 }
 
 /// The library's filters, less the removed ones; a test holds the list against the library.
-pub(super) const FILTERS: [&str; 44] = [
+pub(super) const FILTERS: [&str; 40] = [
     "lower",
     "upper",
     "title",
@@ -331,8 +327,6 @@ pub(super) const FILTERS: [&str; 44] = [
     "list",
     "string",
     "bool",
-    "batch",
-    "slice",
     "sum",
     "select",
     "reject",
@@ -344,12 +338,10 @@ pub(super) const FILTERS: [&str; 44] = [
     "chain",
     "zip",
     "tojson",
-    "keys",
-    "values",
 ];
 
 /// The library's tests.
-pub(super) const TESTS: [&str; 39] = [
+pub(super) const TESTS: [&str; 36] = [
     "undefined",
     "defined",
     "none",
@@ -386,7 +378,4 @@ pub(super) const TESTS: [&str; 39] = [
     "false",
     "filter",
     "test",
-    "odd",
-    "even",
-    "none",
 ];

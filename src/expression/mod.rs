@@ -10,6 +10,7 @@
 mod bridge;
 mod compile;
 mod error;
+mod filters;
 pub mod limits;
 mod path;
 mod scope;

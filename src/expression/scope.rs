@@ -145,6 +145,11 @@ pub(super) fn step_attribute(view: &StepView, map: bool, name: &str) -> Option<R
     match name {
         "state" => owned(view.state.as_str().into()),
         "error" => owned(view.error.as_ref().map_or(Value::Null, |e| serde_json::to_value(e).unwrap_or_default())),
+        // A map that failed has no output; its failure tells the numbers.
+        "count" | "failed" if map && view.error.is_some() => {
+            let details = view.error.as_ref().and_then(|e| e.details.as_deref());
+            owned(details.and_then(|d| d.get(name)).cloned().unwrap_or_else(|| 0.into()))
+        }
         "count" | "failed" if map => Some(view.output.value().map(|v| {
             let count = match name {
                 "count" => v.as_array().map_or(0, Vec::len),

@@ -51,12 +51,9 @@ BEGIN
     PERFORM t.same(stepd.reject(a, note => 'too dear'), 'ok2', 'the only one');
     PERFORM t.ok((SELECT state = 'failed' AND NOT checkpoint AND error_code = 'rejected' AND error ->> 'class' = 'permanent' AND error_message LIKE '%too dear' FROM stepd.steps WHERE run = a AND key = 'ok2'), 'reject fails the step');
     PERFORM t.ok((SELECT array_agg(event ORDER BY seq) @> '{approved,rejected}' FROM stepd.history WHERE run = a), 'audited');
-    -- An interrupted step that asks.
-    b := t.run(); PERFORM t.claim(b); PERFORM t.step(b, 1, 'pay', 'http', 'waiting', decision => '{"ask":"on_interrupt"}'); PERFORM t.suspend(b);
-    PERFORM t.like(stepd.why(b), 'a person''s word on step pay', 'why');
-    PERFORM t.same(stepd.approve(b), 'pay', 'let it run again');
-    PERFORM t.ok((SELECT NOT checkpoint AND state = 'failed' AND decision ->> 'approved' = 'true' FROM stepd.steps WHERE run = b), 'it is no checkpoint');
-    PERFORM t.same(t.state(b), 'queued', 'woken');
+    -- The pause before another attempt is told as what it is.
+    b := t.run(); PERFORM t.claim(b); PERFORM t.step(b, 1, 'pay', 'http', 'waiting', decision => '{"wait":"retry","attempt":2,"of":5}'); PERFORM t.suspend(b);
+    PERFORM t.like(stepd.why(b), 'attempt 2 of 5 of step pay', 'why');
     b := t.run(); PERFORM t.claim(b); PERFORM t.step(b, 1, 'w', 'wait', 'waiting', 'e'); PERFORM t.fails(format('SELECT stepd.approve(%L)', b), 'SD014');
 
     -- queues
