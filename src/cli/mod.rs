@@ -4,6 +4,7 @@
 
 mod check;
 mod demo;
+mod dev;
 mod migrate;
 mod serve;
 
@@ -82,6 +83,8 @@ impl Global {
 enum Command {
     /// See it work in half a minute: two workers, a kill -9, a proof; needs nothing but Postgres on the machine
     Demo(demo::Args),
+    /// A private Postgres and one worker with your own workflow files, reloaded when they change
+    Dev(dev::Args),
     /// Run the daemon: claim jobs, run their steps, resume what was left behind
     Serve(serve::Args),
     /// Create or update stepd's two schemas in the database
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
+        Command::Dev(args) => dev::run(&cli.global, args).await,
         Command::Demo(args) => demo::run(&cli.global, &args).await,
         Command::Serve(args) => serve::run(&cli.global, args).await,
         Command::Migrate(args) => migrate::run(&cli.global, &args).await,

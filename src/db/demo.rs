@@ -136,7 +136,8 @@ pub async fn first_effect_after(db: &PgPool, since: DateTime<Utc>) -> Result<Opt
 pub async fn interrupted(db: &PgPool, run: Uuid) -> Result<Vec<String>, DbError> {
     let sql = "SELECT s.key FROM stepd.history h, json_array_elements_text(h.data -> 'steps') k(key)
         JOIN stepd.steps s ON s.key = k.key
-        WHERE h.run = $1 AND h.event = 'crashed' AND s.run = $1 AND s.kind <> 'map' ORDER BY s.seq";
+        WHERE h.run = $1 AND h.event = 'crashed' AND s.run = $1 AND s.kind <> 'map'
+        ORDER BY substring(s.key FROM '\\d+')::int, s.seq";
     Ok(sqlx::query_scalar(sql).bind(run).fetch_all(db).await?)
 }
 

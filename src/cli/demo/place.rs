@@ -23,7 +23,8 @@ pub(super) struct Place {
 impl Place {
     /// A server of its own.
     pub(super) async fn private() -> anyhow::Result<Self> {
-        let options = Options { shared_buffers_mib: 32, max_connections: 60, ..Options::default() };
+        // It is thrown away in the end, and only a power cut could tell the difference: no waiting for the disk.
+        let options = Options { durable: false, shared_buffers_mib: 32, max_connections: 60, ..Options::default() };
         let server = tokio::task::spawn_blocking(move || PrivatePostgres::start(&options)).await??;
         let (url, folder) = (server.url("postgres"), server.folder().join("demo"));
         // First of all the owner, so that whatever fails below also stops the server.

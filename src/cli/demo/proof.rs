@@ -7,6 +7,8 @@ use crate::db::demo::{Count, StepSpan};
 /// Everything that the proof rests on.
 pub(super) struct Proof {
     pub(super) items: i64,
+    /// The worker that was killed.
+    pub(super) dead: char,
     pub(super) count: Count,
     /// How the run ended.
     pub(super) state: String,
@@ -34,9 +36,9 @@ impl Proof {
     pub(super) fn lines(&self) -> Vec<String> {
         let Count { effects, lost, doubled } = self.count;
         let again = if self.interrupted.is_empty() {
-            "nothing was in flight when worker A died".to_owned()
+            format!("nothing was in flight when worker {} died", self.dead)
         } else {
-            format!("{}: in flight when worker A died", self.interrupted.join(", "))
+            format!("{}: in flight when worker {} died", self.interrupted.join(", "), self.dead)
         };
         let finished = match self.repeated.as_slice() {
             [] => "none ran twice".to_owned(),
@@ -46,7 +48,7 @@ impl Proof {
             format!("effects         items {}   effects {effects}   lost {lost}   doubled {doubled}", self.items),
             format!("ran again       {again}"),
             format!("finished steps  {finished}"),
-            format!("programs        {} started for {} items: those in flight started again", self.starts, self.items),
+            format!("programs        {} items packed by {} starts: a program in flight starts again", self.items, self.starts),
             format!("resume          {:.2} s from SIGKILL to the first step on the other worker", seconds(self.resume_ms)),
             format!("run             {}", self.state),
         ]
@@ -117,6 +119,7 @@ mod tests {
     fn every_flaw_breaks_the_proof() {
         let good = || Proof {
             items: 2,
+            dead: 'A',
             count: Count { effects: 2, lost: 0, doubled: 0 },
             state: "completed".into(),
             interrupted: vec!["orders[1].pack".into()],

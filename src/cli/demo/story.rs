@@ -60,7 +60,7 @@ impl<'a> Story<'a> {
         let (victim, killed_at) = self.until_the_kill().await?;
         let crash = self.resume(victim, killed_at).await?;
         self.approval().await?;
-        self.prove(crash).await
+        self.prove(crash, self.workers[victim].name).await
     }
 
     async fn database(&mut self) -> anyhow::Result<()> {
@@ -136,7 +136,7 @@ impl<'a> Story<'a> {
         loop {
             let now = demo::standing(db, self.run).await?;
             let name = self.name_of(now.holder);
-            bar.show(now.packed, &format!("packed, {} charged · on worker {name}", now.effects));
+            bar.show(now.packed, &progress(now.effects, name));
             let middle = now.packed >= i64::from(ITEMS) * 3 / 8;
             if let Some(victim) = self.workers.iter().position(|w| Some(w.pid) == now.holder)
                 && middle
@@ -166,13 +166,13 @@ impl<'a> Story<'a> {
         let resumed = loop {
             let now = demo::standing(db, self.run).await?;
             let holder = now.holder.filter(|pid| *pid != self.workers[victim].pid);
-            let whose = match holder {
+            let whose = match self.name_of(holder) {
                 None => format!("worker {} is dead, nobody has the run", self.workers[victim].name),
-                Some(_) => format!("worker {} has the run", self.name_of(holder)),
+                Some(name) => format!("worker {name} has taken the run over"),
             };
             bar.show(now.packed, &whose);
             if let Some(began) = demo::first_effect_after(db, killed_at).await? {
-                bar.leave(now.packed, &format!("worker {} has the run", self.name_of(holder)));
+                bar.leave(now.packed, &whose);
                 break began;
             }
             self.alive(dead)?;
@@ -180,7 +180,7 @@ impl<'a> Story<'a> {
             tokio::time::sleep(LOOK).await;
         };
         let ms = (resumed - killed_at).num_milliseconds();
-        self.screen.line(&format!("its first step started {ms} ms after the SIGKILL; what was finished is answered from its checkpoints"));
+        self.screen.line(&format!("{ms} ms from SIGKILL to its first step; what was finished is answered from checkpoints"));
         let mut bar = self.screen.bar(ITEMS.into());
         self.until_the_question(&mut bar).await?;
         bar.leave(ITEMS.into(), &format!("packed, {ITEMS} charged"));
@@ -191,7 +191,7 @@ impl<'a> Story<'a> {
         let patience = Patience::new("the run to ask for its approval");
         loop {
             let now = demo::standing(self.place.db.pool(), self.run).await?;
-            bar.show(now.packed, &format!("packed, {} charged · on worker {}", now.effects, self.name_of(now.holder)));
+            bar.show(now.packed, &progress(now.effects, self.name_of(now.holder)));
             if now.state == "waiting" && now.question.is_some() {
                 return Ok(());
             }
@@ -226,13 +226,14 @@ impl<'a> Story<'a> {
         }
     }
 
-    async fn prove(&mut self, crash: Crash) -> anyhow::Result<bool> {
+    async fn prove(&mut self, crash: Crash, dead: char) -> anyhow::Result<bool> {
         let db = self.place.db.pool();
         let steps = demo::steps(db, self.run).await?;
         let packed = fs::read_to_string(self.place.folder.join("packed.txt")).unwrap_or_default();
         let starts = proof::read_starts(&packed);
         let proof = Proof {
             items: ITEMS.into(),
+            dead,
             count: demo::count(db, ITEMS).await?,
             state: demo::standing(db, self.run).await?.state,
             interrupted: demo::interrupted(db, self.run).await?,
@@ -255,8 +256,8 @@ impl<'a> Story<'a> {
         Ok(proof.holds())
     }
 
-    fn name_of(&self, pid: Option<i32>) -> char {
-        self.workers.iter().find(|w| Some(w.pid) == pid).map_or('-', |w| w.name)
+    fn name_of(&self, pid: Option<i32>) -> Option<char> {
+        self.workers.iter().find(|w| Some(w.pid) == pid).map(|w| w.name)
     }
 
     /// The survivor must survive.
@@ -265,6 +266,13 @@ impl<'a> Story<'a> {
             bail!("the other worker ended, too, {} ms after the kill", since.elapsed().as_millis());
         }
         Ok(())
+    }
+}
+
+fn progress(charged: i64, worker: Option<char>) -> String {
+    match worker {
+        Some(name) => format!("packed, {charged} charged · on worker {name}"),
+        None => format!("packed, {charged} charged"),
     }
 }
 
