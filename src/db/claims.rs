@@ -101,7 +101,7 @@ pub async fn claim(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Ve
     .fetch_all(&mut *conn)
     .await?;
     let mut rows: Vec<ClaimedRow> = rows.into_iter().map(|r| claimed_row!(r, req.worker)).collect();
-    rows.sort_unstable_by(|a, b| a.order.cmp(&b.order));
+    rows.sort_unstable_by_key(|r| r.order);
     attach_records(conn, &mut rows).await?;
     Ok(rows)
 }

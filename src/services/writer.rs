@@ -112,7 +112,7 @@ impl Journal for PgJournal {
                             tracing::warn!(run.id = %run, step.key = %key, %error, "a wait could not be ended");
                             return None;
                         }
-                        Err(_) => tokio::time::sleep(backoff.next()).await,
+                        Err(_) => tokio::time::sleep(backoff.pause()).await,
                     }
                 }
             });
@@ -190,7 +190,7 @@ impl Writer {
                     Err(error) => {
                         self.connectivity.lost(&error);
                         todo.push(groups);
-                        tokio::time::sleep(backoff.next()).await;
+                        tokio::time::sleep(backoff.pause()).await;
                         continue;
                     }
                 }
@@ -208,14 +208,14 @@ impl Writer {
                     self.connectivity.lost(&error);
                     unknown = true;
                     todo.push(groups);
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);
                     tracing::warn!(%error, run.id = %groups[0].run, "a write waits behind somebody's lock");
                     // The others first; this one again after them.
                     todo.insert(0, groups);
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) => {
                     self.conn = Some(conn);
@@ -245,7 +245,7 @@ impl Writer {
             }
             Err(error) => {
                 self.connectivity.lost(&error);
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.pause()).await;
                 None
             }
         }
@@ -274,7 +274,7 @@ impl Writer {
 
 fn size(entry: &Entry) -> usize {
     let last = match &entry.transition {
-        Some(Transition::Complete { output, last }) => output.len() + last.as_ref().map_or(0, row_size),
+        Some(Transition::Complete { output, last }) => output.len() + last.as_deref().map_or(0, row_size),
         _ => 0,
     };
     last + entry.steps.iter().map(row_size).sum::<usize>() + entry.notes.iter().map(|n| n.data.len()).sum::<usize>()
@@ -403,7 +403,7 @@ fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
         Some(Transition::Resume { after, failure }) => moved("resuming", Some(*after), Some(text(failure))),
         Some(Transition::Release) => moved("queued", None, None),
         Some(Transition::Complete { output, last }) => {
-            push_end(batch, group.run, "completed", Some(output.as_str()), None, last.as_ref())
+            push_end(batch, group.run, "completed", Some(output.as_str()), None, last.as_deref())
         }
         Some(Transition::Fail { failure }) => push_end(batch, group.run, "failed", None, Some(text(failure)), None),
         Some(Transition::Cancel { failure }) => {
