@@ -5,5 +5,6 @@
 
 mod smoke;
 mod sql;
+mod state;
 mod support;
 mod values;

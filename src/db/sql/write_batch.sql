@@ -34,9 +34,12 @@ WITH me AS MATERIALIZED (
         due_at = CASE WHEN m.state IN ('waiting', 'resuming') THEN clock_timestamp() + m.due_ms * interval '1 millisecond' END,
         worker = CASE m.state WHEN 'running' THEN j.worker END,
         started = m.state = 'running',
-        taken = j.taken AND m.state = 'queued',
-        streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND EXISTS (
-            SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint) THEN 0 ELSE j.streak END,
+        taken = j.taken AND m.state IN ('queued', 'held'),
+        -- The parts do not see each other: a checkpoint of this batch is not in the table yet.
+        streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND (
+                EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint)
+                OR EXISTS (SELECT FROM unnest($4::uuid[], $10::boolean[]) AS s(run, checkpoint) WHERE s.run = j.id AND s.checkpoint))
+            THEN 0 ELSE j.streak END,
         error = m.error
     FROM (SELECT u.run, u.due_ms, u.error,
             CASE WHEN u.state = 'queued' AND stepd_engine.queue_limited((SELECT q.queue FROM stepd.jobs q WHERE q.id = u.run)) THEN 'held' ELSE u.state END AS state
