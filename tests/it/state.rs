@@ -130,7 +130,8 @@ async fn an_insert_begins_as_the_model_says() {
         {
             // What only the engine may write is ignored.
             let insert = format!(
-                "BEGIN; {} INSERT INTO stepd.jobs (workflow, queue, run_at, epoch, state, lane, crashes)
+                "BEGIN; SET LOCAL session_replication_role = replica; {} SET LOCAL session_replication_role = origin;
+                 INSERT INTO stepd.jobs (workflow, queue, run_at, epoch, state, lane, crashes)
                     VALUES ('w', 'q', {run_at}, 7, 'paused', 3, 9)",
                 queue.setting()
             );
