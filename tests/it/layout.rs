@@ -201,6 +201,8 @@ fn sql_stands_in_db_alone() {
                     // The private Postgres makes its databases itself.
                     let makes = STATEMENTS.iter().any(|word| line.contains(word)) && source.module != "postgres";
                     let begins = ["SELECT ", "INSERT INTO ", "UPDATE ", "DELETE FROM ", "WITH "];
+                    // A quotation mark that is not itself inside of a text that people read.
+                    let line = line.replace("\\\"", "");
                     let text = begins.iter().any(|word| line.contains(&format!("\"{word}")));
                     (makes || text).then(|| "a statement outside of src/db".to_owned())
                 })
@@ -219,7 +221,7 @@ fn every_statement_file_is_used_and_says_why_it_is_there() {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("-- "), "{name} has no header");
         assert!(text.contains("Caller: "), "{name} does not name its caller");
-        assert!(code.contains(&format!("\"src/db/sql/{name}\"")), "nobody uses {name}");
+        assert!(code.contains(&format!("/{name}\"")), "nobody uses {name}");
     }
 }
 
