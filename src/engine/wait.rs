@@ -1,5 +1,6 @@
 //! Waiting: in memory while something else of the run works, otherwise suspended by the runner.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ use super::ctx::Ctx;
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::StepRow;
+
+/// A run in which everything waits is suspended at once, and its wait does not get this old in memory.
+const SUSPENDED_BY_THEN: Duration = Duration::from_millis(20);
 
 /// How a wait ended.
 pub(super) enum Woken {
@@ -61,6 +65,10 @@ pub(super) fn answerable(record: &StepRecord) -> bool {
     })
 }
 
+fn is_event(decision: Option<&Payload>) -> bool {
+    decision.is_some_and(|d| d.as_str().starts_with(r#"{"wait":"event""#))
+}
+
 impl Ctx {
     /// Begins a wait: records it, and waits. Called while busy; the wait itself is not.
     pub(super) async fn begin_wait(&self, record: &mut StepRecord, purpose: Purpose) -> Result<Woken, Halt> {
@@ -86,8 +94,22 @@ impl Ctx {
             _ = self.inbox.signal().stopped() => Err(Halt::Stopped),
             () = self.failing() => Err(Halt::Stopped),
             answer = self.inbox.answered(&record.key) => Ok(Woken::Answered(answer)),
+            never = self.look_for_kept(record) => match never {},
             () = sleep_until(due) => Ok(Woken::Due),
         }
+    }
+
+    /// What came before the wait began is looked for when the run suspends; one that does not, because
+    /// another branch works, looks when its wait is recorded. The answer comes by way of the inbox.
+    async fn look_for_kept(&self, record: &StepRecord) -> Infallible {
+        if is_event(record.decision.as_ref()) {
+            tokio::time::sleep(SUSPENDED_BY_THEN).await;
+            let n = self.flush();
+            if n == 0 || self.acks.reached(n).await.is_ok() {
+                self.ports.journal.settle(self.info.id, vec![record.key.clone()]).await;
+            }
+        }
+        std::future::pending().await
     }
 
     /// A wait that others may answer is over by time: unless an answer came first.
