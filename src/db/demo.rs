@@ -146,8 +146,7 @@ pub async fn interrupted(db: &PgPool, run: Uuid) -> Result<Vec<String>, DbError>
 /// # Errors
 /// Whatever the database says.
 pub async fn answer(db: &PgPool, run: Uuid, yes: bool) -> Result<(), DbError> {
-    let sql =
-        if yes { "SELECT stepd.approve($1, note => 'demo')" } else { "SELECT stepd.reject($1, note => 'demo')" };
+    let sql = if yes { "SELECT stepd.approve($1, note => 'demo')" } else { "SELECT stepd.reject($1, note => 'demo')" };
     sqlx::query(sql).bind(run).execute(db).await?;
     Ok(())
 }
@@ -182,7 +181,8 @@ pub struct StepSpan {
 /// # Errors
 /// Whatever the database says.
 pub async fn steps(db: &PgPool, run: Uuid) -> Result<Vec<StepSpan>, DbError> {
-    let sql = "SELECT key, kind, state::text, epoch, started_at, ended_at FROM stepd.steps WHERE run = $1 ORDER BY seq, key";
+    let sql =
+        "SELECT key, kind, state::text, epoch, started_at, ended_at FROM stepd.steps WHERE run = $1 ORDER BY seq, key";
     let rows = sqlx::query(sql).bind(run).fetch_all(db).await?;
     rows.iter()
         .map(|row| {

@@ -112,7 +112,10 @@ async fn kept_data_is_found_again_by_the_next_server() {
     std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let kept = Options { data: Some(parent.path().join("mine")), ..quick() };
     let mut first = PrivatePostgres::start(&kept).unwrap();
-    sqlx::query("CREATE TABLE t AS SELECT 7::int8 AS n").execute(&mut first.options("postgres").connect().await.unwrap()).await.unwrap();
+    sqlx::query("CREATE TABLE t AS SELECT 7::int8 AS n")
+        .execute(&mut first.options("postgres").connect().await.unwrap())
+        .await
+        .unwrap();
     let socket = first.folder().to_owned();
     assert!(PrivatePostgres::start(&kept).is_err(), "two servers on one folder");
     first.stop(StopMode::Fast);

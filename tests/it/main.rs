@@ -3,6 +3,8 @@
 //! `cargo test --all-features` runs them all; those that crash or stop the daemon at a named place need the feature `failpoints`.
 //! Test names are claims. Nothing sleeps for a fixed time: waits are on conditions, with a deadline.
 
+mod demo;
+mod retries;
 mod smoke;
 mod sql;
 mod support;

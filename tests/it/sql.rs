@@ -100,10 +100,12 @@ async fn sql_the_dumped_script_makes_the_same_schema_and_touches_nothing_beside_
     let mut by_daemon = PgConnection::connect(&server.pg.url("by_daemon")).await.unwrap();
     migrate::migrate(&mut by_daemon).await.unwrap();
     assert_eq!(objects(&mut by_script).await, objects(&mut by_daemon).await);
-    let beside: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
-        .fetch_one(&mut by_script)
-        .await
-        .unwrap();
+    let beside: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'",
+    )
+    .fetch_one(&mut by_script)
+    .await
+    .unwrap();
     assert_eq!(beside, 4);
 }
 

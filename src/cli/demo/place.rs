@@ -63,10 +63,7 @@ impl Drop for Place {
 }
 
 fn make(folder: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))
+    DirBuilder::new().mode(0o700).create(folder).with_context(|| format!("cannot make the folder {}", folder.display()))
 }
 
 fn database(url: &str) -> anyhow::Result<Database> {

@@ -48,8 +48,14 @@ impl Proof {
             format!("effects         items {}   effects {effects}   lost {lost}   doubled {doubled}", self.items),
             format!("ran again       {again}"),
             format!("finished steps  {finished}"),
-            format!("programs        {} items packed by {} starts: a program in flight starts again", self.items, self.starts),
-            format!("resume          {:.2} s from SIGKILL to the first step on the other worker", seconds(self.resume_ms)),
+            format!(
+                "programs        {} items packed by {} starts: a program in flight starts again",
+                self.items, self.starts
+            ),
+            format!(
+                "resume          {:.2} s from SIGKILL to the first step on the other worker",
+                seconds(self.resume_ms)
+            ),
             format!("run             {}", self.state),
         ]
     }

@@ -61,13 +61,18 @@ impl Screen {
     /// The verdict, and what to do next.
     pub(super) fn epilogue(&self, proved: bool, theirs: bool) {
         if proved {
-            println!("\n{} every item exactly once, no finished step twice, and nobody had to do anything.", "Proved:".bold().green());
+            println!(
+                "\n{} every item exactly once, no finished step twice, and nobody had to do anything.",
+                "Proved:".bold().green()
+            );
         } else {
             println!("\n{} see above; this is a bug, please report it with this output.", "NOT PROVED:".bold().red());
         }
         match theirs {
             false => println!("{}", "The server, the workers and their folder are gone.".dimmed()),
-            true => println!("{}", "The workers and stepd_demo are gone; stepd's schema stays in your database.".dimmed()),
+            true => {
+                println!("{}", "The workers and stepd_demo are gone; stepd's schema stays in your database.".dimmed())
+            }
         }
         self.part("Next", "your own database, your own files");
         self.quote(NEXT);

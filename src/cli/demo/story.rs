@@ -19,8 +19,7 @@ use super::workers::Worker;
 const WORKFLOW: &str = include_str!("../../../examples/ship_orders.yaml");
 /// Few enough to be over soon, enough to have a middle.
 const ITEMS: i32 = 16;
-const INSERT: &str =
-    "INSERT INTO stepd.jobs (workflow, input) VALUES ('ship_orders', '{\"orders\": 16}') RETURNING id";
+const INSERT: &str = "INSERT INTO stepd.jobs (workflow, input) VALUES ('ship_orders', '{\"orders\": 16}') RETURNING id";
 /// In a database with other workers, a queue that only the demo's serve.
 const QUEUE: &str = "stepd_demo";
 const INSERT_QUEUE: &str = "INSERT INTO stepd.jobs (workflow, input, queue)\nVALUES ('ship_orders', '{\"orders\": 16}', 'stepd_demo') RETURNING id";
@@ -180,7 +179,8 @@ impl<'a> Story<'a> {
             tokio::time::sleep(LOOK).await;
         };
         let ms = (resumed - killed_at).num_milliseconds();
-        self.screen.line(&format!("{ms} ms from SIGKILL to its first step; what was finished is answered from checkpoints"));
+        self.screen
+            .line(&format!("{ms} ms from SIGKILL to its first step; what was finished is answered from checkpoints"));
         let mut bar = self.screen.bar(ITEMS.into());
         self.until_the_question(&mut bar).await?;
         bar.leave(ITEMS.into(), &format!("packed, {ITEMS} charged"));
