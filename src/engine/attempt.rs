@@ -131,7 +131,7 @@ impl Ctx {
         if let Some(record) = &known
             && record.checkpoint
         {
-            return self.from_checkpoint(record, body);
+            return self.answer_from_checkpoint(record, body);
         }
         self.settled().await?;
         let (mut record, mut next, first) = match known {
@@ -173,7 +173,7 @@ impl Ctx {
         }
     }
 
-    fn from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
+    fn answer_from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
         let mut output = record.output.clone().unwrap_or_else(Payload::null);
         if record.state == StepState::Completed && answerable(record) {
             output = shape_answer(body, &output).map_err(|f| self.failed(Some(record.key.clone()), f))?;

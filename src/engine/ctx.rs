@@ -587,7 +587,7 @@ fn ride_along(mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>,
         Transition::Complete { output, last: None }
             if steps.last().is_some_and(|row| row.record.state == StepState::Completed) =>
         {
-            let last = steps.pop();
+            let last = steps.pop().map(Box::new);
             (steps, Transition::Complete { output, last })
         }
         other => (steps, other),

@@ -143,7 +143,7 @@ impl Claimer {
                     conn = None;
                     p.marks.clear();
                     p.unsure = true;
-                    backoff.next()
+                    backoff.pause()
                 }
             };
             if pause.is_zero() {

@@ -8,3 +8,4 @@ mod retries;
 mod smoke;
 mod sql;
 mod support;
+mod values;

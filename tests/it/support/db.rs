@@ -29,6 +29,7 @@ impl Server {
         let options = Options {
             durable: false,
             max_connections: 200,
+            data: None,
             shared_buffers_mib: 64,
             settings: vec![("autovacuum_naptime".into(), "5s".into()), ("max_wal_size".into(), "512MB".into())],
         };
