@@ -1,5 +1,8 @@
 //! `stepd demo`, as a newcomer runs it, but without a terminal.
 
+// Helpers of tests, too, may unwrap.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -117,13 +120,13 @@ async fn an_interrupted_demo_cleans_up() {
 #[tokio::test]
 async fn a_killed_demo_leaves_no_process_behind() {
     let mut child = demo();
-    let family = until(&mut child, "1/16 packed").await;
+    let family = until(&mut child, "charged · on worker").await;
     assert!(family.len() > 5, "a server and two workers: {family:?}");
     child.kill().unwrap();
     child.wait().unwrap();
     wait_until("all its processes are gone", LIMIT, async || !alive(&family)).await;
     // The next start of a private Postgres would sweep it away, too.
     for folder in folders(child.id()) {
-        std::fs::remove_dir_all(folder).unwrap();
+        let _ = std::fs::remove_dir_all(folder);
     }
 }
