@@ -6,6 +6,8 @@
 mod acceptance;
 #[cfg(feature = "failpoints")]
 mod crash_points;
+mod demo;
+mod retries;
 mod smoke;
 mod sql;
 #[cfg(feature = "failpoints")]
