@@ -6,9 +6,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod acceptance;
+#[cfg(feature = "failpoints")]
+mod crash_points;
+mod demo;
 mod layout;
+mod retries;
 mod smoke;
 mod sql;
 mod state;
+#[cfg(feature = "failpoints")]
+mod stopped;
 mod support;
 mod values;
