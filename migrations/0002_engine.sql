@@ -222,8 +222,8 @@ BEGIN
             END IF;
         END IF;
         CONTINUE WHEN q.paused OR NOT q.open;
-        SELECT q.max_running - count(*) INTO room FROM stepd.jobs j
-            WHERE j.queue = q.name AND j.lane <= 2 AND j.state IN ('queued', 'running');
+        SELECT q.max_running - (SELECT count(*) FROM stepd.jobs j WHERE j.lane = 0 AND j.queue = q.name)
+                - (SELECT count(*) FROM stepd.jobs j WHERE j.lane IN (1, 2) AND j.queue = q.name) INTO room;
         CONTINUE WHEN room <= 0;
         UPDATE stepd.jobs SET state = 'queued', lane = CASE lane WHEN 4 THEN 0 ELSE 1 END,
                 ready_at = CASE lane WHEN 4 THEN clock_timestamp() ELSE ready_at END
@@ -431,7 +431,9 @@ BEGIN
         SELECT j.id, j.started OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch) AS begun,
             EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint) AS progressed,
             stepd_engine.queue_limited(j.queue) AS limited
-        FROM stepd.jobs j WHERE j.worker = victim AND j.state = 'running'
+        -- By lane, so that the two claim indexes lead to the running rows past a million scheduled or waiting ones.
+        FROM (SELECT a.* FROM stepd.jobs a WHERE a.lane = 0 AND a.worker = victim AND a.state = 'running'
+              UNION ALL SELECT b.* FROM stepd.jobs b WHERE b.lane = 2 AND b.worker = victim AND b.state = 'running') j
     ), back AS (
         UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
                 crashes = j.crashes + h.begun::integer,

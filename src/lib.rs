@@ -1,4 +1,4 @@
-//! stepd: the step daemon.
+#![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod app;
 pub mod cli;

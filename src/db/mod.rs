@@ -5,6 +5,7 @@ pub mod batch;
 pub mod claims;
 pub mod connect;
 pub mod definitions;
+pub mod demo;
 pub mod error;
 pub mod liveness;
 pub mod maintenance;

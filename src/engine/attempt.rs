@@ -16,7 +16,7 @@ use super::ctx::{Attempted, Ctx, StepDone, plain_shape, shaped};
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::{Note, NoteKind};
-use super::wait::{Purpose, Woken, is_retry};
+use super::wait::{Purpose, Woken, answerable, is_retry};
 
 /// A step that is still running after this long is recorded as running. Shorter ones cost one row, not two.
 const START_NOTE_AFTER: Duration = Duration::from_millis(5);
@@ -131,7 +131,7 @@ impl Ctx {
         if let Some(record) = &known
             && record.checkpoint
         {
-            return self.from_checkpoint(record, body);
+            return self.answer_from_checkpoint(record, body);
         }
         self.settled().await?;
         let (mut record, mut next, first) = match known {
@@ -173,7 +173,7 @@ impl Ctx {
         }
     }
 
-    fn from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
+    fn answer_from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
         let mut output = record.output.clone().unwrap_or_else(Payload::null);
         if record.state == StepState::Completed && answerable(record) {
             output = shape_answer(body, &output).map_err(|f| self.failed(Some(record.key.clone()), f))?;
@@ -380,13 +380,6 @@ impl Body for AskBody {
     fn stop_grace(&self) -> Option<Duration> {
         None
     }
-}
-
-/// Waits for an event or an approval are answered in the database; the row keeps its decision to say so.
-fn answerable(record: &StepRecord) -> bool {
-    record.decision.as_ref().is_some_and(|d| {
-        d.as_str().starts_with(r#"{"wait":"event""#) || d.as_str().starts_with(r#"{"wait":"approval""#)
-    })
 }
 
 fn shape_answer(body: &dyn Body, answer: &Payload) -> Answer {

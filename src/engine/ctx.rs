@@ -24,6 +24,7 @@ use super::gate::Gate;
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
 use super::journal::{Acks, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
+use super::wait::answerable;
 
 /// What the run knows of itself.
 #[derive(Clone, Debug)]
@@ -230,10 +231,22 @@ impl Ctx {
         if let Some(done) = self.recorded(key, kind)? {
             return Ok(Err(done));
         }
-        if let Some(decision) = self.records.get(key).and_then(|r| r.decision.clone()) {
+        self.settled().await?;
+        if let Some(known) = self.records.get(key)
+            && let Some(decision) = known.decision.clone()
+        {
+            if known.state != StepState::Running {
+                let record = StepRecord {
+                    state: StepState::Running,
+                    epoch: self.epoch,
+                    ended_at: None,
+                    error: None,
+                    ..known.clone()
+                };
+                self.defer(StepRow { record, wait: None, due_in: None });
+            }
             return Ok(Ok(decision));
         }
-        self.settled().await?;
         let decision = decide().map_err(|f| self.failed(Some(key.clone()), f))?;
         let mut record = self.record(key.clone(), kind, StepState::Running, self.ports.clock.now());
         record.decision = Some(decision.clone());
@@ -252,16 +265,8 @@ impl Ctx {
         result: Result<Payload, Failure>,
         policy: &StepPolicy,
     ) -> Result<StepDone, Halt> {
-        // Also while the run gives up: what a failed part came to is still recorded.
-        if self.inbox.signal().reason().is_some() {
-            return Err(Halt::Stopped);
-        }
-        self.state().busy += 1;
-        let _busy = Busy(self);
-        let n = self.flush();
-        if n > 0 {
-            self.acks.reached(n).await.map_err(|e| self.commit_failed(e))?;
-        }
+        let _busy = self.busy()?;
+        self.settled().await?;
         let Some(row) = self.state().open.get(key).cloned() else {
             let bug = format!("step `{key}` was closed without having been opened");
             return Err(Halt::failed(Failure::permanent(code::INTERNAL, bug)));
@@ -472,15 +477,11 @@ impl Ctx {
         }
     }
 
-    /// The failure of a step as a halt.
-    #[allow(clippy::unused_self)]
+    /// A step has failed for good, and with it the run: branches that wait return, nothing new starts. Steps at work
+    /// end by themselves.
     pub(super) fn failed(&self, key: Option<StepKey>, failure: Failure) -> Halt {
-        Halt::Failed(StepFailure { key, failure })
-    }
-
-    /// The run is going to fail: branches that wait return at once, and nothing new starts. Steps at work end by themselves.
-    pub fn give_up(&self) {
         self.failing.send_replace(true);
+        Halt::Failed(StepFailure { key, failure })
     }
 
     /// Resolves when the run is going to fail.
@@ -509,11 +510,13 @@ impl Ctx {
                 Ok(StepDone { state: StepState::Completed, output, error: None })
             }
             Err(failure) => {
-                let goes_on = policy.on_error == OnError::Continue;
+                let goes_on = policy.on_error != OnError::Fail;
                 record.state = StepState::Failed;
-                record.checkpoint = goes_on;
-                // A failed row with a decision is an answer still to be worked off; this one is worked off.
-                record.decision = None;
+                record.checkpoint = policy.on_error == OnError::Continue;
+                if answerable(&record) {
+                    // A failed row that still says what it waited for is an answer to be worked off; this one is.
+                    record.decision = None;
+                }
                 record.error = Some(failure.clone());
                 let key = record.key.clone();
                 self.defer(StepRow { record, wait: None, due_in: None });
@@ -584,7 +587,7 @@ fn ride_along(mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>,
         Transition::Complete { output, last: None }
             if steps.last().is_some_and(|row| row.record.state == StepState::Completed) =>
         {
-            let last = steps.pop();
+            let last = steps.pop().map(Box::new);
             (steps, Transition::Complete { output, last })
         }
         other => (steps, other),

@@ -6,8 +6,8 @@
 //!
 //! The items of a `map` are lists of steps of their own. Where the map tolerates no failure, a step that fails in an item
 //! fails the run like any other, and a resume goes on from there. Where a failure may be passed over (`tolerate`, or
-//! `on_error: continue` of the map), the steps in its items are called with `on_error: continue`, and what that
-//! lets through is caught here: it fails the item. Such a failure is a checkpoint, and never tried again.
+//! `on_error: continue` of the map), a failed step in an item is caught here and fails the item. It is no checkpoint: should
+//! the map fail after all, or its worker die before the map has ended, a resume tries just the failed items again.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -224,9 +224,9 @@ impl<R: StepRunner> Frame<'_, R> {
 
     /// The policy that the context is given for a step.
     fn policy<'s>(&self, step: &'s Step) -> Cow<'s, StepPolicy> {
-        match self.catches {
-            true => Cow::Owned(StepPolicy { on_error: OnError::Continue, ..step.policy.clone() }),
-            false => Cow::Borrowed(&step.policy),
+        match (self.catches, step.policy.on_error) {
+            (true, OnError::Fail) => Cow::Owned(StepPolicy { on_error: OnError::Catch, ..step.policy.clone() }),
+            _ => Cow::Borrowed(&step.policy),
         }
     }
 

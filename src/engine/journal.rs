@@ -108,7 +108,7 @@ pub enum Transition {
         /// The workflow's output.
         output: Payload,
         /// The checkpoint that is stored with the ended row.
-        last: Option<StepRow>,
+        last: Option<Box<StepRow>>,
     },
     /// It failed for good.
     Fail {

@@ -54,6 +54,13 @@ pub(super) fn is_retry(decision: Option<&Payload>) -> bool {
     decision.is_some_and(|d| d.as_str().starts_with(r#"{"wait":"retry""#))
 }
 
+/// Waits for an event or an approval are answered in the database; the row keeps its decision to say so.
+pub(super) fn answerable(record: &StepRecord) -> bool {
+    record.decision.as_ref().is_some_and(|d| {
+        d.as_str().starts_with(r#"{"wait":"event""#) || d.as_str().starts_with(r#"{"wait":"approval""#)
+    })
+}
+
 impl Ctx {
     /// Begins a wait: records it, and waits. Called while busy; the wait itself is not.
     pub(super) async fn begin_wait(&self, record: &mut StepRecord, purpose: Purpose) -> Result<Woken, Halt> {

@@ -87,6 +87,9 @@ pub enum OnError {
     Fail,
     /// The failure is recorded as the step's result and the run goes on.
     Continue,
+    /// The failure is told to the step that holds this one (a `map` that tolerates failures), which decides. It is no
+    /// checkpoint: a resume tries the step again.
+    Catch,
 }
 
 /// `on_interrupt:` of a step: what a resume does with a step that had started and has no checkpoint.

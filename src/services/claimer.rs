@@ -143,7 +143,7 @@ impl Claimer {
                     conn = None;
                     p.marks.clear();
                     p.unsure = true;
-                    backoff.next()
+                    backoff.pause()
                 }
             };
             if pause.is_zero() {
@@ -204,7 +204,12 @@ impl Claimer {
             return Ok(POLL);
         }
         let claimed = self.claim(conn, p, worker, room.min(MAX_AHEAD)).await?;
-        if claimed == 0 && !look_due && p.looked.is_none_or(|at| at.elapsed() > p.look_cost * LOOK_SHARE) && p.back {
+        if claimed == 0 && !look_due && p.back {
+            // A hint that comes too soon after a look is kept until the next look may be.
+            let soon = (p.look_cost * LOOK_SHARE).saturating_sub(p.looked.map_or(POLL, |at| at.elapsed()));
+            if !soon.is_zero() {
+                return Ok(soon.min(POLL));
+            }
             // Hinted, and nothing where work was known: perhaps it is in a new place.
             p.back = false;
             self.look(conn, p).await?;
@@ -237,7 +242,8 @@ impl Claimer {
     async fn look(&self, conn: &mut PgConnection, p: &mut Position) -> Result<(), DbError> {
         let began = Instant::now();
         let look = claims::look(conn, self.serves.as_deref()).await?;
-        p.look_cost = began.elapsed();
+        // Smoothed: the first look on a new connection, with cold caches, is no measure.
+        p.look_cost = (p.look_cost * 3 + began.elapsed()) / 4;
         p.looked = Some(Instant::now());
         p.back |= look.back;
         p.solo = look.solo;

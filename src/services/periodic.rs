@@ -36,7 +36,7 @@ pub async fn drive<P: Periodic>(mut service: P, mut stop: Stop) {
             }
             Err(error) => {
                 tracing::debug!(service = service.name(), %error, "pass failed");
-                backoff.next()
+                backoff.pause()
             }
         };
         tokio::select! {

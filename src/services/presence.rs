@@ -184,7 +184,7 @@ impl Keeper {
                 Ended::Lost(error) => {
                     let why = error.map_or_else(|| "the session was ended".to_owned(), |e| e.to_string());
                     self.s.connectivity.lost(&why);
-                    let pause = backoff.next();
+                    let pause = backoff.pause();
                     let mut orders = self.orders.clone();
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::db::batch::{Batch, ReadBack, read_back};
 use crate::db::{Database, Trouble, waits};
 use crate::engine::{Answer, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
-use crate::model::{Failure, RunId, StepKey, StepState, Wait};
+use crate::model::{Failure, RunId, RunState, StepKey, StepState, Wait};
 use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
@@ -112,7 +112,7 @@ impl Journal for PgJournal {
                             tracing::warn!(run.id = %run, step.key = %key, %error, "a wait could not be ended");
                             return None;
                         }
-                        Err(_) => tokio::time::sleep(backoff.next()).await,
+                        Err(_) => tokio::time::sleep(backoff.pause()).await,
                     }
                 }
             });
@@ -190,7 +190,7 @@ impl Writer {
                     Err(error) => {
                         self.connectivity.lost(&error);
                         todo.push(groups);
-                        tokio::time::sleep(backoff.next()).await;
+                        tokio::time::sleep(backoff.pause()).await;
                         continue;
                     }
                 }
@@ -208,14 +208,14 @@ impl Writer {
                     self.connectivity.lost(&error);
                     unknown = true;
                     todo.push(groups);
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);
                     tracing::warn!(%error, run.id = %groups[0].run, "a write waits behind somebody's lock");
                     // The others first; this one again after them.
                     todo.insert(0, groups);
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) => {
                     self.conn = Some(conn);
@@ -245,7 +245,7 @@ impl Writer {
             }
             Err(error) => {
                 self.connectivity.lost(&error);
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.pause()).await;
                 None
             }
         }
@@ -274,7 +274,7 @@ impl Writer {
 
 fn size(entry: &Entry) -> usize {
     let last = match &entry.transition {
-        Some(Transition::Complete { output, last }) => output.len() + last.as_ref().map_or(0, row_size),
+        Some(Transition::Complete { output, last }) => output.len() + last.as_deref().map_or(0, row_size),
         _ => 0,
     };
     last + entry.steps.iter().map(row_size).sum::<usize>() + entry.notes.iter().map(|n| n.data.len()).sum::<usize>()
@@ -390,24 +390,26 @@ fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) {
 }
 
 fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
-    let mut moved = |state: &'a str, due: Option<Duration>, error: Option<String>| {
+    let mut moved = |state: RunState, due: Option<Duration>, error: Option<String>| {
         batch.moves.run.push(group.run);
-        batch.moves.state.push(state);
+        batch.moves.state.push(state.as_str());
         batch.moves.due_ms.push(due.map(ms));
         batch.moves.error.push(error);
     };
     match &group.transition {
         None => {}
-        Some(Transition::Start) => moved("running", None, None),
-        Some(Transition::Suspend { due_in }) => moved("waiting", *due_in, None),
-        Some(Transition::Resume { after, failure }) => moved("resuming", Some(*after), Some(text(failure))),
-        Some(Transition::Release) => moved("queued", None, None),
+        Some(Transition::Start) => moved(RunState::Running, None, None),
+        Some(Transition::Suspend { due_in }) => moved(RunState::Waiting, *due_in, None),
+        Some(Transition::Resume { after, failure }) => moved(RunState::Resuming, Some(*after), Some(text(failure))),
+        Some(Transition::Release) => moved(RunState::Queued, None, None),
         Some(Transition::Complete { output, last }) => {
-            push_end(batch, group.run, "completed", Some(output.as_str()), None, last.as_ref())
+            push_end(batch, group.run, RunState::Completed, Some(output.as_str()), None, last.as_deref())
         }
-        Some(Transition::Fail { failure }) => push_end(batch, group.run, "failed", None, Some(text(failure)), None),
+        Some(Transition::Fail { failure }) => {
+            push_end(batch, group.run, RunState::Failed, None, Some(text(failure)), None)
+        }
         Some(Transition::Cancel { failure }) => {
-            push_end(batch, group.run, "cancelled", None, Some(text(failure)), None)
+            push_end(batch, group.run, RunState::Cancelled, None, Some(text(failure)), None)
         }
     }
 }
@@ -415,7 +417,7 @@ fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
 fn push_end<'a>(
     batch: &mut Batch<'a>,
     run: Uuid,
-    state: &'static str,
+    state: RunState,
     output: Option<&'a str>,
     error: Option<String>,
     last: Option<&'a StepRow>,
@@ -423,7 +425,7 @@ fn push_end<'a>(
     let e = &mut batch.ends;
     let last = last.map(|row| &row.record);
     e.run.push(run);
-    e.state.push(state);
+    e.state.push(state.as_str());
     e.output.push(output);
     e.error.push(error);
     e.last_seq.push(last.map(|r| r.seq));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::definition::{MapStep, Step};
 use crate::expression::{Item, Scope, Steps, View, limits};
-use crate::model::{Failure, Payload, StepKey, code};
+use crate::model::{Class, Failure, Payload, StepKey, code};
 use crate::rules::policy::OnError;
 use crate::steps::BoxFuture;
 
@@ -219,7 +219,9 @@ impl Tally {
         let cause =
             self.failures.first().map(|(index, f)| format!("{key}[{index}]: {}", f.failure)).unwrap_or_default();
         let message = format!("{failed} of {count} items failed, {} tolerated; the first: {cause}", self.tolerated);
-        Failure::permanent(code::MAP_FAILED, message)
-            .with_details(json!({"failed": failed, "count": count, "first": listed}))
+        // As long as one of the failures may pass, so may the map's.
+        let passes = self.failures.iter().any(|(_, f)| f.failure.class == Class::Transient);
+        let failed_map = if passes { Failure::transient } else { Failure::permanent };
+        failed_map(code::MAP_FAILED, message).with_details(json!({"failed": failed, "count": count, "first": listed}))
     }
 }

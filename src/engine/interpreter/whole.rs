@@ -8,18 +8,23 @@ use crate::definition::load;
 use crate::model::{Claimed, Lease, RunId, StepState, WorkerId};
 use crate::steps::{Flow, Registry, StepCx};
 
-/// `set`, but the value `fail` does what it says.
-struct Set;
+/// `set`, but the value `fail` does what it says until it is healed; counts what it does.
+#[derive(Clone, Default)]
+struct Set {
+    healed: bool,
+    did: Arc<std::sync::Mutex<Vec<String>>>,
+}
 
 impl crate::steps::Step for Set {
     fn kind(&self) -> &'static str {
         "set"
     }
 
-    fn run<'a>(&'a self, _: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
+    fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
         Box::pin(async move {
+            self.did.lock().unwrap().push(cx.key.to_string());
             match params["value"].as_str() {
-                Some("fail") => Err(Failure::permanent("boom", "it broke")),
+                Some("fail") if !self.healed => Err(Failure::permanent("boom", "it broke")),
                 _ => Ok(Flow::Done(StepOutput::plain(params["value"].clone()))),
             }
         })
@@ -27,13 +32,18 @@ impl crate::steps::Step for Set {
 }
 
 async fn whole(text: &str, input: Value) -> (Outcome, Arc<MemoryJournal>) {
-    let definition = load("test.yaml", text).unwrap_or_else(|e| panic!("{e}"));
     let journal = Arc::new(MemoryJournal::default());
+    (activation(text, input, &journal, Set::default()).await, journal)
+}
+
+/// One activation of the run, from what the journal holds of it.
+async fn activation(text: &str, input: Value, journal: &Arc<MemoryJournal>, set: Set) -> Outcome {
+    let definition = load("test.yaml", text).unwrap_or_else(|e| panic!("{e}"));
     let id = RunId(uuid::Uuid::nil());
     let now = chrono::DateTime::UNIX_EPOCH;
     let ports = Ports {
         journal: journal.clone(),
-        registry: Arc::new(Registry::default().with(Set)),
+        registry: Arc::new(Registry::default().with(set)),
         gate: Gate::always_open(),
         clock: Arc::new(ServerClock::new(now)),
         max_output: limits::RESULT_BYTES,
@@ -52,11 +62,10 @@ async fn whole(text: &str, input: Value) -> (Outcome, Arc<MemoryJournal>) {
         taken: false,
         error: None,
         traceparent: None,
-        records: Vec::new(),
+        records: journal.run(id).steps.into_values().collect(),
     };
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));
-    let outcome = run(claimed, Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await;
-    (outcome, journal)
+    run(claimed, Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await
 }
 
 fn output(journal: &MemoryJournal) -> Value {
@@ -106,4 +115,18 @@ steps:
     let (outcome, journal) = whole(text, json!({"go": false})).await;
     assert_eq!(outcome, Outcome::Done);
     assert_eq!(output(&journal), json!({"one": {"n": 2}, "two": null, "three": "3 null 1"}));
+}
+
+#[tokio::test]
+async fn a_map_that_failed_is_mended_by_trying_its_failed_items_again() {
+    let journal = Arc::new(MemoryJournal::default());
+    let input = json!(["a", "fail", "fail", "d"]);
+    assert_eq!(activation(MAP, input, &journal, Set::default()).await, Outcome::Failed);
+    let healed = Set { healed: true, ..Set::default() };
+    // Another input now: the items are decided already, and stay what they were.
+    assert_eq!(activation(MAP, json!([]), &journal, healed.clone()).await, Outcome::Done);
+    assert_eq!(output(&journal), json!([["a!", "fail!", "fail!", "d!"], 0]));
+    let did = healed.did.lock().unwrap().clone();
+    assert!(did.contains(&"docs[1].x".into()) && did.contains(&"docs[2].x".into()), "{did:?}");
+    assert!(!did.contains(&"docs[0].x".into()), "what is done stays done: {did:?}");
 }

@@ -69,7 +69,11 @@ async fn bodies_are_json_when_they_are_and_text_when_not() {
     assert_eq!(answer(ok().set_body_string("hello")).await.unwrap().default, json!("hello"));
     assert_eq!(answer(ok().set_body_raw("1", "text/html")).await.unwrap().default, json!("1"));
     let long = "[123456789012345678901234567890]";
-    assert_eq!(answer(ok().set_body_raw(long, "application/json")).await.unwrap().default, json!(long));
+    assert_eq!(
+        answer(ok().set_body_raw(long, "application/json")).await.unwrap().default.to_string(),
+        long,
+        "every digit"
+    );
     let failure = answer(ok().set_body_string("x".repeat(1001))).await.unwrap_err();
     assert_eq!((failure.code.as_ref(), failure.class), ("too_large", Class::Permanent));
     assert!(answer(ok().set_body_string("x".repeat(1000))).await.is_ok());
