@@ -24,6 +24,7 @@ use server::Server;
 
 /// What a measurement is given.
 pub struct Bench {
+    /// The private Postgres.
     pub server: Server,
     /// Longer and more often.
     pub full: bool,

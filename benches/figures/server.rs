@@ -54,6 +54,26 @@ impl Server {
         Ok(db)
     }
 
+    /// CPU that the server has used so far, in seconds: the postmaster, the backends that are gone, and those that live.
+    pub fn cpu(&self) -> Result<f64> {
+        let postmaster = self.postgres.postmaster().context("no postmaster")?;
+        let mut ticks = 0.0;
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+            let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+            let fields: Vec<&str> = rest.split(' ').collect();
+            let field = |i: usize| fields.get(i).and_then(|f: &&str| f.parse::<f64>().ok()).unwrap_or(0.0);
+            // Fields 14 to 17 of proc(5): user and system time, then those of the children that are gone.
+            if pid == postmaster {
+                ticks += field(11) + field(12) + field(13) + field(14);
+            } else if fields.get(1).is_some_and(|p| *p == postmaster.to_string()) {
+                ticks += field(11) + field(12);
+            }
+        }
+        Ok(ticks / 100.0)
+    }
+
     /// Runs pgbench with a script, prepared; returns transactions a second and their mean latency in ms.
     pub fn pgbench(&self, db: &Db, script: &str, clients: u32, transactions: u32) -> Result<(f64, f64)> {
         let path: PathBuf = self.folder.path().join("script.sql");

@@ -13,6 +13,7 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         ("steps, workflow file", Kind::Files, "ten", 50_000.0),
     ] {
         let db = bench.server.database().await?;
+        let mut cpus = Vec::new();
         let (mut rates, mut wal, mut commits) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             let runs = 30_000.0;
@@ -21,19 +22,23 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
             db.execute("CHECKPOINT").await?;
             let since = db.now().await?;
             let before = db.cost().await?;
+            let server = bench.server.cpu()?;
             let worker = Worker::start(&bench.server, &db, kind, 1_000).await?;
             db.emptied().await?;
-            let cpu = worker.cpu()?;
+            let (cpu, server) = (worker.cpu()?, bench.server.cpu()? - server);
             let after = db.cost().await?;
             worker.stop().await?;
             let rate = db.drained_per_second(since).await? * 10.0;
-            eprintln!("    {rate:.0} steps/s, daemon {:.1} µs a step", cpu * 1e6 / (runs * 10.0));
+            let micros = 1e5 / runs;
+            eprintln!("    {rate:.0} steps/s, CPU a step: Postgres {:.1} + daemon {:.1} µs", server * micros, cpu * micros);
+            cpus.push((server + cpu) * micros);
             rates.push(rate);
             wal.push((after.0 - before.0) / runs / 10.0);
             commits.push((after.1 - before.1) / runs / 10.0);
         }
         let note = rates.iter().map(|v| format!("{v:.0}")).collect::<Vec<_>>().join(" ");
         report.add(name, median(&rates), "steps/s", Some(Target::AtLeast(target)), note);
+        report.plain(&format!("{name}, CPU a step"), median(&cpus), "µs", "Postgres and daemon");
         report.plain(&format!("{name}, WAL a step"), median(&wal), "B", format!("{:.4} transactions", median(&commits)));
     }
     Ok(())

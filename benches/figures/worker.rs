@@ -133,7 +133,9 @@ impl Worker {
 }
 
 fn files(folder: &Path, concurrency: usize) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stepd"));
+    // Another binary, to compare with.
+    let binary = std::env::var_os("FIGURES_STEPD").unwrap_or_else(|| env!("CARGO_BIN_EXE_stepd").into());
+    let mut command = Command::new(binary);
     command.args(["serve", "--concurrency", &concurrency.to_string(), "--workflows"]).arg(folder);
     command
 }

@@ -557,7 +557,6 @@ impl Ctx {
             epoch: self.epoch,
             worker: self.worker,
             seq: record.seq,
-            idempotency_key: format!("{}/{}", self.info.id, record.key).into(),
             traceparent: self.traceparent.clone(),
             started_at: record.started_at,
             shape,

@@ -4,6 +4,8 @@
 //! one statement. When a value makes it fail, the batch is split until the culprit fails alone. After a lost connection the
 //! outcome is unknown; the database is asked what it holds before anything is sent again.
 
+mod plain;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,9 @@ use super::shared::{Backoff, Connectivity, Hints};
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
 const MAX_RUNS: usize = 1_000;
+
+/// A busy writer makes way for the runs this many times at the most before it sends a batch.
+const GATHER: usize = 8;
 
 /// Bytes of outputs in one batch at the most (one entry may be larger): keeps a statement far below Postgres' 1 GB.
 const MAX_BYTES: usize = 16 << 20;
@@ -150,7 +155,11 @@ impl Group {
 
 impl Writer {
     async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Entry>) {
+        let mut busy = false;
         while let Some(first) = rx.recv().await {
+            if busy {
+                gather(&rx).await;
+            }
             let mut bytes = size(&first);
             let mut entries = vec![first];
             while entries.len() < MAX_RUNS && bytes < MAX_BYTES {
@@ -158,6 +167,7 @@ impl Writer {
                 bytes += size(&next);
                 entries.push(next);
             }
+            busy = entries.len() > 1;
             for groups in fold(entries) {
                 self.commit(groups).await;
             }
@@ -196,7 +206,10 @@ impl Writer {
                 }
             }
             self.failpoints.hit("writer.before_commit").await;
-            let result = columns(&groups).commit(&mut conn, worker).await;
+            let result = match plain::of(&groups) {
+                Some(batch) => batch.commit(&mut conn, worker).await,
+                None => columns(&groups).commit(&mut conn, worker).await,
+            };
             self.failpoints.hit("writer.after_commit").await;
             match result {
                 Ok(lost) => {
@@ -269,6 +282,20 @@ impl Writer {
         if wake_claimer {
             self.hints.claim.notify_one();
         }
+    }
+}
+
+/// The runs that the last batch has answered are about to hand over their next entries: lets them, as long as more
+/// come. Without it a shard's runs fall apart into many small batches, each at the price of a commit.
+async fn gather(rx: &mpsc::UnboundedReceiver<Entry>) {
+    let mut seen = rx.len();
+    for _ in 0..GATHER {
+        tokio::task::yield_now().await;
+        let now = rx.len();
+        if now == seen || now >= MAX_RUNS {
+            break;
+        }
+        seen = now;
     }
 }
 
@@ -392,6 +419,7 @@ fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) {
 fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
     let mut moved = |state: RunState, due: Option<Duration>, error: Option<String>| {
         batch.moves.run.push(group.run);
+        batch.moves.epoch.push(group.epoch);
         batch.moves.state.push(state.as_str());
         batch.moves.due_ms.push(due.map(ms));
         batch.moves.error.push(error);
