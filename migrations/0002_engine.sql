@@ -319,6 +319,13 @@ AS $$
 $$;
 COMMENT ON FUNCTION stepd_engine.event_lock(text) IS 'The advisory lock of an event''s name: emitters share it, a late waiter takes it alone.';
 
+CREATE FUNCTION stepd_engine.run_lock(run uuid) RETURNS bigint LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT hashtextextended('stepd run ' || run::text, 0)
+$$;
+COMMENT ON FUNCTION stepd_engine.run_lock(uuid) IS 'The advisory lock of what people ask of a run: approvals and cancels share it, the look after a suspend takes it alone.';
+
 -- Called after a wait has been committed, on a connection of its own: an emit that was under way while
 -- the wait was recorded holds the name's lock; once it is let go, a new snapshot sees what it kept.
 CREATE FUNCTION stepd_engine.settle_wait(run_ uuid, key_ text) RETURNS boolean LANGUAGE plpgsql
@@ -356,12 +363,16 @@ AS $$
 DECLARE
     k text;
 BEGIN
+    -- Approvals and cancels that are under way hold this shared; with it, a new snapshot sees what they did.
+    PERFORM pg_advisory_xact_lock(stepd_engine.run_lock(run_));
     FOREACH k IN ARRAY keys LOOP
         PERFORM stepd_engine.settle_wait(run_, k);
     END LOOP;
     IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = ANY (keys) AND c.state <> 'waiting') THEN
         PERFORM stepd_engine.bring_back(run_);
     END IF;
+    PERFORM stepd_engine.end_cancelled(run_, g.payload ->> 'reason', g.by_whom) FROM stepd_engine.signals g
+        WHERE g.run = run_ AND g.kind = 'cancel' ORDER BY g.id LIMIT 1;
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.settle(uuid, text[]) IS 'Closes the gap between a wait and the suspend that follows it.';
@@ -489,36 +500,47 @@ $$;
 COMMENT ON FUNCTION stepd_engine.quarantine(uuid[], jsonb) IS 'Ends runs that keep killing their workers as failed, code crash_loop, with the evidence.';
 
 -- What a lost wake-up or a hole between two statements may have left behind; counts what it mended.
-CREATE FUNCTION stepd_engine.repair(batch integer) RETURNS integer LANGUAGE plpgsql
+-- A pass looks at the next `batch` unfinished runs after an id, so that its cost is bounded however many wait. `last` is where
+-- the next pass goes on; NULL: the end was reached, begin anew. One caller at a time.
+CREATE FUNCTION stepd_engine.repair(batch integer, after_ uuid DEFAULT NULL, OUT mended integer, OUT last uuid) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     r record;
-    n integer := 0;
+    ids uuid[];
 BEGIN
+    mended := 0;
+    IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -2) THEN RETURN; END IF;
+    ids := ARRAY(SELECT j.id FROM stepd.jobs j WHERE j.id > coalesce(after_, '00000000-0000-0000-0000-000000000000') ORDER BY j.id LIMIT batch);
+    IF cardinality(ids) = batch THEN last := ids[batch]; END IF;
     -- Suspended, though nothing waits any more: answered between the wait and the suspend.
-    FOR r IN SELECT j.id FROM stepd.jobs j WHERE j.state = 'waiting'
+    FOR r IN SELECT j.id FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.state = 'waiting'
             AND NOT EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.state = 'waiting')
-            ORDER BY j.id LIMIT batch FOR UPDATE SKIP LOCKED
+            ORDER BY j.id FOR UPDATE SKIP LOCKED
     LOOP
         PERFORM stepd_engine.bring_back(r.id);
-        n := n + 1;
+        mended := mended + 1;
     END LOOP;
-    -- Waiting for an event that is already there.
-    FOR r IN SELECT c.run, c.key FROM stepd_engine.checkpoints c
-            JOIN stepd_engine.signals g ON g.name = c.event AND (g.run = c.run AND g.kind = 'signal' AND g.taken_by IS NULL OR g.run IS NULL AND g.at > c.started_at)
-            WHERE c.state = 'waiting' AND c.event IS NOT NULL AND stepd_engine.fits(g.payload, c.match)
-            ORDER BY c.run, c.key LIMIT batch
+    -- Waiting for what is already there. By name, so that the names' locks are taken in one order; where somebody's
+    -- open transaction holds one, the next pass looks again.
+    FOR r IN SELECT c.run, c.key, c.event FROM stepd_engine.checkpoints c
+            WHERE c.run = ANY (ids) AND c.state = 'waiting' AND c.event IS NOT NULL
+              AND (EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run = c.run AND g.name = c.event AND g.kind = 'signal'
+                        AND g.taken_by IS NULL AND stepd_engine.fits(g.payload, c.match))
+                OR EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run IS NULL AND g.name = c.event AND g.expires_at > clock_timestamp()
+                        AND stepd_engine.fits(g.payload, c.match)
+                        AND NOT EXISTS (SELECT FROM stepd_engine.events e WHERE e.run = c.run AND e.kind = 'event_received' AND e.data = g.id::text)))
+            ORDER BY c.event, c.run, c.key
     LOOP
-        n := n + stepd_engine.settle_wait(r.run, r.key)::integer;
+        CONTINUE WHEN NOT pg_try_advisory_xact_lock(stepd_engine.event_lock(r.event));
+        mended := mended + stepd_engine.settle_wait(r.run, r.key)::integer;
     END LOOP;
-    n := n + stepd_engine.settle_cancels(batch);
+    mended := mended + stepd_engine.settle_cancels(batch);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.expires_at < clock_timestamp() ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.run IS NOT NULL AND x.at < clock_timestamp() - interval '1 minute'
             AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run) ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
-    RETURN n;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.repair(integer) IS 'Mends lost wake-ups and removes signals that nobody can receive any more.';
+COMMENT ON FUNCTION stepd_engine.repair(integer, uuid) IS 'Mends lost wake-ups and removes signals that nobody can receive any more; one bounded pass.';

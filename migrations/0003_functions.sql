@@ -144,6 +144,8 @@ DECLARE
     state_ text;
     asked boolean := false;
 BEGIN
+    -- As an approval does: a worker that suspends the run meanwhile looks again afterwards.
+    PERFORM pg_advisory_xact_lock_shared(stepd_engine.run_lock(cancel.id));
     LOOP
         IF stepd_engine.end_cancelled(cancel.id, cancel.reason, session_user) THEN
             RETURN 'cancelled';
@@ -336,6 +338,8 @@ DECLARE
     state_ text := stepd_engine.state_of(run_);
     step_state text;
 BEGIN
+    -- A worker that suspends the run meanwhile looks again when this is let go: see stepd_engine.settle.
+    PERFORM pg_advisory_xact_lock_shared(stepd_engine.run_lock(run_));
     IF state_ IS NULL THEN
         PERFORM stepd_engine.refuse_unknown(run_);
     ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN

@@ -23,7 +23,7 @@ use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
 use crate::services::writer::{PgJournal, Writers};
-use crate::steps::{ProcessOptions, Registry, Sql, StepOptions, StopReason, standard_registry};
+use crate::steps::{ProcessOptions, Registry, Sql, StepOptions, standard_registry};
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
@@ -102,8 +102,9 @@ pub fn registry(config: &Config) -> Result<Registry, BuildError> {
     Ok(standard_registry(options))
 }
 
-fn sql(config: &Config, db: &Database) -> Result<Sql, ConfigError> {
-    let mut sql = Sql::new(OwnDatabase(Connections::new(db.options().clone(), SQL_CONNECTIONS)));
+fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, ConfigError> {
+    let connections = Connections::new(db.options().clone(), SQL_CONNECTIONS);
+    let mut sql = Sql::new(OwnDatabase { connections, failpoints: failpoints.clone() });
     for (name, url) in &config.connections {
         let options = url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("connections.{name}: {e}")))?;
         sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(options, SQL_CONNECTIONS)));
@@ -123,7 +124,7 @@ impl Daemon {
         let (keeper, gate) = GateKeeper::new();
         let registry = match parts.registry {
             Some(registry) => registry,
-            None => registry(config)?.with(sql(config, &db)?),
+            None => registry(config)?.with(sql(config, &db, &parts.failpoints)?),
         };
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler(host(config))));
         catalog.load(parts.workflows).await?;
@@ -147,9 +148,9 @@ impl Daemon {
             gate: keeper,
             clock,
             suspects: suspects_tx,
-            on_lost: Box::new(move || {
+            on_lost: Box::new(move |worker| {
                 if let Some(runs) = lost.upgrade() {
-                    runs.stop_all(StopReason::LeaseLost);
+                    runs.lose(worker);
                 }
             }),
         })?;
@@ -165,9 +166,16 @@ impl Daemon {
             connectivity,
             gate,
             serves,
+            failpoints: parts.failpoints.clone(),
         };
         services.spawn(claimer.run(stopping.clone()));
-        let sweeper = Sweeper { db: db.clone(), presence: presence.clone(), hints: hints.clone(), suspects };
+        let sweeper = Sweeper {
+            db: db.clone(),
+            presence: presence.clone(),
+            hints: hints.clone(),
+            suspects,
+            failpoints: parts.failpoints,
+        };
         services.spawn(sweeper.run(stopping.clone()));
         services.spawn(drive(Stager { db: db.clone(), hints: hints.clone() }, stopping.clone()));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };

@@ -18,7 +18,7 @@ impl Daemon {
     pub async fn shutdown(mut self) -> bool {
         self.presence.stopping();
         self.stop.send_replace(true);
-        self.runs.close();
+        self.runs.lock();
         if tokio::time::timeout(self.grace, self.runs.emptied()).await.is_err() {
             tracing::info!("grace time is over: interrupting what still runs");
             self.runs.stop_all(StopReason::Shutdown);
@@ -26,7 +26,10 @@ impl Daemon {
                 tracing::warn!("some steps did not stop; their runs will be taken over");
             }
         }
-        while self.services.join_next().await.is_some() {}
+        // Without Postgres a service may wait for it; it has nothing to save.
+        if tokio::time::timeout(FLUSH, async { while self.services.join_next().await.is_some() {} }).await.is_err() {
+            self.services.shutdown().await;
+        }
         // The last handles to the journal: the writers end when all is written.
         let Self { presence, runs, mut writers, mut thread, .. } = self;
         drop(runs);

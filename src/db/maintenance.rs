@@ -1,6 +1,7 @@
 //! Staging, admission, repair.
 
 use sqlx::{Executor, Postgres};
+use uuid::Uuid;
 
 use super::error::DbError;
 
@@ -24,10 +25,16 @@ pub async fn stage<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -
     Ok(Staged { staged: row.staged, admitted: row.admitted, next_ms: row.next_ms })
 }
 
-/// Mends lost wake-ups; returns how many.
+/// Mends lost wake-ups among the next `batch` unfinished runs after an id. Returns how many, and where the next pass
+/// goes on (`None`: from the beginning).
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn repair<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -> Result<i32, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/repair.sql", batch).fetch_one(db).await?)
+pub async fn repair<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    batch: i32,
+    after: Option<Uuid>,
+) -> Result<(i32, Option<Uuid>), DbError> {
+    let row = sqlx::query_file!("src/db/sql/repair.sql", batch, after as Option<Uuid>).fetch_one(db).await?;
+    Ok((row.mended, row.last))
 }

@@ -16,7 +16,7 @@ use super::ctx::{Attempted, Ctx, StepDone, plain_shape, shaped};
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::{Note, NoteKind};
-use super::wait::{Purpose, Woken, answerable, is_retry};
+use super::wait::{Purpose, Woken, answerable, is_retry, last_attempt};
 
 /// A step that is still running after this long is recorded as running. Shorter ones cost one row, not two.
 const START_NOTE_AFTER: Duration = Duration::from_millis(5);
@@ -138,7 +138,7 @@ impl Ctx {
             None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
             Some(record) => {
                 let next = self.take_up(&record, policy).await?;
-                let first = if let Next::Attempt(n) = next { n } else { record.attempts };
+                let first = self.first_attempt(&record, &next, policy);
                 (record, next, first)
             }
         };
@@ -179,6 +179,17 @@ impl Ctx {
             output = shape_answer(body, &output).map_err(|f| self.failed(Some(record.key.clone()), f))?;
         }
         Ok(StepDone { state: record.state, output, error: record.error.clone() })
+    }
+
+    /// The attempt from which a step's retries are counted: neither a suspension between two of them nor a crash
+    /// gives a step fresh ones.
+    fn first_attempt(&self, record: &StepRecord, next: &Next, policy: &StepPolicy) -> u32 {
+        match next {
+            Next::Attempt(_) if record.state == StepState::Running && !self.one_attempt => 1,
+            Next::Attempt(n) => *n,
+            Next::Wait(_) | Next::Rejoin(_) | Next::Finish(_) => last_attempt(record.decision.as_ref())
+                .map_or(record.attempts, |last| (last + 1).saturating_sub(policy.retry.max_attempts).max(1)),
+        }
     }
 
     /// Where a step that has a record, but no checkpoint, goes on.

@@ -87,7 +87,7 @@ pub struct Ctx {
     pub(super) ports: Arc<Ports>,
     pub(super) inbox: Arc<Inbox>,
     records: HashMap<StepKey, StepRecord>,
-    acks: Arc<Acks>,
+    pub(super) acks: Arc<Acks>,
     /// Turns true when the run is going to fail: branches that wait return, nothing new starts.
     failing: watch::Sender<bool>,
     state: Mutex<State>,

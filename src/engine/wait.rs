@@ -1,5 +1,6 @@
 //! Waiting: in memory while something else of the run works, otherwise suspended by the runner.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ use super::ctx::Ctx;
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::StepRow;
+
+/// A run in which everything waits is suspended at once, and its wait does not get this old in memory.
+const SUSPENDED_BY_THEN: Duration = Duration::from_millis(20);
 
 /// How a wait ended.
 pub(super) enum Woken {
@@ -54,11 +58,21 @@ pub(super) fn is_retry(decision: Option<&Payload>) -> bool {
     decision.is_some_and(|d| d.as_str().starts_with(r#"{"wait":"retry""#))
 }
 
+/// The last attempt that such a pause may lead to.
+pub(super) fn last_attempt(decision: Option<&Payload>) -> Option<u32> {
+    let last = decision.filter(|d| is_retry(Some(d)))?.value().ok()?.get("of")?.as_u64()?;
+    u32::try_from(last).ok()
+}
+
 /// Waits for an event or an approval are answered in the database; the row keeps its decision to say so.
 pub(super) fn answerable(record: &StepRecord) -> bool {
     record.decision.as_ref().is_some_and(|d| {
         d.as_str().starts_with(r#"{"wait":"event""#) || d.as_str().starts_with(r#"{"wait":"approval""#)
     })
+}
+
+fn is_event(decision: Option<&Payload>) -> bool {
+    decision.is_some_and(|d| d.as_str().starts_with(r#"{"wait":"event""#))
 }
 
 impl Ctx {
@@ -86,8 +100,22 @@ impl Ctx {
             _ = self.inbox.signal().stopped() => Err(Halt::Stopped),
             () = self.failing() => Err(Halt::Stopped),
             answer = self.inbox.answered(&record.key) => Ok(Woken::Answered(answer)),
+            never = self.look_for_kept(record) => match never {},
             () = sleep_until(due) => Ok(Woken::Due),
         }
+    }
+
+    /// What came before the wait began is looked for when the run suspends; one that does not, because
+    /// another branch works, looks when its wait is recorded. The answer comes by way of the inbox.
+    async fn look_for_kept(&self, record: &StepRecord) -> Infallible {
+        if is_event(record.decision.as_ref()) {
+            tokio::time::sleep(SUSPENDED_BY_THEN).await;
+            let n = self.flush();
+            if n == 0 || self.acks.reached(n).await.is_ok() {
+                self.ports.journal.settle(self.info.id, vec![record.key.clone()]).await;
+            }
+        }
+        std::future::pending().await
     }
 
     /// A wait that others may answer is over by time: unless an answer came first.

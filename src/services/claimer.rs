@@ -16,6 +16,7 @@ use crate::db::claims::{self, ClaimRequest, ClaimedRow, Watermark};
 use crate::db::{Database, DbError};
 use crate::engine::Gate;
 use crate::model::WorkerId;
+use crate::testing::Failpoints;
 
 use super::catalog::Catalog;
 use super::presence::Presence;
@@ -73,6 +74,8 @@ pub struct Claimer {
     pub gate: Gate,
     /// The queues served; `None`: all that are not exclusive.
     pub serves: Option<Vec<String>>,
+    /// For tests.
+    pub failpoints: Failpoints,
 }
 
 struct Position {
@@ -131,6 +134,10 @@ impl Claimer {
                 () = stopped(&mut stop) => break,
                 worker = self.presence.present() => worker,
             };
+            tokio::select! {
+                () = stopped(&mut stop) => break,
+                () = self.gate.opened() => {}
+            }
             let pause = match self.turn(&mut conn, &mut p, worker).await {
                 Ok(pause) => {
                     backoff.reset();
@@ -173,7 +180,6 @@ impl Claimer {
         p: &mut Position,
         worker: WorkerId,
     ) -> Result<Duration, DbError> {
-        self.gate.opened().await;
         p.rate.update(self.runs.started());
         self.relieve_buffer(p);
         let busy = p.claimed_at.is_some_and(|at| at.elapsed() < POLL);
@@ -199,6 +205,11 @@ impl Claimer {
         }
         if p.solo && self.solo(conn, p, worker).await? {
             return Ok(Duration::from_millis(20));
+        }
+        if !p.solo && p.emptying {
+            // Somebody else was empty first.
+            p.emptying = false;
+            self.runs.reopen();
         }
         let ahead = p.rate.ahead();
         let room = self.runs.room() + ahead.saturating_sub(self.runs.buffered());
@@ -287,9 +298,11 @@ impl Claimer {
             serves: self.serves.as_deref(),
             pairs: &pairs,
         };
+        self.failpoints.hit("claimer.before_claim").await;
         let rows = claims::claim(conn, &req).await?;
         let n = rows.len();
         if n > 0 {
+            self.failpoints.hit("claimer.after_claim").await;
             p.claimed_at = Some(Instant::now());
             p.advance(&rows);
             if p.buffered_since.is_none() {

@@ -118,7 +118,7 @@ pub struct Start {
     /// Where dead workers are reported.
     pub suspects: mpsc::Sender<Suspect>,
     /// Called when the registration is lost: every lease under it is gone.
-    pub on_lost: Box<dyn Fn() + Send>,
+    pub on_lost: Box<dyn Fn(WorkerId) + Send>,
 }
 
 /// Starts the thread.
@@ -139,6 +139,7 @@ pub fn start(start: Start) -> std::io::Result<(Presence, std::thread::JoinHandle
             reported: HashMap::new(),
             ticks: 0,
             birth: Instant::now(),
+            established: None,
         };
         runtime.block_on(keeper.run());
     })?;
@@ -155,6 +156,8 @@ struct Keeper {
     reported: HashMap<WorkerId, Instant>,
     ticks: u32,
     birth: Instant,
+    /// Since when the present session stands.
+    established: Option<Instant>,
 }
 
 /// Why a session ended.
@@ -178,12 +181,17 @@ impl Keeper {
                     self.standing.send_replace(Standing::Absent);
                     if let Some(old) = self.me.take() {
                         tracing::warn!(worker.id = %old.worker, "this worker was taken over; its runs are stopped, it registers anew");
+                        (self.s.on_lost)(old.worker);
                     }
-                    (self.s.on_lost)();
                 }
                 Ended::Lost(error) => {
+                    let lived = self.established.take().is_some_and(|at| at.elapsed() > TICK);
                     let why = error.map_or_else(|| "the session was ended".to_owned(), |e| e.to_string());
                     self.s.connectivity.lost(&why);
+                    if lived {
+                        // Every millisecond counts: the others are about to find the lock free.
+                        continue;
+                    }
                     let pause = backoff.pause();
                     let mut orders = self.orders.clone();
                     tokio::select! {
@@ -207,6 +215,7 @@ impl Keeper {
             Err(e) => return Ended::Lost(Some(e)),
         }
         self.s.connectivity.back();
+        self.established = Some(Instant::now());
         backoff.reset();
         let mut orders = self.orders.clone();
         let mut tick = tokio::time::interval(TICK);

@@ -32,8 +32,20 @@ struct Inner {
     buffer: VecDeque<Claimed>,
     /// Buffer below this: time to claim again.
     low_water: usize,
-    /// Start nothing: a shutdown, or a run that must be alone.
-    closed: bool,
+    door: Door,
+    /// The registration that was lost last: what a late answer to its claims still brings is not this worker's any more.
+    lost: Option<WorkerId>,
+}
+
+/// May runs be started?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Door {
+    #[default]
+    Open,
+    /// Not now: a run waits to be alone.
+    Closed,
+    /// Never again: this worker is shutting down.
+    Locked,
 }
 
 impl Runs {
@@ -59,7 +71,11 @@ impl Runs {
     #[must_use]
     pub fn room(&self) -> usize {
         let inner = self.inner();
-        if inner.closed { 0 } else { (self.slots - inner.tasks.min(self.slots)).saturating_sub(inner.buffer.len()) }
+        if inner.door != Door::Open {
+            0
+        } else {
+            (self.slots - inner.tasks.min(self.slots)).saturating_sub(inner.buffer.len())
+        }
     }
 
     /// Claimed runs that have not started.
@@ -81,12 +97,18 @@ impl Runs {
         self.started.load(Ordering::Relaxed)
     }
 
-    /// Takes claimed runs over: as many as there are free slots start at once.
+    /// Takes claimed runs over: as many as there are free slots start at once. Gives them back when nothing is to be started.
     pub fn accept(self: &Arc<Self>, claimed: impl IntoIterator<Item = Claimed>, low_water: usize) {
         let mut inner = self.inner();
+        let lost = inner.lost;
+        let claimed = claimed.into_iter().filter(|c| Some(c.lease.worker()) != lost);
+        if inner.door != Door::Open {
+            drop(inner);
+            return self.give_back(claimed);
+        }
         inner.low_water = low_water;
         inner.buffer.extend(claimed);
-        while inner.tasks < self.slots && !inner.closed {
+        while inner.tasks < self.slots {
             let Some(next) = inner.buffer.pop_front() else { break };
             inner.tasks += 1;
             let inbox = Self::admit(&mut inner, &next);
@@ -117,7 +139,7 @@ impl Runs {
     fn after(self: &Arc<Self>, run: RunId) -> Option<(Claimed, Arc<Inbox>)> {
         let mut inner = self.inner();
         inner.inflight.remove(&run);
-        if !inner.closed
+        if inner.door == Door::Open
             && let Some(claimed) = inner.buffer.pop_front()
         {
             if inner.buffer.len() <= inner.low_water {
@@ -136,17 +158,31 @@ impl Runs {
 
     /// Starts nothing more until [`Runs::reopen`], and gives back what has not started.
     pub fn close(&self) {
+        self.shut(Door::Closed);
+    }
+
+    /// Starts nothing any more, and gives back what has not started.
+    pub fn lock(&self) {
+        self.shut(Door::Locked);
+    }
+
+    fn shut(&self, door: Door) {
         let unstarted = {
             let mut inner = self.inner();
-            inner.closed = true;
+            if inner.door != Door::Locked {
+                inner.door = door;
+            }
             std::mem::take(&mut inner.buffer)
         };
         self.give_back(unstarted);
     }
 
-    /// Starts runs again.
+    /// Starts runs again, unless this worker is shutting down.
     pub fn reopen(&self) {
-        self.inner().closed = false;
+        let mut inner = self.inner();
+        if inner.door == Door::Closed {
+            inner.door = Door::Open;
+        }
     }
 
     /// Gives back what is claimed and has not started: nobody is served by a run that waits for a slot here.
@@ -189,15 +225,22 @@ impl Runs {
         unknown.len()
     }
 
-    /// Tells every run to stop. On a lost lease the buffer is dropped: it belongs to others now.
+    /// Tells every run to stop.
     pub fn stop_all(&self, reason: StopReason) {
-        let mut inner = self.inner();
-        if reason == StopReason::LeaseLost {
-            inner.buffer.clear();
-        }
-        for inbox in inner.inflight.values() {
+        for inbox in self.inner().inflight.values() {
             inbox.stop(reason);
         }
+    }
+
+    /// A registration is lost, and every lease under it: what runs is stopped, what waits for a slot is dropped,
+    /// and so is what a late answer to a claim still brings.
+    pub fn lose(&self, worker: WorkerId) {
+        {
+            let mut inner = self.inner();
+            inner.lost = Some(worker);
+            inner.buffer.clear();
+        }
+        self.stop_all(StopReason::LeaseLost);
     }
 
     /// Resolves when nothing runs.

@@ -7,9 +7,15 @@ use sqlx::{PgConnection, Row};
 use crate::db::sql_step::{Commit, Database as Connections, failure};
 use crate::model::{Failure, Payload, SqlRequest, SqlResult, code};
 use crate::steps::{BoxFuture, Flow, SqlEffect, StepCx, StepOutput};
+use crate::testing::Failpoints;
 
 /// stepd's own database: exactly once.
-pub struct OwnDatabase(pub Arc<Connections>);
+pub struct OwnDatabase {
+    /// Its connections.
+    pub connections: Arc<Connections>,
+    /// For tests.
+    pub failpoints: Failpoints,
+}
 
 /// Another database: its effect is committed before the checkpoint, at least once.
 pub struct NamedDatabase(pub Arc<Connections>);
@@ -19,12 +25,20 @@ impl SqlEffect for OwnDatabase {
         Box::pin(async move {
             let own = cx.clone();
             let stop = cx.stop.clone();
-            let commit: Commit<Payload> =
-                Box::new(move |conn, result| Box::pin(async move { checkpoint(conn, &own, result).await }));
+            let failpoints = self.failpoints.clone();
+            let commit: Commit<Payload> = Box::new(move |conn, result| {
+                Box::pin(async move {
+                    let output = checkpoint(conn, &own, result).await?;
+                    failpoints.hit("sql.before_commit").await;
+                    Ok(output)
+                })
+            });
             let stopped = async move {
                 stop.stopped().await;
             };
-            self.0.run(request, stopped, commit).await.map(Flow::Committed)
+            let done = self.connections.run(request, stopped, commit).await;
+            self.failpoints.hit("sql.after_commit").await;
+            done.map(Flow::Committed)
         })
     }
 }

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::db::{Database, liveness, maintenance};
 use crate::rules::sweep::Suspect;
+use crate::testing::Failpoints;
 
 use super::presence::Presence;
 use super::shared::{Backoff, Hints, Stop, stopped};
@@ -14,8 +17,11 @@ use super::shared::{Backoff, Hints, Stop, stopped};
 /// Lost wake-ups are rare: they need a hole between two statements.
 const REPAIR_EVERY: Duration = Duration::from_secs(30);
 
-/// Rows mended by one pass at the most.
-const REPAIR_BATCH: i32 = 500;
+/// … but with many unfinished runs one pass does not see all: the next part follows after this long.
+const REPAIR_GAP: Duration = Duration::from_secs(3);
+
+/// Runs that one pass looks at: some 50 ms of Postgres' time.
+const REPAIR_BATCH: i32 = 5_000;
 
 /// The sweeper.
 pub struct Sweeper {
@@ -27,13 +33,15 @@ pub struct Sweeper {
     pub hints: Arc<Hints>,
     /// Workers that the presence has found dead.
     pub suspects: mpsc::Receiver<Suspect>,
+    /// For tests.
+    pub failpoints: Failpoints,
 }
 
 impl Sweeper {
     /// Runs until the stop.
     pub async fn run(mut self, mut stop: Stop) {
-        let mut repair = tokio::time::interval(REPAIR_EVERY.mul_f64(0.75 + 0.5 * fastrand::f64()));
-        repair.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut repair = Repair { batch: REPAIR_BATCH, after: None };
+        let mut due = Instant::now();
         loop {
             tokio::select! {
                 () = stopped(&mut stop) => return,
@@ -41,7 +49,7 @@ impl Sweeper {
                     Some(suspect) => self.take_over(suspect).await,
                     None => return,
                 },
-                _ = repair.tick() => self.repair().await,
+                () = tokio::time::sleep_until(due) => due = Instant::now() + self.repair(&mut repair).await,
             }
         }
     }
@@ -49,9 +57,11 @@ impl Sweeper {
     async fn take_over(&self, suspect: Suspect) {
         let Some(me) = self.presence.worker() else { return };
         let mut backoff = Backoff::default();
+        self.failpoints.hit("sweeper.before_take_over").await;
         for _ in 0..3 {
             match liveness::take_over(self.db.pool(), suspect.worker, suspect.by_lock, suspect.beat, me.0).await {
                 Ok(Some(done)) => {
+                    self.failpoints.hit("sweeper.after_take_over").await;
                     tracing::warn!(
                         dead.worker = %suspect.worker, found_by = if suspect.by_lock { "lock" } else { "lease" },
                         requeued = done.requeued, quarantined = done.quarantined, "took over a dead worker's runs"
@@ -69,11 +79,29 @@ impl Sweeper {
         }
     }
 
-    async fn repair(&self) {
-        match maintenance::repair(self.db.pool(), REPAIR_BATCH).await {
-            Ok(0) => {}
-            Ok(repaired) => tracing::info!(repaired, "mended lost wake-ups"),
-            Err(error) => tracing::debug!(%error, "repair failed"),
+    /// One pass; returns how long to wait for the next.
+    async fn repair(&self, repair: &mut Repair) -> Duration {
+        match maintenance::repair(self.db.pool(), repair.batch, repair.after).await {
+            Ok((mended, last)) => {
+                if mended > 0 {
+                    tracing::info!(mended, "mended lost wake-ups");
+                }
+                repair.batch = (repair.batch * 2).min(REPAIR_BATCH);
+                repair.after = last;
+            }
+            Err(error) => {
+                // Perhaps it took too long: rather less at a time than never past these rows.
+                tracing::debug!(%error, "repair failed");
+                repair.batch = (repair.batch / 2).max(1);
+            }
         }
+        let pause = if repair.after.is_some() { REPAIR_GAP } else { REPAIR_EVERY };
+        pause.mul_f64(0.75 + 0.5 * fastrand::f64())
     }
+}
+
+/// How far the repair has come.
+struct Repair {
+    batch: i32,
+    after: Option<Uuid>,
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
 use crate::db::batch::{Batch, ReadBack, read_back};
@@ -44,6 +44,9 @@ pub struct PgJournal {
     shards: Vec<mpsc::UnboundedSender<Entry>>,
     db: Database,
     hints: Arc<Hints>,
+    /// One settle at a time: it may wait behind somebody's open transaction, and the pool is for others too.
+    settling: Arc<Semaphore>,
+    failpoints: Failpoints,
 }
 
 /// The writers' tasks; they end when every handle is gone and everything is written.
@@ -73,7 +76,8 @@ impl PgJournal {
                 tx
             })
             .collect();
-        (Self { shards, db: db.clone(), hints: hints.clone() }, tasks)
+        let settling = Arc::new(Semaphore::new(1));
+        (Self { shards, db: db.clone(), hints: hints.clone(), settling, failpoints: failpoints.clone() }, tasks)
     }
 }
 
@@ -86,10 +90,16 @@ impl Journal for PgJournal {
     }
 
     fn settle(&self, run: RunId, keys: Vec<StepKey>) -> BoxFuture<'static, ()> {
-        let (db, hints) = (self.db.clone(), self.hints.clone());
+        let (db, hints, settling) = (self.db.clone(), self.hints.clone(), self.settling.clone());
+        let failpoints = self.failpoints.clone();
         Box::pin(async move {
+            failpoints.hit("settle.before").await;
             // In a task of its own: a statement is never dropped half-way.
-            let done = tokio::spawn(async move { waits::settle(db.pool(), run, &keys).await }).await;
+            let done = tokio::spawn(async move {
+                let _one = settling.acquire_owned().await;
+                waits::settle(db.pool(), run, &keys).await
+            })
+            .await;
             match done {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(run.id = %run, %error, "settle failed; the sweep repairs it"),

@@ -4,7 +4,13 @@
 //! Test names are claims. Nothing sleeps for a fixed time: waits are on conditions, with a deadline.
 
 mod acceptance;
+#[cfg(feature = "failpoints")]
+mod crash_points;
+mod demo;
+mod retries;
 mod smoke;
 mod sql;
+#[cfg(feature = "failpoints")]
+mod stopped;
 mod support;
 mod values;

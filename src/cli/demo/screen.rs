@@ -120,12 +120,19 @@ impl Bar {
     pub(super) fn leave(self, done: i64, message: &str) {
         let line = format!("{done:>2}/{} {message}", self.of);
         match self.bar {
+            // The bar's own last line would lack its end: what follows would stand beside it.
             Some(bar) => {
-                bar.set_position(u64::try_from(done).unwrap_or(0));
-                bar.abandon_with_message(message.to_owned());
+                bar.finish_and_clear();
+                println!("  {} {line}", drawn(done, self.of));
             }
             None if self.last != line => println!("  {line}"),
             None => {}
         }
     }
+}
+
+/// The bar as text.
+fn drawn(done: i64, of: i64) -> String {
+    let full = usize::try_from(done * 30 / of.max(1)).unwrap_or(0).min(30);
+    format!("{}{}", "━".repeat(full).cyan(), "─".repeat(30 - full).dimmed())
 }

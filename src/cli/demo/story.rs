@@ -286,7 +286,11 @@ async fn ask() -> Option<bool> {
     loop {
         anstream::print!("  Approve? [Y/n] ");
         let _ = std::io::Write::flush(&mut std::io::stdout());
-        match lines.next_line().await.ok().flatten()?.trim().to_lowercase().as_str() {
+        let Some(line) = lines.next_line().await.ok().flatten() else {
+            anstream::println!();
+            return None;
+        };
+        match line.trim().to_lowercase().as_str() {
             "" | "y" | "yes" => return Some(true),
             "n" | "no" => return Some(false),
             _ => {}

@@ -113,6 +113,11 @@ mod tests {
         ];
         let at = |ms| DateTime::from_timestamp_millis(ms).unwrap();
         let lines = draw(&steps, "orders", Crash { at: at(1200), resumed: at(2200) });
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        let expected = [
+            "            0s                  1s                 2s                  3s",
+            "orders[0]   ▒▒▒▒▒▒▒▒▒▒███████████",
+            "orders[1]                   ▒▒▒▒▒▒▒▒×··················↻▒▒▒▒▒▒▒█████████████",
+        ];
+        assert_eq!(lines, expected);
     }
 }
