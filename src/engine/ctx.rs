@@ -129,7 +129,7 @@ impl Ctx {
         let open = records
             .iter()
             .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
-            .map(|r| (r.key.clone(), StepRow { record: r.clone(), wait: None, due_in: None }))
+            .map(|r| (r.key.clone(), StepRow { record: r.clone(), wait: None, due_in: None, fresh: false }))
             .collect();
         Self {
             info: RunInfo {
@@ -212,6 +212,7 @@ impl Ctx {
             record: StepRecord { checkpoint: true, ended_at: Some(now), ..record },
             wait: None,
             due_in: None,
+            fresh: false,
         });
         Ok(StepDone { state: StepState::Skipped, output: Payload::null(), error: None })
     }
@@ -243,14 +244,14 @@ impl Ctx {
                     error: None,
                     ..known.clone()
                 };
-                self.defer(StepRow { record, wait: None, due_in: None });
+                self.defer(StepRow { record, wait: None, due_in: None, fresh: false });
             }
             return Ok(Ok(decision));
         }
         let decision = decide().map_err(|f| self.failed(Some(key.clone()), f))?;
         let mut record = self.record(key.clone(), kind, StepState::Running, self.ports.clock.now());
         record.decision = Some(decision.clone());
-        self.defer(StepRow { record, wait: None, due_in: None });
+        self.defer(StepRow { record, wait: None, due_in: None, fresh: false });
         self.settled().await?;
         Ok(Ok(decision))
     }
@@ -387,6 +388,12 @@ impl Ctx {
         state.deferred.push(row);
     }
 
+    /// Has no row of this step been written before, by this activation or an earlier one?
+    fn is_fresh(&self, key: &StepKey) -> bool {
+        let open = &self.state().open;
+        (open.is_empty() || !open.contains_key(key)) && (self.records.is_empty() || !self.records.contains_key(key))
+    }
+
     /// Queues a line of the audit trail.
     pub(super) fn note(&self, note: Note) {
         self.state().notes.push(note);
@@ -394,7 +401,7 @@ impl Ctx {
 
     /// Records a step's start at leisure: nothing waits for it.
     pub(super) fn note_start(&self, record: &StepRecord) {
-        let row = StepRow { record: record.clone(), wait: None, due_in: None };
+        let row = StepRow { record: record.clone(), wait: None, due_in: None, fresh: false };
         self.state().open.insert(record.key.clone(), row.clone());
         let entry = self.entry(vec![row], Vec::new(), None, None);
         self.ports.journal.submit(entry);
@@ -506,7 +513,8 @@ impl Ctx {
                 record.checkpoint = true;
                 record.error = None;
                 record.output = Some(output.clone());
-                self.defer(StepRow { record, wait: None, due_in: None });
+                let fresh = self.is_fresh(&record.key);
+                self.defer(StepRow { record, wait: None, due_in: None, fresh });
                 Ok(StepDone { state: StepState::Completed, output, error: None })
             }
             Err(failure) => {
@@ -519,7 +527,7 @@ impl Ctx {
                 }
                 record.error = Some(failure.clone());
                 let key = record.key.clone();
-                self.defer(StepRow { record, wait: None, due_in: None });
+                self.defer(StepRow { record, wait: None, due_in: None, fresh: false });
                 if goes_on {
                     Ok(StepDone { state: StepState::Failed, output: Payload::null(), error: Some(failure) })
                 } else {

@@ -178,7 +178,7 @@ impl Writer {
                 entries.push(next);
             }
             busy = entries.len() > 1;
-            for groups in fold(entries) {
+            for groups in fold(entries).into_iter().flat_map(plain::split) {
                 self.commit(groups).await;
             }
         }
@@ -192,6 +192,7 @@ impl Writer {
         let mut todo = vec![groups];
         let mut backoff = Backoff::default();
         let mut unknown = false;
+        let mut general = false;
         while let Some(groups) = todo.pop() {
             let Some(worker) = groups.first().map(|g| g.worker) else { continue };
             let Some(mut conn) = self.connection(&mut backoff).await else {
@@ -216,7 +217,9 @@ impl Writer {
                 }
             }
             self.failpoints.hit("writer.before_commit").await;
-            let result = match plain::of(&groups) {
+            let common = if general { None } else { plain::of(&groups) };
+            let was_common = common.is_some();
+            let result = match common {
                 Some(batch) => batch.commit(&mut conn, worker).await,
                 None => columns(&groups).commit(&mut conn, worker).await,
             };
@@ -232,6 +235,13 @@ impl Writer {
                     unknown = true;
                     todo.push(groups);
                     tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(error) if error.trouble == Trouble::Refused && was_common => {
+                    // Perhaps a step that seemed fresh has a row after all; the general statement copes with that.
+                    tracing::debug!(%error, "the common batch was refused");
+                    self.conn = Some(conn);
+                    general = true;
+                    todo.push(groups);
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);

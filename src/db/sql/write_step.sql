@@ -6,11 +6,7 @@ WITH me AS MATERIALIZED (
     SELECT j.id, j.epoch FROM stepd.jobs j
     WHERE j.id = $2 AND j.epoch = $3 AND j.state = 'running' AND j.worker = $1 AND EXISTS (SELECT FROM me)
 ), step AS (
-    INSERT INTO stepd_engine.checkpoints AS c (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
+    INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
     SELECT h.id, $4::integer, h.epoch, $5::timestamptz, $6::timestamptz, $7::smallint, true, 'completed', $8::text, $9::text, $10::text FROM held h
-    ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, ended_at = excluded.ended_at, due_at = NULL,
-        attempts = excluded.attempts, checkpoint = true, state = 'completed', output = excluded.output,
-        error = NULL, decision = NULL, event = NULL, match = NULL
-        WHERE NOT c.checkpoint
 )
 SELECT EXISTS (SELECT FROM held) AS "held!"

@@ -1,5 +1,5 @@
 //! The common batch: nothing but finished steps and completed runs. It has statements of its own, which cost Postgres about
-//! half of what the general one does.
+//! half of what the general one does. They insert the steps' rows and never update one: only a step without a row is common.
 
 use crate::db::plain::Plain;
 use crate::engine::{StepRow, Transition};
@@ -10,6 +10,19 @@ use super::Group;
 /// The groups as a common batch, if they are one.
 pub(super) fn of(groups: &[Group]) -> Option<Plain<'_>> {
     groups.iter().all(is_plain).then(|| columns(groups))
+}
+
+/// Below this many groups a batch is not worth splitting: a second commit costs more.
+const WORTH_SPLITTING: usize = 32;
+
+/// A large batch as two, the common groups and the others; each run has one group, so the order does not matter.
+pub(super) fn split(groups: Vec<Group>) -> Vec<Vec<Group>> {
+    let common = groups.iter().filter(|g| is_plain(g)).count();
+    if common < WORTH_SPLITTING || common == groups.len() {
+        return vec![groups];
+    }
+    let (common, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(is_plain);
+    vec![common, others]
 }
 
 fn is_plain(group: &Group) -> bool {
@@ -23,7 +36,8 @@ fn is_plain(group: &Group) -> bool {
 
 fn is_plain_step(row: &StepRow) -> bool {
     let r = &row.record;
-    r.state == StepState::Completed
+    row.fresh
+        && r.state == StepState::Completed
         && r.checkpoint
         && r.error.is_none()
         && r.decision.is_none()
