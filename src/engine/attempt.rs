@@ -299,7 +299,7 @@ impl Ctx {
         record.decision = None;
         if policy.on_interrupt != OnInterrupt::Retry {
             // Whoever resumes must know that the step had begun.
-            self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None });
+            self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None, fresh: false });
             self.settled().await?;
         }
         let limit = match (policy.timeout, remaining(policy.total_timeout, record.started_at, self.ports.clock.now())) {

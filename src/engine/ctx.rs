@@ -130,7 +130,7 @@ impl Ctx {
         let open = records
             .iter()
             .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
-            .map(|r| (r.key.clone(), StepRow { record: r.clone(), wait: None, due_in: None }))
+            .map(|r| (r.key.clone(), StepRow { record: r.clone(), wait: None, due_in: None, fresh: false }))
             .collect();
         Self {
             info: RunInfo {
@@ -213,6 +213,7 @@ impl Ctx {
             record: StepRecord { checkpoint: true, ended_at: Some(now), ..record },
             wait: None,
             due_in: None,
+            fresh: false,
         });
         Ok(StepDone { state: StepState::Skipped, output: Payload::null(), error: None })
     }
@@ -244,14 +245,14 @@ impl Ctx {
                     error: None,
                     ..known.clone()
                 };
-                self.defer(StepRow { record, wait: None, due_in: None });
+                self.defer(StepRow { record, wait: None, due_in: None, fresh: false });
             }
             return Ok(Ok(decision));
         }
         let decision = decide().map_err(|f| self.failed(Some(key.clone()), f))?;
         let mut record = self.record(key.clone(), kind, StepState::Running, self.ports.clock.now());
         record.decision = Some(decision.clone());
-        self.defer(StepRow { record, wait: None, due_in: None });
+        self.defer(StepRow { record, wait: None, due_in: None, fresh: false });
         self.settled().await?;
         Ok(Ok(decision))
     }
@@ -394,7 +395,6 @@ impl Ctx {
             epoch: self.epoch,
             worker: self.worker,
             seq: record.seq,
-            idempotency_key: format!("{}/{}", self.info.id, record.key).into(),
             traceparent: self.traceparent.clone(),
             started_at: record.started_at,
             shape,

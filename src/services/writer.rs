@@ -4,6 +4,8 @@
 //! one statement. When a value makes it fail, the batch is split until the culprit fails alone. After a lost connection the
 //! outcome is unknown; the database is asked what it holds before anything is sent again.
 
+mod plain;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,9 @@ use super::shared::{Backoff, Connectivity, Hints};
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
 const MAX_RUNS: usize = 1_000;
+
+/// A busy writer makes way for the runs this many times at the most before it sends a batch.
+const GATHER: usize = 8;
 
 /// Bytes of outputs in one batch at the most (one entry may be larger): keeps a statement far below Postgres' 1 GB.
 const MAX_BYTES: usize = 16 << 20;
@@ -160,7 +165,11 @@ impl Group {
 
 impl Writer {
     async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Entry>) {
+        let mut busy = false;
         while let Some(first) = rx.recv().await {
+            if busy {
+                gather(&rx).await;
+            }
             let mut bytes = size(&first);
             let mut entries = vec![first];
             while entries.len() < MAX_RUNS && bytes < MAX_BYTES {
@@ -168,7 +177,8 @@ impl Writer {
                 bytes += size(&next);
                 entries.push(next);
             }
-            for groups in fold(entries) {
+            busy = entries.len() > 1;
+            for groups in fold(entries).into_iter().flat_map(plain::split) {
                 self.commit(groups).await;
             }
         }
@@ -182,6 +192,7 @@ impl Writer {
         let mut todo = vec![groups];
         let mut backoff = Backoff::default();
         let mut unknown = false;
+        let mut general = false;
         while let Some(groups) = todo.pop() {
             let Some(worker) = groups.first().map(|g| g.worker) else { continue };
             let Some(mut conn) = self.connection(&mut backoff).await else {
@@ -206,7 +217,12 @@ impl Writer {
                 }
             }
             self.failpoints.hit("writer.before_commit").await;
-            let result = columns(&groups).commit(&mut conn, worker).await;
+            let common = if general { None } else { plain::of(&groups) };
+            let was_common = common.is_some();
+            let result = match common {
+                Some(batch) => batch.commit(&mut conn, worker).await,
+                None => columns(&groups).commit(&mut conn, worker).await,
+            };
             self.failpoints.hit("writer.after_commit").await;
             match result {
                 Ok(lost) => {
@@ -219,6 +235,13 @@ impl Writer {
                     unknown = true;
                     todo.push(groups);
                     tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(error) if error.trouble == Trouble::Refused && was_common => {
+                    // Perhaps a step that seemed fresh has a row after all; the general statement copes with that.
+                    tracing::debug!(%error, "the common batch was refused");
+                    self.conn = Some(conn);
+                    general = true;
+                    todo.push(groups);
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);
@@ -279,6 +302,20 @@ impl Writer {
         if wake_claimer {
             self.hints.claim.notify_one();
         }
+    }
+}
+
+/// The runs that the last batch has answered are about to hand over their next entries: lets them, as long as more
+/// come. Without it a shard's runs fall apart into many small batches, each at the price of a commit.
+async fn gather(rx: &mpsc::UnboundedReceiver<Entry>) {
+    let mut seen = rx.len();
+    for _ in 0..GATHER {
+        tokio::task::yield_now().await;
+        let now = rx.len();
+        if now == seen || now >= MAX_RUNS {
+            break;
+        }
+        seen = now;
     }
 }
 
@@ -402,6 +439,7 @@ fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) {
 fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
     let mut moved = |state: RunState, due: Option<Duration>, error: Option<String>| {
         batch.moves.run.push(group.run);
+        batch.moves.epoch.push(group.epoch);
         batch.moves.state.push(state.as_str());
         batch.moves.due_ms.push(due.map(ms));
         batch.moves.error.push(error);

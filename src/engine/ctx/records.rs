@@ -53,6 +53,12 @@ impl Ctx {
         state.deferred.push(row);
     }
 
+    /// Has no row of this step been written before, by this activation or an earlier one?
+    fn is_fresh(&self, key: &StepKey) -> bool {
+        let open = &self.state().open;
+        (open.is_empty() || !open.contains_key(key)) && (self.records.is_empty() || !self.records.contains_key(key))
+    }
+
     /// Queues a line of the audit trail.
     pub(in crate::engine) fn note(&self, note: Note) {
         self.state().notes.push(note);
@@ -60,7 +66,7 @@ impl Ctx {
 
     /// Records a step's start at leisure: nothing waits for it.
     pub(in crate::engine) fn note_start(&self, record: &StepRecord) {
-        let row = StepRow { record: record.clone(), wait: None, due_in: None };
+        let row = StepRow { record: record.clone(), wait: None, due_in: None, fresh: false };
         self.state().open.insert(record.key.clone(), row.clone());
         let entry = self.entry(vec![row], Vec::new(), None, None);
         self.ports.journal.submit(entry);
@@ -159,7 +165,8 @@ impl Ctx {
                 record.checkpoint = true;
                 record.error = None;
                 record.output = Some(output.clone());
-                self.defer(StepRow { record, wait: None, due_in: None });
+                let fresh = self.is_fresh(&record.key);
+                self.defer(StepRow { record, wait: None, due_in: None, fresh });
                 Ok(StepDone { state: StepState::Completed, output, error: None })
             }
             Err(failure) => {
@@ -172,7 +179,7 @@ impl Ctx {
                 }
                 record.error = Some(failure.clone());
                 let key = record.key.clone();
-                self.defer(StepRow { record, wait: None, due_in: None });
+                self.defer(StepRow { record, wait: None, due_in: None, fresh: false });
                 if goes_on {
                     Ok(StepDone { state: StepState::Failed, output: Payload::null(), error: Some(failure) })
                 } else {
