@@ -149,7 +149,7 @@ CREATE TABLE stepd.jobs (
     CONSTRAINT jobs_running_has_worker CHECK (state <> 'running' OR worker IS NOT NULL),
     CONSTRAINT jobs_due_fits_state CHECK (due_at IS NULL OR state IN ('scheduled', 'waiting', 'resuming')),
     CONSTRAINT jobs_timed_has_due CHECK (state NOT IN ('scheduled', 'resuming') OR due_at IS NOT NULL)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+) WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.1, autovacuum_analyze_threshold = 10000);
 
 -- A claim changes state, worker and epoch: none of them may appear in an index or its predicate.
@@ -177,7 +177,7 @@ COMMENT ON COLUMN stepd.jobs.definition IS 'The definition that the first claime
 COMMENT ON COLUMN stepd.jobs.lane IS 'Which claim index holds the row. 0 ready: new, behind the watermark (stays while running). 1 ready: came back. 2 running after it came back. 3 nothing to claim. 4 held, new. 5 held, came back.';
 COMMENT ON COLUMN stepd.jobs.resumes IS 'Automatic resumes after a failure.';
 COMMENT ON COLUMN stepd.jobs.crashes IS 'Workers that died after they had started this run.';
-COMMENT ON COLUMN stepd.jobs.streak IS 'How suspect the run is: its crashes in a row without a new checkpoint between them, each counted twice when no other run was in company.';
+COMMENT ON COLUMN stepd.jobs.streak IS 'Crashes in a row without a new checkpoint between them.';
 COMMENT ON COLUMN stepd.jobs.started IS 'Has the present claim been recorded as started?';
 COMMENT ON COLUMN stepd.jobs.taken IS 'Was the run last taken from a dead worker? Its next claimer records the start before anything else.';
 COMMENT ON COLUMN stepd.jobs.ready_at IS 'The place in the queue: the database''s clock when the row became ready.';

@@ -437,8 +437,6 @@ BEGIN
         'last_beat_at', w.beat_at, 'facts', w.facts);
     DELETE FROM stepd_engine.workers k WHERE k.id = victim;
     DELETE FROM stepd_engine.worker_sessions s WHERE s.worker = victim;
-    -- A run that was alone with its dead worker is twice as suspect as one in company: where workers die for other reasons, the
-    -- many that were there must not each end up waiting to be run alone.
     -- A new statement, a new snapshot: everything that the victim committed before its row went is seen.
     WITH held AS (
         SELECT j.id, j.started OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch) AS begun,
@@ -450,8 +448,7 @@ BEGIN
     ), back AS (
         UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
                 crashes = j.crashes + h.begun::integer,
-                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END
-                    + CASE WHEN NOT h.begun THEN 0 WHEN (SELECT count(*) FROM held o WHERE o.begun) = 1 THEN 2 ELSE 1 END,
+                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END + h.begun::integer,
                 state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
                 lane = CASE WHEN h.limited THEN 5 ELSE 1 END
             FROM held h WHERE j.id = h.id AND j.worker = victim AND j.state = 'running'

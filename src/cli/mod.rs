@@ -3,6 +3,8 @@
 //! Data goes to stdout, talk to stderr. Exit codes stand in [`Exit`].
 
 mod check;
+mod demo;
+mod dev;
 mod migrate;
 mod serve;
 
@@ -79,6 +81,10 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Command {
+    /// See it work in half a minute: two workers, a kill -9, a proof; needs nothing but Postgres on the machine
+    Demo(demo::Args),
+    /// A private Postgres and one worker with your own workflow files, reloaded when they change
+    Dev(dev::Args),
     /// Run the daemon: claim jobs, run their steps, resume what was left behind
     Serve(serve::Args),
     /// Create or update stepd's two schemas in the database
@@ -111,6 +117,8 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
+        Command::Dev(args) => dev::run(&cli.global, args).await,
+        Command::Demo(args) => demo::run(&cli.global, &args).await,
         Command::Serve(args) => serve::run(&cli.global, args).await,
         Command::Migrate(args) => migrate::run(&cli.global, &args).await,
         Command::Guard => Ok(Exit::Ok),

@@ -54,20 +54,29 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     );
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
-    tokio::select! {
-        _ = daemon.presence.present() => tracing::info!("ready"),
-        Some(_) = signals.next() => {}
-    }
-    serve(&config, daemon, signals).await
+    let early = tokio::select! {
+        _ = daemon.presence.present() => {
+            tracing::info!("ready");
+            None
+        }
+        signal = signals.next() => signal,
+    };
+    serve(&config, daemon, early, signals).await
 }
 
-/// Waits for signals: reload on SIGHUP, drain on the first SIGTERM or SIGINT, exit on the second.
-async fn serve(config: &Config, daemon: Daemon, mut signals: Signals) -> anyhow::Result<Exit> {
-    while let Some(signal) = signals.next().await {
-        if signal != SIGHUP {
+/// Waits for signals, from the one that came before the daemon was ready: reload on SIGHUP, drain on the first SIGTERM or SIGINT, exit on the second.
+async fn serve(config: &Config, daemon: Daemon, early: Option<i32>, mut signals: Signals) -> anyhow::Result<Exit> {
+    let mut said = early;
+    loop {
+        match said {
+            Some(SIGHUP) => reload(config, &daemon).await,
+            Some(_) => break,
+            None => {}
+        }
+        said = signals.next().await;
+        if said.is_none() {
             break;
         }
-        reload(config, &daemon).await;
     }
     tracing::info!("stopping: claiming nothing more, running steps may end within the grace time");
     tokio::select! {

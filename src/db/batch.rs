@@ -14,7 +14,7 @@ pub struct Batch<'a> {
     pub epochs: Vec<i32>,
     pub steps: StepColumns<'a>,
     pub notes: NoteColumns<'a>,
-    pub moves: MoveColumns<'a>,
+    pub moves: MoveColumns,
     pub ends: EndColumns<'a>,
 }
 
@@ -50,9 +50,10 @@ pub struct NoteColumns<'a> {
 
 #[derive(Default)]
 #[allow(missing_docs)]
-pub struct MoveColumns<'a> {
+pub struct MoveColumns {
     pub run: Vec<Uuid>,
-    pub state: Vec<&'a str>,
+    pub epoch: Vec<i32>,
+    pub state: Vec<&'static str>,
     pub due_ms: Vec<Option<i64>>,
     pub error: Vec<Option<String>>,
 }
@@ -105,6 +106,7 @@ impl Batch<'_> {
             &n.key as &[Option<&str>],
             &n.data as &[&str],
             &m.run,
+            &m.epoch,
             &m.state as &[&str],
             &m.due_ms as &[Option<i64>],
             &m.error as &[Option<String>],

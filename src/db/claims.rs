@@ -7,17 +7,10 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::model::{Claimed, Failure, Lease, Payload, RunId, StepRecord, StepState, WorkerId};
+use crate::model::{Claimed, Failure, Lane, Lease, Payload, RunId, StepRecord, StepState, WorkerId};
+use crate::rules::state::SOLO_AFTER;
 
 use super::error::DbError;
-
-/// From this much suspicion on a run is claimed only by a worker that runs nothing else: two crashes in a row alone, or four in company.
-/// A crash in company says little of each run that was there; where workers die every few seconds for reasons of
-/// their own, counting it in full made most runs wait to be run alone (seen: half a minute, instead of a second).
-pub const SOLO_AFTER: i16 = 4;
-
-/// This much more, and the run is quarantined: three crashes while alone, each counts twice.
-pub const CRASH_LIMIT: i16 = 6;
 
 /// A place in the ready lane: rows below it have been seen.
 pub type Watermark = (DateTime<Utc>, Uuid);
@@ -49,9 +42,10 @@ macro_rules! claimed_row {
     ($row:expr, $worker:expr) => {{
         let r = $row;
         let queue: Arc<str> = r.queue.into();
-        let place = (r.lane == 0).then(|| ((queue.clone(), r.priority), (r.ready_at, r.id)));
+        let fresh = Lane::from_number(r.lane) == Some(Lane::Fresh);
+        let place = fresh.then(|| ((queue.clone(), r.priority), (r.ready_at, r.id)));
         ClaimedRow {
-            order: (r.lane == 0, r.priority, r.ready_at, r.id),
+            order: (fresh, r.priority, r.ready_at, r.id),
             place,
             claimed: Claimed {
                 lease: Lease::new(RunId(r.id), $worker, r.epoch),
@@ -103,7 +97,7 @@ pub async fn claim(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Ve
     .fetch_all(&mut *conn)
     .await?;
     let mut rows: Vec<ClaimedRow> = rows.into_iter().map(|r| claimed_row!(r, req.worker)).collect();
-    rows.sort_unstable_by(|a, b| a.order.cmp(&b.order));
+    rows.sort_unstable_by_key(|r| r.order);
     attach_records(conn, &mut rows).await?;
     Ok(rows)
 }

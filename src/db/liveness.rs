@@ -5,8 +5,8 @@ use sqlx::{Executor, Postgres};
 use uuid::Uuid;
 
 use crate::model::WorkerId;
+use crate::rules::state::{CRASH_LIMIT, SOLO_AFTER};
 
-use super::claims::{CRASH_LIMIT, SOLO_AFTER};
 use super::error::DbError;
 
 /// What a worker says of itself.

@@ -5,10 +5,12 @@ pub mod batch;
 pub mod claims;
 pub mod connect;
 pub mod definitions;
+pub mod demo;
 pub mod error;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
+pub mod plain;
 pub mod sql_step;
 pub mod waits;
 

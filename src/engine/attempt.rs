@@ -16,7 +16,7 @@ use super::ctx::{Attempted, Ctx, StepDone, plain_shape, shaped};
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::{Note, NoteKind};
-use super::wait::{Purpose, Woken, answerable, is_retry};
+use super::wait::{Purpose, Woken, answerable, is_retry, last_attempt};
 
 /// A step that is still running after this long is recorded as running. Shorter ones cost one row, not two.
 const START_NOTE_AFTER: Duration = Duration::from_millis(5);
@@ -131,14 +131,14 @@ impl Ctx {
         if let Some(record) = &known
             && record.checkpoint
         {
-            return self.from_checkpoint(record, body);
+            return self.answer_from_checkpoint(record, body);
         }
         self.settled().await?;
         let (mut record, mut next, first) = match known {
             None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
             Some(record) => {
                 let next = self.take_up(&record, policy).await?;
-                let first = if let Next::Attempt(n) = next { n } else { record.attempts };
+                let first = self.first_attempt(&record, &next, policy);
                 (record, next, first)
             }
         };
@@ -173,12 +173,23 @@ impl Ctx {
         }
     }
 
-    fn from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
+    fn answer_from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
         let mut output = record.output.clone().unwrap_or_else(Payload::null);
         if record.state == StepState::Completed && answerable(record) {
             output = shape_answer(body, &output).map_err(|f| self.failed(Some(record.key.clone()), f))?;
         }
         Ok(StepDone { state: record.state, output, error: record.error.clone() })
+    }
+
+    /// The attempt from which a step's retries are counted: neither a suspension between two of them nor a crash
+    /// gives a step fresh ones.
+    fn first_attempt(&self, record: &StepRecord, next: &Next, policy: &StepPolicy) -> u32 {
+        match next {
+            Next::Attempt(_) if record.state == StepState::Running && !self.one_attempt => 1,
+            Next::Attempt(n) => *n,
+            Next::Wait(_) | Next::Rejoin(_) | Next::Finish(_) => last_attempt(record.decision.as_ref())
+                .map_or(record.attempts, |last| (last + 1).saturating_sub(policy.retry.max_attempts).max(1)),
+        }
     }
 
     /// Where a step that has a record, but no checkpoint, goes on.
@@ -289,7 +300,7 @@ impl Ctx {
         let start_first = policy.on_interrupt != OnInterrupt::Retry || self.suspect;
         if start_first {
             // Whoever resumes must know that the step had begun.
-            self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None });
+            self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None, fresh: false });
             self.settled().await?;
         }
         let limit = match (policy.timeout, remaining(policy.total_timeout, record.started_at, self.ports.clock.now())) {

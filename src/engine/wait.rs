@@ -58,6 +58,12 @@ pub(super) fn is_retry(decision: Option<&Payload>) -> bool {
     decision.is_some_and(|d| d.as_str().starts_with(r#"{"wait":"retry""#))
 }
 
+/// The last attempt that such a pause may lead to.
+pub(super) fn last_attempt(decision: Option<&Payload>) -> Option<u32> {
+    let last = decision.filter(|d| is_retry(Some(d)))?.value().ok()?.get("of")?.as_u64()?;
+    u32::try_from(last).ok()
+}
+
 /// Waits for an event or an approval are answered in the database; the row keeps its decision to say so.
 pub(super) fn answerable(record: &StepRecord) -> bool {
     record.decision.as_ref().is_some_and(|d| {
@@ -80,7 +86,7 @@ impl Ctx {
             Purpose::Wait(wait) => Some(wait),
             Purpose::Retry { .. } => None,
         };
-        self.defer(StepRow { record: record.clone(), wait, due_in });
+        self.defer(StepRow { record: record.clone(), wait, due_in, fresh: false });
         self.rejoin_wait(record, due_in).await
     }
 

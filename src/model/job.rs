@@ -97,8 +97,19 @@ pub enum Lane {
     HeldBack,
 }
 
-/// What the pure state machine knows of a job's row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Lane {
+    /// Every lane, in the order of the numbers in the table.
+    pub const ALL: [Self; 6] = [Self::Fresh, Self::Returned, Self::Away, Self::Parked, Self::Held, Self::HeldBack];
+
+    /// The lane of a number in the table.
+    #[must_use]
+    pub fn from_number(number: i16) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+}
+
+/// What the state machine of `rules::state` knows of a job's row. An ended run has one too: it stands in no lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Where the run stands.
     pub state: RunState,
@@ -106,16 +117,20 @@ pub struct Job {
     pub lane: Lane,
     /// Claims and take-overs so far.
     pub epoch: i32,
-    /// The lease's holder.
+    /// The lease's holder; on a queued row, the worker that empties itself to run it alone; on an ended one, the last holder.
     pub worker: Option<WorkerId>,
-    /// Has this claim been seen to start work (a start record, or a step's row of this epoch)?
+    /// Has the present claim been recorded as started?
     pub started: bool,
+    /// Was it last taken from a dead worker? Its next claimer records the start before anything else.
+    pub taken: bool,
     /// Deaths of workers that had started this run.
     pub crashes: i16,
     /// Such deaths in a row without a new checkpoint between them.
     pub streak: i16,
     /// Automatic resumes after failures.
     pub resumes: i16,
+    /// Does the stager look at it at some time (`run_at`, the next wake-up, the next resume)?
+    pub due: bool,
 }
 
 /// A run that this worker has just claimed.

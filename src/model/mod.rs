@@ -1,7 +1,6 @@
 //! Plain data: what the tables hold and what the engine passes around. No I/O, no clocks, no decisions.
 
 mod checkpoint;
-pub(crate) mod exact;
 mod failure;
 mod ids;
 mod job;

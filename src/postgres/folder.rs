@@ -48,6 +48,23 @@ pub fn create(user: Option<(Uid, Gid)>) -> Result<PathBuf, PostgresError> {
     }
 }
 
+/// Makes an empty folder `name` for the server's user below `parent`, which is made too where it is not there.
+pub fn create_kept(parent: &Path, name: &str, user: Option<(Uid, Gid)>) -> io::Result<PathBuf> {
+    let own = |path: &Path| user.map_or(Ok(()), |(uid, gid)| chown(path, Some(uid.as_raw()), Some(gid.as_raw())));
+    if !parent.exists() {
+        DirBuilder::new().mode(0o700).create(parent)?;
+        own(parent)?;
+    }
+    // Absolute: the server works in another folder.
+    let path = fs::canonicalize(parent)?.join(name);
+    if path.exists() {
+        fs::remove_dir_all(&path)?;
+    }
+    DirBuilder::new().mode(0o700).create(&path)?;
+    own(&path)?;
+    Ok(path)
+}
+
 /// The temporary folder, or `/tmp` where that one is too deep for a socket or closed to the user.
 fn parent(other_user: bool) -> PathBuf {
     let given = std::env::temp_dir();

@@ -28,12 +28,18 @@ const FAST: Duration = Duration::from_secs(8);
 /// backends after 5 s.
 const IMMEDIATE: Duration = Duration::from_secs(7);
 
+/// The data's folder, below the one that the user names.
+const KEPT: &str = "postgres";
+
 /// How to run a private server.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Does a commit survive a power cut? `false` turns fsync and full-page writes off, for tests
     /// that need no such promise. A killed server loses nothing either way.
     pub durable: bool,
+    /// Keep the data below this folder and go on with what is there; `None`: it goes with the server. The settings are
+    /// written anew at each start.
+    pub data: Option<PathBuf>,
     /// The most connections at one time.
     pub max_connections: u16,
     /// The server's cache, in MiB.
@@ -44,7 +50,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durable: true, max_connections: 100, shared_buffers_mib: 128, settings: Vec::new() }
+        Self { durable: true, data: None, max_connections: 100, shared_buffers_mib: 128, settings: Vec::new() }
     }
 }
 
@@ -65,6 +71,7 @@ pub enum StopMode {
 pub struct PrivatePostgres {
     binaries: PathBuf,
     folder: PathBuf,
+    data: PathBuf,
     user: Option<(Uid, Gid)>,
     server: Option<(Child, Owned)>,
 }
@@ -81,17 +88,32 @@ impl PrivatePostgres {
         let user = folder::server_user()?;
         folder::sweep(user);
         // From here on the drop cleans up, whatever fails.
-        let mut made = Self { binaries, folder: folder::create(user)?, user, server: None };
-        made.initdb()?;
+        let folder = folder::create(user)?;
+        let data = options.data.as_ref().map_or_else(|| folder.join("data"), |kept| absolute(kept).join(KEPT));
+        let mut made = Self { binaries, folder, data, user, server: None };
+        match &options.data {
+            None => made.initdb(&made.data)?,
+            Some(kept) if !made.data.exists() => made.initdb_to_keep(kept)?,
+            // What is there is somebody's data: the server itself says what it thinks of it.
+            Some(_) => {}
+        }
         made.configure(options)?;
         made.start_again()?;
         Ok(made)
     }
 
-    fn initdb(&self) -> Result<(), PostgresError> {
+    /// Made under another name first: a start that was killed half-way leaves nothing that looks like data.
+    fn initdb_to_keep(&self, kept: &Path) -> Result<(), PostgresError> {
+        let folder_error = |error| PostgresError::Folder { path: kept.to_owned(), error };
+        let new = folder::create_kept(kept, &format!("{KEPT}.new"), self.user).map_err(folder_error)?;
+        self.initdb(&new)?;
+        fs::rename(&new, &self.data).map_err(folder_error)
+    }
+
+    fn initdb(&self, data: &Path) -> Result<(), PostgresError> {
         let mut command = self.command("initdb");
         command.args(["--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"]);
-        command.arg(self.data()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.arg(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let output = spawner::spawn(command).and_then(|(child, _owned)| child.wait_with_output());
         let output = output.map_err(|error| PostgresError::Run { program: "initdb", error })?;
         if output.status.success() {
@@ -120,7 +142,7 @@ impl PrivatePostgres {
         settings.extend(options.settings.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let text: String =
             settings.iter().map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect();
-        let path = self.data().join("postgresql.auto.conf");
+        let path = self.data.join("postgresql.auto.conf");
         // The file is the server user's own, made by initdb: writing into it keeps it so.
         fs::write(&path, text).map_err(|error| PostgresError::Folder { path, error })
     }
@@ -137,14 +159,14 @@ impl PrivatePostgres {
         let run = |error| PostgresError::Run { program: "postgres", error };
         let log = File::options().create(true).append(true).open(self.log()).map_err(run)?;
         let mut command = self.command("postgres");
-        command.arg("-D").arg(self.data()).stdin(Stdio::null());
+        command.arg("-D").arg(&self.data).stdin(Stdio::null());
         command.stdout(log.try_clone().map_err(run)?).stderr(log);
         // A session of its own, so that Ctrl-C at the terminal reaches us and not the server. SIGQUIT is
         // the immediate stop.
         let parent_death = Some(Signal::SIGQUIT);
         before_exec(&mut command, ChildSetup { new_session: true, parent_death, ..ChildSetup::default() });
         let (child, _) = self.server.insert(spawner::spawn(command).map_err(run)?);
-        let file = self.folder.join("data/postmaster.pid");
+        let file = self.data.join("postmaster.pid");
         let id = child.id().to_string();
         let deadline = Instant::now() + READY;
         while Instant::now() < deadline {
@@ -246,10 +268,6 @@ impl PrivatePostgres {
         &self.binaries
     }
 
-    fn data(&self) -> PathBuf {
-        self.folder.join("data")
-    }
-
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.binaries.join(program));
         // PGPORT, PGDATA and their like would change what the server does.
@@ -287,6 +305,11 @@ fn ended(child: &mut Child, signal: Signal, limit: Duration) -> bool {
         std::thread::sleep(Duration::from_millis(2));
     }
     false
+}
+
+/// The server works in another folder than we do.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn last_lines(text: &str) -> String {

@@ -104,3 +104,23 @@ fn a_killed_parent_leaves_no_server_behind() {
     drop(PrivatePostgres::start(&quick()).unwrap());
     assert!(!folder.exists(), "the next start sweeps the folder");
 }
+
+#[tokio::test]
+async fn kept_data_is_found_again_by_the_next_server() {
+    let parent = tempfile::tempdir().unwrap();
+    // Root's server runs as somebody else, who must be able to walk there.
+    std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let kept = Options { data: Some(parent.path().join("mine")), ..quick() };
+    let mut first = PrivatePostgres::start(&kept).unwrap();
+    sqlx::query("CREATE TABLE t AS SELECT 7::int8 AS n")
+        .execute(&mut first.options("postgres").connect().await.unwrap())
+        .await
+        .unwrap();
+    let socket = first.folder().to_owned();
+    assert!(PrivatePostgres::start(&kept).is_err(), "two servers on one folder");
+    first.stop(StopMode::Fast);
+    drop(first);
+    assert!(!socket.exists());
+    let second = PrivatePostgres::start(&kept).unwrap();
+    assert_eq!(one(&second, "postgres", "SELECT n FROM t").await, 7);
+}

@@ -2,4 +2,5 @@
 
 pub mod policy;
 pub mod retry;
+pub mod state;
 pub mod sweep;

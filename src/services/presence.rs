@@ -195,7 +195,7 @@ impl Keeper {
                         continue;
                     }
                     self.s.connectivity.lost(&why);
-                    let pause = backoff.next();
+                    let pause = backoff.pause();
                     let mut orders = self.orders.clone();
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}

@@ -78,7 +78,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// The next pause.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let full = Duration::from_millis(50).saturating_mul(1 << self.tries.min(6)).min(Duration::from_secs(2));
         self.tries += 1;
         full.mul_f64(0.5 + 0.5 * fastrand::f64())

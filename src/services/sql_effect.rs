@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
 use crate::db::Database;
-use crate::db::sql_step::{Commit, Database as Connections, NOT_BEGUN, UNKNOWN, failure};
+use crate::db::sql_step::{Commit, Database as Connections, FinishedStep, NOT_BEGUN, UNKNOWN, commit_step, failure};
 use crate::model::{Failure, Payload, SqlRequest, SqlResult, code};
 use crate::steps::{BoxFuture, Flow, SqlEffect, StepCx, StepOutput};
 use crate::testing::Failpoints;
@@ -36,7 +36,7 @@ impl SqlEffect for OwnDatabase {
                 };
                 if has_outcome(&failure, NOT_BEGUN) && cx.stop.reason().is_none() {
                     // stepd's own database is away. That is no failure of this step: it waits, like everything else.
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 } else if has_outcome(&failure, UNKNOWN) {
                     return self.recorded(cx).await.map(Flow::Committed).ok_or(failure);
                 } else {
@@ -79,7 +79,7 @@ impl OwnDatabase {
             if let Ok(found) = asked {
                 return found.map(|output| output.map_or_else(Payload::null, Payload::from_database));
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.pause()).await;
         }
         None
     }
@@ -92,26 +92,21 @@ fn has_outcome(failure: &Failure, outcome: &str) -> bool {
 /// Shapes the result and commits it under the lease, inside the statement's transaction.
 async fn checkpoint(conn: &mut PgConnection, cx: &StepCx, result: SqlResult) -> Result<Payload, Failure> {
     let output = (cx.shape)(StepOutput::from(result))?;
-    let row = sqlx::query("SELECT stepd_engine.commit_step($1, $2, $3, $4, 'sql', $5, $6, $7, $8)")
-        .bind(cx.run.0)
-        .bind(cx.worker.0)
-        .bind(cx.epoch)
-        .bind(cx.key.as_str())
-        .bind(cx.seq)
-        .bind(i32::try_from(cx.attempt).unwrap_or(i32::MAX))
-        .bind(cx.started_at)
-        .bind(output.as_str())
-        .fetch_one(conn)
-        .await
-        .map_err(|error| failure(&error))?;
-    match row.try_get::<bool, _>(0) {
-        Ok(true) => Ok(output),
-        // Rolled back: the effect is not there, and whoever has the run now will make it.
-        _ => Err(Failure::transient(
-            code::LEASE_LOST,
-            "the lease was lost while the statement ran; nothing of it was kept",
-        )),
+    let done = FinishedStep {
+        run: cx.run.0,
+        worker: cx.worker.0,
+        epoch: cx.epoch,
+        key: cx.key.as_str(),
+        seq: cx.seq,
+        attempts: i32::try_from(cx.attempt).unwrap_or(i32::MAX),
+        started_at: cx.started_at,
+        output: output.as_str(),
+    };
+    if commit_step(conn, &done).await.map_err(|error| failure(&error))? {
+        return Ok(output);
     }
+    // Rolled back: the effect is not there, and whoever has the run now will make it.
+    Err(Failure::transient(code::LEASE_LOST, "the lease was lost while the statement ran; nothing of it was kept"))
 }
 
 impl SqlEffect for NamedDatabase {

@@ -73,7 +73,7 @@ impl Sweeper {
                 Ok(None) => return,
                 Err(error) => {
                     tracing::debug!(%error, dead.worker = %suspect.worker, "take-over failed, trying again");
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
             }
         }

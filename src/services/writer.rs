@@ -4,6 +4,8 @@
 //! one statement. When a value makes it fail, the batch is split until the culprit fails alone. After a lost connection the
 //! outcome is unknown; the database is asked what it holds before anything is sent again.
 
+mod plain;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use uuid::Uuid;
 use crate::db::batch::{Batch, ReadBack, read_back};
 use crate::db::{Database, Trouble, waits};
 use crate::engine::{Answer, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
-use crate::model::{Failure, RunId, StepKey, StepState, Wait};
+use crate::model::{Failure, RunId, RunState, StepKey, StepState, Wait};
 use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
@@ -23,6 +25,9 @@ use super::shared::{Backoff, Connectivity, Hints};
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
 const MAX_RUNS: usize = 1_000;
+
+/// A busy writer makes way for the runs this many times at the most before it sends a batch.
+const GATHER: usize = 8;
 
 /// Bytes of outputs in one batch at the most (one entry may be larger): keeps a statement far below Postgres' 1 GB.
 const MAX_BYTES: usize = 16 << 20;
@@ -122,7 +127,7 @@ impl Journal for PgJournal {
                             tracing::warn!(run.id = %run, step.key = %key, %error, "a wait could not be ended");
                             return None;
                         }
-                        Err(_) => tokio::time::sleep(backoff.next()).await,
+                        Err(_) => tokio::time::sleep(backoff.pause()).await,
                     }
                 }
             });
@@ -164,7 +169,11 @@ impl Group {
 
 impl Writer {
     async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Entry>) {
+        let mut busy = false;
         while let Some(first) = rx.recv().await {
+            if busy {
+                gather(&rx).await;
+            }
             let mut bytes = size(&first);
             let mut entries = vec![first];
             while entries.len() < MAX_RUNS && bytes < MAX_BYTES {
@@ -172,7 +181,8 @@ impl Writer {
                 bytes += size(&next);
                 entries.push(next);
             }
-            for groups in fold(entries) {
+            busy = entries.len() > 1;
+            for groups in fold(entries).into_iter().flat_map(plain::split) {
                 self.commit(groups).await;
             }
         }
@@ -186,6 +196,7 @@ impl Writer {
         let mut todo = vec![groups];
         let mut backoff = Backoff::default();
         let mut unknown = false;
+        let mut general = false;
         while let Some(groups) = todo.pop() {
             let Some(worker) = groups.first().map(|g| g.worker) else { continue };
             let Some(mut conn) = self.connection(&mut backoff).await else {
@@ -203,13 +214,18 @@ impl Writer {
                     Err(error) => {
                         self.connectivity.lost(&error);
                         todo.push(groups);
-                        tokio::time::sleep(backoff.next()).await;
+                        tokio::time::sleep(backoff.pause()).await;
                         continue;
                     }
                 }
             }
             self.failpoints.hit("writer.before_commit").await;
-            let result = columns(&groups).commit(&mut conn, worker).await;
+            let common = if general { None } else { plain::of(&groups) };
+            let was_common = common.is_some();
+            let result = match common {
+                Some(batch) => batch.commit(&mut conn, worker).await,
+                None => columns(&groups).commit(&mut conn, worker).await,
+            };
             self.failpoints.hit("writer.after_commit").await;
             match result {
                 Ok(lost) => {
@@ -221,14 +237,21 @@ impl Writer {
                     self.connectivity.lost(&error);
                     unknown = true;
                     todo.push(groups);
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(error) if error.trouble == Trouble::Refused && was_common => {
+                    // Perhaps a step that seemed fresh has a row after all; the general statement copes with that.
+                    tracing::debug!(%error, "the common batch was refused");
+                    self.conn = Some(conn);
+                    general = true;
+                    todo.push(groups);
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);
                     tracing::warn!(%error, run.id = %groups[0].run, "a write waits behind somebody's lock");
                     // The others first; this one again after them.
                     todo.insert(0, groups);
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) => {
                     self.conn = Some(conn);
@@ -258,7 +281,7 @@ impl Writer {
             }
             Err(error) => {
                 self.connectivity.lost(&error);
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.pause()).await;
                 None
             }
         }
@@ -285,9 +308,23 @@ impl Writer {
     }
 }
 
+/// The runs that the last batch has answered are about to hand over their next entries: lets them, as long as more
+/// come. Without it a shard's runs fall apart into many small batches, each at the price of a commit.
+async fn gather(rx: &mpsc::UnboundedReceiver<Entry>) {
+    let mut seen = rx.len();
+    for _ in 0..GATHER {
+        tokio::task::yield_now().await;
+        let now = rx.len();
+        if now == seen || now >= MAX_RUNS {
+            break;
+        }
+        seen = now;
+    }
+}
+
 fn size(entry: &Entry) -> usize {
     let last = match &entry.transition {
-        Some(Transition::Complete { output, last }) => output.len() + last.as_ref().map_or(0, row_size),
+        Some(Transition::Complete { output, last }) => output.len() + last.as_deref().map_or(0, row_size),
         _ => 0,
     };
     last + entry.steps.iter().map(row_size).sum::<usize>() + entry.notes.iter().map(|n| n.data.len()).sum::<usize>()
@@ -405,24 +442,27 @@ fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) {
 }
 
 fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
-    let mut moved = |state: &'a str, due: Option<Duration>, error: Option<String>| {
+    let mut moved = |state: RunState, due: Option<Duration>, error: Option<String>| {
         batch.moves.run.push(group.run);
-        batch.moves.state.push(state);
+        batch.moves.epoch.push(group.epoch);
+        batch.moves.state.push(state.as_str());
         batch.moves.due_ms.push(due.map(ms));
         batch.moves.error.push(error);
     };
     match &group.transition {
         None => {}
-        Some(Transition::Start) => moved("running", None, None),
-        Some(Transition::Suspend { due_in }) => moved("waiting", *due_in, None),
-        Some(Transition::Resume { after, failure }) => moved("resuming", Some(*after), Some(text(failure))),
-        Some(Transition::Release) => moved("queued", None, None),
+        Some(Transition::Start) => moved(RunState::Running, None, None),
+        Some(Transition::Suspend { due_in }) => moved(RunState::Waiting, *due_in, None),
+        Some(Transition::Resume { after, failure }) => moved(RunState::Resuming, Some(*after), Some(text(failure))),
+        Some(Transition::Release) => moved(RunState::Queued, None, None),
         Some(Transition::Complete { output, last }) => {
-            push_end(batch, group.run, "completed", Some(output.as_str()), None, last.as_ref())
+            push_end(batch, group.run, RunState::Completed, Some(output.as_str()), None, last.as_deref())
         }
-        Some(Transition::Fail { failure }) => push_end(batch, group.run, "failed", None, Some(text(failure)), None),
+        Some(Transition::Fail { failure }) => {
+            push_end(batch, group.run, RunState::Failed, None, Some(text(failure)), None)
+        }
         Some(Transition::Cancel { failure }) => {
-            push_end(batch, group.run, "cancelled", None, Some(text(failure)), None)
+            push_end(batch, group.run, RunState::Cancelled, None, Some(text(failure)), None)
         }
     }
 }
@@ -430,7 +470,7 @@ fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
 fn push_end<'a>(
     batch: &mut Batch<'a>,
     run: Uuid,
-    state: &'static str,
+    state: RunState,
     output: Option<&'a str>,
     error: Option<String>,
     last: Option<&'a StepRow>,
@@ -438,7 +478,7 @@ fn push_end<'a>(
     let e = &mut batch.ends;
     let last = last.map(|row| &row.record);
     e.run.push(run);
-    e.state.push(state);
+    e.state.push(state.as_str());
     e.output.push(output);
     e.error.push(error);
     e.last_seq.push(last.map(|r| r.seq));

@@ -125,3 +125,12 @@ async fn a_daemon_without_its_postgres_still_ends() {
     worker.term();
     worker.ends(SOON).await;
 }
+
+#[tokio::test]
+async fn a_signal_that_comes_before_the_daemon_is_ready_is_not_lost() {
+    let (db, files) = (Db::new().await, Files::new([SHORT]));
+    let mut worker = Spec::new(&db, &files).start();
+    worker.logs("\"registered\"").await;
+    assert_eq!(worker.drain(SOON).await, Some(0));
+    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.workers").await, 0);
+}

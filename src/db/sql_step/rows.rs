@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use sqlx::postgres::{PgColumn, PgRow, PgTypeInfo, PgTypeKind};
 use sqlx::{Column as _, Row as _, ValueRef as _};
 
-use crate::model::{Failure, code, exact};
+use crate::model::{Failure, code};
 
 // The types that are more than text in JSON, by the ids that every Postgres gives them.
 const BOOL: u32 = 16;
@@ -55,11 +55,11 @@ fn scalar(id: u32, text: &str) -> Value {
     match id {
         BOOL => Value::Bool(text == "t"),
         VOID => Value::Null,
-        // What JSON cannot hold exactly (NaN, a numeric of forty digits) stays text.
+        // What is no JSON number (NaN, Infinity) stays text.
         id if INTEGERS.contains(&id) || DECIMALS.contains(&id) => {
-            exact::number(text).map_or(text.into(), Value::Number)
+            serde_json::from_str(text).map_or(text.into(), Value::Number)
         }
-        id if JSON.contains(&id) => exact::parse(text).unwrap_or_else(|| text.into()),
+        id if JSON.contains(&id) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
         TIMESTAMP | TIMESTAMPTZ => Value::String(iso(text)),
         _ => text.into(),
     }

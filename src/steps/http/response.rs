@@ -5,7 +5,7 @@ use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::model::{Failure, code, exact};
+use crate::model::{Failure, code};
 use crate::steps::step::StepOutput;
 
 use super::failed;
@@ -54,7 +54,7 @@ fn value(headers: &HeaderMap, bytes: Vec<u8>) -> Value {
     let named = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     // What calls itself HTML or a picture is not guessed at; `text/plain` and nothing often are JSON.
     let guess = named.is_empty() || named.contains("json") || named.starts_with("text/plain");
-    guess.then(|| exact::parse(&text)).flatten().unwrap_or(Value::String(text))
+    guess.then(|| serde_json::from_str(&text).ok()).flatten().unwrap_or(Value::String(text))
 }
 
 fn header_object(headers: &HeaderMap) -> Value {

@@ -36,7 +36,7 @@ async fn a_request_is_sent_as_the_parameters_say_with_the_attempts_own_headers()
         .and(path("/r"))
         .and(query_param("q", "a b"))
         .and(header("x-num", "7"))
-        .and(header("idempotency-key", &*cx.idempotency_key))
+        .and(header("idempotency-key", &*cx.idempotency_key()))
         .and(header("traceparent", &**cx.traceparent.as_ref().unwrap()))
         .and(body_json(json!({"sku": "s"})))
         .respond_with(json)
@@ -69,7 +69,11 @@ async fn bodies_are_json_when_they_are_and_text_when_not() {
     assert_eq!(answer(ok().set_body_string("hello")).await.unwrap().default, json!("hello"));
     assert_eq!(answer(ok().set_body_raw("1", "text/html")).await.unwrap().default, json!("1"));
     let long = "[123456789012345678901234567890]";
-    assert_eq!(answer(ok().set_body_raw(long, "application/json")).await.unwrap().default, json!(long));
+    assert_eq!(
+        answer(ok().set_body_raw(long, "application/json")).await.unwrap().default.to_string(),
+        long,
+        "every digit"
+    );
     let failure = answer(ok().set_body_string("x".repeat(1001))).await.unwrap_err();
     assert_eq!((failure.code.as_ref(), failure.class), ("too_large", Class::Permanent));
     assert!(answer(ok().set_body_string("x".repeat(1000))).await.is_ok());

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use crate::model::{Failure, exact};
+use crate::model::Failure;
 use crate::steps::step::StepOutput;
 
 /// Bytes kept of the beginning and of the end of a stream that is not kept whole. Together they are
@@ -103,7 +103,7 @@ pub(super) fn result(status: ExitStatus, mut out: Capture, mut err: Capture) -> 
         return Err(unsuccessful(status, out, err));
     }
     let stdout = out.text();
-    let parsed = exact::parse(&stdout);
+    let parsed: Option<Value> = serde_json::from_str(&stdout).ok();
     let default = parsed.clone().unwrap_or_else(|| Value::String(stdout.clone()));
     let raw = json!({"exit_code": 0, "stdout": stdout, "stderr": err.text(), "json": parsed});
     Ok(StepOutput { raw, default })

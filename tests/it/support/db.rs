@@ -29,6 +29,7 @@ impl Server {
         let options = Options {
             durable: false,
             max_connections: 200,
+            data: None,
             shared_buffers_mib: 64,
             settings: vec![("autovacuum_naptime".into(), "5s".into()), ("max_wal_size".into(), "512MB".into())],
         };
@@ -63,12 +64,17 @@ impl Server {
             let _one = self.copying.lock().await;
             self.pg.create_database(&name, Some(TEMPLATE)).await.unwrap();
         }
-        let options: PgConnectOptions = self.pg.options(&name);
+        self.at(&name)
+    }
+
+    /// A database of that name, as it is.
+    pub fn at(&self, name: &str) -> Db {
+        let options: PgConnectOptions = self.pg.options(name);
         let pool = PgPoolOptions::new()
             .max_connections(8)
             .acquire_timeout(Duration::from_secs(40))
             .connect_lazy_with(options.application_name("test"));
-        Db { pool, url: self.pg.url(&name), name }
+        Db { pool, url: self.pg.url(name), name: name.to_owned() }
     }
 }
 
