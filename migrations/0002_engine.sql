@@ -454,6 +454,8 @@ BEGIN
         'last_beat_at', w.beat_at, 'facts', w.facts);
     DELETE FROM stepd_engine.workers k WHERE k.id = victim;
     DELETE FROM stepd_engine.worker_sessions s WHERE s.worker = victim;
+    -- A run that was alone with its dead worker is twice as suspect as one in company: where workers die for other reasons, the
+    -- many that were there must not each end up waiting to be run alone.
     -- A new statement, a new snapshot: everything that the victim committed before its row went is seen.
     WITH held AS (
         SELECT j.id, j.started OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch) AS begun,
@@ -465,7 +467,8 @@ BEGIN
     ), back AS (
         UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
                 crashes = j.crashes + h.begun::integer,
-                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END + h.begun::integer,
+                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END
+                    + CASE WHEN NOT h.begun THEN 0 WHEN (SELECT count(*) FROM held o WHERE o.begun) = 1 THEN 2 ELSE 1 END,
                 state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
                 lane = CASE WHEN h.limited THEN 5 ELSE 1 END
             FROM held h WHERE j.id = h.id AND j.worker = victim AND j.state = 'running'
@@ -502,7 +505,7 @@ BEGIN
             SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(),
                 (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
                 jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
-                    'message', format('the run was quarantined: %s workers died while they ran it, the last %s without a new checkpoint between them', g.crashes, g.streak),
+                    'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them', g.crashes),
                     'details', evidence || jsonb_build_object('deaths',
                         (SELECT jsonb_agg(e.data::jsonb - 'facts' ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
                         'last_failure', (SELECT e.data::jsonb FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
