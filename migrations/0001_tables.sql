@@ -149,7 +149,7 @@ CREATE TABLE stepd.jobs (
     CONSTRAINT jobs_running_has_worker CHECK (state <> 'running' OR worker IS NOT NULL),
     CONSTRAINT jobs_due_fits_state CHECK (due_at IS NULL OR state IN ('scheduled', 'waiting', 'resuming')),
     CONSTRAINT jobs_timed_has_due CHECK (state NOT IN ('scheduled', 'resuming') OR due_at IS NOT NULL)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+) WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.1, autovacuum_analyze_threshold = 10000);
 
 -- A claim changes state, worker and epoch: none of them may appear in an index or its predicate.

@@ -104,7 +104,7 @@ pub fn registry(config: &Config) -> Result<Registry, BuildError> {
 
 fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, ConfigError> {
     let connections = Connections::new(db.options().clone(), SQL_CONNECTIONS);
-    let mut sql = Sql::new(OwnDatabase { connections, failpoints: failpoints.clone() });
+    let mut sql = Sql::new(OwnDatabase { db: db.clone(), connections, failpoints: failpoints.clone() });
     for (name, url) in &config.connections {
         let options = url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("connections.{name}: {e}")))?;
         sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(options, SQL_CONNECTIONS)));

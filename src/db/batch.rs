@@ -52,6 +52,7 @@ pub struct NoteColumns<'a> {
 #[allow(missing_docs)]
 pub struct MoveColumns {
     pub run: Vec<Uuid>,
+    pub epoch: Vec<i32>,
     pub state: Vec<&'static str>,
     pub due_ms: Vec<Option<i64>>,
     pub error: Vec<Option<String>>,
@@ -105,6 +106,7 @@ impl Batch<'_> {
             &n.key as &[Option<&str>],
             &n.data as &[&str],
             &m.run,
+            &m.epoch,
             &m.state as &[&str],
             &m.due_ms as &[Option<i64>],
             &m.error as &[Option<String>],

@@ -10,6 +10,7 @@ pub mod error;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
+pub mod plain;
 pub mod sql_step;
 pub mod waits;
 

@@ -18,7 +18,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::json;
 
 use crate::definition::{Block, Definition, Kind, Params, Plan, Step};
-use crate::expression::{Host, LazyJson, Scope, StepNames, StepView, Steps, View, limits};
+use crate::expression::{Host, LazyJson, LazyRun, Scope, StepNames, StepView, Steps, View, limits};
 use crate::model::{Failure, Payload, StepKey, code};
 use crate::rules::policy::{OnError, ResumePolicy, StepPolicy};
 use crate::steps::{BoxFuture, Shape, StepOutput};
@@ -58,12 +58,14 @@ impl Interpreter {
         if let Some(schema) = &definition.input {
             schema.validate(input.value()?, code::INVALID_INPUT)?;
         }
-        let info = runner.info();
-        let run = json!({
-            "id": info.id.to_string(),
-            "workflow": &*info.workflow,
-            "scheduled_for": info.scheduled_for.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
-        });
+        let info = runner.info().clone();
+        let run = LazyRun::new(Box::new(move || {
+            Arc::new(json!({
+                "id": info.id.to_string(),
+                "workflow": &*info.workflow,
+                "scheduled_for": info.scheduled_for.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
+            }))
+        }));
         let scope = Arc::new(Scope {
             input: Arc::new(input),
             run: Arc::new(run),

@@ -57,6 +57,8 @@ pub struct StepRow {
     pub wait: Option<Wait>,
     /// For a waiting step, how long until the stager must look (the pause of a retry has no [`Wait`]).
     pub due_in: Option<Duration>,
+    /// The step has no row yet: an insert will do. Only a hint: the journal must cope where it is wrong.
+    pub fresh: bool,
 }
 
 /// A line of the audit trail that no other row can tell.

@@ -86,7 +86,7 @@ impl Ctx {
             Purpose::Wait(wait) => Some(wait),
             Purpose::Retry { .. } => None,
         };
-        self.defer(StepRow { record: record.clone(), wait, due_in });
+        self.defer(StepRow { record: record.clone(), wait, due_in, fresh: false });
         self.rejoin_wait(record, due_in).await
     }
 

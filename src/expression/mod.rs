@@ -20,7 +20,7 @@ mod template;
 pub use compile::Expression;
 pub use error::{ExpressionError, nearest};
 pub use path::{Path, Segment};
-pub use scope::{Host, Item, LazyJson, Scope, StepIds, StepNames, StepView, Steps, View, map_failures};
+pub use scope::{Host, Item, LazyJson, LazyRun, Scope, StepIds, StepNames, StepView, Steps, View, map_failures};
 pub use split::{Piece, SplitError, has_expression, split};
 pub use template::Template;
 

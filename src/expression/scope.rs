@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use serde_json::{Value, json};
 
@@ -179,13 +179,16 @@ pub struct Item {
     pub index: usize,
 }
 
+/// What `run` holds: made when an expression first names it, which most never do.
+pub type LazyRun = LazyLock<Arc<Value>, Box<dyn FnOnce() -> Arc<Value> + Send>>;
+
 /// The names of a run, or of one item in it.
 #[derive(Debug)]
 pub struct Scope {
     /// `input`.
     pub input: Arc<LazyJson>,
     /// `run`.
-    pub run: Arc<Value>,
+    pub run: Arc<LazyRun>,
     /// `env` and `secrets`.
     pub host: Arc<Host>,
     /// `steps`.
@@ -267,7 +270,7 @@ impl View {
                 Err(e) => return Some(Err(e)),
             },
             "steps" => Root::Steps(self.scope.steps.clone()),
-            "run" => Root::Json(self.scope.run.clone(), Vec::new()),
+            "run" => Root::Json(Arc::clone(LazyLock::force(&self.scope.run)), Vec::new()),
             "env" => Root::Json(self.scope.host.env.clone(), Vec::new()),
             "secrets" => Root::Secrets,
             _ => return None,

@@ -19,7 +19,7 @@ fn scope(input: &Value) -> Arc<Scope> {
     fill(1, json!([1, {"$error": {"code": "x"}}, null]));
     Arc::new(Scope {
         input: Arc::new(LazyJson::new(Payload::from_value(input))),
-        run: Arc::new(json!({"id": "r", "workflow": "w"})),
+        run: Arc::new(LazyRun::new(Box::new(|| Arc::new(json!({"id": "r", "workflow": "w"}))))),
         host: Arc::new(Host {
             env: Arc::new(json!({"REGION": "eu"})),
             secrets: Arc::new(BTreeMap::from([("token".to_owned(), "s3cret".to_owned())])),

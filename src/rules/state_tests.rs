@@ -119,7 +119,7 @@ fn any_event(job: Job, choice: usize, stranger: bool) -> Event {
         return event;
     }
     // A holder of an earlier epoch, or of none.
-    let by = Fence { worker: WORKERS[choice % 3], epoch: job.epoch - i32::from(choice % 2 == 0) };
+    let by = Fence { worker: WORKERS[choice % 3], epoch: job.epoch - i32::from(choice.is_multiple_of(2)) };
     match event {
         Event::Start(_) => Event::Start(by),
         Event::Complete(_) => Event::Complete(by),
@@ -128,9 +128,9 @@ fn any_event(job: Job, choice: usize, stranger: bool) -> Event {
         Event::Suspend { due, progressed, .. } => Event::Suspend { by, due, progressed },
         Event::Release { progressed, limited, .. } => Event::Release { by, progressed, limited },
         Event::ScheduleResume { progressed, .. } => Event::ScheduleResume { by, progressed },
-        Event::Claim { .. } => Event::Claim { worker: by.worker, open: choice % 2 == 0 },
-        Event::ClaimSolo { .. } => Event::ClaimSolo { worker: by.worker, open: choice % 2 == 0 },
-        Event::Reserve { .. } => Event::Reserve { worker: by.worker, free: choice % 2 == 0 },
+        Event::Claim { .. } => Event::Claim { worker: by.worker, open: choice.is_multiple_of(2) },
+        Event::ClaimSolo { .. } => Event::ClaimSolo { worker: by.worker, open: choice.is_multiple_of(2) },
+        Event::Reserve { .. } => Event::Reserve { worker: by.worker, free: choice.is_multiple_of(2) },
         Event::TakeOver { begun, progressed, limited, .. } => {
             Event::TakeOver { from: by.worker, begun, progressed, limited }
         }

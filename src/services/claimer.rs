@@ -41,6 +41,9 @@ const MAX_AHEAD: usize = 1_000;
 /// What has not started after this long is given back.
 const BUFFER_FOR: Duration = Duration::from_millis(500);
 
+/// A look that made way for a pickup follows after this time.
+const AFTER_PICKUP: Duration = Duration::from_millis(5);
+
 /// Pairs remembered between looks.
 const MAX_PAIRS: usize = 512;
 
@@ -180,9 +183,11 @@ impl Claimer {
         p.rate.update(self.runs.started());
         self.relieve_buffer(p);
         let busy = p.claimed_at.is_some_and(|at| at.elapsed() < POLL);
-        let look_due = p
+        let overdue = p
             .looked
             .is_none_or(|at| at.elapsed() >= if busy { LOOK_EVERY.max(p.look_cost * LOOK_SHARE) } else { POLL });
+        let eager = overdue && self.picks_up_first(p);
+        let look_due = overdue && !eager;
         let conn = self.connected(conn).await?;
         if p.unsure {
             let held = claims::held_by(conn, worker).await?;
@@ -232,7 +237,21 @@ impl Claimer {
             }
         }
         p.back = false;
-        Ok(if claimed == room.min(MAX_AHEAD) { Duration::ZERO } else { self.idle_pause(p) })
+        Ok(match claimed == room.min(MAX_AHEAD) {
+            true => Duration::ZERO,
+            false if eager => AFTER_PICKUP,
+            false => self.idle_pause(p),
+        })
+    }
+
+    /// An idle worker that is hinted claims where work was known, and looks right after: the look does not delay the
+    /// pickup. Never later than the poll.
+    fn picks_up_first(&self, p: &Position) -> bool {
+        p.back
+            && !p.solo
+            && !p.pairs.is_empty()
+            && p.looked.is_some_and(|at| at.elapsed() < POLL)
+            && self.runs.is_empty()
     }
 
     fn idle_pause(&self, p: &Position) -> Duration {

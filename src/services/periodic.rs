@@ -9,6 +9,9 @@ use crate::db::DbError;
 
 use super::shared::{Backoff, Stop, stopped};
 
+/// A hint is most often for the claimer: passes let it go first, so that a job's pickup does not share the cores with them.
+const AFTER_HINT: Duration = Duration::from_millis(5);
+
 /// A pass over the database that can be repeated at any time.
 pub trait Periodic: Send {
     /// For logs.
@@ -43,7 +46,7 @@ pub async fn drive<P: Periodic>(mut service: P, mut stop: Stop) {
             () = stopped(&mut stop) => return,
             () = tokio::time::sleep(pause) => {}
             () = service.hinted() => {
-                tokio::time::sleep_until(began + service.spacing()).await;
+                tokio::time::sleep_until((began + service.spacing()).max(Instant::now() + AFTER_HINT)).await;
             }
         }
         if *stop.borrow() {

@@ -4,6 +4,8 @@
 //! one statement. When a value makes it fail, the batch is split until the culprit fails alone. After a lost connection the
 //! outcome is unknown; the database is asked what it holds before anything is sent again.
 
+mod plain;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,9 @@ use super::shared::{Backoff, Connectivity, Hints};
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
 const MAX_RUNS: usize = 1_000;
+
+/// A busy writer makes way for the runs this many times at the most before it sends a batch.
+const GATHER: usize = 8;
 
 /// Bytes of outputs in one batch at the most (one entry may be larger): keeps a statement far below Postgres' 1 GB.
 const MAX_BYTES: usize = 16 << 20;
@@ -151,6 +156,10 @@ struct Group {
 }
 
 impl Group {
+    fn new(run: Uuid, worker: Uuid, epoch: i32) -> Self {
+        Self { run, worker, epoch, steps: Vec::new(), notes: Vec::new(), transition: None, tickets: Vec::new() }
+    }
+
     fn answer(self, result: &Result<(), CommitError>) {
         for ticket in self.tickets {
             ticket.answer(result.clone());
@@ -160,7 +169,11 @@ impl Group {
 
 impl Writer {
     async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Entry>) {
+        let mut busy = false;
         while let Some(first) = rx.recv().await {
+            if busy {
+                gather(&rx).await;
+            }
             let mut bytes = size(&first);
             let mut entries = vec![first];
             while entries.len() < MAX_RUNS && bytes < MAX_BYTES {
@@ -168,7 +181,8 @@ impl Writer {
                 bytes += size(&next);
                 entries.push(next);
             }
-            for groups in fold(entries) {
+            busy = entries.len() > 1;
+            for groups in fold(entries).into_iter().flat_map(plain::split) {
                 self.commit(groups).await;
             }
         }
@@ -182,6 +196,7 @@ impl Writer {
         let mut todo = vec![groups];
         let mut backoff = Backoff::default();
         let mut unknown = false;
+        let mut general = false;
         while let Some(groups) = todo.pop() {
             let Some(worker) = groups.first().map(|g| g.worker) else { continue };
             let Some(mut conn) = self.connection(&mut backoff).await else {
@@ -189,14 +204,13 @@ impl Writer {
                 continue;
             };
             if unknown {
-                match applied(&mut conn, &groups).await {
-                    Ok(Some(held)) => {
+                match held_of(&mut conn, &groups).await {
+                    Ok(held) => {
                         unknown = false;
                         self.conn = Some(conn);
-                        settle_after_read_back(groups, &held);
+                        todo.push(settle_after_read_back(groups, &held));
                         continue;
                     }
-                    Ok(None) => unknown = false,
                     Err(error) => {
                         self.connectivity.lost(&error);
                         todo.push(groups);
@@ -206,7 +220,12 @@ impl Writer {
                 }
             }
             self.failpoints.hit("writer.before_commit").await;
-            let result = columns(&groups).commit(&mut conn, worker).await;
+            let common = if general { None } else { plain::of(&groups) };
+            let was_common = common.is_some();
+            let result = match common {
+                Some(batch) => batch.commit(&mut conn, worker).await,
+                None => columns(&groups).commit(&mut conn, worker).await,
+            };
             self.failpoints.hit("writer.after_commit").await;
             match result {
                 Ok(lost) => {
@@ -219,6 +238,13 @@ impl Writer {
                     unknown = true;
                     todo.push(groups);
                     tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(error) if error.trouble == Trouble::Refused && was_common => {
+                    // Perhaps a step that seemed fresh has a row after all; the general statement copes with that.
+                    tracing::debug!(%error, "the common batch was refused");
+                    self.conn = Some(conn);
+                    general = true;
+                    todo.push(groups);
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);
@@ -282,6 +308,20 @@ impl Writer {
     }
 }
 
+/// The runs that the last batch has answered are about to hand over their next entries: lets them, as long as more
+/// come. Without it a shard's runs fall apart into many small batches, each at the price of a commit.
+async fn gather(rx: &mpsc::UnboundedReceiver<Entry>) {
+    let mut seen = rx.len();
+    for _ in 0..GATHER {
+        tokio::task::yield_now().await;
+        let now = rx.len();
+        if now == seen || now >= MAX_RUNS {
+            break;
+        }
+        seen = now;
+    }
+}
+
 fn size(entry: &Entry) -> usize {
     let last = match &entry.transition {
         Some(Transition::Complete { output, last }) => output.len() + last.as_deref().map_or(0, row_size),
@@ -295,30 +335,32 @@ fn row_size(row: &StepRow) -> usize {
         + row.record.decision.as_ref().map_or(0, crate::model::Payload::len)
 }
 
-/// Folds entries to one group a run, and groups of different registrations into batches of their own.
+/// Folds entries to one group a run, in batches of one registration. A batch names no run twice: a write under an
+/// earlier epoch (a run given back and claimed again at once) goes into a batch of its own, before the later one.
 fn fold(entries: Vec<Entry>) -> Vec<Vec<Group>> {
     let mut batches: Vec<Vec<Group>> = Vec::with_capacity(1);
-    let mut places: HashMap<(Uuid, i32), (usize, usize)> = HashMap::with_capacity(entries.len());
+    let mut places: HashMap<Uuid, (usize, usize)> = HashMap::with_capacity(entries.len());
+    let mut first = 0;
     for entry in entries {
         let (run, worker, epoch) = (entry.run.0, entry.worker.0, entry.epoch);
-        let (b, g) = *places.entry((run, epoch)).or_insert_with(|| {
-            let b = batches.iter().position(|batch| batch.first().is_some_and(|g| g.worker == worker)).unwrap_or_else(
-                || {
+        let known = places.get(&run).copied();
+        if known.is_some_and(|(b, g)| batches[b][g].epoch != epoch) {
+            first = batches.len();
+        }
+        let (b, g) = match known.filter(|place| place.0 >= first) {
+            Some(place) => place,
+            None => {
+                let b = (first..batches.len()).find(|b| batches[*b].first().is_some_and(|g| g.worker == worker));
+                let b = b.unwrap_or(batches.len());
+                if b == batches.len() {
                     batches.push(Vec::new());
-                    batches.len() - 1
-                },
-            );
-            batches[b].push(Group {
-                run,
-                worker,
-                epoch,
-                steps: Vec::new(),
-                notes: Vec::new(),
-                transition: None,
-                tickets: Vec::new(),
-            });
-            (b, batches[b].len() - 1)
-        });
+                }
+                batches[b].push(Group::new(run, worker, epoch));
+                let place = (b, batches[b].len() - 1);
+                places.insert(run, place);
+                place
+            }
+        };
         let group = &mut batches[b][g];
         merge_steps(&mut group.steps, entry.steps);
         group.notes.extend(entry.notes);
@@ -402,6 +444,7 @@ fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) {
 fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
     let mut moved = |state: RunState, due: Option<Duration>, error: Option<String>| {
         batch.moves.run.push(group.run);
+        batch.moves.epoch.push(group.epoch);
         batch.moves.state.push(state.as_str());
         batch.moves.due_ms.push(due.map(ms));
         batch.moves.error.push(error);
@@ -446,15 +489,12 @@ fn push_end<'a>(
     e.last_output.push(last.and_then(|r| r.output.as_ref()).map(crate::model::Payload::as_str));
 }
 
-/// Was a batch of unknown outcome applied? A batch is one statement, so one item's trace tells of all. `None`: it was
-/// not, or has left no trace of its own; sending it again is right.
-async fn applied(conn: &mut PgConnection, groups: &[Group]) -> Result<Option<Vec<ReadBack>>, crate::db::DbError> {
-    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(None) };
+/// What the database holds of the runs of a batch of unknown outcome.
+async fn held_of(conn: &mut PgConnection, groups: &[Group]) -> Result<Vec<ReadBack>, crate::db::DbError> {
+    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(Vec::new()) };
     let runs: Vec<Uuid> = groups.iter().map(|g| g.run).collect();
     let epochs: Vec<i32> = groups.iter().map(|g| g.epoch).collect();
-    let held = read_back(conn, worker, &runs, &epochs).await?;
-    let trace = groups.iter().zip(&held).any(|(group, held)| left_a_trace(group, held));
-    Ok(trace.then_some(held))
+    read_back(conn, worker, &runs, &epochs).await
 }
 
 fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
@@ -469,9 +509,19 @@ fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
     }
 }
 
-fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) {
+/// Answers the groups that the database tells of, and returns those to send again: their lease stands, and nothing shows
+/// that they were written. Each group is judged by its own trace: that another run is where this batch would have
+/// brought it may have other reasons.
+fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) -> Vec<Group> {
+    let mut again = Vec::new();
     for (group, held) in groups.into_iter().zip(held) {
-        let ok = held.mine || left_a_trace(&group, held);
-        group.answer(&if ok { Ok(()) } else { Err(CommitError::LeaseLost) });
+        if left_a_trace(&group, held) {
+            group.answer(&Ok(()));
+        } else if held.mine {
+            again.push(group);
+        } else {
+            group.answer(&Err(CommitError::LeaseLost));
+        }
     }
+    again
 }

@@ -154,8 +154,6 @@ pub struct StepCx {
     pub worker: WorkerId,
     /// The order of the step's start in its run.
     pub seq: i32,
-    /// `<run id>/<step key>`: the same on every attempt and resume.
-    pub idempotency_key: Arc<str>,
     /// The trace context to hand on.
     pub traceparent: Option<Arc<str>>,
     /// When the step's first attempt started, by the server's clock carried on monotonically.
@@ -164,6 +162,14 @@ pub struct StepCx {
     pub shape: Shape,
     /// Says when to stop.
     pub stop: StopSignal,
+}
+
+impl StepCx {
+    /// `<run id>/<step key>`: the same on every attempt and resume. Made on demand: most steps never ask.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Arc<str> {
+        format!("{}/{}", self.run, self.key).into()
+    }
 }
 
 /// The kinds that this process can run.

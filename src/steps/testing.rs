@@ -18,7 +18,6 @@ pub(crate) fn context() -> (StepCx, StopTrigger) {
         epoch: 3,
         worker: WorkerId(uuid::Uuid::new_v4()),
         seq: 1,
-        idempotency_key: format!("{run}/charge").into(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         started_at: chrono::DateTime::UNIX_EPOCH,
         shape: Arc::new(|out: StepOutput| Ok(Payload::from_value(&out.default))),

@@ -34,18 +34,20 @@ WITH me AS MATERIALIZED (
         due_at = CASE WHEN m.state IN ('waiting', 'resuming') THEN clock_timestamp() + m.due_ms * interval '1 millisecond' END,
         worker = CASE m.state WHEN 'running' THEN j.worker END,
         started = m.state = 'running',
-        taken = j.taken AND m.state = 'queued',
-        streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND EXISTS (
-            SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint) THEN 0 ELSE j.streak END,
+        taken = j.taken AND m.state IN ('queued', 'held'),
+        -- The parts do not see each other: a checkpoint of this batch is not in the table yet.
+        streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND (
+                EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint)
+                OR EXISTS (SELECT FROM unnest($4::uuid[], $10::boolean[]) AS s(run, checkpoint) WHERE s.run = j.id AND s.checkpoint))
+            THEN 0 ELSE j.streak END,
         error = m.error
-    FROM (SELECT u.run, u.due_ms, u.error,
+    FROM (SELECT u.run, u.epoch, u.due_ms, u.error,
             CASE WHEN u.state = 'queued' AND stepd_engine.queue_limited((SELECT q.queue FROM stepd.jobs q WHERE q.id = u.run)) THEN 'held' ELSE u.state END AS state
-          FROM unnest($24::uuid[], $25::text[], $26::bigint[], $27::text[]) AS u(run, state, due_ms, error)) m
-    JOIN lease l ON l.id = m.run
-    WHERE j.id = l.id AND j.epoch = l.epoch AND j.state = 'running'
+          FROM unnest($24::uuid[], $25::integer[], $26::text[], $27::bigint[], $28::text[]) AS u(run, epoch, state, due_ms, error)) m
+    WHERE j.id = m.run AND j.epoch = m.epoch AND j.state = 'running' AND j.worker = $1 AND EXISTS (SELECT FROM me)
 ), gone AS (
     DELETE FROM stepd.jobs j
-    WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l JOIN unnest($28::uuid[]) AS x(run) ON x.run = l.id))
+    WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l JOIN unnest($29::uuid[]) AS x(run) ON x.run = l.id))
     RETURNING j.*
 ), kept AS (
     INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at, worker,
@@ -54,8 +56,8 @@ WITH me AS MATERIALIZED (
     SELECT g.id, e.state::stepd.run_state, g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(), g.worker,
         g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by, e.output, e.error,
         e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
-    FROM gone g JOIN unnest($28::uuid[], $29::text[], $30::text[], $31::text[], $32::integer[], $33::smallint[], $34::timestamptz[],
-        $35::text[], $36::text[], $37::text[])
+    FROM gone g JOIN unnest($29::uuid[], $30::text[], $31::text[], $32::text[], $33::integer[], $34::smallint[], $35::timestamptz[],
+        $36::text[], $37::text[], $38::text[])
         AS e(run, state, output, error, last_seq, last_attempts, last_started_at, last_key, last_kind, last_output) ON e.run = g.id
 )
 SELECT ARRAY(SELECT r.id FROM unnest($2::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM lease l WHERE l.id = r.id)) AS "lost!"

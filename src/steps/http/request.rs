@@ -64,7 +64,8 @@ fn headers(cx: &StepCx, params: &mut Params) -> Result<HeaderMap, Failure> {
             .map_err(|_| params.wrong("headers", &format!("has a line break or control character in `{parsed}`")))?;
         headers.insert(parsed, value);
     }
-    let ours = [("idempotency-key", Some(&cx.idempotency_key)), ("traceparent", cx.traceparent.as_ref())];
+    let key = cx.idempotency_key();
+    let ours = [("idempotency-key", Some(&key)), ("traceparent", cx.traceparent.as_ref())];
     for (name, value) in ours {
         // A step's key may hold what no header can (a map's label); it is percent-encoded then.
         let value = value.and_then(|value| HeaderValue::from_str(&ascii(value)).ok());

@@ -135,7 +135,7 @@ pub(super) fn identity(cx: &StepCx) -> impl Iterator<Item = (&'static str, Strin
     [
         ("STEPD_RUN_ID", cx.run.to_string()),
         ("STEPD_STEP_KEY", cx.key.to_string()),
-        ("STEPD_IDEMPOTENCY_KEY", cx.idempotency_key.to_string()),
+        ("STEPD_IDEMPOTENCY_KEY", cx.idempotency_key().to_string()),
         ("STEPD_EPOCH", cx.epoch.to_string()),
         ("STEPD_ATTEMPT", cx.attempt.to_string()),
     ]

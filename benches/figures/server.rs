@@ -1,0 +1,156 @@
+//! The private Postgres, databases made from a migrated template, and pgbench.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use stepd::postgres::{Options, PrivatePostgres};
+
+use super::worker;
+
+/// The database that all others are copied from: migrated, with every workflow of the figures loaded.
+const TEMPLATE: &str = "figures";
+
+pub struct Server {
+    pub postgres: PrivatePostgres,
+    /// Workflow files and pgbench scripts.
+    pub folder: tempfile::TempDir,
+    databases: AtomicU32,
+}
+
+impl Server {
+    /// Durable, with the settings under which the targets were set.
+    pub async fn start() -> Result<Self> {
+        let settings = [("max_wal_size", "8GB"), ("checkpoint_timeout", "30min"), ("max_connections", "100")];
+        let options = Options {
+            durable: true,
+            shared_buffers_mib: 1024,
+            settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..Options::default()
+        };
+        let postgres = tokio::task::spawn_blocking(move || PrivatePostgres::start(&options)).await??;
+        let folder = tempfile::tempdir()?;
+        worker::write_workflows(folder.path())?;
+        postgres.create_database(TEMPLATE, None).await?;
+        let server = Self { postgres, folder, databases: AtomicU32::new(0) };
+        // Both daemons have been here: every workflow is known.
+        let template = Db { url: server.postgres.url(TEMPLATE) };
+        for make in [worker::Kind::Files, worker::Kind::Code] {
+            let worker = worker::Worker::start(&server, &template, make, 10).await?;
+            worker.stop().await?;
+        }
+        Ok(server)
+    }
+
+    /// A fresh copy of the template, everything on disk.
+    pub async fn database(&self) -> Result<Db> {
+        let name = format!("figures_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.postgres.create_database(&name, Some(TEMPLATE)).await?;
+        let db = Db { url: self.postgres.url(&name) };
+        db.execute("CHECKPOINT").await?;
+        Ok(db)
+    }
+
+    /// CPU that the server has used so far, in seconds: the postmaster, the backends that are gone, and those that live.
+    pub fn cpu(&self) -> Result<f64> {
+        let postmaster = self.postgres.postmaster().context("no postmaster")?;
+        let mut ticks = 0.0;
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+            let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+            let fields: Vec<&str> = rest.split(' ').collect();
+            let field = |i: usize| fields.get(i).and_then(|f: &&str| f.parse::<f64>().ok()).unwrap_or(0.0);
+            // Fields 14 to 17 of proc(5): user and system time, then those of the children that are gone.
+            if pid == postmaster {
+                ticks += field(11) + field(12) + field(13) + field(14);
+            } else if fields.get(1).is_some_and(|p| *p == postmaster.to_string()) {
+                ticks += field(11) + field(12);
+            }
+        }
+        Ok(ticks / 100.0)
+    }
+
+    /// Runs pgbench with a script, prepared; returns transactions a second and their mean latency in ms.
+    pub fn pgbench(&self, db: &Db, script: &str, clients: u32, transactions: u32) -> Result<(f64, f64)> {
+        let path: PathBuf = self.folder.path().join("script.sql");
+        std::fs::write(&path, script)?;
+        let output = Command::new(self.postgres.binaries().join("pgbench"))
+            .args(["-n", "-M", "prepared", "-f"])
+            .arg(&path)
+            .args(["-c", &clients.to_string(), "-t", &transactions.to_string(), &db.url])
+            .output()
+            .context("pgbench cannot be run; it comes with Postgres' contrib programs")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
+        let after = |mark: &str| text.split(mark).nth(1).and_then(|t| t.split_whitespace().next()?.parse::<f64>().ok());
+        let tps = after("tps = ").context("pgbench printed no tps")?;
+        Ok((tps, after("latency average = ").context("pgbench printed no latency")?))
+    }
+}
+
+/// One database.
+pub struct Db {
+    pub url: String,
+}
+
+impl Db {
+    pub async fn connect(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.url).await?)
+    }
+
+    pub async fn execute(&self, sql: &str) -> Result<()> {
+        let mut conn = self.connect().await?;
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut conn).await?;
+        Ok(conn.close().await?)
+    }
+
+    /// One number; NULL is 0.
+    pub async fn number(&self, sql: &str) -> Result<f64> {
+        let mut conn = self.connect().await?;
+        let sql = format!("SELECT coalesce(({sql})::float8, 0)");
+        let n = sqlx::query_scalar::<_, f64>(AssertSqlSafe(sql)).fetch_one(&mut conn).await?;
+        conn.close().await?;
+        Ok(n)
+    }
+
+    /// Waits until no job is left. Looks rarely: each look reads the table.
+    pub async fn emptied(&self) -> Result<()> {
+        let mut conn = self.connect().await?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let left: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM stepd.jobs)").fetch_one(&mut conn).await?;
+            if !left {
+                return Ok(conn.close().await?);
+            }
+        }
+    }
+
+    /// Runs a second between the first claim and the last end, of those that ended since.
+    pub async fn drained_per_second(&self, since: f64) -> Result<f64> {
+        self.number(&format!(
+            "SELECT count(*) / extract(epoch FROM max(ended_at) - min(started_at)) FROM stepd_engine.ended
+             WHERE state = 'completed' AND started_at >= to_timestamp({since})"
+        ))
+        .await
+    }
+
+    /// The server's time, in seconds.
+    pub async fn now(&self) -> Result<f64> {
+        self.number("SELECT extract(epoch FROM clock_timestamp())").await
+    }
+
+    /// WAL written so far, and transactions committed in this database.
+    pub async fn cost(&self) -> Result<(f64, f64)> {
+        let wal = self.number("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").await?;
+        // A backend reports its counters at most once a second.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let commits = self
+            .number("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()")
+            .await?;
+        Ok((wal, commits))
+    }
+}

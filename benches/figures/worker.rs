@@ -1,0 +1,220 @@
+//! Daemons as processes of their own: the real binary with workflow files, or this program with workflows in Rust.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use stepd::app::build::Parts;
+use stepd::app::{Config, Daemon};
+use stepd::engine::{Ctx, Halt, Workflow};
+use stepd::model::{Payload, StepKey};
+use stepd::rules::policy::{ResumePolicy, StepPolicy};
+use stepd::services::catalog::Loaded;
+use stepd::steps::BoxFuture;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::server::{Db, Server};
+
+/// The first argument that turns this program into a daemon.
+pub const MODE: &str = "serve-code";
+
+/// Which daemon.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `stepd serve` with workflow files.
+    Files,
+    /// This program, with workflows in Rust.
+    Code,
+}
+
+/// The workflow files: `noop` has one step, `ten` has ten, `process` runs a program 200 times.
+pub fn write_workflows(folder: &Path) -> Result<()> {
+    let steps = |n: usize, step: &str| (0..n).map(|i| format!("  - id: s{i}\n    {step}\n")).collect::<String>();
+    for (name, n, step) in [("noop", 1, "set: 1"), ("ten", 10, "set: 1"), ("process", 200, "run: \"true\"")] {
+        let text = format!("name: {name}\nsteps:\n{}", steps(n, step));
+        std::fs::create_dir_all(folder.join("workflows"))?;
+        std::fs::write(folder.join("workflows").join(format!("{name}.yaml")), text)?;
+    }
+    Ok(())
+}
+
+/// A daemon as a child.
+pub struct Worker {
+    child: Child,
+    pub pid: u32,
+    /// From exec to the line that says ready.
+    pub ready: Duration,
+}
+
+impl Worker {
+    /// Starts a daemon on the workflows of the figures and waits until it is ready.
+    pub async fn start(server: &Server, db: &Db, kind: Kind, concurrency: usize) -> Result<Self> {
+        let folder = server.folder.path().join("workflows");
+        let command = match kind {
+            Kind::Files => files(&folder, concurrency),
+            Kind::Code => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args([MODE, &concurrency.to_string()]);
+                command
+            }
+        };
+        Self::spawn(command, db).await
+    }
+
+    /// Starts `stepd serve` on a folder.
+    pub async fn on_folder(db: &Db, folder: &Path, concurrency: usize) -> Result<Self> {
+        Self::spawn(files(folder, concurrency), db).await
+    }
+
+    async fn spawn(mut command: Command, db: &Db) -> Result<Self> {
+        command.env("DATABASE_URL", &db.url).env("STEPD_LOG_FORMAT", "json").env("STEPD_LOG_LEVEL", "info");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let began = Instant::now();
+        let mut child = command.spawn()?;
+        let pid = child.id().context("the daemon has no pid")?;
+        let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+        let mut said = String::new();
+        while let Some(line) = lines.next_line().await? {
+            if line.contains("\"ready\"") {
+                let ready = began.elapsed();
+                tokio::spawn(async move {
+                    while let Ok(Some(line)) = lines.next_line().await {
+                        if line.contains("\"WARN\"") || line.contains("\"ERROR\"") {
+                            eprintln!("  daemon: {line}");
+                        }
+                    }
+                });
+                return Ok(Self { child, pid, ready });
+            }
+            said.push_str(&line);
+            said.push('\n');
+        }
+        bail!("the daemon ended before it was ready: {said}")
+    }
+
+    /// SIGTERM, and the exit code must be 0.
+    pub async fn stop(mut self) -> Result<()> {
+        self.signal(nix::sys::signal::Signal::SIGTERM)?;
+        let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await??;
+        ensure!(status.success(), "the daemon stopped with {status}");
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) -> Result<()> {
+        self.signal(nix::sys::signal::Signal::SIGKILL)?;
+        self.child.wait().await?;
+        Ok(())
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(self.pid)?), signal)?)
+    }
+
+    /// A field of `/proc/PID/status` in MB (`VmRSS`, `VmHWM`).
+    pub fn memory(&self, field: &str) -> Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))?;
+        let line = status.lines().find_map(|l| l.strip_prefix(field)).context("no such field")?;
+        let kb: f64 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
+        Ok(kb / 1024.0)
+    }
+
+    /// CPU used so far, in seconds.
+    pub fn cpu(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        let rest = stat.rsplit_once(") ").context("stat")?.1;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        // utime and stime, in ticks of 10 ms.
+        Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
+    }
+}
+
+fn files(folder: &Path, concurrency: usize) -> Command {
+    // Another binary, to compare with.
+    let binary = std::env::var_os("FIGURES_STEPD").unwrap_or_else(|| env!("CARGO_BIN_EXE_stepd").into());
+    let mut command = Command::new(binary);
+    command.args(["serve", "--concurrency", &concurrency.to_string(), "--workflows"]).arg(folder);
+    command
+}
+
+/// Workflows in Rust: a number of steps, each of which may take its time.
+struct Steps {
+    keys: Vec<StepKey>,
+    pause: Duration,
+    policy: StepPolicy,
+    resume: ResumePolicy,
+}
+
+impl Workflow for Steps {
+    fn run<'a>(&'a self, ctx: &'a Ctx, _input: Payload) -> BoxFuture<'a, Result<Payload, Halt>> {
+        Box::pin(async move {
+            for key in &self.keys {
+                let pid = std::process::id();
+                ctx.step::<(u64, u32), _, _>(key.clone(), &self.policy, || async move {
+                    // The wall clock, which this process and the measuring one share.
+                    let at = micros();
+                    if !self.pause.is_zero() {
+                        tokio::time::sleep(self.pause).await;
+                    }
+                    Ok((at, pid))
+                })
+                .await?;
+            }
+            Ok(Payload::null())
+        })
+    }
+
+    fn resume_policy(&self) -> &ResumePolicy {
+        &self.resume
+    }
+}
+
+/// Microseconds since 1970.
+pub fn micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(0))
+}
+
+fn code(name: &str, steps: usize, pause: Duration) -> Loaded {
+    Loaded {
+        name: name.to_owned(),
+        hash: format!("figures {name}"),
+        body: None,
+        queue: "default".to_owned(),
+        priority: 5,
+        source: None,
+        workflow: Arc::new(Steps {
+            keys: (0..steps).map(|i| StepKey::from(format!("s{i}"))).collect(),
+            pause,
+            policy: StepPolicy::default(),
+            resume: ResumePolicy::default(),
+        }),
+    }
+}
+
+/// This program as a daemon.
+pub async fn serve(args: &[String]) -> Result<()> {
+    let mut config = Config::load(None)?;
+    config.concurrency = args.first().context("concurrency")?.parse()?;
+    stepd::telemetry::logs::start(config.log_format.as_deref(), &config.log_level);
+    let db = Daemon::database(&config)?;
+    let mut conn = db.connect("migrate", &[]).await?;
+    stepd::db::migrate::migrate(&mut conn).await?;
+    drop(conn);
+    let workflows = vec![
+        code("code_1", 1, Duration::ZERO),
+        code("code_10", 10, Duration::ZERO),
+        code("code_1000", 1_000, Duration::ZERO),
+        code("code_slow", 500, Duration::from_millis(20)),
+        code("code_hold", 1, Duration::from_secs(8)),
+    ];
+    let daemon = Daemon::start(&config, db, Parts { workflows, ..Parts::default() }).await?;
+    daemon.presence.present().await;
+    tracing::info!("ready");
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    term.recv().await;
+    ensure!(daemon.shutdown().await, "something was left behind");
+    Ok(())
+}
