@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod acceptance;
+mod cli;
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod demo;
