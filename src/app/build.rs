@@ -103,8 +103,9 @@ pub fn registry(config: &Config) -> Result<Registry, BuildError> {
 }
 
 fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, ConfigError> {
-    let own = Connections::new(db.options().clone(), SQL_CONNECTIONS);
-    connections(config, Sql::new(OwnDatabase { connections: own, failpoints: failpoints.clone() }))
+    let to_own = Connections::new(db.options().clone(), SQL_CONNECTIONS);
+    let own = OwnDatabase { db: db.clone(), connections: to_own, failpoints: failpoints.clone() };
+    connections(config, Sql::new(own))
 }
 
 /// The `sql` kind with the configured connections.

@@ -297,7 +297,8 @@ impl Ctx {
         record.state = StepState::Running;
         record.epoch = self.epoch;
         record.decision = None;
-        if policy.on_interrupt != OnInterrupt::Retry {
+        let start_first = policy.on_interrupt != OnInterrupt::Retry || self.suspect;
+        if start_first {
             // Whoever resumes must know that the step had begun.
             self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None, fresh: false });
             self.settled().await?;
@@ -313,7 +314,7 @@ impl Ctx {
         let work = std::panic::AssertUnwindSafe(body.attempt(self, record, n, signal));
         let work = futures_util::FutureExt::catch_unwind(work);
         tokio::pin!(work);
-        let note_after = (policy.on_interrupt == OnInterrupt::Retry).then_some(START_NOTE_AFTER);
+        let note_after = (!start_first).then_some(START_NOTE_AFTER);
         let why = tokio::select! {
             biased;
             done = &mut work => return Ok(unpanicked(done)),

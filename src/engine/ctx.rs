@@ -85,6 +85,8 @@ pub struct Ctx {
     pub(super) traceparent: Option<Arc<str>>,
     /// After an automatic resume a failed step has one attempt: its own retries are spent.
     pub(super) one_attempt: bool,
+    /// The run has killed a worker before: each step's start is durable before the step begins, so that the next death names it.
+    pub(super) suspect: bool,
     pub(super) ports: Arc<Ports>,
     pub(super) inbox: Arc<Inbox>,
     records: HashMap<StepKey, StepRecord>,
@@ -142,6 +144,7 @@ impl Ctx {
             epoch: claimed.lease.epoch(),
             traceparent: claimed.traceparent.as_deref().map(Arc::from),
             one_attempt: claimed.resumes > 0,
+            suspect: claimed.crashes > 0,
             ports,
             inbox,
             records: records.into_iter().map(|r| (r.key.clone(), r)).collect(),

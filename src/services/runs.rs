@@ -130,15 +130,18 @@ impl Runs {
             self.started.fetch_add(1, Ordering::Relaxed);
             let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
             let name = claimed.workflow.clone();
-            let outcome = crate::engine::run(claimed, workflow, self.ports.clone(), inbox).await;
+            let outcome = crate::engine::run(claimed, workflow, self.ports.clone(), inbox.clone()).await;
             report(run, &name, outcome);
-            next = self.after(run);
+            next = self.after(run, &inbox);
         }
     }
 
-    fn after(self: &Arc<Self>, run: RunId) -> Option<(Claimed, Arc<Inbox>)> {
+    fn after(self: &Arc<Self>, run: RunId, inbox: &Arc<Inbox>) -> Option<(Claimed, Arc<Inbox>)> {
         let mut inner = self.inner();
-        inner.inflight.remove(&run);
+        // A run that was suspended may have been woken and claimed here again already: that inbox is not ours to remove.
+        if inner.inflight.get(&run).is_some_and(|current| Arc::ptr_eq(current, inbox)) {
+            inner.inflight.remove(&run);
+        }
         if inner.door == Door::Open
             && let Some(claimed) = inner.buffer.pop_front()
         {

@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use sqlx::PgConnection;
 
-use crate::db::sql_step::{Commit, Database as Connections, FinishedStep, commit_step, failure};
+use crate::db::Database;
+use crate::db::sql_step::{Commit, Database as Connections, FinishedStep, NOT_BEGUN, UNKNOWN, commit_step, failure};
 use crate::model::{Failure, Payload, SqlRequest, SqlResult, code};
 use crate::steps::{BoxFuture, Flow, SqlEffect, StepCx, StepOutput};
 use crate::testing::Failpoints;
 
+use super::shared::Backoff;
+
 /// stepd's own database: exactly once.
 pub struct OwnDatabase {
+    /// The same database, to ask what became of a commit.
+    pub db: Database,
     /// Its connections.
     pub connections: Arc<Connections>,
     /// For tests.
@@ -23,24 +28,65 @@ pub struct NamedDatabase(pub Arc<Connections>);
 impl SqlEffect for OwnDatabase {
     fn run<'a>(&'a self, cx: &'a StepCx, request: SqlRequest) -> BoxFuture<'a, Result<Flow, Failure>> {
         Box::pin(async move {
-            let own = cx.clone();
-            let stop = cx.stop.clone();
-            let failpoints = self.failpoints.clone();
-            let commit: Commit<Payload> = Box::new(move |conn, result| {
-                Box::pin(async move {
-                    let output = checkpoint(conn, &own, result).await?;
-                    failpoints.hit("sql.before_commit").await;
-                    Ok(output)
-                })
-            });
-            let stopped = async move {
-                stop.stopped().await;
-            };
-            let done = self.connections.run(request, stopped, commit).await;
-            self.failpoints.hit("sql.after_commit").await;
-            done.map(Flow::Committed)
+            let mut backoff = Backoff::default();
+            loop {
+                let failure = match self.once(cx, request.clone()).await {
+                    Ok(output) => return Ok(Flow::Committed(output)),
+                    Err(failure) => failure,
+                };
+                if has_outcome(&failure, NOT_BEGUN) && cx.stop.reason().is_none() {
+                    // stepd's own database is away. That is no failure of this step: it waits, like everything else.
+                    tokio::time::sleep(backoff.pause()).await;
+                } else if has_outcome(&failure, UNKNOWN) {
+                    return self.recorded(cx).await.map(Flow::Committed).ok_or(failure);
+                } else {
+                    return Err(failure);
+                }
+            }
         })
     }
+}
+
+impl OwnDatabase {
+    async fn once(&self, cx: &StepCx, request: SqlRequest) -> Result<Payload, Failure> {
+        let (own, stop, failpoints) = (cx.clone(), cx.stop.clone(), self.failpoints.clone());
+        let commit: Commit<Payload> = Box::new(move |conn, result| {
+            Box::pin(async move {
+                let output = checkpoint(conn, &own, result).await?;
+                failpoints.hit("sql.before_commit").await;
+                Ok(output)
+            })
+        });
+        let stopped = async move {
+            stop.stopped().await;
+        };
+        let done = self.connections.run(request, stopped, commit).await;
+        self.failpoints.hit("sql.after_commit").await;
+        done
+    }
+
+    /// COMMIT had no answer: was it done? Asks until the database tells, or the step is told to stop.
+    async fn recorded(&self, cx: &StepCx) -> Option<Payload> {
+        let mut backoff = Backoff::default();
+        while cx.stop.reason().is_none() {
+            let asked = sqlx::query_scalar::<_, Option<String>>(
+                "SELECT output FROM stepd_engine.checkpoints WHERE run = $1 AND key = $2 AND checkpoint",
+            )
+            .bind(cx.run.0)
+            .bind(cx.key.as_str())
+            .fetch_optional(self.db.pool())
+            .await;
+            if let Ok(found) = asked {
+                return found.map(|output| output.map_or_else(Payload::null, Payload::from_database));
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+        None
+    }
+}
+
+fn has_outcome(failure: &Failure, outcome: &str) -> bool {
+    failure.details.as_ref().is_some_and(|details| details["outcome"] == outcome)
 }
 
 /// Shapes the result and commits it under the lease, inside the statement's transaction.

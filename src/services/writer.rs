@@ -156,6 +156,10 @@ struct Group {
 }
 
 impl Group {
+    fn new(run: Uuid, worker: Uuid, epoch: i32) -> Self {
+        Self { run, worker, epoch, steps: Vec::new(), notes: Vec::new(), transition: None, tickets: Vec::new() }
+    }
+
     fn answer(self, result: &Result<(), CommitError>) {
         for ticket in self.tickets {
             ticket.answer(result.clone());
@@ -200,14 +204,13 @@ impl Writer {
                 continue;
             };
             if unknown {
-                match applied(&mut conn, &groups).await {
-                    Ok(Some(held)) => {
+                match held_of(&mut conn, &groups).await {
+                    Ok(held) => {
                         unknown = false;
                         self.conn = Some(conn);
-                        settle_after_read_back(groups, &held);
+                        todo.push(settle_after_read_back(groups, &held));
                         continue;
                     }
-                    Ok(None) => unknown = false,
                     Err(error) => {
                         self.connectivity.lost(&error);
                         todo.push(groups);
@@ -332,30 +335,32 @@ fn row_size(row: &StepRow) -> usize {
         + row.record.decision.as_ref().map_or(0, crate::model::Payload::len)
 }
 
-/// Folds entries to one group a run, and groups of different registrations into batches of their own.
+/// Folds entries to one group a run, in batches of one registration. A batch names no run twice: a write under an
+/// earlier epoch (a run given back and claimed again at once) goes into a batch of its own, before the later one.
 fn fold(entries: Vec<Entry>) -> Vec<Vec<Group>> {
     let mut batches: Vec<Vec<Group>> = Vec::with_capacity(1);
-    let mut places: HashMap<(Uuid, i32), (usize, usize)> = HashMap::with_capacity(entries.len());
+    let mut places: HashMap<Uuid, (usize, usize)> = HashMap::with_capacity(entries.len());
+    let mut first = 0;
     for entry in entries {
         let (run, worker, epoch) = (entry.run.0, entry.worker.0, entry.epoch);
-        let (b, g) = *places.entry((run, epoch)).or_insert_with(|| {
-            let b = batches.iter().position(|batch| batch.first().is_some_and(|g| g.worker == worker)).unwrap_or_else(
-                || {
+        let known = places.get(&run).copied();
+        if known.is_some_and(|(b, g)| batches[b][g].epoch != epoch) {
+            first = batches.len();
+        }
+        let (b, g) = match known.filter(|place| place.0 >= first) {
+            Some(place) => place,
+            None => {
+                let b = (first..batches.len()).find(|b| batches[*b].first().is_some_and(|g| g.worker == worker));
+                let b = b.unwrap_or(batches.len());
+                if b == batches.len() {
                     batches.push(Vec::new());
-                    batches.len() - 1
-                },
-            );
-            batches[b].push(Group {
-                run,
-                worker,
-                epoch,
-                steps: Vec::new(),
-                notes: Vec::new(),
-                transition: None,
-                tickets: Vec::new(),
-            });
-            (b, batches[b].len() - 1)
-        });
+                }
+                batches[b].push(Group::new(run, worker, epoch));
+                let place = (b, batches[b].len() - 1);
+                places.insert(run, place);
+                place
+            }
+        };
         let group = &mut batches[b][g];
         merge_steps(&mut group.steps, entry.steps);
         group.notes.extend(entry.notes);
@@ -484,15 +489,12 @@ fn push_end<'a>(
     e.last_output.push(last.and_then(|r| r.output.as_ref()).map(crate::model::Payload::as_str));
 }
 
-/// Was a batch of unknown outcome applied? A batch is one statement, so one item's trace tells of all. `None`: it was
-/// not, or has left no trace of its own; sending it again is right.
-async fn applied(conn: &mut PgConnection, groups: &[Group]) -> Result<Option<Vec<ReadBack>>, crate::db::DbError> {
-    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(None) };
+/// What the database holds of the runs of a batch of unknown outcome.
+async fn held_of(conn: &mut PgConnection, groups: &[Group]) -> Result<Vec<ReadBack>, crate::db::DbError> {
+    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(Vec::new()) };
     let runs: Vec<Uuid> = groups.iter().map(|g| g.run).collect();
     let epochs: Vec<i32> = groups.iter().map(|g| g.epoch).collect();
-    let held = read_back(conn, worker, &runs, &epochs).await?;
-    let trace = groups.iter().zip(&held).any(|(group, held)| left_a_trace(group, held));
-    Ok(trace.then_some(held))
+    read_back(conn, worker, &runs, &epochs).await
 }
 
 fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
@@ -507,9 +509,19 @@ fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
     }
 }
 
-fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) {
+/// Answers the groups that the database tells of, and returns those to send again: their lease stands, and nothing shows
+/// that they were written. Each group is judged by its own trace: that another run is where this batch would have
+/// brought it may have other reasons.
+fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) -> Vec<Group> {
+    let mut again = Vec::new();
     for (group, held) in groups.into_iter().zip(held) {
-        let ok = held.mine || left_a_trace(&group, held);
-        group.answer(&if ok { Ok(()) } else { Err(CommitError::LeaseLost) });
+        if left_a_trace(&group, held) {
+            group.answer(&Ok(()));
+        } else if held.mine {
+            again.push(group);
+        } else {
+            group.answer(&Err(CommitError::LeaseLost));
+        }
     }
+    again
 }

@@ -6,12 +6,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod acceptance;
+mod chaos;
 mod cli;
+mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod demo;
 mod layout;
+mod postgres_away;
+mod queues;
+mod repair;
+mod requests;
+mod resume;
 mod retries;
+mod shutdown;
 mod smoke;
 mod sql;
 mod state;

@@ -16,7 +16,7 @@ mod rows;
 mod tests;
 
 pub use commit::{FinishedStep, commit_step};
-pub use database::{Commit, Database};
+pub use database::{Commit, Database, NOT_BEGUN, UNKNOWN};
 pub use execute::execute;
 
 use sqlx::postgres::PgDatabaseError;
