@@ -75,6 +75,21 @@ impl Catalog {
         Ok(changed)
     }
 
+    /// Stores a workflow's definition and makes it this worker's present one, and no one else's: what jobs of that name
+    /// mean elsewhere stays as it is. Gives the definition's id.
+    ///
+    /// # Errors
+    /// Whatever the database says; the catalog then stays as it was.
+    pub async fn try_out(&self, loaded: Loaded) -> Result<i32, DbError> {
+        let id = definitions::define(self.db.pool(), &loaded.hash, &loaded.name, loaded.body.as_deref()).await?;
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(id, loaded.workflow);
+        let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = present.as_object().cloned().unwrap_or_default();
+        ids.insert(loaded.name, id.into());
+        *present = Arc::new(Value::Object(ids));
+        Ok(id)
+    }
+
     /// What a claim pins: `{workflow: definition id}`.
     #[must_use]
     pub fn present(&self) -> Arc<Value> {
