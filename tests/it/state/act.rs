@@ -6,8 +6,8 @@ use serde_json::json;
 use sqlx::PgConnection;
 use stepd::db::batch::Batch;
 use stepd::db::claims::{self, ClaimRequest};
-use stepd::db::{DbError, liveness, waits};
-use stepd::model::{Failure, Job, RunId, RunState, WorkerId};
+use stepd::db::{DbError, liveness};
+use stepd::model::{Job, RunState, WorkerId};
 use stepd::rules::state::{Event, Fence};
 use uuid::Uuid;
 
