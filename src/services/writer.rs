@@ -4,9 +4,11 @@
 //! one statement. When a value makes it fail, the batch is split until the culprit fails alone. After a lost connection the
 //! outcome is unknown; the database is asked what it holds before anything is sent again.
 
+mod columns;
+mod group;
+mod outcome;
 mod plain;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +16,17 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
-use crate::db::batch::{Batch, ReadBack, read_back};
 use crate::db::{Database, Trouble, waits};
-use crate::engine::{Answer, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
-use crate::model::{Failure, RunId, RunState, StepKey, StepState, Wait, WorkerId};
+use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
+use crate::model::{Failure, RunId, StepKey, WorkerId};
 use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
 use super::shared::{Backoff, Connectivity, Hints};
+
+use columns::columns;
+use group::{Group, fold, size};
+use outcome::{held_of, settle_after_read_back};
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
 const MAX_RUNS: usize = 1_000;
@@ -168,53 +173,6 @@ struct Parked {
     group: Group,
     due: tokio::time::Instant,
     tries: u32,
-}
-
-/// What one batch holds of one run.
-struct Group {
-    run: Uuid,
-    worker: Uuid,
-    epoch: i32,
-    steps: Vec<StepRow>,
-    notes: Vec<Note>,
-    transition: Option<Transition>,
-    tickets: Vec<Ticket>,
-}
-
-impl Group {
-    fn new(run: Uuid, worker: Uuid, epoch: i32) -> Self {
-        Self { run, worker, epoch, steps: Vec::new(), notes: Vec::new(), transition: None, tickets: Vec::new() }
-    }
-
-    fn add(
-        &mut self,
-        steps: Vec<StepRow>,
-        notes: Vec<Note>,
-        transition: Option<Transition>,
-        tickets: impl IntoIterator<Item = Ticket>,
-    ) {
-        merge_steps(&mut self.steps, steps);
-        self.notes.extend(notes);
-        if let Some(transition) = transition {
-            // The record that rides along replaces an earlier row of the same step.
-            if let Transition::Complete { last: Some(row), .. } = &transition {
-                self.steps.retain(|s| s.record.key != row.record.key);
-            }
-            self.transition = Some(transition);
-        }
-        self.tickets.extend(tickets);
-    }
-
-    /// A later group of the same run joins this one.
-    fn absorb(&mut self, later: Self) {
-        self.add(later.steps, later.notes, later.transition, later.tickets);
-    }
-
-    fn answer(self, result: &Result<(), CommitError>) {
-        for ticket in self.tickets {
-            ticket.answer(result.clone());
-        }
-    }
 }
 
 impl Writer {
@@ -432,198 +390,4 @@ async fn gather(rx: &mpsc::UnboundedReceiver<Entry>) {
         }
         seen = now;
     }
-}
-
-fn size(entry: &Entry) -> usize {
-    let last = match &entry.transition {
-        Some(Transition::Complete { output, last }) => output.len() + last.as_deref().map_or(0, row_size),
-        _ => 0,
-    };
-    last + entry.steps.iter().map(row_size).sum::<usize>() + entry.notes.iter().map(|n| n.data.len()).sum::<usize>()
-}
-
-fn row_size(row: &StepRow) -> usize {
-    row.record.output.as_ref().map_or(0, crate::model::Payload::len)
-        + row.record.decision.as_ref().map_or(0, crate::model::Payload::len)
-}
-
-/// Folds entries to one group a run, in batches of one registration. A batch names no run twice: a write under an
-/// earlier epoch (a run given back and claimed again at once) goes into a batch of its own, before the later one.
-fn fold(entries: Vec<Entry>) -> Vec<Vec<Group>> {
-    let mut batches: Vec<Vec<Group>> = Vec::with_capacity(1);
-    let mut places: HashMap<Uuid, (usize, usize)> = HashMap::with_capacity(entries.len());
-    let mut first = 0;
-    for entry in entries {
-        let (run, worker, epoch) = (entry.run.0, entry.worker.0, entry.epoch);
-        let known = places.get(&run).copied();
-        if known.is_some_and(|(b, g)| batches[b][g].epoch != epoch) {
-            first = batches.len();
-        }
-        let (b, g) = match known.filter(|place| place.0 >= first) {
-            Some(place) => place,
-            None => {
-                let b = (first..batches.len()).find(|b| batches[*b].first().is_some_and(|g| g.worker == worker));
-                let b = b.unwrap_or(batches.len());
-                if b == batches.len() {
-                    batches.push(Vec::new());
-                }
-                batches[b].push(Group::new(run, worker, epoch));
-                let place = (b, batches[b].len() - 1);
-                places.insert(run, place);
-                place
-            }
-        };
-        batches[b][g].add(entry.steps, entry.notes, entry.transition, entry.ticket);
-    }
-    batches
-}
-
-/// A later row of a step replaces an earlier one: a step that started and ended within one batch costs one row.
-fn merge_steps(into: &mut Vec<StepRow>, rows: Vec<StepRow>) {
-    if into.is_empty() {
-        *into = rows;
-        return;
-    }
-    for row in rows {
-        match into.iter_mut().rev().find(|r| r.record.key == row.record.key) {
-            Some(earlier) => *earlier = row,
-            None => into.push(row),
-        }
-    }
-}
-
-fn ms(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn text<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
-}
-
-fn columns(groups: &[Group]) -> Batch<'_> {
-    let mut batch = Batch::default();
-    for group in groups {
-        batch.runs.push(group.run);
-        batch.epochs.push(group.epoch);
-        for row in &group.steps {
-            push_step(&mut batch, group.run, row);
-        }
-        for note in &group.notes {
-            batch.notes.run.push(group.run);
-            batch.notes.attempt.push(note.attempt.and_then(|a| i16::try_from(a).ok()));
-            batch.notes.kind.push(note.kind.as_str());
-            batch.notes.key.push(note.key.as_ref().map(StepKey::as_str));
-            batch.notes.data.push(note.data.as_str());
-        }
-        push_transition(&mut batch, group);
-    }
-    batch
-}
-
-fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) {
-    let (s, r) = (&mut batch.steps, &row.record);
-    s.run.push(run);
-    s.seq.push(r.seq);
-    s.started_at.push(r.started_at);
-    s.ended_at.push(r.ended_at);
-    s.due_ms.push(row.due_in.map(ms));
-    s.attempts.push(i16::try_from(r.attempts).unwrap_or(i16::MAX));
-    s.checkpoint.push(r.checkpoint);
-    s.state.push(r.state.as_str());
-    s.key.push(r.key.as_str());
-    s.kind.push(&r.kind);
-    s.output.push(r.output.as_ref().map(crate::model::Payload::as_str));
-    s.error.push(r.error.as_ref().map(text));
-    s.decision.push(r.decision.as_ref().map(crate::model::Payload::as_str));
-    let (event, matches) = match &row.wait {
-        Some(Wait::Event { name, matches, .. }) => (Some(name.as_str()), Some(matches.to_string())),
-        _ => (None, None),
-    };
-    s.event.push(event);
-    s.matches.push(matches);
-}
-
-fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
-    let mut moved = |state: RunState, due: Option<Duration>, error: Option<String>| {
-        batch.moves.run.push(group.run);
-        batch.moves.epoch.push(group.epoch);
-        batch.moves.state.push(state.as_str());
-        batch.moves.due_ms.push(due.map(ms));
-        batch.moves.error.push(error);
-    };
-    match &group.transition {
-        None => {}
-        Some(Transition::Start) => moved(RunState::Running, None, None),
-        Some(Transition::Suspend { due_in }) => moved(RunState::Waiting, *due_in, None),
-        Some(Transition::Resume { after, failure }) => moved(RunState::Resuming, Some(*after), Some(text(failure))),
-        Some(Transition::Release) => moved(RunState::Queued, None, None),
-        Some(Transition::Complete { output, last }) => {
-            push_end(batch, group.run, RunState::Completed, Some(output.as_str()), None, last.as_deref())
-        }
-        Some(Transition::Fail { failure }) => {
-            push_end(batch, group.run, RunState::Failed, None, Some(text(failure)), None)
-        }
-        Some(Transition::Cancel { failure }) => {
-            push_end(batch, group.run, RunState::Cancelled, None, Some(text(failure)), None)
-        }
-    }
-}
-
-fn push_end<'a>(
-    batch: &mut Batch<'a>,
-    run: Uuid,
-    state: RunState,
-    output: Option<&'a str>,
-    error: Option<String>,
-    last: Option<&'a StepRow>,
-) {
-    let e = &mut batch.ends;
-    let last = last.map(|row| &row.record);
-    e.run.push(run);
-    e.state.push(state.as_str());
-    e.output.push(output);
-    e.error.push(error);
-    e.last_seq.push(last.map(|r| r.seq));
-    e.last_attempts.push(last.map(|r| i16::try_from(r.attempts).unwrap_or(i16::MAX)));
-    e.last_started_at.push(last.map(|r| r.started_at));
-    e.last_key.push(last.map(|r| r.key.as_str()));
-    e.last_kind.push(last.map(|r| r.kind.as_str()));
-    e.last_output.push(last.and_then(|r| r.output.as_ref()).map(crate::model::Payload::as_str));
-}
-
-/// What the database holds of the runs of a batch of unknown outcome.
-async fn held_of(conn: &mut PgConnection, groups: &[Group]) -> Result<Vec<ReadBack>, crate::db::DbError> {
-    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(Vec::new()) };
-    let runs: Vec<Uuid> = groups.iter().map(|g| g.run).collect();
-    let epochs: Vec<i32> = groups.iter().map(|g| g.epoch).collect();
-    read_back(conn, worker, &runs, &epochs).await
-}
-
-fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
-    match group.transition {
-        Some(Transition::Complete { .. } | Transition::Fail { .. } | Transition::Cancel { .. }) => held.ended,
-        Some(Transition::Suspend { .. } | Transition::Resume { .. } | Transition::Release) => held.moved,
-        Some(Transition::Start) | None => group.steps.iter().any(|row| {
-            let r = &row.record;
-            r.state != StepState::Running
-                && held.steps.iter().any(|s| *s == format!("{} {} {}", r.key, r.state.as_str(), r.attempts))
-        }),
-    }
-}
-
-/// Answers the groups that the database tells of, and returns those to send again: their lease stands, and nothing shows
-/// that they were written. Each group is judged by its own trace: that another run is where this batch would have
-/// brought it may have other reasons.
-fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) -> Vec<Group> {
-    let mut again = Vec::new();
-    for (group, held) in groups.into_iter().zip(held) {
-        if left_a_trace(&group, held) {
-            group.answer(&Ok(()));
-        } else if held.mine {
-            again.push(group);
-        } else {
-            group.answer(&Err(CommitError::LeaseLost));
-        }
-    }
-    again
 }
