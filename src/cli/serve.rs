@@ -64,7 +64,8 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     serve(&config, daemon, early, signals).await
 }
 
-/// Waits for signals, from the one that came before the daemon was ready: reload on SIGHUP, drain on the first SIGTERM or SIGINT, exit on the second.
+/// Waits for signals, from the one on that came before the daemon was ready: reload on SIGHUP, drain on the first SIGTERM or
+/// SIGINT, exit on the second.
 async fn serve(config: &Config, daemon: Daemon, early: Option<i32>, mut signals: Signals) -> anyhow::Result<Exit> {
     let mut said = early;
     loop {

@@ -136,9 +136,13 @@ impl Ctx {
         self.settled().await?;
         let (mut record, mut next, first) = match known {
             None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
-            Some(record) => {
+            Some(mut record) => {
                 let next = self.take_up(&record, policy).await?;
                 let first = self.first_attempt(&record, &next, policy);
+                if matches!(record.state, StepState::Failed | StepState::Cancelled) {
+                    // Taken up anew, by a resume or an operator: `total_timeout` begins anew, too.
+                    record.started_at = self.ports.clock.now();
+                }
                 (record, next, first)
             }
         };
@@ -220,7 +224,10 @@ impl Ctx {
         let prompt = format!("Step {} was running when its worker died. Run it again?", record.key);
         let body = AskBody { prompt, shape: plain_shape() };
         let policy = StepPolicy { on_error: crate::rules::policy::OnError::Continue, ..StepPolicy::default() };
-        let done = Box::pin(self.resolve(key, "approve", &policy, &body)).await?;
+        let done = {
+            let _aside = self.step_aside();
+            Box::pin(self.resolve(key, "approve", &policy, &body)).await?
+        };
         Ok(match done.state {
             StepState::Completed => Next::Attempt(record.attempts),
             _ => Next::Finish(Err(interrupted(record, "and it was decided not to run it again"))),

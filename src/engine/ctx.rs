@@ -119,6 +119,15 @@ impl Drop for Busy<'_> {
     }
 }
 
+/// While this lives, an operation is not counted as busy: it only waits for another one.
+pub(super) struct Aside<'a>(&'a Ctx);
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.0.state().busy += 1;
+    }
+}
+
 /// Is the run quiet, that is: does everything in it wait?
 pub(super) enum Quiet {
     No,
@@ -310,12 +319,20 @@ impl Ctx {
     }
 
     /// Marks a busy stretch as over for the time of a wait.
-    pub(super) fn pause_busy(&self, key: &StepKey, due: Option<Instant>) {
+    pub(super) fn pause_busy(&self, key: &StepKey, due: Option<Instant>, answerable: bool) {
         let mut state = self.state();
         state.busy -= 1;
         state.waits.insert(key.clone(), due);
         drop(state);
-        self.inbox.begin_wait(key.clone());
+        if answerable {
+            self.inbox.begin_wait(key.clone());
+        }
+    }
+
+    /// An operation leaves it to a nested one to be busy.
+    pub(super) fn step_aside(&self) -> Aside<'_> {
+        self.state().busy -= 1;
+        Aside(self)
     }
 
     /// The wait is over, the run is busy again.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use sqlx::PgConnection;
 
-use crate::db::Database;
 use crate::db::sql_step::{Commit, Database as Connections, FinishedStep, NOT_BEGUN, UNKNOWN, commit_step, failure};
+use crate::db::{Database, waits};
 use crate::model::{Failure, Payload, SqlRequest, SqlResult, code};
 use crate::steps::{BoxFuture, Flow, SqlEffect, StepCx, StepOutput};
 use crate::testing::Failpoints;
@@ -69,15 +69,8 @@ impl OwnDatabase {
     async fn recorded(&self, cx: &StepCx) -> Option<Payload> {
         let mut backoff = Backoff::default();
         while cx.stop.reason().is_none() {
-            let asked = sqlx::query_scalar::<_, Option<String>>(
-                "SELECT output FROM stepd_engine.checkpoints WHERE run = $1 AND key = $2 AND checkpoint",
-            )
-            .bind(cx.run.0)
-            .bind(cx.key.as_str())
-            .fetch_optional(self.db.pool())
-            .await;
-            if let Ok(found) = asked {
-                return found.map(|output| output.map_or_else(Payload::null, Payload::from_database));
+            if let Ok(found) = waits::answer_of(self.db.pool(), cx.run, &cx.key).await {
+                return found.and_then(Result::ok);
             }
             tokio::time::sleep(backoff.pause()).await;
         }

@@ -4,9 +4,11 @@
 //! one statement. When a value makes it fail, the batch is split until the culprit fails alone. After a lost connection the
 //! outcome is unknown; the database is asked what it holds before anything is sent again.
 
+mod columns;
+mod group;
+mod outcome;
 mod plain;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +16,17 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
-use crate::db::batch::{Batch, ReadBack, read_back};
 use crate::db::{Database, Trouble, waits};
-use crate::engine::{Answer, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
-use crate::model::{Failure, RunId, RunState, StepKey, StepState, Wait};
+use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
+use crate::model::{Failure, RunId, StepKey, WorkerId};
 use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
 use super::shared::{Backoff, Connectivity, Hints};
+
+use columns::columns;
+use group::{Group, fold, size};
+use outcome::{held_of, settle_after_read_back};
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
 const MAX_RUNS: usize = 1_000;
@@ -35,9 +40,12 @@ const MAX_BYTES: usize = 16 << 20;
 /// Two writers by hash of the run's id: about half as many steps again as one (`performance.md`).
 const WRITERS: usize = 2;
 
+/// With pauses growing to two seconds, half an hour; after that the sweep's repair is left to do it.
+const SETTLE_TRIES: u32 = 1_000;
+
 /// The writer's session: one plan for every batch size, and no waiting behind somebody's open transaction for long.
 const SESSION: [(&str, &str); 3] =
-    [("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "2s"), ("statement_timeout", "60s")];
+    [("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "500ms"), ("statement_timeout", "60s")];
 
 /// The journal in Postgres: a handle to the writers.
 pub struct PgJournal {
@@ -71,6 +79,8 @@ impl PgJournal {
                     connectivity: connectivity.clone(),
                     failpoints: failpoints.clone(),
                     conn: None,
+                    parked: Vec::new(),
+                    tries: 0,
                 };
                 tasks.spawn(writer.run(rx));
                 tx
@@ -89,37 +99,48 @@ impl Journal for PgJournal {
         let _ = self.shards[shard].send(entry);
     }
 
-    fn settle(&self, run: RunId, keys: Vec<StepKey>) -> BoxFuture<'static, ()> {
+    fn settle(&self, run: RunId, keys: Vec<StepKey>) {
         let (db, hints, settling) = (self.db.clone(), self.hints.clone(), self.settling.clone());
         let failpoints = self.failpoints.clone();
-        Box::pin(async move {
+        // A task of its own: the run's slot is free at once, and a statement is never dropped half-way. How many
+        // there are is bounded by the runs that wait for what an open transaction of somebody's holds.
+        tokio::spawn(async move {
             failpoints.hit("settle.before").await;
-            // In a task of its own: a statement is never dropped half-way.
-            let done = tokio::spawn(async move {
-                let _one = settling.acquire_owned().await;
-                waits::settle(db.pool(), run, &keys).await
-            })
-            .await;
-            match done {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(run.id = %run, %error, "settle failed; the sweep repairs it"),
-                Err(error) => tracing::debug!(run.id = %run, %error, "settle ended early; the sweep repairs it"),
+            let mut backoff = Backoff::default();
+            for _ in 0..SETTLE_TRIES {
+                let one = settling.acquire().await;
+                let done = waits::settle(db.pool(), run, &keys).await;
+                drop(one);
+                match done {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(run.id = %run, %error, "settle failed, trying again"),
+                }
+                tokio::time::sleep(backoff.pause()).await;
             }
             hints.stage.notify_one();
-        })
+            hints.request.notify_one();
+        });
     }
 
-    fn expire(&self, run: RunId, key: StepKey, failure: Failure) -> BoxFuture<'static, Option<Answer>> {
+    fn expire(
+        &self,
+        run: RunId,
+        lease: (WorkerId, i32),
+        key: StepKey,
+        failure: Failure,
+    ) -> BoxFuture<'static, Option<Answer>> {
         let db = self.db.clone();
         Box::pin(async move {
             let task = tokio::spawn(async move {
                 let mut backoff = Backoff::default();
                 loop {
                     let tried = async {
-                        if waits::expire(db.pool(), run, &key, &failure).await? {
-                            return Ok(None);
+                        match waits::expire(db.pool(), run, &key, &failure, lease).await? {
+                            // The time is up; or the lease is lost, and nothing that the run still does is recorded.
+                            Some(true) | None => Ok(None),
+                            Some(false) => waits::answer_of(db.pool(), run, &key).await,
                         }
-                        waits::answer_of(db.pool(), run, &key).await
                     };
                     match tried.await {
                         Ok(answer) => return answer,
@@ -142,35 +163,26 @@ struct Writer {
     connectivity: Arc<Connectivity>,
     failpoints: Failpoints,
     conn: Option<PgConnection>,
+    parked: Vec<Parked>,
+    /// How often the group at hand has been parked.
+    tries: u32,
 }
 
-/// What one batch holds of one run.
-struct Group {
-    run: Uuid,
-    worker: Uuid,
-    epoch: i32,
-    steps: Vec<StepRow>,
-    notes: Vec<Note>,
-    transition: Option<Transition>,
-    tickets: Vec<Ticket>,
-}
-
-impl Group {
-    fn new(run: Uuid, worker: Uuid, epoch: i32) -> Self {
-        Self { run, worker, epoch, steps: Vec::new(), notes: Vec::new(), transition: None, tickets: Vec::new() }
-    }
-
-    fn answer(self, result: &Result<(), CommitError>) {
-        for ticket in self.tickets {
-            ticket.answer(result.clone());
-        }
-    }
+/// A group that waits for somebody's lock to be let go.
+struct Parked {
+    group: Group,
+    due: tokio::time::Instant,
+    tries: u32,
 }
 
 impl Writer {
     async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Entry>) {
         let mut busy = false;
-        while let Some(first) = rx.recv().await {
+        while let Some(first) = self.next(&mut rx).await {
+            let Some(first) = first else {
+                self.unpark().await;
+                continue;
+            };
             if busy {
                 gather(&rx).await;
             }
@@ -182,13 +194,65 @@ impl Writer {
                 entries.push(next);
             }
             busy = entries.len() > 1;
-            for groups in fold(entries).into_iter().flat_map(plain::split) {
-                self.commit(groups).await;
+            for groups in fold(entries) {
+                let groups = self.behind_parked(groups);
+                for groups in plain::split(groups) {
+                    self.commit(groups).await;
+                }
             }
         }
         if let Some(conn) = self.conn.take() {
             let _ = conn.close().await;
         }
+    }
+
+    /// The next entry; `Some(None)`: it is time to try a parked group again; `None`: everything is written.
+    async fn next(&mut self, rx: &mut mpsc::UnboundedReceiver<Entry>) -> Option<Option<Entry>> {
+        let Some(due) = self.parked.iter().map(|p| p.due).min() else { return rx.recv().await.map(Some) };
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(due) => Some(None),
+            Some(entry) = rx.recv() => Some(Some(entry)),
+            // The last handle is gone: what is parked is still to be written.
+            else => Some(None),
+        }
+    }
+
+    /// Tries the parked groups that are due again, each by itself.
+    async fn unpark(&mut self) {
+        let Some(due) = self.parked.iter().map(|p| p.due).min() else { return };
+        tokio::time::sleep_until(due).await;
+        let (ready, parked) = std::mem::take(&mut self.parked).into_iter().partition(|p| p.due <= due);
+        self.parked = parked;
+        for one in Vec::<Parked>::into_iter(ready) {
+            self.tries = one.tries;
+            self.commit(vec![one.group]).await;
+        }
+        self.tries = 0;
+    }
+
+    /// Somebody's open transaction holds a row that this group must write. It waits aside, and the others go on.
+    fn park(&mut self, group: Group, error: &crate::db::DbError) {
+        if self.tries == 0 {
+            tracing::warn!(%error, run.id = %group.run, "a run's records wait behind somebody's lock; the other runs go on");
+        }
+        let pause = Duration::from_millis(100).saturating_mul(1 << self.tries.min(5)).min(Duration::from_secs(2));
+        self.parked.push(Parked { group, due: tokio::time::Instant::now() + pause, tries: self.tries + 1 });
+    }
+
+    /// Later entries of a parked run wait behind it: a run's records are committed in order.
+    fn behind_parked(&mut self, groups: Vec<Group>) -> Vec<Group> {
+        if self.parked.is_empty() {
+            return groups;
+        }
+        let mut free = Vec::with_capacity(groups.len());
+        for group in groups {
+            match self.parked.iter_mut().find(|p| p.group.run == group.run && p.group.epoch == group.epoch) {
+                Some(parked) => parked.group.absorb(group),
+                None => free.push(group),
+            }
+        }
+        free
     }
 
     /// Commits the groups of one registration, however long Postgres is away.
@@ -248,9 +312,15 @@ impl Writer {
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);
-                    tracing::warn!(%error, run.id = %groups[0].run, "a write waits behind somebody's lock");
-                    // The others first; this one again after them.
-                    todo.insert(0, groups);
+                    for group in groups {
+                        self.park(group, &error);
+                    }
+                }
+                Err(error) if error.trouble == Trouble::Refused && !error.blames_values() => {
+                    // Not these values: the server's own trouble, a missing right, a schema in the middle of a change.
+                    self.conn = Some(conn);
+                    tracing::warn!(%error, "postgres refuses to record; trying again");
+                    todo.push(groups);
                     tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) => {
@@ -320,208 +390,4 @@ async fn gather(rx: &mpsc::UnboundedReceiver<Entry>) {
         }
         seen = now;
     }
-}
-
-fn size(entry: &Entry) -> usize {
-    let last = match &entry.transition {
-        Some(Transition::Complete { output, last }) => output.len() + last.as_deref().map_or(0, row_size),
-        _ => 0,
-    };
-    last + entry.steps.iter().map(row_size).sum::<usize>() + entry.notes.iter().map(|n| n.data.len()).sum::<usize>()
-}
-
-fn row_size(row: &StepRow) -> usize {
-    row.record.output.as_ref().map_or(0, crate::model::Payload::len)
-        + row.record.decision.as_ref().map_or(0, crate::model::Payload::len)
-}
-
-/// Folds entries to one group a run, in batches of one registration. A batch names no run twice: a write under an
-/// earlier epoch (a run given back and claimed again at once) goes into a batch of its own, before the later one.
-fn fold(entries: Vec<Entry>) -> Vec<Vec<Group>> {
-    let mut batches: Vec<Vec<Group>> = Vec::with_capacity(1);
-    let mut places: HashMap<Uuid, (usize, usize)> = HashMap::with_capacity(entries.len());
-    let mut first = 0;
-    for entry in entries {
-        let (run, worker, epoch) = (entry.run.0, entry.worker.0, entry.epoch);
-        let known = places.get(&run).copied();
-        if known.is_some_and(|(b, g)| batches[b][g].epoch != epoch) {
-            first = batches.len();
-        }
-        let (b, g) = match known.filter(|place| place.0 >= first) {
-            Some(place) => place,
-            None => {
-                let b = (first..batches.len()).find(|b| batches[*b].first().is_some_and(|g| g.worker == worker));
-                let b = b.unwrap_or(batches.len());
-                if b == batches.len() {
-                    batches.push(Vec::new());
-                }
-                batches[b].push(Group::new(run, worker, epoch));
-                let place = (b, batches[b].len() - 1);
-                places.insert(run, place);
-                place
-            }
-        };
-        let group = &mut batches[b][g];
-        merge_steps(&mut group.steps, entry.steps);
-        group.notes.extend(entry.notes);
-        if let Some(transition) = entry.transition {
-            // The record that rides along replaces an earlier row of the same step.
-            if let Transition::Complete { last: Some(row), .. } = &transition {
-                group.steps.retain(|s| s.record.key != row.record.key);
-            }
-            group.transition = Some(transition);
-        }
-        group.tickets.extend(entry.ticket);
-    }
-    batches
-}
-
-/// A later row of a step replaces an earlier one: a step that started and ended within one batch costs one row.
-fn merge_steps(into: &mut Vec<StepRow>, rows: Vec<StepRow>) {
-    if into.is_empty() {
-        *into = rows;
-        return;
-    }
-    for row in rows {
-        match into.iter_mut().rev().find(|r| r.record.key == row.record.key) {
-            Some(earlier) => *earlier = row,
-            None => into.push(row),
-        }
-    }
-}
-
-fn ms(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn text<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
-}
-
-fn columns(groups: &[Group]) -> Batch<'_> {
-    let mut batch = Batch::default();
-    for group in groups {
-        batch.runs.push(group.run);
-        batch.epochs.push(group.epoch);
-        for row in &group.steps {
-            push_step(&mut batch, group.run, row);
-        }
-        for note in &group.notes {
-            batch.notes.run.push(group.run);
-            batch.notes.attempt.push(note.attempt.and_then(|a| i16::try_from(a).ok()));
-            batch.notes.kind.push(note.kind.as_str());
-            batch.notes.key.push(note.key.as_ref().map(StepKey::as_str));
-            batch.notes.data.push(note.data.as_str());
-        }
-        push_transition(&mut batch, group);
-    }
-    batch
-}
-
-fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) {
-    let (s, r) = (&mut batch.steps, &row.record);
-    s.run.push(run);
-    s.seq.push(r.seq);
-    s.started_at.push(r.started_at);
-    s.ended_at.push(r.ended_at);
-    s.due_ms.push(row.due_in.map(ms));
-    s.attempts.push(i16::try_from(r.attempts).unwrap_or(i16::MAX));
-    s.checkpoint.push(r.checkpoint);
-    s.state.push(r.state.as_str());
-    s.key.push(r.key.as_str());
-    s.kind.push(&r.kind);
-    s.output.push(r.output.as_ref().map(crate::model::Payload::as_str));
-    s.error.push(r.error.as_ref().map(text));
-    s.decision.push(r.decision.as_ref().map(crate::model::Payload::as_str));
-    let (event, matches) = match &row.wait {
-        Some(Wait::Event { name, matches, .. }) => (Some(name.as_str()), Some(matches.to_string())),
-        _ => (None, None),
-    };
-    s.event.push(event);
-    s.matches.push(matches);
-}
-
-fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
-    let mut moved = |state: RunState, due: Option<Duration>, error: Option<String>| {
-        batch.moves.run.push(group.run);
-        batch.moves.epoch.push(group.epoch);
-        batch.moves.state.push(state.as_str());
-        batch.moves.due_ms.push(due.map(ms));
-        batch.moves.error.push(error);
-    };
-    match &group.transition {
-        None => {}
-        Some(Transition::Start) => moved(RunState::Running, None, None),
-        Some(Transition::Suspend { due_in }) => moved(RunState::Waiting, *due_in, None),
-        Some(Transition::Resume { after, failure }) => moved(RunState::Resuming, Some(*after), Some(text(failure))),
-        Some(Transition::Release) => moved(RunState::Queued, None, None),
-        Some(Transition::Complete { output, last }) => {
-            push_end(batch, group.run, RunState::Completed, Some(output.as_str()), None, last.as_deref())
-        }
-        Some(Transition::Fail { failure }) => {
-            push_end(batch, group.run, RunState::Failed, None, Some(text(failure)), None)
-        }
-        Some(Transition::Cancel { failure }) => {
-            push_end(batch, group.run, RunState::Cancelled, None, Some(text(failure)), None)
-        }
-    }
-}
-
-fn push_end<'a>(
-    batch: &mut Batch<'a>,
-    run: Uuid,
-    state: RunState,
-    output: Option<&'a str>,
-    error: Option<String>,
-    last: Option<&'a StepRow>,
-) {
-    let e = &mut batch.ends;
-    let last = last.map(|row| &row.record);
-    e.run.push(run);
-    e.state.push(state.as_str());
-    e.output.push(output);
-    e.error.push(error);
-    e.last_seq.push(last.map(|r| r.seq));
-    e.last_attempts.push(last.map(|r| i16::try_from(r.attempts).unwrap_or(i16::MAX)));
-    e.last_started_at.push(last.map(|r| r.started_at));
-    e.last_key.push(last.map(|r| r.key.as_str()));
-    e.last_kind.push(last.map(|r| r.kind.as_str()));
-    e.last_output.push(last.and_then(|r| r.output.as_ref()).map(crate::model::Payload::as_str));
-}
-
-/// What the database holds of the runs of a batch of unknown outcome.
-async fn held_of(conn: &mut PgConnection, groups: &[Group]) -> Result<Vec<ReadBack>, crate::db::DbError> {
-    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(Vec::new()) };
-    let runs: Vec<Uuid> = groups.iter().map(|g| g.run).collect();
-    let epochs: Vec<i32> = groups.iter().map(|g| g.epoch).collect();
-    read_back(conn, worker, &runs, &epochs).await
-}
-
-fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
-    match group.transition {
-        Some(Transition::Complete { .. } | Transition::Fail { .. } | Transition::Cancel { .. }) => held.ended,
-        Some(Transition::Suspend { .. } | Transition::Resume { .. } | Transition::Release) => held.moved,
-        Some(Transition::Start) | None => group.steps.iter().any(|row| {
-            let r = &row.record;
-            r.state != StepState::Running
-                && held.steps.iter().any(|s| *s == format!("{} {} {}", r.key, r.state.as_str(), r.attempts))
-        }),
-    }
-}
-
-/// Answers the groups that the database tells of, and returns those to send again: their lease stands, and nothing shows
-/// that they were written. Each group is judged by its own trace: that another run is where this batch would have
-/// brought it may have other reasons.
-fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) -> Vec<Group> {
-    let mut again = Vec::new();
-    for (group, held) in groups.into_iter().zip(held) {
-        if left_a_trace(&group, held) {
-            group.answer(&Ok(()));
-        } else if held.mine {
-            again.push(group);
-        } else {
-            group.answer(&Err(CommitError::LeaseLost));
-        }
-    }
-    again
 }

@@ -56,10 +56,10 @@ async fn a_run_that_kills_its_workers_is_quarantined_and_others_are_neither_harm
         db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'harmless' AND state = 'completed'").await == 20
     })
     .await;
-    assert_eq!(early + late + rest, 7, "four deaths in company, three alone");
+    assert_eq!(early + late + rest, 5, "two deaths in company, three alone");
     assert_eq!(db.count("SELECT coalesce(sum(crashes), 0) FROM stepd.runs WHERE workflow = 'harmless'").await, 0);
     assert!(files.counts("harmless").values().all(|n| *n == 1) && files.counts("harmless").len() == 20);
-    assert_eq!((files.counts("effects")["fine"], files.counts("effects")["deadly"]), (1, 7));
+    assert_eq!((files.counts("effects")["fine"], files.counts("effects")["deadly"]), (1, 5));
 
     let failure: String = db.one(format!("SELECT error::text FROM stepd.runs WHERE id = '{poison}'")).await;
     let failure: serde_json::Value = serde_json::from_str(&failure).unwrap();
@@ -69,10 +69,10 @@ async fn a_run_that_kills_its_workers_is_quarantined_and_others_are_neither_harm
         "{failure}"
     );
     let deaths = failure["details"]["deaths"].as_array().unwrap();
-    assert_eq!(deaths.len(), 7, "{failure}");
+    assert_eq!(deaths.len(), 5, "{failure}");
     // The first death may be faster than the note of the step's start; after it, starts are durable.
     assert!(deaths.iter().skip(1).all(|d| d["steps"][0] == "deadly" && d["worker"].is_string()), "{failure}");
-    assert_eq!(db.count(format!("SELECT crashes::int8 FROM stepd.runs WHERE id = '{poison}'")).await, 7);
+    assert_eq!(db.count(format!("SELECT crashes::int8 FROM stepd.runs WHERE id = '{poison}'")).await, 5);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 mod acceptance;
 mod chaos;
+mod cli;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;

@@ -234,7 +234,7 @@ impl<'a> Story<'a> {
             dead,
             count: demo::count(db, ITEMS).await?,
             state: demo::standing(db, self.run).await?.state,
-            interrupted: demo::interrupted(db, self.run).await?,
+            interrupted: proof::ran_again(demo::interrupted(db, self.run).await?, MAP, &starts),
             repeated: proof::repeated(&steps, MAP, &starts),
             starts: starts.len(),
             unpacked: (1..=i64::from(ITEMS)).filter(|item| !starts.iter().any(|(i, _)| i == item)).count(),

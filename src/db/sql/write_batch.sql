@@ -18,7 +18,7 @@ WITH me AS MATERIALIZED (
         $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
         AS s(run, seq, started_at, ended_at, due_ms, attempts, checkpoint, state, key, kind, output, error, decision, event, match)
     JOIN lease l ON l.id = s.run
-    ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, ended_at = excluded.ended_at, due_at = excluded.due_at,
+    ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, started_at = excluded.started_at, ended_at = excluded.ended_at, due_at = excluded.due_at,
         attempts = excluded.attempts, checkpoint = excluded.checkpoint, state = excluded.state, output = excluded.output,
         error = excluded.error, decision = excluded.decision, event = excluded.event, match = excluded.match
         WHERE NOT c.checkpoint

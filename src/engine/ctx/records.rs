@@ -121,6 +121,12 @@ impl Ctx {
             state.submitted += 1;
             (std::mem::take(&mut state.deferred), std::mem::take(&mut state.notes), state.submitted)
         };
+        if matches!(
+            transition,
+            Transition::Fail { .. } | Transition::Resume { .. } | Transition::Cancel { .. } | Transition::Release
+        ) {
+            self.acks.forgive_refusal();
+        }
         let (steps, transition) = ride_along(steps, transition);
         self.ports.journal.submit(self.entry(steps, notes, Some(transition), Some(Ticket::new(self.acks.clone(), n))));
         self.acks.reached(n).await

@@ -5,7 +5,7 @@ use crate::db::plain::Plain;
 use crate::engine::{StepRow, Transition};
 use crate::model::{Payload, StepState};
 
-use super::Group;
+use super::group::Group;
 
 /// The groups as a common batch, if they are one.
 pub(super) fn of(groups: &[Group]) -> Option<Plain<'_>> {

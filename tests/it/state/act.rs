@@ -6,8 +6,8 @@ use serde_json::json;
 use sqlx::PgConnection;
 use stepd::db::batch::Batch;
 use stepd::db::claims::{self, ClaimRequest};
-use stepd::db::{DbError, liveness, waits};
-use stepd::model::{Failure, Job, RunId, RunState, WorkerId};
+use stepd::db::{DbError, liveness};
+use stepd::model::{Job, RunState, WorkerId};
 use stepd::rules::state::{Event, Fence};
 use uuid::Uuid;
 
@@ -78,7 +78,6 @@ pub enum Steps {
 /// Who brings an answer.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer {
-    Expiry,
     Signal,
     Emit,
     Approve,
@@ -115,7 +114,7 @@ pub fn acts(job: &Job) -> Vec<Act> {
     let holder = job.worker.unwrap_or(A);
     let stranger = if holder == A { B } else { A };
     let mut all = vec![Act::Stage, Act::StageEarly, Act::Admission, Act::Cancel, Act::Retry];
-    all.extend([Answer::Expiry, Answer::Signal, Answer::Emit, Answer::Approve, Answer::Reject].map(Act::Answer));
+    all.extend([Answer::Signal, Answer::Emit, Answer::Approve, Answer::Reject].map(Act::Answer));
     for worker in [A, B] {
         all.extend([Act::Reserve(worker), Act::Claim(worker), Act::ClaimSolo(worker)]);
         all.extend([Steps::None, Steps::Begun, Steps::Progressed].map(|steps| Act::TakeOver(worker, steps)));
@@ -184,7 +183,9 @@ impl Act {
             // The answer to a run that has not yet suspended is its worker's to see.
             Self::Answer(_) if job.state == RunState::Running => return None,
             Self::Answer(_) => Event::Wake { limited },
-            Self::TakeOver(from, steps) => Event::TakeOver { from, begun: steps != Steps::None, progressed, limited },
+            Self::TakeOver(from, steps) => {
+                Event::TakeOver { from, begun: steps != Steps::None, alone: true, progressed, limited }
+            }
             Self::Release(by, _) => Event::Release { by, progressed, limited },
             Self::Complete(by) => Event::Complete(by),
             Self::Fail(by) => Event::Fail(by),
@@ -261,9 +262,6 @@ fn request(worker: WorkerId, pairs: &[((Arc<str>, i16), claims::Watermark)]) -> 
 
 async fn answer(how: Answer, conn: &mut PgConnection) -> Result<(), DbError> {
     match how {
-        Answer::Expiry => {
-            waits::expire(&mut *conn, RunId(RUN), &"s".into(), &Failure::transient("timeout", "x")).await?;
-        }
         Answer::Signal => {
             sqlx::query("SELECT stepd.signal($1, 'e', $2)").bind(RUN).bind(json!({})).execute(conn).await?;
         }
