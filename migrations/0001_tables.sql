@@ -177,7 +177,7 @@ COMMENT ON COLUMN stepd.jobs.definition IS 'The definition that the first claime
 COMMENT ON COLUMN stepd.jobs.lane IS 'Which claim index holds the row. 0 ready: new, behind the watermark (stays while running). 1 ready: came back. 2 running after it came back. 3 nothing to claim. 4 held, new. 5 held, came back.';
 COMMENT ON COLUMN stepd.jobs.resumes IS 'Automatic resumes after a failure.';
 COMMENT ON COLUMN stepd.jobs.crashes IS 'Workers that died after they had started this run.';
-COMMENT ON COLUMN stepd.jobs.streak IS 'Crashes in a row without a new checkpoint between them.';
+COMMENT ON COLUMN stepd.jobs.streak IS 'How suspect the run is: its crashes in a row without a new checkpoint between them, each counted twice when no other run was in company.';
 COMMENT ON COLUMN stepd.jobs.started IS 'Has the present claim been recorded as started?';
 COMMENT ON COLUMN stepd.jobs.taken IS 'Was the run last taken from a dead worker? Its next claimer records the start before anything else.';
 COMMENT ON COLUMN stepd.jobs.ready_at IS 'The place in the queue: the database''s clock when the row became ready.';

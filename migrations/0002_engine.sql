@@ -205,6 +205,7 @@ DECLARE
     moved integer;
     admitted integer := 0;
     room integer;
+    queue_ text;
 BEGIN
     IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -1) THEN RETURN 0; END IF;
     FOR q IN SELECT name, paused, max_running, open FROM stepd_engine.queues
@@ -214,7 +215,11 @@ BEGIN
             -- Newly paused or limited: what is queued and unclaimed goes back to held, in batches.
             UPDATE stepd.jobs SET state = 'held', lane = CASE lane WHEN 0 THEN 4 ELSE 5 END
                 WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j
-                    WHERE j.queue = q.name AND j.lane IN (0, 1) AND j.state = 'queued' LIMIT batch FOR UPDATE SKIP LOCKED))
+                    -- In the order of the ready index, so that it is the index that is read and not the table.
+                    WHERE j.lane = 0 AND j.queue = q.name AND j.state = 'queued'
+                    ORDER BY j.queue, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED)
+                    || ARRAY(SELECT j.ctid FROM stepd.jobs j WHERE j.lane = 1 AND j.queue = q.name AND j.state = 'queued'
+                    ORDER BY j.lane, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED))
                 AND state = 'queued';
             GET DIAGNOSTICS moved = ROW_COUNT;
             IF moved = 0 AND NOT q.paused THEN
@@ -234,16 +239,22 @@ BEGIN
         GET DIAGNOSTICS moved = ROW_COUNT;
         admitted := admitted + moved;
     END LOOP;
-    -- Held without a limit: the pause or the limit is gone, or the workflow has become known.
-    UPDATE stepd.jobs SET state = 'queued', lane = CASE lane WHEN 4 THEN 0 ELSE 1 END,
-            ready_at = CASE lane WHEN 4 THEN clock_timestamp() ELSE ready_at END
-        WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j JOIN stepd_engine.workflows w ON w.name = j.workflow
-            WHERE j.lane >= 4 AND j.state = 'held' AND w.retired_at IS NULL
-              AND NOT EXISTS (SELECT FROM stepd_engine.queues l WHERE l.name = j.queue AND (l.paused OR NOT l.open OR l.max_running IS NOT NULL))
-            ORDER BY j.queue, j.lane DESC, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE OF j SKIP LOCKED))
-        AND state = 'held';
-    GET DIAGNOSTICS moved = ROW_COUNT;
-    admitted := admitted + moved;
+    -- Held without a limit: the pause or the limit is gone, or the workflow has become known. From queue to queue
+    -- along the index, so that the held rows of a paused queue are not read.
+    SELECT min(j.queue) INTO queue_ FROM stepd.jobs j WHERE j.lane >= 4;
+    WHILE queue_ IS NOT NULL AND admitted < batch LOOP
+        IF NOT stepd_engine.queue_limited(queue_) THEN
+            UPDATE stepd.jobs SET state = 'queued', lane = CASE lane WHEN 4 THEN 0 ELSE 1 END,
+                    ready_at = CASE lane WHEN 4 THEN clock_timestamp() ELSE ready_at END
+                WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j JOIN stepd_engine.workflows w ON w.name = j.workflow
+                    WHERE j.queue = queue_ AND j.lane >= 4 AND j.state = 'held' AND w.retired_at IS NULL
+                    ORDER BY j.lane DESC, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE OF j SKIP LOCKED))
+                AND state = 'held';
+            GET DIAGNOSTICS moved = ROW_COUNT;
+            admitted := admitted + moved;
+        END IF;
+        SELECT min(j.queue) INTO queue_ FROM stepd.jobs j WHERE j.lane >= 4 AND j.queue > queue_;
+    END LOOP;
     IF admitted > 0 THEN PERFORM stepd_engine.wake(); END IF;
     RETURN admitted;
 END
@@ -254,6 +265,9 @@ COMMENT ON FUNCTION stepd_engine.admit(integer) IS 'Admission: one caller at a t
 CREATE FUNCTION stepd_engine.stage(batch integer, OUT staged integer, OUT next_ms bigint) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    -- A variable, for clock_timestamp() in the condition would keep the index from being used.
+    now_ timestamptz := clock_timestamp();
 BEGIN
     UPDATE stepd.jobs j SET
             state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
@@ -262,7 +276,7 @@ BEGIN
             resumes = j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END,
             due_at = NULL
         FROM (SELECT d.ctid, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d
-              WHERE d.due_at <= clock_timestamp() ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED) l
+              WHERE d.due_at <= now_ ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED) l
         WHERE j.ctid = l.ctid AND j.state IN ('scheduled', 'waiting', 'resuming');
     GET DIAGNOSTICS staged = ROW_COUNT;
     IF staged > 0 THEN PERFORM stepd_engine.wake(); END IF;
@@ -342,7 +356,8 @@ BEGIN
         RETURN true;
     END IF;
     IF c.event IS NULL THEN RETURN false; END IF;
-    PERFORM pg_advisory_xact_lock(stepd_engine.event_lock(c.event));
+    -- Never waits: an emitter may keep its transaction open for long, and holds rows that an answer needs. NULL: ask again.
+    IF NOT pg_try_advisory_xact_lock(stepd_engine.event_lock(c.event)) THEN RETURN NULL; END IF;
     SELECT g.id, g.run, g.payload INTO s FROM stepd_engine.signals g
         WHERE ((g.run = run_ AND g.kind = 'signal' AND g.taken_by IS NULL)
             OR (g.run IS NULL AND g.kind = 'event' AND g.expires_at > clock_timestamp()
@@ -353,29 +368,31 @@ BEGIN
     RETURN stepd_engine.deliver(s.id, run_, key_, s.payload, s.run IS NOT NULL);
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.settle_wait(uuid, text) IS 'Looks for a kept signal or event that a new wait has missed.';
+COMMENT ON FUNCTION stepd_engine.settle_wait(uuid, text) IS 'Looks for a kept signal or event that a new wait has missed; NULL when an open transaction holds the event''s name.';
 
 -- Called after a suspend has been committed: an answer that came between the wait and the suspend found the
 -- run still running and could not wake it.
-CREATE FUNCTION stepd_engine.settle(run_ uuid, keys text[]) RETURNS void LANGUAGE plpgsql
+CREATE FUNCTION stepd_engine.settle(run_ uuid, keys text[]) RETURNS boolean LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     k text;
+    settled boolean := true;
 BEGIN
     -- Approvals and cancels that are under way hold this shared; with it, a new snapshot sees what they did.
-    PERFORM pg_advisory_xact_lock(stepd_engine.run_lock(run_));
+    IF NOT pg_try_advisory_xact_lock(stepd_engine.run_lock(run_)) THEN RETURN false; END IF;
     FOREACH k IN ARRAY keys LOOP
-        PERFORM stepd_engine.settle_wait(run_, k);
+        settled := (stepd_engine.settle_wait(run_, k) IS NOT NULL) AND settled;
     END LOOP;
     IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = ANY (keys) AND c.state <> 'waiting') THEN
         PERFORM stepd_engine.bring_back(run_);
     END IF;
     PERFORM stepd_engine.end_cancelled(run_, g.payload ->> 'reason', g.by_whom) FROM stepd_engine.signals g
         WHERE g.run = run_ AND g.kind = 'cancel' ORDER BY g.id LIMIT 1;
+    RETURN settled;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.settle(uuid, text[]) IS 'Closes the gap between a wait and the suspend that follows it.';
+COMMENT ON FUNCTION stepd_engine.settle(uuid, text[]) IS 'Closes the gap between a wait and the suspend that follows it; false when an open transaction is in the way, and it must be called again.';
 
 CREATE FUNCTION stepd_engine.deliver(signal_ bigint, run_ uuid, key_ text, payload_ jsonb, taken_ boolean) RETURNS boolean LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -437,6 +454,8 @@ BEGIN
         'last_beat_at', w.beat_at, 'facts', w.facts);
     DELETE FROM stepd_engine.workers k WHERE k.id = victim;
     DELETE FROM stepd_engine.worker_sessions s WHERE s.worker = victim;
+    -- A run that was alone with its dead worker is twice as suspect as one in company: where workers die for other reasons, the
+    -- many that were there must not each end up waiting to be run alone.
     -- A new statement, a new snapshot: everything that the victim committed before its row went is seen.
     WITH held AS (
         SELECT j.id, j.started OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch) AS begun,
@@ -448,7 +467,8 @@ BEGIN
     ), back AS (
         UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
                 crashes = j.crashes + h.begun::integer,
-                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END + h.begun::integer,
+                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END
+                    + CASE WHEN NOT h.begun THEN 0 WHEN (SELECT count(*) FROM held o WHERE o.begun) = 1 THEN 2 ELSE 1 END,
                 state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
                 lane = CASE WHEN h.limited THEN 5 ELSE 1 END
             FROM held h WHERE j.id = h.id AND j.worker = victim AND j.state = 'running'
@@ -485,14 +505,15 @@ BEGIN
             SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(),
                 (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
                 jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
-                    'message', format('the run was quarantined: %s workers died while they ran it, the last %s without a new checkpoint between them', g.crashes, g.streak),
+                    'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them', g.crashes),
                     'details', evidence || jsonb_build_object('deaths',
                         (SELECT jsonb_agg(e.data::jsonb - 'facts' ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
                         'last_failure', (SELECT e.data::jsonb FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
             FROM gone g RETURNING 1
     )
     SELECT count(*) INTO n FROM kept;
-    UPDATE stepd_engine.checkpoints c SET state = 'failed', ended_at = clock_timestamp()
+    UPDATE stepd_engine.checkpoints c SET state = CASE c.state WHEN 'running' THEN 'failed' ELSE 'cancelled' END::stepd.step_state,
+            ended_at = clock_timestamp(), due_at = NULL
         WHERE c.run = ANY (ids) AND c.state IN ('running', 'waiting');
     RETURN n;
 END
@@ -515,7 +536,11 @@ BEGIN
     IF cardinality(ids) = batch THEN last := ids[batch]; END IF;
     -- Suspended, though nothing waits any more: answered between the wait and the suspend.
     FOR r IN SELECT j.id FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.state = 'waiting'
-            AND NOT EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.state = 'waiting')
+            AND (NOT EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.state = 'waiting')
+                -- Or one of several waits was answered under the very claim that then suspended, and its worker died before it
+                -- could settle. At most one wake-up too many for a suspended run: the next claim has another epoch.
+                OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.state IN ('completed', 'failed')
+                    AND (c.decision LIKE '{"wait":"event"%' OR c.decision LIKE '{"wait":"approval"%')))
             ORDER BY j.id FOR UPDATE SKIP LOCKED
     LOOP
         PERFORM stepd_engine.bring_back(r.id);
@@ -533,7 +558,7 @@ BEGIN
             ORDER BY c.event, c.run, c.key
     LOOP
         CONTINUE WHEN NOT pg_try_advisory_xact_lock(stepd_engine.event_lock(r.event));
-        mended := mended + stepd_engine.settle_wait(r.run, r.key)::integer;
+        mended := mended + coalesce(stepd_engine.settle_wait(r.run, r.key), false)::integer;
     END LOOP;
     mended := mended + stepd_engine.settle_cancels(batch);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (

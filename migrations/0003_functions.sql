@@ -564,9 +564,9 @@ BEGIN
         IF q.open IS FALSE THEN
             RETURN format('queued: queue %s has a new limit, and its queued runs are being counted', j.queue) || coalesce(asked, '');
         END IF;
-        IF j.streak >= 2 THEN
+        IF j.streak >= 4 THEN
             SELECT * INTO w FROM stepd_engine.workers x WHERE x.id = j.worker;
-            RETURN format('queued: needs to run alone because of %s crashes%s', j.streak,
+            RETURN format('queued: needs to run alone because of %s crashes%s', j.crashes,
                 CASE WHEN w.id IS NULL THEN '; waits for a worker that runs nothing else'
                     ELSE format('; worker %s:%s empties itself for it', w.host, w.pid) END) || coalesce(asked, '');
         END IF;

@@ -21,7 +21,8 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         theirs.push(bench.server.pgbench(&db, SCRIPT, 1, 1_000)?.1 * 1_000.0);
         db.execute("INSERT INTO stepd.jobs (workflow) VALUES ('code_1000')").await?;
         db.emptied().await?;
-        let ms = "SELECT extract(epoch FROM ended_at - started_at) * 1000 FROM stepd_engine.ended ORDER BY id DESC LIMIT 1";
+        let ms =
+            "SELECT extract(epoch FROM ended_at - started_at) * 1000 FROM stepd_engine.ended ORDER BY id DESC LIMIT 1";
         ours.push(db.number(ms).await?);
     }
     worker.stop().await?;

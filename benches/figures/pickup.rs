@@ -14,7 +14,13 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let worker = Worker::start(&bench.server, &db, Kind::Code, 100).await?;
     let found = latencies(&db, if bench.full { 3_000 } else { 600 }).await?;
     worker.stop().await?;
-    report.add("pickup p50", quantile(&found, 0.5), "ms", Some(Target::AtMost(0.8)), "commit seen by the client to step");
+    report.add(
+        "pickup p50",
+        quantile(&found, 0.5),
+        "ms",
+        Some(Target::AtMost(0.8)),
+        "commit seen by the client to step",
+    );
     report.add("pickup p99", quantile(&found, 0.99), "ms", Some(Target::AtMost(1.5)), "");
     report.plain("pickup max", quantile(&found, 1.0), "ms", "");
     Ok(())
@@ -42,8 +48,6 @@ async fn latencies(db: &Db, n: usize) -> Result<Vec<f64>> {
             .into_iter()
             .collect();
     #[allow(clippy::cast_precision_loss)]
-    let ms = commits.iter().filter_map(|(id, at)| {
-        Some((*starts.get(id)? - i64::try_from(*at).ok()?) as f64 / 1_000.0)
-    });
+    let ms = commits.iter().filter_map(|(id, at)| Some((*starts.get(id)? - i64::try_from(*at).ok()?) as f64 / 1_000.0));
     Ok(ms.collect())
 }

@@ -47,14 +47,7 @@ impl Report {
     }
 
     /// Adds a figure.
-    pub fn add(
-        &mut self,
-        name: &str,
-        value: f64,
-        unit: &'static str,
-        target: Option<Target>,
-        note: impl Into<String>,
-    ) {
+    pub fn add(&mut self, name: &str, value: f64, unit: &'static str, target: Option<Target>, note: impl Into<String>) {
         let row = Row { name: name.to_owned(), value, unit, target, note: note.into() };
         eprintln!("  {name}: {} {unit} {}", number(value), row.note);
         self.rows.push(row);

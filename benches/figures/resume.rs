@@ -50,7 +50,13 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     for worker in workers {
         worker.stop().await?;
     }
-    report.add("resume p50", quantile(&found, 0.5), "ms", Some(Target::AtMost(700.0)), format!("{} kills", found.len()));
+    report.add(
+        "resume p50",
+        quantile(&found, 0.5),
+        "ms",
+        Some(Target::AtMost(700.0)),
+        format!("{} kills", found.len()),
+    );
     report.add("resume max", quantile(&found, 1.0), "ms", Some(Target::AtMost(2_000.0)), "");
     Ok(())
 }

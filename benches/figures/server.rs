@@ -122,8 +122,7 @@ impl Db {
         let mut conn = self.connect().await?;
         loop {
             tokio::time::sleep(Duration::from_millis(300)).await;
-            let left: bool =
-                sqlx::query_scalar("SELECT EXISTS (SELECT FROM stepd.jobs)").fetch_one(&mut conn).await?;
+            let left: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM stepd.jobs)").fetch_one(&mut conn).await?;
             if !left {
                 return Ok(conn.close().await?);
             }

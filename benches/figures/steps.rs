@@ -8,17 +8,18 @@ use super::worker::{Kind, Worker};
 
 pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let rounds = if bench.full { 5 } else { 3 };
-    for (name, kind, workflow, target) in [
-        ("steps, Rust code", Kind::Code, "code_10", 90_000.0),
-        ("steps, workflow file", Kind::Files, "ten", 50_000.0),
-    ] {
+    for (name, kind, workflow, target) in
+        [("steps, Rust code", Kind::Code, "code_10", 90_000.0), ("steps, workflow file", Kind::Files, "ten", 50_000.0)]
+    {
         let db = bench.server.database().await?;
         let mut cpus = Vec::new();
         let (mut rates, mut wal, mut commits) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             let runs = 30_000.0;
-            db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT '{workflow}' FROM generate_series(1, {runs})"))
-                .await?;
+            db.execute(&format!(
+                "INSERT INTO stepd.jobs (workflow) SELECT '{workflow}' FROM generate_series(1, {runs})"
+            ))
+            .await?;
             db.execute("CHECKPOINT").await?;
             let since = db.now().await?;
             let before = db.cost().await?;
@@ -30,7 +31,11 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
             worker.stop().await?;
             let rate = db.drained_per_second(since).await? * 10.0;
             let micros = 1e5 / runs;
-            eprintln!("    {rate:.0} steps/s, CPU a step: Postgres {:.1} + daemon {:.1} µs", server * micros, cpu * micros);
+            eprintln!(
+                "    {rate:.0} steps/s, CPU a step: Postgres {:.1} + daemon {:.1} µs",
+                server * micros,
+                cpu * micros
+            );
             cpus.push((server + cpu) * micros);
             rates.push(rate);
             wal.push((after.0 - before.0) / runs / 10.0);
@@ -39,7 +44,12 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         let note = rates.iter().map(|v| format!("{v:.0}")).collect::<Vec<_>>().join(" ");
         report.add(name, median(&rates), "steps/s", Some(Target::AtLeast(target)), note);
         report.plain(&format!("{name}, CPU a step"), median(&cpus), "µs", "Postgres and daemon");
-        report.plain(&format!("{name}, WAL a step"), median(&wal), "B", format!("{:.4} transactions", median(&commits)));
+        report.plain(
+            &format!("{name}, WAL a step"),
+            median(&wal),
+            "B",
+            format!("{:.4} transactions", median(&commits)),
+        );
     }
     Ok(())
 }

@@ -103,8 +103,16 @@ pub fn registry(config: &Config) -> Result<Registry, BuildError> {
 }
 
 fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, ConfigError> {
-    let connections = Connections::new(db.options().clone(), SQL_CONNECTIONS);
-    let mut sql = Sql::new(OwnDatabase { connections, failpoints: failpoints.clone() });
+    let to_own = Connections::new(db.options().clone(), SQL_CONNECTIONS);
+    let own = OwnDatabase { db: db.clone(), connections: to_own, failpoints: failpoints.clone() };
+    connections(config, Sql::new(own))
+}
+
+/// The `sql` kind with the configured connections.
+///
+/// # Errors
+/// The URL of one cannot be read.
+pub fn connections(config: &Config, mut sql: Sql) -> Result<Sql, ConfigError> {
     for (name, url) in &config.connections {
         let options = url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("connections.{name}: {e}")))?;
         sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(options, SQL_CONNECTIONS)));

@@ -7,6 +7,9 @@ use std::str::FromStr;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
+/// A heartbeat a second, and three of them.
+const MIN_LEASE: u64 = 3;
+
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "/etc/stepd/stepd.toml";
 
@@ -68,6 +71,11 @@ pub enum ConfigError {
     /// A file or a variable cannot be read.
     #[error("the configuration cannot be read: {0}; config/stepd.toml shows every key")]
     Read(#[from] config::ConfigError),
+    /// The lease is too short.
+    #[error(
+        "lease_seconds is {0}; at least {MIN_LEASE} are needed, for a living worker must be able to show itself in time"
+    )]
+    Lease(u64),
     /// No database.
     #[error("no database: set DATABASE_URL, or database_url in the configuration, or pass --database-url")]
     NoDatabase,
@@ -101,6 +109,9 @@ impl Config {
             && std::env::var_os("STEPD_DATABASE_URL").is_none()
         {
             read.database_url = Some(url);
+        }
+        if read.lease_seconds < MIN_LEASE {
+            return Err(ConfigError::Lease(read.lease_seconds));
         }
         Ok(read)
     }

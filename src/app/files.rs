@@ -110,7 +110,8 @@ pub fn as_loaded(definition: Definition, source: Option<String>, text: String, h
 pub fn compiler(host: Arc<Host>) -> Compile {
     Arc::new(move |name, body| {
         let definition = definition::load(&format!("stored definition of {name}"), body).map_err(|diagnostics| {
-            Failure::permanent(
+            // Another version of stepd, on another host, may.
+            Failure::transient(
                 code::DEFINITION,
                 format!("the stored definition of `{name}` cannot be read by this version of stepd: {diagnostics}"),
             )

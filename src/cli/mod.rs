@@ -2,11 +2,25 @@
 //!
 //! Data goes to stdout, talk to stderr. Exit codes stand in [`Exit`].
 
+mod act;
+mod approve;
 mod check;
+mod client;
 mod demo;
 mod dev;
+mod enqueue;
+mod errors;
+mod follow;
+mod ls;
 mod migrate;
+mod output;
+mod run;
 mod serve;
+mod show;
+mod signal;
+mod text;
+mod values;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +31,7 @@ use crate::app::Config;
 use crate::telemetry::logs;
 
 pub use check::check;
+pub use output::Format;
 
 /// How a command ended, as the shell sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +82,9 @@ pub struct Global {
     /// The configuration file (else STEPD_CONFIG, else /etc/stepd/stepd.toml where there is one)
     #[arg(long, global = true, value_name = "FILE", env = "STEPD_CONFIG")]
     pub config: Option<PathBuf>,
+    /// The form of the data on stdout: for people, for programs, or ids for the next command
+    #[arg(long, short, global = true, value_name = "FORM", value_enum, default_value_t)]
+    pub output: Format,
 }
 
 impl Global {
@@ -87,11 +105,40 @@ enum Command {
     Dev(dev::Args),
     /// Run the daemon: claim jobs, run their steps, resume what was left behind
     Serve(serve::Args),
+    /// Check workflow files: everything that is wrong with them, with line, column and a suggestion
+    Check(CheckArgs),
     /// Create or update stepd's two schemas in the database
     Migrate(migrate::Args),
+    /// Run a workflow here and now, without a daemon; ends with the run's result
+    Run(run::Args),
+    /// Enqueue a run, as an INSERT into stepd.jobs does; prints its id
+    Enqueue(enqueue::Args),
+    /// List runs, newest first
+    Ls(ls::Args),
+    /// Show a run: state, steps, and a timeline
+    Show(show::Args),
+    /// Say in one sentence where a run stands and what it waits for
+    Why(why::Args),
+    /// Cancel runs: by id, or all that a filter leaves
+    Cancel(act::Cancel),
+    /// Take up failed runs again, from their last checkpoints: by id, or all that a filter leaves
+    Retry(act::Retry),
+    /// Send a signal to a run
+    Signal(signal::Args),
+    /// Answer yes to a step that waits for an approval
+    Approve(approve::Args),
+    /// Answer no to a step that waits for an approval: it fails
+    Reject(approve::Args),
     /// Kill what a dead daemon has left running (started by the daemon itself)
     #[command(hide = true)]
     Guard,
+}
+
+#[derive(clap::Args)]
+struct CheckArgs {
+    /// Files, and folders whose *.yaml, *.yml and *.json are checked
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
 }
 
 /// Runs the command line of this process.
@@ -120,17 +167,32 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dev(args) => dev::run(&cli.global, args).await,
         Command::Demo(args) => demo::run(&cli.global, &args).await,
         Command::Serve(args) => serve::run(&cli.global, args).await,
+        Command::Check(args) => Ok(match check(&args.files) {
+            0 => Exit::Ok,
+            1 => Exit::Error,
+            _ => Exit::Usage,
+        }),
         Command::Migrate(args) => migrate::run(&cli.global, &args).await,
+        Command::Run(args) => Box::pin(run::run(&cli.global, args)).await,
+        Command::Enqueue(args) => enqueue::run(&cli.global, args).await,
+        Command::Ls(args) => ls::run(&cli.global, &args).await,
+        Command::Show(args) => show::run(&cli.global, &args).await,
+        Command::Why(args) => why::run(&cli.global, &args).await,
+        Command::Cancel(args) => act::cancel(&cli.global, &args).await,
+        Command::Retry(args) => act::retry(&cli.global, &args).await,
+        Command::Signal(args) => signal::run(&cli.global, &args).await,
+        Command::Approve(args) => approve::run(&cli.global, &args, true).await,
+        Command::Reject(args) => approve::run(&cli.global, &args, false).await,
         Command::Guard => Ok(Exit::Ok),
     }
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("stepd: {error:#}");
-    let lost = error
-        .chain()
-        .any(|e| e.downcast_ref::<crate::db::DbError>().is_some_and(|e| e.trouble == crate::db::Trouble::Lost));
-    ExitCode::from(if lost { Exit::Unreachable } else { Exit::Error } as u8)
+    let (text, exit) = errors::told(error);
+    if !text.is_empty() {
+        eprintln!("{text}");
+    }
+    ExitCode::from(exit as u8)
 }
 
 /// Logging as a configuration says.

@@ -7,6 +7,12 @@ use uuid::Uuid;
 
 use super::error::DbError;
 
+/// The job, as an application inserts it.
+pub const INSERT: &str =
+    "INSERT INTO stepd.jobs (workflow, input) VALUES ('ship_orders', '{\"orders\": 16}') RETURNING id";
+/// The same in a queue of the demo's own: that of a database with other workers.
+pub const INSERT_QUEUE: &str = "INSERT INTO stepd.jobs (workflow, input, queue)\nVALUES ('ship_orders', '{\"orders\": 16}', 'stepd_demo') RETURNING id";
+
 /// The demo's own schema. The table has no unique key on purpose: a doubled effect must be able to show.
 const PREPARE: &str = "DROP SCHEMA IF EXISTS stepd_demo CASCADE;
 CREATE SCHEMA stepd_demo;
@@ -139,6 +145,12 @@ pub async fn interrupted(db: &PgPool, run: Uuid) -> Result<Vec<String>, DbError>
         WHERE h.run = $1 AND h.event = 'crashed' AND s.run = $1 AND s.kind <> 'map'
         ORDER BY substring(s.key FROM '\\d+')::int, s.seq";
     Ok(sqlx::query_scalar(sql).bind(run).fetch_all(db).await?)
+}
+
+/// The answer to the approval, as a person writes it.
+#[must_use]
+pub fn answer_in_words(run: Uuid, yes: bool) -> String {
+    format!("SELECT stepd.{}('{run}')", if yes { "approve" } else { "reject" })
 }
 
 /// Answers the approval.

@@ -28,6 +28,12 @@ impl DbError {
         self.source.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()))
     }
 
+    /// Are the values to blame (and not the server, the rights, or the schema)? Classes 22 (data), 23 (constraints), 54 (limits).
+    #[must_use]
+    pub fn blames_values(&self) -> bool {
+        self.sqlstate().is_none_or(|s| ["22", "23", "54"].iter().any(|class| s.starts_with(class)))
+    }
+
     /// The server's hint, where it gave one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

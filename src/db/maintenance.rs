@@ -10,19 +10,27 @@ use super::error::DbError;
 pub struct Staged {
     /// Runs that became due.
     pub staged: i32,
-    /// Held runs that may now be claimed.
-    pub admitted: i32,
+    /// Is anything held, or a queue closed?
+    pub held: bool,
     /// Milliseconds to the next due time; `None`: nothing waits for time.
     pub next_ms: Option<i64>,
 }
 
-/// Stages what is due and admits what is held, at most `batch` of each.
+/// Stages what is due, at most `batch` runs.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn stage<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -> Result<Staged, DbError> {
     let row = sqlx::query_file!("src/db/sql/stage.sql", batch).fetch_one(db).await?;
-    Ok(Staged { staged: row.staged, admitted: row.admitted, next_ms: row.next_ms })
+    Ok(Staged { staged: row.staged, held: row.held, next_ms: row.next_ms })
+}
+
+/// Admits what is held, as far as the limits allow, at most `batch` runs of a queue. Returns how many.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn admit<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -> Result<i32, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/admit.sql", batch).fetch_one(db).await?)
 }
 
 /// Mends lost wake-ups among the next `batch` unfinished runs after an id. Returns how many, and where the next pass

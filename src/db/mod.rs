@@ -1,6 +1,7 @@
 //! The only SQL. Each statement is a file of `sql/` with its purpose, caller, lock order and index; this module
 //! gives them types. Nothing here decides anything.
 
+pub mod actions;
 pub mod batch;
 pub mod claims;
 pub mod connect;
@@ -11,6 +12,7 @@ pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
 pub mod plain;
+pub mod runs;
 pub mod sql_step;
 pub mod waits;
 

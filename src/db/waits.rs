@@ -3,11 +3,11 @@
 use sqlx::{Executor, Postgres};
 use uuid::Uuid;
 
-use crate::model::{Failure, Payload, RunId, StepKey, StepState, WorkerId};
+use crate::model::{Failure, Payload, RunId, StepKey, WorkerId};
 
 use super::error::DbError;
 
-/// Closes the gap between a wait and its suspend.
+/// Closes the gap between a wait and its suspend; false when somebody's open transaction is in the way.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -15,13 +15,12 @@ pub async fn settle<'c>(
     db: impl Executor<'c, Database = Postgres>,
     run: RunId,
     keys: &[StepKey],
-) -> Result<(), DbError> {
+) -> Result<bool, DbError> {
     let keys: Vec<&str> = keys.iter().map(StepKey::as_str).collect();
-    sqlx::query_file!("src/db/sql/settle.sql", run.0, &keys as &[&str]).fetch_one(db).await?;
-    Ok(())
+    Ok(sqlx::query_file_scalar!("src/db/sql/settle.sql", run.0, &keys as &[&str]).fetch_one(db).await?)
 }
 
-/// Ends a wait by failure, unless it has been answered; true when it has not.
+/// Ends a wait by failure under its lease, unless it has been answered: true when it has not. `None`: the lease is lost.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -30,12 +29,16 @@ pub async fn expire<'c>(
     run: RunId,
     key: &StepKey,
     failure: &Failure,
-) -> Result<bool, DbError> {
+    lease: (WorkerId, i32),
+) -> Result<Option<bool>, DbError> {
     let failure = serde_json::to_string(failure).unwrap_or_default();
-    Ok(sqlx::query_file_scalar!("src/db/sql/expire.sql", run.0, key.as_str(), failure).fetch_one(db).await?)
+    let (worker, epoch) = lease;
+    Ok(sqlx::query_file_scalar!("src/db/sql/expire.sql", run.0, key.as_str(), failure, worker.0, epoch)
+        .fetch_one(db)
+        .await?)
 }
 
-/// The recorded answer of a step: its output, or its failure.
+/// The recorded answer of a step that has ended: its output, or its failure.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -45,7 +48,7 @@ pub async fn answer_of<'c>(
     key: &StepKey,
 ) -> Result<Option<Result<Payload, Failure>>, DbError> {
     let row = sqlx::query_file!("src/db/sql/answer_of.sql", run.0, key.as_str()).fetch_optional(db).await?;
-    Ok(row.filter(|r| StepState::from_word(&r.state) != Some(StepState::Waiting)).map(|r| as_answer(r.output, r.error)))
+    Ok(row.map(|r| as_answer(r.output, r.error)))
 }
 
 fn as_answer(output: Option<String>, error: Option<String>) -> Result<Payload, Failure> {

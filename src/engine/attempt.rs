@@ -136,9 +136,13 @@ impl Ctx {
         self.settled().await?;
         let (mut record, mut next, first) = match known {
             None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
-            Some(record) => {
+            Some(mut record) => {
                 let next = self.take_up(&record, policy).await?;
                 let first = self.first_attempt(&record, &next, policy);
+                if matches!(record.state, StepState::Failed | StepState::Cancelled) {
+                    // Taken up anew, by a resume or an operator: `total_timeout` begins anew, too.
+                    record.started_at = self.ports.clock.now();
+                }
                 (record, next, first)
             }
         };
@@ -220,7 +224,10 @@ impl Ctx {
         let prompt = format!("Step {} was running when its worker died. Run it again?", record.key);
         let body = AskBody { prompt, shape: plain_shape() };
         let policy = StepPolicy { on_error: crate::rules::policy::OnError::Continue, ..StepPolicy::default() };
-        let done = Box::pin(self.resolve(key, "approve", &policy, &body)).await?;
+        let done = {
+            let _aside = self.step_aside();
+            Box::pin(self.resolve(key, "approve", &policy, &body)).await?
+        };
         Ok(match done.state {
             StepState::Completed => Next::Attempt(record.attempts),
             _ => Next::Finish(Err(interrupted(record, "and it was decided not to run it again"))),
@@ -297,7 +304,8 @@ impl Ctx {
         record.state = StepState::Running;
         record.epoch = self.epoch;
         record.decision = None;
-        if policy.on_interrupt != OnInterrupt::Retry {
+        let start_first = policy.on_interrupt != OnInterrupt::Retry || self.suspect;
+        if start_first {
             // Whoever resumes must know that the step had begun.
             self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None, fresh: false });
             self.settled().await?;
@@ -313,7 +321,7 @@ impl Ctx {
         let work = std::panic::AssertUnwindSafe(body.attempt(self, record, n, signal));
         let work = futures_util::FutureExt::catch_unwind(work);
         tokio::pin!(work);
-        let note_after = (policy.on_interrupt == OnInterrupt::Retry).then_some(START_NOTE_AFTER);
+        let note_after = (!start_first).then_some(START_NOTE_AFTER);
         let why = tokio::select! {
             biased;
             done = &mut work => return Ok(unpanicked(done)),

@@ -5,6 +5,8 @@
 //! acknowledgements outstanding. So a checkpoint is durable before the next step starts, while the record of the last step
 //! travels together with the run's end, in one commit.
 
+mod records;
+
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,15 +18,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
-use crate::rules::policy::{OnError, StepPolicy};
-use crate::steps::{Flow, Registry, Shape, StepCx, StepOutput, StopReason};
+use crate::rules::policy::StepPolicy;
+use crate::steps::{Flow, Registry, Shape, StepCx, StepOutput};
 
 use super::clock::ServerClock;
 use super::gate::Gate;
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
-use super::journal::{Acks, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
-use super::wait::answerable;
+use super::journal::{Acks, Journal, Note, StepRow};
 
 /// What the run knows of itself.
 #[derive(Clone, Debug)]
@@ -84,6 +85,8 @@ pub struct Ctx {
     pub(super) traceparent: Option<Arc<str>>,
     /// After an automatic resume a failed step has one attempt: its own retries are spent.
     pub(super) one_attempt: bool,
+    /// The run has killed a worker before: each step's start is durable before the step begins, so that the next death names it.
+    pub(super) suspect: bool,
     pub(super) ports: Arc<Ports>,
     pub(super) inbox: Arc<Inbox>,
     records: HashMap<StepKey, StepRecord>,
@@ -116,6 +119,15 @@ impl Drop for Busy<'_> {
     }
 }
 
+/// While this lives, an operation is not counted as busy: it only waits for another one.
+pub(super) struct Aside<'a>(&'a Ctx);
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.0.state().busy += 1;
+    }
+}
+
 /// Is the run quiet, that is: does everything in it wait?
 pub(super) enum Quiet {
     No,
@@ -141,6 +153,7 @@ impl Ctx {
             epoch: claimed.lease.epoch(),
             traceparent: claimed.traceparent.as_deref().map(Arc::from),
             one_attempt: claimed.resumes > 0,
+            suspect: claimed.crashes > 0,
             ports,
             inbox,
             records: records.into_iter().map(|r| (r.key.clone(), r)).collect(),
@@ -306,12 +319,20 @@ impl Ctx {
     }
 
     /// Marks a busy stretch as over for the time of a wait.
-    pub(super) fn pause_busy(&self, key: &StepKey, due: Option<Instant>) {
+    pub(super) fn pause_busy(&self, key: &StepKey, due: Option<Instant>, answerable: bool) {
         let mut state = self.state();
         state.busy -= 1;
         state.waits.insert(key.clone(), due);
         drop(state);
-        self.inbox.begin_wait(key.clone());
+        if answerable {
+            self.inbox.begin_wait(key.clone());
+        }
+    }
+
+    /// An operation leaves it to a nested one to be busy.
+    pub(super) fn step_aside(&self) -> Aside<'_> {
+        self.state().busy -= 1;
+        Aside(self)
     }
 
     /// The wait is over, the run is busy again.
@@ -353,137 +374,6 @@ impl Ctx {
         }
     }
 
-    /// A new record, numbered.
-    pub(super) fn record(&self, key: StepKey, kind: &str, state: StepState, started_at: DateTime<Utc>) -> StepRecord {
-        let seq = {
-            let mut s = self.state();
-            s.seq += 1;
-            s.seq
-        };
-        StepRecord {
-            key,
-            kind: kind.to_owned(),
-            state,
-            checkpoint: false,
-            attempts: 1,
-            seq,
-            epoch: self.epoch,
-            started_at,
-            ended_at: None,
-            output: None,
-            error: None,
-            decision: None,
-            due_in_ms: None,
-        }
-    }
-
-    /// Queues a row for the journal.
-    pub(super) fn defer(&self, row: StepRow) {
-        let mut state = self.state();
-        if matches!(row.record.state, StepState::Running | StepState::Waiting) {
-            state.open.insert(row.record.key.clone(), row.clone());
-        } else if !state.open.is_empty() {
-            state.open.remove(&row.record.key);
-        }
-        state.deferred.push(row);
-    }
-
-    /// Has no row of this step been written before, by this activation or an earlier one?
-    fn is_fresh(&self, key: &StepKey) -> bool {
-        let open = &self.state().open;
-        (open.is_empty() || !open.contains_key(key)) && (self.records.is_empty() || !self.records.contains_key(key))
-    }
-
-    /// Queues a line of the audit trail.
-    pub(super) fn note(&self, note: Note) {
-        self.state().notes.push(note);
-    }
-
-    /// Records a step's start at leisure: nothing waits for it.
-    pub(super) fn note_start(&self, record: &StepRecord) {
-        let row = StepRow { record: record.clone(), wait: None, due_in: None, fresh: false };
-        self.state().open.insert(record.key.clone(), row.clone());
-        let entry = self.entry(vec![row], Vec::new(), None, None);
-        self.ports.journal.submit(entry);
-    }
-
-    fn entry(
-        &self,
-        steps: Vec<StepRow>,
-        notes: Vec<Note>,
-        transition: Option<Transition>,
-        ticket: Option<Ticket>,
-    ) -> Entry {
-        Entry { run: self.info.id, worker: self.worker, epoch: self.epoch, steps, notes, transition, ticket }
-    }
-
-    /// Hands what is deferred to the journal. Returns the number to wait for.
-    pub(super) fn flush(&self) -> u64 {
-        let mut state = self.state();
-        if state.deferred.is_empty() && state.notes.is_empty() {
-            return state.submitted;
-        }
-        let (steps, notes) = (std::mem::take(&mut state.deferred), std::mem::take(&mut state.notes));
-        state.submitted += 1;
-        let n = state.submitted;
-        drop(state);
-        self.ports.journal.submit(self.entry(steps, notes, None, Some(Ticket::new(self.acks.clone(), n))));
-        n
-    }
-
-    /// Everything recorded so far is durable, the run may go on, and a step may start.
-    pub(super) async fn settled(&self) -> Result<(), Halt> {
-        let n = self.flush();
-        if n > 0 {
-            self.acks.reached(n).await.map_err(|e| self.commit_failed(e))?;
-        }
-        if !self.ports.gate.is_open() {
-            tokio::select! {
-                () = self.ports.gate.opened() => {}
-                _ = self.inbox.signal().stopped() => {}
-            }
-        }
-        if self.inbox.signal().reason().is_some() || *self.failing.borrow() { Err(Halt::Stopped) } else { Ok(()) }
-    }
-
-    /// Commits the run's next state, with all that is deferred.
-    ///
-    /// # Errors
-    /// What the journal says.
-    pub(super) async fn transition(&self, transition: Transition) -> Result<(), CommitError> {
-        let (steps, notes, n) = {
-            let mut state = self.state();
-            state.submitted += 1;
-            (std::mem::take(&mut state.deferred), std::mem::take(&mut state.notes), state.submitted)
-        };
-        let (steps, transition) = ride_along(steps, transition);
-        self.ports.journal.submit(self.entry(steps, notes, Some(transition), Some(Ticket::new(self.acks.clone(), n))));
-        self.acks.reached(n).await
-    }
-
-    /// Marks what still runs or waits as cancelled: the run ends without it.
-    pub(super) fn close_open_steps(&self) {
-        let now = self.ports.clock.now();
-        let open: Vec<_> = self.state().open.drain().map(|(_, row)| row).collect();
-        for mut row in open {
-            row.record.state = StepState::Cancelled;
-            row.record.ended_at = Some(now);
-            row.wait = None;
-            row.due_in = None;
-            self.defer(row);
-        }
-    }
-
-    fn commit_failed(&self, error: CommitError) -> Halt {
-        match error {
-            CommitError::LeaseLost => {
-                self.inbox.stop(StopReason::LeaseLost);
-                Halt::Stopped
-            }
-            CommitError::Refused(why) => self.failed(None, Failure::permanent(code::NOT_STORABLE, why)),
-        }
-    }
-
     /// A step has failed for good, and with it the run: branches that wait return, nothing new starts. Steps at work
     /// end by themselves.
     pub(super) fn failed(&self, key: Option<StepKey>, failure: Failure) -> Halt {
@@ -495,46 +385,6 @@ impl Ctx {
     pub(super) async fn failing(&self) {
         // The sender lives as long as `self`; an error cannot happen.
         let _ = self.failing.subscribe().wait_for(|failing| *failing).await;
-    }
-
-    /// Ends a step: records the result and says what it means for the run.
-    pub(super) fn finish(
-        &self,
-        mut record: StepRecord,
-        result: Result<Payload, Failure>,
-        policy: &StepPolicy,
-    ) -> Result<StepDone, Halt> {
-        record.ended_at = Some(self.ports.clock.now());
-        record.epoch = self.epoch;
-        record.due_in_ms = None;
-        match result {
-            Ok(output) => {
-                record.state = StepState::Completed;
-                record.checkpoint = true;
-                record.error = None;
-                record.output = Some(output.clone());
-                let fresh = self.is_fresh(&record.key);
-                self.defer(StepRow { record, wait: None, due_in: None, fresh });
-                Ok(StepDone { state: StepState::Completed, output, error: None })
-            }
-            Err(failure) => {
-                let goes_on = policy.on_error != OnError::Fail;
-                record.state = StepState::Failed;
-                record.checkpoint = policy.on_error == OnError::Continue;
-                if answerable(&record) {
-                    // A failed row that still says what it waited for is an answer to be worked off; this one is.
-                    record.decision = None;
-                }
-                record.error = Some(failure.clone());
-                let key = record.key.clone();
-                self.defer(StepRow { record, wait: None, due_in: None, fresh: false });
-                if goes_on {
-                    Ok(StepDone { state: StepState::Failed, output: Payload::null(), error: Some(failure) })
-                } else {
-                    Err(self.failed(Some(key), failure))
-                }
-            }
-        }
     }
 
     pub(super) fn quiet(&self) -> Quiet {
@@ -585,19 +435,6 @@ impl Ctx {
                 self.ports.max_output
             ),
         ))
-    }
-}
-
-/// The last checkpoint of a completed run rides along with its end.
-fn ride_along(mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
-    match transition {
-        Transition::Complete { output, last: None }
-            if steps.last().is_some_and(|row| row.record.state == StepState::Completed) =>
-        {
-            let last = steps.pop().map(Box::new);
-            (steps, Transition::Complete { output, last })
-        }
-        other => (steps, other),
     }
 }
 

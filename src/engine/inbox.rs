@@ -46,6 +46,9 @@ impl Inbox {
 
     /// Delivers the answer to a waiting step.
     pub fn answer(&self, key: StepKey, answer: Answer) {
+        if !locked(&self.waits).contains(&key) {
+            return;
+        }
         locked(&self.answers).insert(key, answer);
         self.arrived.notify_waiters();
     }
@@ -57,11 +60,14 @@ impl Inbox {
     }
 
     pub(super) fn begin_wait(&self, key: StepKey) {
+        // What an earlier wait of this step has left is no answer to this one.
+        locked(&self.answers).remove(&key);
         locked(&self.waits).push(key);
     }
 
     pub(super) fn end_wait(&self, key: &StepKey) {
         locked(&self.waits).retain(|k| k != key);
+        locked(&self.answers).remove(key);
     }
 
     /// Resolves with the step's answer.

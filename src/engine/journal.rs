@@ -18,10 +18,17 @@ pub trait Journal: Send + Sync {
     fn submit(&self, entry: Entry);
 
     /// After a suspend has been committed: looks whether one of the waits was answered in the meantime, and if so brings the run back.
-    fn settle(&self, run: RunId, keys: Vec<StepKey>) -> BoxFuture<'static, ()>;
+    /// Returns at once: nothing is held meanwhile.
+    fn settle(&self, run: RunId, keys: Vec<StepKey>);
 
     /// Ends a wait whose time is up, unless it has been answered in the meantime: then the answer comes back instead.
-    fn expire(&self, run: RunId, key: StepKey, failure: Failure) -> BoxFuture<'static, Option<Answer>>;
+    fn expire(
+        &self,
+        run: RunId,
+        lease: (WorkerId, i32),
+        key: StepKey,
+        failure: Failure,
+    ) -> BoxFuture<'static, Option<Answer>>;
 
     /// Can a suspended run be woken by others later? If not, runs wait in memory.
     fn suspends(&self) -> bool {
@@ -158,12 +165,9 @@ impl Acks {
     pub async fn reached(&self, n: u64) -> Result<(), CommitError> {
         loop {
             if self.done.load(Ordering::Acquire) >= n {
-                let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-                // A lost lease stays lost; a refusal is told once, so that the run can record in other words how it ends.
-                return match &*error {
+                return match &*self.error.lock().unwrap_or_else(PoisonError::into_inner) {
                     None => Ok(()),
-                    Some(CommitError::LeaseLost) => Err(CommitError::LeaseLost),
-                    Some(CommitError::Refused(_)) => error.take().map_or(Ok(()), Err),
+                    Some(error) => Err(error.clone()),
                 };
             }
             let moved = self.moved.notified();
@@ -173,6 +177,13 @@ impl Acks {
                 moved.await;
             }
         }
+    }
+}
+
+impl Acks {
+    /// A refusal has been told, and the run is about to record how it fails: what follows is judged by itself.
+    pub(super) fn forgive_refusal(&self) {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take_if(|e| matches!(e, CommitError::Refused(_)));
     }
 }
 

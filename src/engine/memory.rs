@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::model::{Failure, RunId, StepKey, StepRecord};
+use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
 
 use super::inbox::Answer;
@@ -57,11 +57,15 @@ impl Journal for MemoryJournal {
         }
     }
 
-    fn settle(&self, _run: RunId, _keys: Vec<StepKey>) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
-    }
+    fn settle(&self, _run: RunId, _keys: Vec<StepKey>) {}
 
-    fn expire(&self, _run: RunId, _key: StepKey, _failure: Failure) -> BoxFuture<'static, Option<Answer>> {
+    fn expire(
+        &self,
+        _run: RunId,
+        _lease: (WorkerId, i32),
+        _key: StepKey,
+        _failure: Failure,
+    ) -> BoxFuture<'static, Option<Answer>> {
         Box::pin(std::future::ready(None))
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::json;
 
-use crate::model::{Claimed, Failure, Payload, StepRecord, StepState, code};
+use crate::model::{Claimed, Class, Failure, Payload, StepRecord, StepState, code};
 use crate::rules::retry::next_resume;
 use crate::steps::StopReason;
 
@@ -21,6 +21,9 @@ use super::workflow::Workflow;
 
 /// A wait that is due sooner than this is waited out in memory: a suspend and a claim would take about as long.
 const LINGER: Duration = Duration::from_millis(100);
+
+/// A run that this worker cannot run is left to others for this long.
+const HAND_ON: Duration = Duration::from_secs(5);
 
 /// All that an activation can come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +64,10 @@ pub async fn run(
     }
     let workflow = match workflow {
         Ok(workflow) => workflow,
-        Err(failure) => return end(&ctx, Transition::Fail { failure }, Outcome::Failed).await,
+        Err(failure) if failure.class == Class::Permanent => {
+            return end(&ctx, Transition::Fail { failure }, Outcome::Failed).await;
+        }
+        Err(failure) => return hand_on(&ctx, failure).await,
     };
     let deadline = run_deadline(&ctx, &claimed, &*workflow);
     let mut alarm = deadline;
@@ -72,7 +78,7 @@ pub async fn run(
         loop {
             let turn = poll_fn(|cx| match code.as_mut().poll(cx) {
                 Poll::Ready(ended) => Poll::Ready(Turn::Ended(ended.unwrap_or_else(|_| Err(Halt::failed(panicked()))))),
-                Poll::Pending => match suspendable(&ctx) {
+                Poll::Pending => match suspendable(&ctx, deadline) {
                     Some(due_in) => Poll::Ready(Turn::Quiet(due_in)),
                     None => {
                         ctx.flush();
@@ -82,12 +88,13 @@ pub async fn run(
             });
             let turn = tokio::select! {
                 biased;
-                turn = turn => turn,
+                // First: a run that finds everything waiting would otherwise suspend again past its end.
                 () = sleep_until(alarm) => {
                     alarm = None;
                     ctx.inbox.stop(StopReason::Timeout);
                     continue;
                 }
+                turn = turn => turn,
             };
             match turn {
                 Turn::Ended(Ok(output)) => match ctx.sized(output) {
@@ -101,9 +108,23 @@ pub async fn run(
     };
     match halt {
         Ok(output) => end(&ctx, Transition::Complete { output, last: None }, Outcome::Done).await,
+        // A cancel outweighs the failure that it may have met on its way.
+        Err(Halt::Failed(_)) if ctx.inbox.signal().reason() == Some(StopReason::Cancelled) => stopped(&ctx).await,
         Err(Halt::Failed(failure)) => fail(&ctx, &claimed, &*workflow, failure).await,
         Err(Halt::Stopped) => stopped(&ctx).await,
     }
+}
+
+/// This worker cannot run it; another may. It looks again after a while, and nothing counts.
+async fn hand_on(ctx: &Ctx, failure: Failure) -> Outcome {
+    tracing::warn!(run.id = %ctx.info.id, workflow = &*ctx.info.workflow, error = %failure, "this worker cannot run this run; leaving it to others for a while");
+    ctx.note(Note {
+        kind: NoteKind::Released,
+        key: None,
+        attempt: None,
+        data: Payload::from_serialize(&failure).unwrap_or_else(|_| Payload::null()),
+    });
+    end(ctx, Transition::Suspend { due_in: Some(HAND_ON) }, Outcome::Interrupted).await
 }
 
 /// A run that was taken from a dead worker commits its start before its input is decoded or a step
@@ -126,7 +147,10 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 }
 
 /// If everything waits, and for longer than it pays to stay: when is the earliest due?
-fn suspendable(ctx: &Ctx) -> Option<Option<Duration>> {
+fn suspendable(ctx: &Ctx, deadline: Option<tokio::time::Instant>) -> Option<Option<Duration>> {
+    if deadline.is_some_and(|at| at.saturating_duration_since(tokio::time::Instant::now()) <= LINGER) {
+        return None;
+    }
     if !ctx.ports.journal.suspends() || ctx.inbox.signal().reason().is_some() {
         return None;
     }
@@ -145,7 +169,7 @@ async fn suspend(ctx: &Ctx, due_in: Option<Duration>, deadline: Option<tokio::ti
     let keys = ctx.waiting_keys();
     match ctx.transition(Transition::Suspend { due_in }).await {
         Ok(()) => {
-            ctx.ports.journal.settle(ctx.info.id, keys).await;
+            ctx.ports.journal.settle(ctx.info.id, keys);
             Outcome::Suspended
         }
         Err(CommitError::LeaseLost) => Outcome::LeaseLost,

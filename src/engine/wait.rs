@@ -93,7 +93,7 @@ impl Ctx {
     /// Goes on with a wait that is recorded already. `due_in` counts from now.
     pub(super) async fn rejoin_wait(&self, record: &StepRecord, due_in: Option<Duration>) -> Result<Woken, Halt> {
         let due = due_in.and_then(|d| Instant::now().checked_add(d));
-        self.pause_busy(&record.key, due);
+        self.pause_busy(&record.key, due, answerable(record));
         let _again = Again(self, record);
         tokio::select! {
             biased;
@@ -111,8 +111,9 @@ impl Ctx {
         if is_event(record.decision.as_ref()) {
             tokio::time::sleep(SUSPENDED_BY_THEN).await;
             let n = self.flush();
+            // An error is told to the next operation of the run, too.
             if n == 0 || self.acks.reached(n).await.is_ok() {
-                self.ports.journal.settle(self.info.id, vec![record.key.clone()]).await;
+                self.ports.journal.settle(self.info.id, vec![record.key.clone()]);
             }
         }
         std::future::pending().await
@@ -124,7 +125,11 @@ impl Ctx {
         self.settled().await?;
         // Permanent: asking again is not what a time limit on an answer means.
         let failure = Failure::permanent(code::TIMEOUT, format!("nothing answered step `{}` in time", record.key));
-        let answered = self.ports.journal.expire(self.info.id, record.key.clone(), failure.clone()).await;
+        let answered = self
+            .ports
+            .journal
+            .expire(self.info.id, (self.worker, self.epoch), record.key.clone(), failure.clone())
+            .await;
         Ok(answered.unwrap_or(Err(failure)))
     }
 }

@@ -86,7 +86,8 @@ impl PrivatePostgres {
     pub fn start(options: &Options) -> Result<Self, PostgresError> {
         let binaries = binaries::find()?;
         let user = folder::server_user()?;
-        folder::sweep(user);
+        // Beside the start: what a killed test run has left can be large. What is not done at our end, the next one does.
+        drop(std::thread::Builder::new().name("stepd-sweep".into()).spawn(move || folder::sweep(user)));
         // From here on the drop cleans up, whatever fails.
         let folder = folder::create(user)?;
         let data = options.data.as_ref().map_or_else(|| folder.join("data"), |kept| absolute(kept).join(KEPT));

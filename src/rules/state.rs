@@ -33,19 +33,23 @@
 //! What else changes, and what never does:
 //! - `epoch` rises with every claim and every take-over, and never falls; so a lease that was lost fits nothing any more.
 //! - `worker` is set by a claim and cleared by whatever ends the lease.
-//! - `crashes` counts the deaths of workers that had begun the run; `streak` those since the last new checkpoint.
+//! - `crashes` counts the deaths of workers that had begun the run; `streak` those since the last new checkpoint,
+//!   each twice when no other run was in company.
 //! - `resumes` counts the automatic resumes, and begins anew with an operator's retry of a failed run.
 //! - A run enters the lane [`Lane::Fresh`] once, with `ready_at` set to that moment: the claim's watermark rests on it.
 //!   Whatever comes back goes to [`Lane::Returned`] and keeps its `ready_at`, so it stays ahead of its juniors.
 
 use crate::model::{Job, Lane, RunState, WorkerId};
 
-/// From this many crashes in a row a run is claimed only by a worker that runs nothing else: it cannot drag innocents
-/// along any more, and from there on nothing but the run itself can be to blame.
-pub const SOLO_AFTER: i16 = 2;
+/// From this much suspicion on a run is claimed only by a worker that runs nothing else: two crashes in a row alone, or
+/// four in company. There it cannot drag innocents along any more, and nothing but the run itself can be to blame.
+///
+/// A crash in company says little of each run that was there: where workers died every two seconds for reasons of their
+/// own, counting it in full made most runs wait to be run alone (seen: half a minute, instead of a second).
+pub const SOLO_AFTER: i16 = 4;
 
-/// This many crashes while alone, and the run is quarantined.
-pub const CRASH_LIMIT: i16 = 3;
+/// This much more, and the run is quarantined: three crashes while alone, each counts twice.
+pub const CRASH_LIMIT: i16 = 6;
 
 /// What a write under a lease names. It fits while the row is `running` under the same worker and epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +83,8 @@ pub enum Event {
     Suspend { by: Fence, due: bool, progressed: bool },
     /// What it waits for has come: a signal, an event, a person's word.
     Wake { limited: bool },
-    /// Its worker is dead. `begun`: a step's row of this claim is there.
-    TakeOver { from: WorkerId, begun: bool, progressed: bool, limited: bool },
+    /// Its worker is dead. `begun`: a step's row of this claim is there. `alone`: the worker had begun no other run.
+    TakeOver { from: WorkerId, begun: bool, alone: bool, progressed: bool, limited: bool },
     /// Its worker gives it back unharmed.
     Release { by: Fence, progressed: bool, limited: bool },
     /// It ended well.
@@ -181,9 +185,9 @@ pub fn next(job: &Job, event: &Event) -> Result<Next, IllegalTransition> {
         (Event::Claim { worker, open: true }, Queued) if !alone => Next::Live(claimed(*job, *worker)),
         (Event::ClaimSolo { worker, open: true }, Queued) if alone => Next::Live(claimed(*job, *worker)),
 
-        (Event::TakeOver { from, begun, progressed, limited }, Running) if job.worker == Some(*from) => {
+        (Event::TakeOver { from, begun, alone, progressed, limited }, Running) if job.worker == Some(*from) => {
             let died = i16::from(job.started || *begun || *progressed);
-            let streak = streak(job, *progressed) + died;
+            let streak = streak(job, *progressed) + if *alone { 2 * died } else { died };
             let to = Job { epoch: job.epoch + 1, crashes: job.crashes + died, streak, taken: true, ..let_go(*job) };
             if streak >= SOLO_AFTER + CRASH_LIMIT {
                 Next::Ended(ended(Job { worker: Some(*from), ..to }, Failed))

@@ -27,7 +27,7 @@ fn every_event(job: &Job) -> Vec<Event> {
                 Event::Start(by),
                 Event::Suspend { by, due: limited, progressed },
                 Event::Wake { limited },
-                Event::TakeOver { from: worker, begun, progressed, limited },
+                Event::TakeOver { from: worker, begun, alone: limited, progressed, limited },
                 Event::Release { by, progressed, limited },
                 Event::Complete(by),
                 Event::Fail(by),
@@ -119,7 +119,7 @@ fn any_event(job: Job, choice: usize, stranger: bool) -> Event {
         return event;
     }
     // A holder of an earlier epoch, or of none.
-    let by = Fence { worker: WORKERS[choice % 3], epoch: job.epoch - i32::from(choice % 2 == 0) };
+    let by = Fence { worker: WORKERS[choice % 3], epoch: job.epoch - i32::from(choice.is_multiple_of(2)) };
     match event {
         Event::Start(_) => Event::Start(by),
         Event::Complete(_) => Event::Complete(by),
@@ -128,11 +128,11 @@ fn any_event(job: Job, choice: usize, stranger: bool) -> Event {
         Event::Suspend { due, progressed, .. } => Event::Suspend { by, due, progressed },
         Event::Release { progressed, limited, .. } => Event::Release { by, progressed, limited },
         Event::ScheduleResume { progressed, .. } => Event::ScheduleResume { by, progressed },
-        Event::Claim { .. } => Event::Claim { worker: by.worker, open: choice % 2 == 0 },
-        Event::ClaimSolo { .. } => Event::ClaimSolo { worker: by.worker, open: choice % 2 == 0 },
-        Event::Reserve { .. } => Event::Reserve { worker: by.worker, free: choice % 2 == 0 },
-        Event::TakeOver { begun, progressed, limited, .. } => {
-            Event::TakeOver { from: by.worker, begun, progressed, limited }
+        Event::Claim { .. } => Event::Claim { worker: by.worker, open: choice.is_multiple_of(2) },
+        Event::ClaimSolo { .. } => Event::ClaimSolo { worker: by.worker, open: choice.is_multiple_of(2) },
+        Event::Reserve { .. } => Event::Reserve { worker: by.worker, free: choice.is_multiple_of(2) },
+        Event::TakeOver { begun, alone, progressed, limited, .. } => {
+            Event::TakeOver { from: by.worker, begun, alone, progressed, limited }
         }
         other => other,
     }
@@ -166,7 +166,7 @@ fn step(job: Job, event: Event) -> Result<Job, TestCaseError> {
     let died = matches!(event, Event::TakeOver { .. });
     prop_assert!(after.crashes >= job.crashes && (died || after.crashes == job.crashes), "crashes: {event:?}");
     prop_assert!(after.streak <= job.streak || died, "only a death lengthens the streak");
-    prop_assert!(after.streak <= after.crashes && after.streak < SOLO_AFTER + CRASH_LIMIT);
+    prop_assert!(after.streak <= 2 * after.crashes && after.streak < SOLO_AFTER + CRASH_LIMIT);
     prop_assert!(after.resumes >= job.resumes || job.state == RunState::Failed, "resumes: {event:?}");
     prop_assert!(after.lane != Lane::Fresh || after.epoch <= 1, "what has been claimed never comes back as new");
     prop_assert!(after.taken <= (died || job.taken), "only a take-over marks a run as taken");
@@ -212,25 +212,30 @@ proptest! {
 #[test]
 fn only_crashes_in_a_row_end_a_run() {
     let mut job = first(false, false);
-    let die = |job: Job, progressed| {
+    let die = |job: Job, alone, progressed| {
         let worker = WORKERS[0];
         let claim = match job.streak < SOLO_AFTER {
             true => Event::Claim { worker, open: true },
             false => Event::ClaimSolo { worker, open: true },
         };
         let Ok(Next::Live(job)) = next(&job, &claim) else { panic!("{job:?} should be claimed") };
-        next(&job, &Event::TakeOver { from: worker, begun: true, progressed, limited: false }).unwrap()
+        next(&job, &Event::TakeOver { from: worker, begun: true, alone, progressed, limited: false }).unwrap()
     };
     for n in 1..=20 {
-        let Next::Live(after) = die(job, true) else { panic!("quarantined after {n} crashes with progress") };
+        let Next::Live(after) = die(job, false, true) else { panic!("quarantined after {n} crashes with progress") };
         assert_eq!((after.crashes, after.streak), (n, 1));
         job = after;
     }
-    for n in 2..SOLO_AFTER + CRASH_LIMIT {
-        let Next::Live(after) = die(job, false) else { panic!("quarantined after a streak of {n}") };
-        assert_eq!(after.streak, n);
+    for n in 2..=SOLO_AFTER {
+        let Next::Live(after) = die(job, false, false) else { panic!("quarantined after a streak of {n}") };
+        assert_eq!(after.streak, n, "in company a crash counts once");
         job = after;
     }
-    let Next::Ended(after) = die(job, false) else { panic!("not quarantined at the limit") };
+    for n in 1..CRASH_LIMIT / 2 {
+        let Next::Live(after) = die(job, true, false) else { panic!("quarantined after {n} crashes alone") };
+        assert_eq!(after.streak, SOLO_AFTER + 2 * n, "alone it counts twice");
+        job = after;
+    }
+    let Next::Ended(after) = die(job, true, false) else { panic!("not quarantined at the limit") };
     assert_eq!(after.state, RunState::Failed);
 }

@@ -5,9 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
-use crate::db::{Database, DbError, definitions};
+use crate::db::{Database, DbError, Trouble, definitions};
 use crate::engine::Workflow;
 use crate::model::{Failure, code};
+
+use super::shared::Backoff;
 
 /// Makes a workflow of a definition's text.
 pub type Compile = Arc<dyn Fn(&str, &str) -> Result<Arc<dyn Workflow>, Failure> + Send + Sync>;
@@ -73,6 +75,21 @@ impl Catalog {
         Ok(changed)
     }
 
+    /// Stores a workflow's definition and makes it this worker's present one, and no one else's: what jobs of that name
+    /// mean elsewhere stays as it is. Gives the definition's id.
+    ///
+    /// # Errors
+    /// Whatever the database says; the catalog then stays as it was.
+    pub async fn try_out(&self, loaded: Loaded) -> Result<i32, DbError> {
+        let id = definitions::define(self.db.pool(), &loaded.hash, &loaded.name, loaded.body.as_deref()).await?;
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(id, loaded.workflow);
+        let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = present.as_object().cloned().unwrap_or_default();
+        ids.insert(loaded.name, id.into());
+        *present = Arc::new(Value::Object(ids));
+        Ok(id)
+    }
+
     /// What a claim pins: `{workflow: definition id}`.
     #[must_use]
     pub fn present(&self) -> Arc<Value> {
@@ -89,7 +106,8 @@ impl Catalog {
         {
             return Ok(found.clone());
         }
-        let stored = definitions::definition(self.db.pool(), id, name)
+        let stored = self
+            .stored(id, name)
             .await
             .map_err(|e| {
                 Failure::transient(code::DEFINITION, format!("the definition of `{name}` could not be read: {e}"))
@@ -97,8 +115,9 @@ impl Catalog {
             .ok_or_else(|| {
                 Failure::permanent(code::DEFINITION, format!("the definition of `{name}` is gone; load its file again"))
             })?;
+        // Transient: another binary, or another version of this one, can run it.
         let Some(body) = stored.body else {
-            return Err(Failure::permanent(
+            return Err(Failure::transient(
                 code::DEFINITION,
                 format!(
                     "`{name}` is Rust code, and this binary does not have it; give it a queue that only its own binary serves"
@@ -108,5 +127,16 @@ impl Catalog {
         let workflow = (self.compile)(name, &body)?;
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(stored.id, workflow.clone());
         Ok(workflow)
+    }
+
+    /// Reads a stored definition, however long Postgres is away.
+    async fn stored(&self, id: Option<i32>, name: &str) -> Result<Option<definitions::Stored>, DbError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match definitions::definition(self.db.pool(), id, name).await {
+                Err(error) if error.trouble != Trouble::Refused => tokio::time::sleep(backoff.pause()).await,
+                done => return done,
+            }
+        }
     }
 }

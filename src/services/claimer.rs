@@ -44,6 +44,9 @@ const BUFFER_FOR: Duration = Duration::from_millis(500);
 /// A look that made way for a pickup follows after this time.
 const AFTER_PICKUP: Duration = Duration::from_millis(5);
 
+/// A net under everything else: runs that the database gives to this worker, and that it does not have, are given back.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+
 /// Pairs remembered between looks.
 const MAX_PAIRS: usize = 512;
 
@@ -94,6 +97,8 @@ struct Position {
     emptying: bool,
     /// A claim had no answer: what it took is not known.
     unsure: bool,
+    /// When the database was last asked what this worker holds.
+    checked: Instant,
     buffered_since: Option<Instant>,
 }
 
@@ -189,13 +194,14 @@ impl Claimer {
         let eager = overdue && self.picks_up_first(p);
         let look_due = overdue && !eager;
         let conn = self.connected(conn).await?;
-        if p.unsure {
+        if p.unsure || p.checked.elapsed() > CHECK_EVERY {
             let held = claims::held_by(conn, worker).await?;
             let n = self.runs.give_back_unknown(worker, &held);
             if n > 0 {
                 tracing::info!(n, "gave back runs whose claim had no answer");
             }
             p.unsure = false;
+            p.checked = Instant::now();
         }
         let mut found_by_look = false;
         if look_due {
@@ -247,7 +253,11 @@ impl Claimer {
     /// An idle worker that is hinted claims where work was known, and looks right after: the look does not delay the
     /// pickup. Never later than the poll.
     fn picks_up_first(&self, p: &Position) -> bool {
-        p.back && !p.solo && !p.pairs.is_empty() && p.looked.is_some_and(|at| at.elapsed() < POLL) && self.runs.is_empty()
+        p.back
+            && !p.solo
+            && !p.pairs.is_empty()
+            && p.looked.is_some_and(|at| at.elapsed() < POLL)
+            && self.runs.is_empty()
     }
 
     fn idle_pause(&self, p: &Position) -> Duration {
@@ -372,6 +382,7 @@ impl Position {
             solo: false,
             emptying: false,
             unsure: false,
+            checked: Instant::now(),
             buffered_since: None,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -128,17 +129,26 @@ impl Runs {
         while let Some((claimed, inbox)) = next {
             let run = claimed.lease.run();
             self.started.fetch_add(1, Ordering::Relaxed);
-            let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
             let name = claimed.workflow.clone();
-            let outcome = crate::engine::run(claimed, workflow, self.ports.clone(), inbox).await;
-            report(run, &name, outcome);
-            next = self.after(run);
+            let work = async {
+                let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
+                crate::engine::run(claimed, workflow, self.ports.clone(), inbox.clone()).await
+            };
+            match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+                Ok(outcome) => report(run, &name, outcome),
+                // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
+                Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
+            }
+            next = self.after(run, &inbox);
         }
     }
 
-    fn after(self: &Arc<Self>, run: RunId) -> Option<(Claimed, Arc<Inbox>)> {
+    fn after(self: &Arc<Self>, run: RunId, inbox: &Arc<Inbox>) -> Option<(Claimed, Arc<Inbox>)> {
         let mut inner = self.inner();
-        inner.inflight.remove(&run);
+        // A run that was suspended may have been woken and claimed here again already: that inbox is not ours to remove.
+        if inner.inflight.get(&run).is_some_and(|current| Arc::ptr_eq(current, inbox)) {
+            inner.inflight.remove(&run);
+        }
         if inner.door == Door::Open
             && let Some(claimed) = inner.buffer.pop_front()
         {

@@ -1,7 +1,7 @@
 //! What the services tell each other: hints to look, and whether Postgres is there.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
@@ -28,20 +28,34 @@ impl Hints {
 /// Says once when Postgres goes away and once when it is back, however many services notice.
 #[derive(Debug, Default)]
 pub struct Connectivity {
-    away: AtomicBool,
+    state: Mutex<Known>,
 }
+
+#[derive(Debug, Default)]
+struct Known {
+    away: bool,
+    back_at: Option<Instant>,
+}
+
+/// For this long after the return a service may still report what it met before it. Whoever cannot reach Postgres then tries, and
+/// reports, again.
+const ECHO: Duration = Duration::from_secs(1);
 
 impl Connectivity {
     /// A service has lost its connection.
     pub fn lost(&self, error: &dyn std::fmt::Display) {
-        if !self.away.swap(true, Ordering::AcqRel) {
+        let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.away && known.back_at.is_none_or(|at| at.elapsed() > ECHO) {
+            known.away = true;
             tracing::warn!(%error, "postgres is away: running steps go on, their results wait, claims pause");
         }
     }
 
     /// A service has reached Postgres again.
     pub fn back(&self) {
-        if self.away.swap(false, Ordering::AcqRel) {
+        let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut known.away) {
+            known.back_at = Some(Instant::now());
             tracing::info!("postgres is back");
         }
     }

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 
-use crate::db::sql_step::{Commit, Database as Connections, failure};
+use crate::db::sql_step::{Commit, Database as Connections, FinishedStep, NOT_BEGUN, UNKNOWN, commit_step, failure};
+use crate::db::{Database, waits};
 use crate::model::{Failure, Payload, SqlRequest, SqlResult, code};
 use crate::steps::{BoxFuture, Flow, SqlEffect, StepCx, StepOutput};
 use crate::testing::Failpoints;
 
+use super::shared::Backoff;
+
 /// stepd's own database: exactly once.
 pub struct OwnDatabase {
+    /// The same database, to ask what became of a commit.
+    pub db: Database,
     /// Its connections.
     pub connections: Arc<Connections>,
     /// For tests.
@@ -23,49 +28,78 @@ pub struct NamedDatabase(pub Arc<Connections>);
 impl SqlEffect for OwnDatabase {
     fn run<'a>(&'a self, cx: &'a StepCx, request: SqlRequest) -> BoxFuture<'a, Result<Flow, Failure>> {
         Box::pin(async move {
-            let own = cx.clone();
-            let stop = cx.stop.clone();
-            let failpoints = self.failpoints.clone();
-            let commit: Commit<Payload> = Box::new(move |conn, result| {
-                Box::pin(async move {
-                    let output = checkpoint(conn, &own, result).await?;
-                    failpoints.hit("sql.before_commit").await;
-                    Ok(output)
-                })
-            });
-            let stopped = async move {
-                stop.stopped().await;
-            };
-            let done = self.connections.run(request, stopped, commit).await;
-            self.failpoints.hit("sql.after_commit").await;
-            done.map(Flow::Committed)
+            let mut backoff = Backoff::default();
+            loop {
+                let failure = match self.once(cx, request.clone()).await {
+                    Ok(output) => return Ok(Flow::Committed(output)),
+                    Err(failure) => failure,
+                };
+                if has_outcome(&failure, NOT_BEGUN) && cx.stop.reason().is_none() {
+                    // stepd's own database is away. That is no failure of this step: it waits, like everything else.
+                    tokio::time::sleep(backoff.pause()).await;
+                } else if has_outcome(&failure, UNKNOWN) {
+                    return self.recorded(cx).await.map(Flow::Committed).ok_or(failure);
+                } else {
+                    return Err(failure);
+                }
+            }
         })
     }
+}
+
+impl OwnDatabase {
+    async fn once(&self, cx: &StepCx, request: SqlRequest) -> Result<Payload, Failure> {
+        let (own, stop, failpoints) = (cx.clone(), cx.stop.clone(), self.failpoints.clone());
+        let commit: Commit<Payload> = Box::new(move |conn, result| {
+            Box::pin(async move {
+                let output = checkpoint(conn, &own, result).await?;
+                failpoints.hit("sql.before_commit").await;
+                Ok(output)
+            })
+        });
+        let stopped = async move {
+            stop.stopped().await;
+        };
+        let done = self.connections.run(request, stopped, commit).await;
+        self.failpoints.hit("sql.after_commit").await;
+        done
+    }
+
+    /// COMMIT had no answer: was it done? Asks until the database tells, or the step is told to stop.
+    async fn recorded(&self, cx: &StepCx) -> Option<Payload> {
+        let mut backoff = Backoff::default();
+        while cx.stop.reason().is_none() {
+            if let Ok(found) = waits::answer_of(self.db.pool(), cx.run, &cx.key).await {
+                return found.and_then(Result::ok);
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+        None
+    }
+}
+
+fn has_outcome(failure: &Failure, outcome: &str) -> bool {
+    failure.details.as_ref().is_some_and(|details| details["outcome"] == outcome)
 }
 
 /// Shapes the result and commits it under the lease, inside the statement's transaction.
 async fn checkpoint(conn: &mut PgConnection, cx: &StepCx, result: SqlResult) -> Result<Payload, Failure> {
     let output = (cx.shape)(StepOutput::from(result))?;
-    let row = sqlx::query("SELECT stepd_engine.commit_step($1, $2, $3, $4, 'sql', $5, $6, $7, $8)")
-        .bind(cx.run.0)
-        .bind(cx.worker.0)
-        .bind(cx.epoch)
-        .bind(cx.key.as_str())
-        .bind(cx.seq)
-        .bind(i32::try_from(cx.attempt).unwrap_or(i32::MAX))
-        .bind(cx.started_at)
-        .bind(output.as_str())
-        .fetch_one(conn)
-        .await
-        .map_err(|error| failure(&error))?;
-    match row.try_get::<bool, _>(0) {
-        Ok(true) => Ok(output),
-        // Rolled back: the effect is not there, and whoever has the run now will make it.
-        _ => Err(Failure::transient(
-            code::LEASE_LOST,
-            "the lease was lost while the statement ran; nothing of it was kept",
-        )),
+    let done = FinishedStep {
+        run: cx.run.0,
+        worker: cx.worker.0,
+        epoch: cx.epoch,
+        key: cx.key.as_str(),
+        seq: cx.seq,
+        attempts: i32::try_from(cx.attempt).unwrap_or(i32::MAX),
+        started_at: cx.started_at,
+        output: output.as_str(),
+    };
+    if commit_step(conn, &done).await.map_err(|error| failure(&error))? {
+        return Ok(output);
     }
+    // Rolled back: the effect is not there, and whoever has the run now will make it.
+    Err(Failure::transient(code::LEASE_LOST, "the lease was lost while the statement ran; nothing of it was kept"))
 }
 
 impl SqlEffect for NamedDatabase {

@@ -32,11 +32,17 @@ impl Periodic for Stager {
 
     async fn tick(&mut self) -> Result<Duration, DbError> {
         let done = maintenance::stage(self.db.pool(), BATCH).await?;
-        if done.staged > 0 || done.admitted > 0 {
-            tracing::debug!(staged = done.staged, admitted = done.admitted, "staged");
+        // A statement of its own: a slow admission, or one that fails, must not keep sleeps from ending.
+        let admitted = if done.held { maintenance::admit(self.db.pool(), BATCH).await } else { Ok(0) };
+        let admitted = admitted.unwrap_or_else(|error| {
+            tracing::warn!(%error, "admission failed; held runs wait for the next pass");
+            0
+        });
+        if done.staged > 0 || admitted > 0 {
+            tracing::debug!(staged = done.staged, admitted, "staged");
             self.hints.claim.notify_one();
         }
-        if done.staged >= BATCH || done.admitted >= BATCH {
+        if done.staged >= BATCH || admitted >= BATCH {
             return Ok(Duration::ZERO);
         }
         Ok(done.next_ms.map_or(POLL, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(POLL))

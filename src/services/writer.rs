@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::db::batch::{Batch, ReadBack, read_back};
 use crate::db::{Database, Trouble, waits};
 use crate::engine::{Answer, CommitError, Entry, Journal, Note, StepRow, Ticket, Transition};
-use crate::model::{Failure, RunId, RunState, StepKey, StepState, Wait};
+use crate::model::{Failure, RunId, RunState, StepKey, StepState, Wait, WorkerId};
 use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
@@ -35,9 +35,12 @@ const MAX_BYTES: usize = 16 << 20;
 /// Two writers by hash of the run's id: about half as many steps again as one (`performance.md`).
 const WRITERS: usize = 2;
 
+/// With pauses growing to two seconds, half an hour; after that the sweep's repair is left to do it.
+const SETTLE_TRIES: u32 = 1_000;
+
 /// The writer's session: one plan for every batch size, and no waiting behind somebody's open transaction for long.
 const SESSION: [(&str, &str); 3] =
-    [("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "2s"), ("statement_timeout", "60s")];
+    [("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "500ms"), ("statement_timeout", "60s")];
 
 /// The journal in Postgres: a handle to the writers.
 pub struct PgJournal {
@@ -71,6 +74,8 @@ impl PgJournal {
                     connectivity: connectivity.clone(),
                     failpoints: failpoints.clone(),
                     conn: None,
+                    parked: Vec::new(),
+                    tries: 0,
                 };
                 tasks.spawn(writer.run(rx));
                 tx
@@ -89,37 +94,48 @@ impl Journal for PgJournal {
         let _ = self.shards[shard].send(entry);
     }
 
-    fn settle(&self, run: RunId, keys: Vec<StepKey>) -> BoxFuture<'static, ()> {
+    fn settle(&self, run: RunId, keys: Vec<StepKey>) {
         let (db, hints, settling) = (self.db.clone(), self.hints.clone(), self.settling.clone());
         let failpoints = self.failpoints.clone();
-        Box::pin(async move {
+        // A task of its own: the run's slot is free at once, and a statement is never dropped half-way. How many
+        // there are is bounded by the runs that wait for what an open transaction of somebody's holds.
+        tokio::spawn(async move {
             failpoints.hit("settle.before").await;
-            // In a task of its own: a statement is never dropped half-way.
-            let done = tokio::spawn(async move {
-                let _one = settling.acquire_owned().await;
-                waits::settle(db.pool(), run, &keys).await
-            })
-            .await;
-            match done {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(run.id = %run, %error, "settle failed; the sweep repairs it"),
-                Err(error) => tracing::debug!(run.id = %run, %error, "settle ended early; the sweep repairs it"),
+            let mut backoff = Backoff::default();
+            for _ in 0..SETTLE_TRIES {
+                let one = settling.acquire().await;
+                let done = waits::settle(db.pool(), run, &keys).await;
+                drop(one);
+                match done {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(run.id = %run, %error, "settle failed, trying again"),
+                }
+                tokio::time::sleep(backoff.pause()).await;
             }
             hints.stage.notify_one();
-        })
+            hints.request.notify_one();
+        });
     }
 
-    fn expire(&self, run: RunId, key: StepKey, failure: Failure) -> BoxFuture<'static, Option<Answer>> {
+    fn expire(
+        &self,
+        run: RunId,
+        lease: (WorkerId, i32),
+        key: StepKey,
+        failure: Failure,
+    ) -> BoxFuture<'static, Option<Answer>> {
         let db = self.db.clone();
         Box::pin(async move {
             let task = tokio::spawn(async move {
                 let mut backoff = Backoff::default();
                 loop {
                     let tried = async {
-                        if waits::expire(db.pool(), run, &key, &failure).await? {
-                            return Ok(None);
+                        match waits::expire(db.pool(), run, &key, &failure, lease).await? {
+                            // The time is up; or the lease is lost, and nothing that the run still does is recorded.
+                            Some(true) | None => Ok(None),
+                            Some(false) => waits::answer_of(db.pool(), run, &key).await,
                         }
-                        waits::answer_of(db.pool(), run, &key).await
                     };
                     match tried.await {
                         Ok(answer) => return answer,
@@ -142,6 +158,16 @@ struct Writer {
     connectivity: Arc<Connectivity>,
     failpoints: Failpoints,
     conn: Option<PgConnection>,
+    parked: Vec<Parked>,
+    /// How often the group at hand has been parked.
+    tries: u32,
+}
+
+/// A group that waits for somebody's lock to be let go.
+struct Parked {
+    group: Group,
+    due: tokio::time::Instant,
+    tries: u32,
 }
 
 /// What one batch holds of one run.
@@ -156,6 +182,34 @@ struct Group {
 }
 
 impl Group {
+    fn new(run: Uuid, worker: Uuid, epoch: i32) -> Self {
+        Self { run, worker, epoch, steps: Vec::new(), notes: Vec::new(), transition: None, tickets: Vec::new() }
+    }
+
+    fn add(
+        &mut self,
+        steps: Vec<StepRow>,
+        notes: Vec<Note>,
+        transition: Option<Transition>,
+        tickets: impl IntoIterator<Item = Ticket>,
+    ) {
+        merge_steps(&mut self.steps, steps);
+        self.notes.extend(notes);
+        if let Some(transition) = transition {
+            // The record that rides along replaces an earlier row of the same step.
+            if let Transition::Complete { last: Some(row), .. } = &transition {
+                self.steps.retain(|s| s.record.key != row.record.key);
+            }
+            self.transition = Some(transition);
+        }
+        self.tickets.extend(tickets);
+    }
+
+    /// A later group of the same run joins this one.
+    fn absorb(&mut self, later: Self) {
+        self.add(later.steps, later.notes, later.transition, later.tickets);
+    }
+
     fn answer(self, result: &Result<(), CommitError>) {
         for ticket in self.tickets {
             ticket.answer(result.clone());
@@ -166,7 +220,11 @@ impl Group {
 impl Writer {
     async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Entry>) {
         let mut busy = false;
-        while let Some(first) = rx.recv().await {
+        while let Some(first) = self.next(&mut rx).await {
+            let Some(first) = first else {
+                self.unpark().await;
+                continue;
+            };
             if busy {
                 gather(&rx).await;
             }
@@ -178,13 +236,65 @@ impl Writer {
                 entries.push(next);
             }
             busy = entries.len() > 1;
-            for groups in fold(entries).into_iter().flat_map(plain::split) {
-                self.commit(groups).await;
+            for groups in fold(entries) {
+                let groups = self.behind_parked(groups);
+                for groups in plain::split(groups) {
+                    self.commit(groups).await;
+                }
             }
         }
         if let Some(conn) = self.conn.take() {
             let _ = conn.close().await;
         }
+    }
+
+    /// The next entry; `Some(None)`: it is time to try a parked group again; `None`: everything is written.
+    async fn next(&mut self, rx: &mut mpsc::UnboundedReceiver<Entry>) -> Option<Option<Entry>> {
+        let Some(due) = self.parked.iter().map(|p| p.due).min() else { return rx.recv().await.map(Some) };
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(due) => Some(None),
+            Some(entry) = rx.recv() => Some(Some(entry)),
+            // The last handle is gone: what is parked is still to be written.
+            else => Some(None),
+        }
+    }
+
+    /// Tries the parked groups that are due again, each by itself.
+    async fn unpark(&mut self) {
+        let Some(due) = self.parked.iter().map(|p| p.due).min() else { return };
+        tokio::time::sleep_until(due).await;
+        let (ready, parked) = std::mem::take(&mut self.parked).into_iter().partition(|p| p.due <= due);
+        self.parked = parked;
+        for one in Vec::<Parked>::into_iter(ready) {
+            self.tries = one.tries;
+            self.commit(vec![one.group]).await;
+        }
+        self.tries = 0;
+    }
+
+    /// Somebody's open transaction holds a row that this group must write. It waits aside, and the others go on.
+    fn park(&mut self, group: Group, error: &crate::db::DbError) {
+        if self.tries == 0 {
+            tracing::warn!(%error, run.id = %group.run, "a run's records wait behind somebody's lock; the other runs go on");
+        }
+        let pause = Duration::from_millis(100).saturating_mul(1 << self.tries.min(5)).min(Duration::from_secs(2));
+        self.parked.push(Parked { group, due: tokio::time::Instant::now() + pause, tries: self.tries + 1 });
+    }
+
+    /// Later entries of a parked run wait behind it: a run's records are committed in order.
+    fn behind_parked(&mut self, groups: Vec<Group>) -> Vec<Group> {
+        if self.parked.is_empty() {
+            return groups;
+        }
+        let mut free = Vec::with_capacity(groups.len());
+        for group in groups {
+            match self.parked.iter_mut().find(|p| p.group.run == group.run && p.group.epoch == group.epoch) {
+                Some(parked) => parked.group.absorb(group),
+                None => free.push(group),
+            }
+        }
+        free
     }
 
     /// Commits the groups of one registration, however long Postgres is away.
@@ -200,14 +310,13 @@ impl Writer {
                 continue;
             };
             if unknown {
-                match applied(&mut conn, &groups).await {
-                    Ok(Some(held)) => {
+                match held_of(&mut conn, &groups).await {
+                    Ok(held) => {
                         unknown = false;
                         self.conn = Some(conn);
-                        settle_after_read_back(groups, &held);
+                        todo.push(settle_after_read_back(groups, &held));
                         continue;
                     }
-                    Ok(None) => unknown = false,
                     Err(error) => {
                         self.connectivity.lost(&error);
                         todo.push(groups);
@@ -245,9 +354,15 @@ impl Writer {
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);
-                    tracing::warn!(%error, run.id = %groups[0].run, "a write waits behind somebody's lock");
-                    // The others first; this one again after them.
-                    todo.insert(0, groups);
+                    for group in groups {
+                        self.park(group, &error);
+                    }
+                }
+                Err(error) if error.trouble == Trouble::Refused && !error.blames_values() => {
+                    // Not these values: the server's own trouble, a missing right, a schema in the middle of a change.
+                    self.conn = Some(conn);
+                    tracing::warn!(%error, "postgres refuses to record; trying again");
+                    todo.push(groups);
                     tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) => {
@@ -332,41 +447,33 @@ fn row_size(row: &StepRow) -> usize {
         + row.record.decision.as_ref().map_or(0, crate::model::Payload::len)
 }
 
-/// Folds entries to one group a run, and groups of different registrations into batches of their own.
+/// Folds entries to one group a run, in batches of one registration. A batch names no run twice: a write under an
+/// earlier epoch (a run given back and claimed again at once) goes into a batch of its own, before the later one.
 fn fold(entries: Vec<Entry>) -> Vec<Vec<Group>> {
     let mut batches: Vec<Vec<Group>> = Vec::with_capacity(1);
-    let mut places: HashMap<(Uuid, i32), (usize, usize)> = HashMap::with_capacity(entries.len());
+    let mut places: HashMap<Uuid, (usize, usize)> = HashMap::with_capacity(entries.len());
+    let mut first = 0;
     for entry in entries {
         let (run, worker, epoch) = (entry.run.0, entry.worker.0, entry.epoch);
-        let (b, g) = *places.entry((run, epoch)).or_insert_with(|| {
-            let b = batches.iter().position(|batch| batch.first().is_some_and(|g| g.worker == worker)).unwrap_or_else(
-                || {
-                    batches.push(Vec::new());
-                    batches.len() - 1
-                },
-            );
-            batches[b].push(Group {
-                run,
-                worker,
-                epoch,
-                steps: Vec::new(),
-                notes: Vec::new(),
-                transition: None,
-                tickets: Vec::new(),
-            });
-            (b, batches[b].len() - 1)
-        });
-        let group = &mut batches[b][g];
-        merge_steps(&mut group.steps, entry.steps);
-        group.notes.extend(entry.notes);
-        if let Some(transition) = entry.transition {
-            // The record that rides along replaces an earlier row of the same step.
-            if let Transition::Complete { last: Some(row), .. } = &transition {
-                group.steps.retain(|s| s.record.key != row.record.key);
-            }
-            group.transition = Some(transition);
+        let known = places.get(&run).copied();
+        if known.is_some_and(|(b, g)| batches[b][g].epoch != epoch) {
+            first = batches.len();
         }
-        group.tickets.extend(entry.ticket);
+        let (b, g) = match known.filter(|place| place.0 >= first) {
+            Some(place) => place,
+            None => {
+                let b = (first..batches.len()).find(|b| batches[*b].first().is_some_and(|g| g.worker == worker));
+                let b = b.unwrap_or(batches.len());
+                if b == batches.len() {
+                    batches.push(Vec::new());
+                }
+                batches[b].push(Group::new(run, worker, epoch));
+                let place = (b, batches[b].len() - 1);
+                places.insert(run, place);
+                place
+            }
+        };
+        batches[b][g].add(entry.steps, entry.notes, entry.transition, entry.ticket);
     }
     batches
 }
@@ -484,15 +591,12 @@ fn push_end<'a>(
     e.last_output.push(last.and_then(|r| r.output.as_ref()).map(crate::model::Payload::as_str));
 }
 
-/// Was a batch of unknown outcome applied? A batch is one statement, so one item's trace tells of all. `None`: it was
-/// not, or has left no trace of its own; sending it again is right.
-async fn applied(conn: &mut PgConnection, groups: &[Group]) -> Result<Option<Vec<ReadBack>>, crate::db::DbError> {
-    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(None) };
+/// What the database holds of the runs of a batch of unknown outcome.
+async fn held_of(conn: &mut PgConnection, groups: &[Group]) -> Result<Vec<ReadBack>, crate::db::DbError> {
+    let Some(worker) = groups.first().map(|g| g.worker) else { return Ok(Vec::new()) };
     let runs: Vec<Uuid> = groups.iter().map(|g| g.run).collect();
     let epochs: Vec<i32> = groups.iter().map(|g| g.epoch).collect();
-    let held = read_back(conn, worker, &runs, &epochs).await?;
-    let trace = groups.iter().zip(&held).any(|(group, held)| left_a_trace(group, held));
-    Ok(trace.then_some(held))
+    read_back(conn, worker, &runs, &epochs).await
 }
 
 fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
@@ -507,9 +611,19 @@ fn left_a_trace(group: &Group, held: &ReadBack) -> bool {
     }
 }
 
-fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) {
+/// Answers the groups that the database tells of, and returns those to send again: their lease stands, and nothing shows
+/// that they were written. Each group is judged by its own trace: that another run is where this batch would have
+/// brought it may have other reasons.
+fn settle_after_read_back(groups: Vec<Group>, held: &[ReadBack]) -> Vec<Group> {
+    let mut again = Vec::new();
     for (group, held) in groups.into_iter().zip(held) {
-        let ok = held.mine || left_a_trace(&group, held);
-        group.answer(&if ok { Ok(()) } else { Err(CommitError::LeaseLost) });
+        if left_a_trace(&group, held) {
+            group.answer(&Ok(()));
+        } else if held.mine {
+            again.push(group);
+        } else {
+            group.answer(&Err(CommitError::LeaseLost));
+        }
     }
+    again
 }

@@ -9,8 +9,9 @@ use tracing_subscriber::fmt::time::ChronoUtc;
 ///
 /// A second call in one process changes nothing.
 pub fn start(format: Option<&str>, level: &str) {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("{level},sqlx::postgres::notice=warn")));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new(format!("{level},sqlx::postgres::notice=error,sqlx_core::pool=error,sqlx::pool=error"))
+    });
     let time = ChronoUtc::new("%Y-%m-%dT%H:%M:%S%.3fZ".to_owned());
     let json = format.map_or_else(|| !std::io::stderr().is_terminal(), |f| f == "json");
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_timer(time).with_writer(std::io::stderr);

@@ -3,13 +3,26 @@
 //! `cargo test --all-features` runs them all; those that crash or stop the daemon at a named place need the feature `failpoints`.
 //! Test names are claims. Nothing sleeps for a fixed time: waits are on conditions, with a deadline.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
 mod acceptance;
+mod chaos;
+mod cli;
+mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod demo;
+mod layout;
+mod postgres_away;
+mod queues;
+mod repair;
+mod requests;
+mod resume;
 mod retries;
+mod shutdown;
 mod smoke;
 mod sql;
+mod state;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;

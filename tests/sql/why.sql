@@ -11,7 +11,7 @@ BEGIN
     PERFORM t.like(stepd.why(b), 'queue default, 1 ahead of it$', 'second');
     UPDATE stepd.jobs SET lane = 1 WHERE id = b;
     PERFORM t.like(stepd.why(b), 'came back and is claimed before new runs$', 'came back');
-    UPDATE stepd.jobs SET streak = 2, crashes = 2 WHERE id = b;
+    UPDATE stepd.jobs SET streak = 4, crashes = 2 WHERE id = b;
     PERFORM t.like(stepd.why(b), '^queued: needs to run alone because of 2 crashes; waits for a worker', 'solo');
     UPDATE stepd.jobs SET worker = w WHERE id = b;
     PERFORM t.like(stepd.why(b), 'worker host1:4711 empties itself for it$', 'solo, chosen');

@@ -12,7 +12,7 @@ pub(super) struct Proof {
     pub(super) count: Count,
     /// How the run ended.
     pub(super) state: String,
-    /// Under way when the worker died, by the record of the take-over.
+    /// Under way when the worker died.
     pub(super) interrupted: Vec<String>,
     /// Steps that were finished and ran again all the same.
     pub(super) repeated: Vec<String>,
@@ -80,6 +80,20 @@ pub(super) fn read_starts(text: &str) -> Vec<Start> {
         .collect()
 }
 
+/// What ran again: the steps that the take-over found under way, and the programs that started twice. One that began
+/// in the last milliseconds before the kill is in no record yet, but has left its line.
+pub(super) fn ran_again(interrupted: Vec<String>, map: &str, starts: &[Start]) -> Vec<String> {
+    let mut keys = interrupted;
+    for (n, (item, _)) in starts.iter().enumerate() {
+        let key = format!("{map}[{}].pack", item - 1);
+        if starts[..n].iter().any(|(before, _)| before == item) && !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys.sort_by_key(|key| item_of(key, map));
+    keys
+}
+
 /// The programs that started again under a later epoch than the one that their checkpoint was made in.
 pub(super) fn repeated(steps: &[StepSpan], map: &str, starts: &[Start]) -> Vec<String> {
     let last = starts.iter().fold(BTreeMap::new(), |mut last: BTreeMap<i64, i32>, (item, epoch)| {
@@ -119,6 +133,13 @@ mod tests {
         assert_eq!(starts.len(), 5);
         let steps = [packed("orders[0].pack", 1), packed("orders[1].pack", 2), packed("orders[2].pack", 1)];
         assert_eq!(repeated(&steps, "orders", &starts), ["orders[2].pack"]);
+    }
+
+    #[test]
+    fn a_program_that_started_twice_ran_again_though_no_record_says_so() {
+        let recorded = vec!["orders[10].charge".to_owned(), "orders[2].pack".to_owned()];
+        let again = ran_again(recorded, "orders", &read_starts("2 1\n3 1\n1 1\n3 2\n2 2\n"));
+        assert_eq!(again, ["orders[1].pack", "orders[2].pack", "orders[10].charge"]);
     }
 
     #[test]

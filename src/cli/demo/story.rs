@@ -19,10 +19,8 @@ use super::workers::Worker;
 const WORKFLOW: &str = include_str!("../../../examples/ship_orders.yaml");
 /// Few enough to be over soon, enough to have a middle.
 const ITEMS: i32 = 16;
-const INSERT: &str = "INSERT INTO stepd.jobs (workflow, input) VALUES ('ship_orders', '{\"orders\": 16}') RETURNING id";
 /// In a database with other workers, a queue that only the demo's serve.
 const QUEUE: &str = "stepd_demo";
-const INSERT_QUEUE: &str = "INSERT INTO stepd.jobs (workflow, input, queue)\nVALUES ('ship_orders', '{\"orders\": 16}', 'stepd_demo') RETURNING id";
 /// The map's id in the workflow.
 const MAP: &str = "orders";
 /// Between two looks at the run.
@@ -120,7 +118,7 @@ impl<'a> Story<'a> {
 
     async fn insert(&mut self) -> anyhow::Result<()> {
         self.screen.chapter("A job is a row", "in your application: inside its own transaction");
-        let statement = if self.place.server().is_some() { INSERT } else { INSERT_QUEUE };
+        let statement = if self.place.server().is_some() { demo::INSERT } else { demo::INSERT_QUEUE };
         self.screen.quote(statement);
         self.run = demo::insert(self.place.db.pool(), statement).await?;
         self.screen.line(&format!("run {}", self.run));
@@ -212,7 +210,7 @@ impl<'a> Story<'a> {
             Some(false) => self.screen.line("rejected: nothing will be shipped, and the run ends in order"),
         }
         let yes = yes.unwrap_or(true);
-        self.screen.quote(&format!("SELECT stepd.{}('{}')", if yes { "approve" } else { "reject" }, self.run));
+        self.screen.quote(&demo::answer_in_words(self.run, yes));
         demo::answer(db, self.run, yes).await?;
         let patience = Patience::new("the run to end");
         loop {
@@ -236,7 +234,7 @@ impl<'a> Story<'a> {
             dead,
             count: demo::count(db, ITEMS).await?,
             state: demo::standing(db, self.run).await?.state,
-            interrupted: demo::interrupted(db, self.run).await?,
+            interrupted: proof::ran_again(demo::interrupted(db, self.run).await?, MAP, &starts),
             repeated: proof::repeated(&steps, MAP, &starts),
             starts: starts.len(),
             unpacked: (1..=i64::from(ITEMS)).filter(|item| !starts.iter().any(|(i, _)| i == item)).count(),

@@ -26,7 +26,8 @@ UPDATE stepd.jobs j SET
     state = 'running', worker = $1, epoch = j.epoch + 1, started = false,
     lane = CASE j.lane WHEN 0 THEN 0 ELSE 2 END,
     started_at = coalesce(j.started_at, clock_timestamp()),
-    definition = coalesce(j.definition, ($3::jsonb -> j.workflow)::integer)
+    definition = coalesce(j.definition, ($3::jsonb -> j.workflow)::integer,
+        (SELECT w.definition FROM stepd_engine.workflows w WHERE w.name = j.workflow))
 WHERE j.ctid = ANY (ARRAY(SELECT b.ctid FROM back b UNION ALL SELECT f.ctid FROM fresh f))
 RETURNING j.id, j.workflow, j.input::text AS "input!", j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
     j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error, j.traceparent

@@ -13,7 +13,8 @@ WITH me AS MATERIALIZED (
 UPDATE stepd.jobs j SET
     state = 'running', worker = $1, epoch = j.epoch + 1, started = false, lane = 2,
     started_at = coalesce(j.started_at, clock_timestamp()),
-    definition = coalesce(j.definition, ($2::jsonb -> j.workflow)::integer)
+    definition = coalesce(j.definition, ($2::jsonb -> j.workflow)::integer,
+        (SELECT w.definition FROM stepd_engine.workflows w WHERE w.name = j.workflow))
 WHERE j.ctid = ANY (ARRAY(SELECT b.ctid FROM back b))
 RETURNING j.id, j.workflow, j.input::text AS "input!", j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
     j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error, j.traceparent

@@ -18,7 +18,7 @@ WITH me AS MATERIALIZED (
         $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
         AS s(run, seq, started_at, ended_at, due_ms, attempts, checkpoint, state, key, kind, output, error, decision, event, match)
     JOIN lease l ON l.id = s.run
-    ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, ended_at = excluded.ended_at, due_at = excluded.due_at,
+    ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, started_at = excluded.started_at, ended_at = excluded.ended_at, due_at = excluded.due_at,
         attempts = excluded.attempts, checkpoint = excluded.checkpoint, state = excluded.state, output = excluded.output,
         error = excluded.error, decision = excluded.decision, event = excluded.event, match = excluded.match
         WHERE NOT c.checkpoint
@@ -34,9 +34,12 @@ WITH me AS MATERIALIZED (
         due_at = CASE WHEN m.state IN ('waiting', 'resuming') THEN clock_timestamp() + m.due_ms * interval '1 millisecond' END,
         worker = CASE m.state WHEN 'running' THEN j.worker END,
         started = m.state = 'running',
-        taken = j.taken AND m.state = 'queued',
-        streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND EXISTS (
-            SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint) THEN 0 ELSE j.streak END,
+        taken = j.taken AND m.state IN ('queued', 'held'),
+        -- The parts do not see each other: a checkpoint of this batch is not in the table yet.
+        streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND (
+                EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint)
+                OR EXISTS (SELECT FROM unnest($4::uuid[], $10::boolean[]) AS s(run, checkpoint) WHERE s.run = j.id AND s.checkpoint))
+            THEN 0 ELSE j.streak END,
         error = m.error
     FROM (SELECT u.run, u.epoch, u.due_ms, u.error,
             CASE WHEN u.state = 'queued' AND stepd_engine.queue_limited((SELECT q.queue FROM stepd.jobs q WHERE q.id = u.run)) THEN 'held' ELSE u.state END AS state

@@ -101,6 +101,12 @@ impl Control {
     }
 }
 
+/// `outcome` in a failure's details: COMMIT was sent, and no answer came.
+pub const UNKNOWN: &str = "unknown";
+
+/// `outcome` in a failure's details: the statement was never sent.
+pub const NOT_BEGUN: &str = "not_begun";
+
 /// Connections between two statements.
 #[derive(Debug, Default)]
 struct Idle {
@@ -222,7 +228,7 @@ impl Database {
                 Ok(pid) => return Ok((session, pid)),
                 // A kept connection may have died meanwhile: nothing has happened yet, take the next.
                 Err(_) if !clean.is_empty() => {}
-                Err(error) => return Err(failure(&error)),
+                Err(error) => return Err(not_begun(&error)),
             }
         }
     }
@@ -234,8 +240,9 @@ impl Database {
             Ok(Session { connection, watches: watches.is_ok() })
         };
         match tokio::time::timeout(CONNECT, connecting).await {
-            Ok(connected) => connected.map_err(|error| failure(&error)),
-            Err(_) => Err(Failure::transient(code::CONNECTION, "the database did not answer within 10 s")),
+            Ok(connected) => connected.map_err(|error| not_begun(&error)),
+            Err(_) => Err(Failure::transient(code::CONNECTION, "the database did not answer within 10 s")
+                .with_details(serde_json::json!({"outcome": NOT_BEGUN}))),
         }
     }
 
@@ -283,5 +290,13 @@ fn uncertain(error: &sqlx::Error) -> Failure {
     if error.as_database_error().is_some() {
         return failure;
     }
-    failure.with_details(serde_json::json!({"outcome": "unknown"}))
+    failure.with_details(serde_json::json!({"outcome": UNKNOWN}))
+}
+
+/// The database could not be reached, or was not ready: the statement has not been sent.
+fn not_begun(error: &sqlx::Error) -> Failure {
+    let failure = failure(error);
+    let state = error.as_database_error().map_or_else(|| "08".into(), |e| e.code().unwrap_or_default());
+    let passes = ["08", "53", "57P"].iter().any(|class| state.starts_with(class));
+    if passes { failure.with_details(serde_json::json!({"outcome": NOT_BEGUN})) } else { failure }
 }

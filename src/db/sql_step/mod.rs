@@ -3,9 +3,11 @@
 //! - [`execute`] runs one statement inside the caller's transaction.
 //! - `literal` turns JSON values into literals, by the statement's own parameter types.
 //! - `rows` turns rows into JSON, by the columns' types.
+//! - [`commit_step`] writes the checkpoint beside the effect.
 //! - [`Database`] keeps dedicated connections and runs statements in transactions that no dropped
 //!   future can leave half done.
 
+mod commit;
 mod database;
 mod execute;
 mod literal;
@@ -13,7 +15,8 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use database::{Commit, Database};
+pub use commit::{FinishedStep, commit_step};
+pub use database::{Commit, Database, NOT_BEGUN, UNKNOWN};
 pub use execute::execute;
 
 use sqlx::postgres::PgDatabaseError;

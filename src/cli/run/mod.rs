@@ -1,0 +1,270 @@
+//! `stepd run`: a workflow, here and now, without a daemon.
+//!
+//! The job goes to an exclusive queue with a name of its own that only this process serves: what is tried out never runs on a
+//! production worker, and the definition that others have loaded under the same name stays theirs.
+
+mod ephemeral;
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::app::build::{self, Parts};
+use crate::app::{Config, Daemon, files};
+use crate::db::actions::{self, NewJob, Trial};
+use crate::db::{Database, definitions, runs};
+use crate::definition::{self, Definition, Diagnostics};
+use crate::expression::Host;
+use crate::rules::policy::ResumePolicy;
+use crate::services::catalog::Loaded;
+
+use super::client::connect;
+use super::enqueue::check_input;
+use super::errors::{refused, refused_with};
+use super::follow::{self, Turning};
+use super::output::talk;
+use super::text::clean;
+use super::{Exit, Global, start_logs, values};
+
+/// Between two looks at the run.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A workflow file, or the name of a workflow that the database knows
+    #[arg(value_name = "FILE|WORKFLOW")]
+    what: String,
+    /// Its input: JSON, @FILE, or - for stdin
+    #[arg(long, short, value_name = "JSON", default_value = "{}")]
+    input: String,
+    /// Something to find the run by; may be given several times
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = values::label)]
+    label: Vec<(String, String)>,
+    /// Without a database: nothing is kept, nothing survives this process
+    #[arg(long)]
+    ephemeral: bool,
+    /// A failure ends the run: the workflow's `resume:` is not followed
+    #[arg(long)]
+    no_resume: bool,
+}
+
+pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
+    let mut config = global.configuration()?;
+    if config.log_level == Config::default().log_level {
+        // What this process does as a worker is of no interest here.
+        config.log_level = "warn".into();
+    }
+    start_logs(&config);
+    let input = values::json("--input", &args.input)?;
+    let signals = Signals::new([SIGINT, SIGTERM])?;
+    if args.ephemeral {
+        let definition = read(&args.what)?.ok_or_else(|| {
+            refused_with(Exit::NotFound, format!("there is no file {}", args.what), "--ephemeral knows files only")
+        })?;
+        let definition = adjusted(definition, &args);
+        check_input(&definition, &input)?;
+        return ephemeral::run(global, &config, definition, input, signals).await;
+    }
+    let db = Daemon::database(&config)?;
+    let mut conn = connect(&db).await?;
+    let definition = match read(&args.what)? {
+        Some(definition) => definition,
+        None => stored(&mut conn, &args.what).await?,
+    };
+    let definition = adjusted(definition, &args);
+    check_input(&definition, &input)?;
+    let source = Path::new(&args.what).exists().then(|| args.what.clone());
+    let loaded = loaded(definition, source, &build::host(&config));
+    let job = NewJob {
+        workflow: loaded.name.clone(),
+        input: input.as_str().to_owned(),
+        labels: values::labels(&args.label),
+        queue: Some(format!("run-{}", Uuid::now_v7())),
+        ..NewJob::default()
+    };
+    with_queue(global, config, db, &mut conn, loaded, &job, signals).await
+}
+
+/// The definition in a file; `None` where there is no such file and the text may be a workflow's name.
+fn read(what: &str) -> anyhow::Result<Option<Definition>> {
+    let path = Path::new(what);
+    let looks_like_file =
+        what.contains('/') || path.extension().is_some_and(|e| ["yaml", "yml", "json"].iter().any(|known| e == *known));
+    if !path.is_file() && !looks_like_file {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("{what} cannot be read"))?;
+    definition::load(what, &text).map(Some).map_err(|d| wrong(&d))
+}
+
+/// The definition that the database holds for a workflow's name.
+async fn stored(conn: &mut PgConnection, name: &str) -> anyhow::Result<Definition> {
+    let stored = definitions::definition(conn, None, name).await?.ok_or_else(|| {
+        refused_with(
+            Exit::NotFound,
+            format!("there is neither a file nor a workflow {name}"),
+            "stepd run FILE takes a path such as ./flow.yaml",
+        )
+    })?;
+    let body = stored.body.ok_or_else(|| {
+        refused(
+            Exit::NotAllowed,
+            format!("{name} is Rust code: only its own binary can run it; stepd enqueue {name} asks it to"),
+        )
+    })?;
+    definition::load(name, &body).map_err(|d| wrong(&d))
+}
+
+fn wrong(diagnostics: &Diagnostics) -> anyhow::Error {
+    talk(&diagnostics.to_string());
+    let n = diagnostics.list.len();
+    let errors = if n == 1 { "1 error".to_owned() } else { format!("{n} errors") };
+    refused(Exit::Error, format!("{}: {errors}, nothing was run", diagnostics.source_name))
+}
+
+fn adjusted(mut definition: Definition, args: &Args) -> Definition {
+    if args.no_resume {
+        definition.resume = ResumePolicy { max_attempts: 0, ..ResumePolicy::default() };
+    }
+    definition
+}
+
+fn loaded(definition: Definition, source: Option<String>, host: &Arc<Host>) -> Loaded {
+    let text = definition.source.to_string();
+    files::as_loaded(definition, source, text, host)
+}
+
+/// Everything between the making of the queue and its end.
+async fn with_queue(
+    global: &Global,
+    mut config: Config,
+    db: Database,
+    conn: &mut PgConnection,
+    loaded: Loaded,
+    job: &NewJob,
+    signals: Signals,
+) -> anyhow::Result<Exit> {
+    let queue = job.queue.clone().unwrap_or_default();
+    definitions::exclusive_queue(&mut *conn, &queue).await?;
+    config.queues = vec![queue.clone()];
+    config.workflows.clear();
+    let daemon = match Daemon::start(&config, db, Parts::default()).await {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            actions::drop_queue(conn, &queue).await?;
+            return Err(error.into());
+        }
+    };
+    let done = async {
+        let (name, default) = (loaded.name.clone(), loaded.queue.clone());
+        let (priority, source) = (loaded.priority, loaded.source.clone());
+        let definition = daemon.catalog.try_out(loaded).await?;
+        let trial = Trial { name: &name, definition, queue: &default, priority, source: source.as_deref() };
+        let id = actions::enqueue_trial(conn, &trial, job).await?;
+        anyhow::Ok((id, to_end(conn, id, signals).await?))
+    }
+    .await;
+    daemon.shutdown().await;
+    actions::drop_queue(&mut *conn, &queue).await?;
+    let (id, (state, interrupted)) = done?;
+    let exit = follow::result(global, conn, id, &state).await?;
+    Ok(if interrupted { Exit::Interrupted } else { exit })
+}
+
+/// Follows the run to its end: the final state, and whether a signal ended it.
+async fn to_end(conn: &mut PgConnection, id: Uuid, mut signals: Signals) -> anyhow::Result<(String, bool)> {
+    let turning = Turning::new();
+    turning.line(&format!("run {id}"));
+    let mut interrupted = false;
+    let (mut asked, mut told) = (Vec::new(), String::new());
+    loop {
+        let now = follow::progress(conn, id, &turning).await?;
+        let Some(why) = now.why else { return Ok((now.state, interrupted)) };
+        // A terminal shows it all the time; a log gets what it would else wait for without knowing.
+        if !turning.is_shown() && now.state != told {
+            if now.state == "resuming" {
+                turning.line(&clean(&why));
+            }
+            told.clone_from(&now.state);
+        }
+        let work = async {
+            for (step, prompt) in runs::approvals(&mut *conn, id).await? {
+                if !asked.contains(&step) {
+                    asked.push(step.clone());
+                    approval(&mut *conn, &turning, id, &step, prompt.as_deref()).await?;
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+            anyhow::Ok(())
+        };
+        let signalled = tokio::select! {
+            done = work => { done?; false }
+            Some(_) = signals.next() => true,
+        };
+        if signalled {
+            if interrupted {
+                // Its steps die with this process; the run stays where it is.
+                std::process::exit(Exit::Interrupted as i32);
+            }
+            interrupted = true;
+            turning.line("cancelling the run; once more Ctrl-C ends at once");
+            // It may have ended in this moment; the next look says so.
+            let _ = actions::cancel(&mut *conn, id, Some("stepd run was interrupted")).await;
+        }
+    }
+}
+
+async fn approval(
+    conn: &mut PgConnection,
+    turning: &Turning,
+    id: Uuid,
+    step: &str,
+    prompt: Option<&str>,
+) -> anyhow::Result<()> {
+    if !can_ask() {
+        let question = clean(prompt.unwrap_or_default());
+        turning.line(&format!(
+            "waits for approval at {}: {question}\n  answer with: stepd approve {id} {}",
+            clean(step),
+            clean(step)
+        ));
+        return Ok(());
+    }
+    let (yes, note) = ask(turning, step, prompt).await?;
+    match actions::answer(conn, id, Some(step), note.as_deref(), yes).await {
+        Ok(_) => {}
+        // Somebody else was faster.
+        Err(e) if e.sqlstate().is_some_and(|s| s.starts_with("SD01")) => turning.line(&clean(&e.to_string())),
+        Err(e) => return Err(e.into()),
+    }
+    Ok(())
+}
+
+/// Is there a person at the terminal?
+fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks for an approval: yes or no.
+async fn ask(turning: &Turning, step: &str, prompt: Option<&str>) -> anyhow::Result<(bool, Option<String>)> {
+    let question = format!("{}: {} [y/N] ", clean(step), clean(prompt.unwrap_or("approve?")));
+    turning.hide(true);
+    // Whatever stands on the line goes: it is a terminal.
+    eprint!("\r\x1b[2K{question}");
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    })
+    .await?;
+    turning.hide(false);
+    let answer = answer.context("the answer cannot be read")?;
+    Ok((matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"), None))
+}

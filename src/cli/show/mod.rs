@@ -1,0 +1,207 @@
+//! `stepd show`: all about one run.
+
+mod scale;
+mod timeline;
+
+use owo_colors::OwoColorize;
+use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use crate::db::runs::{self, HistoryLine, RunDetail, StepLine};
+
+use super::client::run_id;
+use super::errors::refused;
+use super::output::{Format, columns, json, raw, say, unicode};
+use super::text::{cell, clean, clean_json, cut, span, state_style, table, time};
+use super::{Exit, Global};
+
+/// Where there is no terminal.
+const WIDTH: usize = 110;
+
+/// Items of a map whose steps are listed one by one without `--all`.
+const LISTED: usize = 3;
+
+/// Characters of a payload in the header.
+const PAYLOAD: usize = 400;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The run: its id, the start of it, or @last
+    #[arg(value_name = "RUN")]
+    run: String,
+    /// List every step of every map item
+    #[arg(long, short)]
+    all: bool,
+}
+
+pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
+    let mut conn = global.connect().await?;
+    let id = run_id(&mut conn, &args.run).await?;
+    if global.output == Format::Id {
+        say(&id.to_string())?;
+        return Ok(Exit::Ok);
+    }
+    let table = global.output == Format::Table;
+    let missing = || refused(Exit::NotFound, format!("there is no run {id}"));
+    let detail = runs::detail(&mut conn, id).await?.ok_or_else(missing)?;
+    let steps = runs::steps(&mut conn, id, !table).await?;
+    let history = runs::history(&mut conn, id).await?;
+    if table {
+        let story = timeline::Story { run: &detail, steps: &steps, history: &history };
+        let most = columns().unwrap_or(WIDTH);
+        let mut text = header(&detail);
+        if !steps.is_empty() {
+            text.push('\n');
+            text.push_str(&listed(&detail, &steps, args.all, columns()));
+        }
+        text.push('\n');
+        text.push_str(&story.draw(most, unicode()));
+        say(&text)?;
+    } else {
+        json(global.output, &document(&detail, &steps, &history))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn header(run: &RunDetail) -> String {
+    let mut lines = vec![
+        ("run", run.id.to_string()),
+        ("workflow", clean(&run.workflow)),
+        ("state", run.state.style(state_style(&run.state)).to_string()),
+        ("why", clean(&run.why)),
+        ("queue", format!("{}, priority {}", clean(&run.queue), run.priority)),
+        (
+            "created",
+            format!(
+                "{}{}",
+                time(run.created_at),
+                run.created_by.as_ref().map(|w| format!(" by {}", clean(w))).unwrap_or_default()
+            ),
+        ),
+    ];
+    let waited =
+        |at| format!("{}, after {}", time(at), span(at - run.run_at.unwrap_or(run.created_at).max(run.created_at)));
+    lines.extend(run.started_at.map(|at| ("started", waited(at))));
+    lines.extend(run.ended_at.map(|at| {
+        let took = run.started_at.map(|s| format!(", after {}", span(at - s))).unwrap_or_default();
+        ("ended", format!("{}{took}", time(at)))
+    }));
+    if run.crashes > 0 || run.resumes > 0 {
+        lines.push(("survived", survived(run.crashes, run.resumes)));
+    }
+    lines.extend(run.unique_key.as_ref().map(|k| ("unique key", clean(k))));
+    if run.labels != "{}" {
+        lines.push(("labels", payload(&run.labels)));
+    }
+    if run.input != "{}" {
+        lines.push(("input", payload(&run.input)));
+    }
+    lines.extend(run.output.as_ref().map(|o| ("output", payload(o))));
+    let mut out = String::new();
+    for (name, value) in lines {
+        out.push_str(&format!("{}{}\n", format!("{name:11}").bold(), value));
+    }
+    out
+}
+
+fn survived(crashes: i32, resumes: i32) -> String {
+    let counted = |n: i32, one: &str, many: &str| match n {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {many}")),
+    };
+    let parts = [
+        counted(crashes, "death of a worker", "deaths of workers"),
+        counted(resumes, "failure, by a resume", "failures, by resumes"),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn payload(text: &str) -> String {
+    cut(&clean(&clean_json(text)), PAYLOAD)
+}
+
+/// The steps; those of a map's items beyond the first few only as a count, but for the ones that did not go well.
+fn listed(run: &RunDetail, steps: &[StepLine], all: bool, most: Option<usize>) -> String {
+    let mut rows = Vec::new();
+    let mut hidden = 0;
+    for step in steps {
+        let item = step.key.split_once('[').and_then(|(_, rest)| rest.split_once(']')?.0.parse::<usize>().ok());
+        if !all && item.is_some_and(|n| n >= LISTED) && matches!(step.state.as_str(), "completed" | "skipped") {
+            hidden += 1;
+            continue;
+        }
+        let took = match step.state.as_str() {
+            "skipped" => String::new(),
+            _ => span(step.ended_at.unwrap_or(run.now) - step.started_at),
+        };
+        let note = match (&step.error_code, &step.error_message) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            (Some(code), None) => code.clone(),
+            _ => match (&step.event, step.due_at) {
+                (Some(event), _) if step.state == "waiting" => format!("for {event}"),
+                (_, Some(due)) if step.state == "waiting" => format!("until {}", time(due)),
+                _ => String::new(),
+            },
+        };
+        rows.push(vec![
+            cell(&step.key),
+            cell(&step.state).style(state_style(&step.state)),
+            cell(&step.kind),
+            cell(step.attempts.to_string()).right(),
+            cell(took).right(),
+            cell(note),
+        ]);
+    }
+    let mut out = table(&["STEP", "STATE", "KIND", "TRIES", "TOOK", "NOTE"], &rows, most);
+    if hidden > 0 {
+        out.push_str(&format!("… and {hidden} more steps of map items, all completed or skipped; --all lists them\n"));
+    }
+    out
+}
+
+/// Everything, for programs.
+#[derive(Serialize)]
+struct Document {
+    #[serde(flatten)]
+    run: serde_json::Value,
+    input: Box<RawValue>,
+    output: Option<Box<RawValue>>,
+    error: Option<Box<RawValue>>,
+    steps: Vec<serde_json::Value>,
+    history: Vec<serde_json::Value>,
+}
+
+fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Document {
+    Document {
+        run: json!({
+            "id": run.id, "state": run.state, "workflow": run.workflow, "why": run.why, "queue": run.queue, "priority": run.priority,
+            "created_at": run.created_at, "run_at": run.run_at, "started_at": run.started_at, "ended_at": run.ended_at,
+            "due_at": run.due_at, "step": run.step, "attempts": run.attempts, "resumes": run.resumes, "crashes": run.crashes,
+            "unique_key": run.unique_key, "labels": raw(&run.labels), "created_by": run.created_by, "epoch": run.epoch,
+        }),
+        input: raw(&run.input),
+        output: run.output.as_deref().map(raw),
+        error: run.error.as_deref().map(raw),
+        steps: steps
+            .iter()
+            .map(|s| {
+                json!({
+                    "key": s.key, "kind": s.kind, "state": s.state, "attempts": s.attempts, "started_at": s.started_at,
+                    "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "epoch": s.epoch,
+                    "output": s.output.as_deref().map(raw), "error": s.error.as_deref().map(raw),
+                })
+            })
+            .collect(),
+        history: history
+            .iter()
+            .map(|h| {
+                json!({
+                    "at": h.at, "event": h.event, "key": h.key, "attempt": h.attempt, "by_whom": h.by_whom, "epoch": h.epoch,
+                    "data": h.data.as_deref().map(raw),
+                })
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,141 @@
+//! What people write on the command line: JSON, times, labels, filters.
+
+use std::io::Read;
+
+use anyhow::Context;
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+
+use crate::db::runs::Filter;
+use crate::definition::parse_duration;
+use crate::model::{Payload, RunState};
+
+use super::Exit;
+use super::errors::refused;
+
+/// JSON: as text, from a file (`@file`), or from stdin (`-`).
+pub(super) fn json(flag: &str, text: &str) -> anyhow::Result<Payload> {
+    let (from, text) = match text.strip_prefix('@') {
+        _ if text == "-" => {
+            let mut read = String::new();
+            std::io::stdin().read_to_string(&mut read).context("stdin cannot be read")?;
+            ("stdin".to_owned(), read)
+        }
+        Some(file) => {
+            (file.to_owned(), std::fs::read_to_string(file).with_context(|| format!("{file} cannot be read"))?)
+        }
+        None => (flag.to_owned(), text.to_owned()),
+    };
+    Payload::from_text(text.trim()).map_err(|e| refused(Exit::Usage, format!("{from}: not JSON: {e}")))
+}
+
+/// A time: `2026-07-01T12:00:00Z`, `2026-07-01` (midnight UTC), or a span from now into the future.
+pub(super) fn future(text: &str) -> Result<DateTime<Utc>, String> {
+    instant(text, 1)
+}
+
+/// A time, or a span from now into the past.
+pub(super) fn past(text: &str) -> Result<DateTime<Utc>, String> {
+    instant(text, -1)
+}
+
+fn instant(text: &str, sign: i32) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    if let Some(midnight) = text.parse::<NaiveDate>().ok().and_then(|d| d.and_hms_opt(0, 0, 0)) {
+        return Ok(midnight.and_utc());
+    }
+    let span = parse_duration(text.trim_start_matches('+')).map_err(|_| {
+        "write a time such as 2026-07-01T12:00:00Z, a day such as 2026-07-01, or a span such as 10m, 2h, 7d".to_owned()
+    })?;
+    TimeDelta::from_std(span)
+        .ok()
+        .and_then(|d| Utc::now().checked_add_signed(d * sign))
+        .ok_or_else(|| "that is too far away".to_owned())
+}
+
+/// `key=value`.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write key=value".to_owned()),
+    }
+}
+
+/// Labels as the flat JSON object of the table.
+pub(super) fn labels(list: &[(String, String)]) -> serde_json::Value {
+    list.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect::<serde_json::Map<_, _>>().into()
+}
+
+fn states() -> clap::builder::PossibleValuesParser {
+    RunState::ALL.map(RunState::as_str).into()
+}
+
+/// Which runs.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(super) struct FilterArgs {
+    /// Runs in this state; several: --state failed,resuming
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states(), hide_possible_values = true)]
+    state: Vec<String>,
+    /// Runs of this workflow; may be given several times
+    #[arg(long, short, value_name = "NAME")]
+    workflow: Vec<String>,
+    /// Runs in this queue; may be given several times
+    #[arg(long, short, value_name = "NAME")]
+    queue: Vec<String>,
+    /// Runs with this label; given several times, with all of them
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+    /// Runs enqueued since: a time (2026-07-01T12:00:00Z), a day, or a span (1h: in the last hour)
+    #[arg(long, value_name = "TIME", value_parser = past)]
+    since: Option<DateTime<Utc>>,
+}
+
+impl FilterArgs {
+    /// Does it leave all runs?
+    pub(super) fn is_empty(&self) -> bool {
+        self.filter() == Filter::default()
+    }
+
+    /// As the database takes it.
+    pub(super) fn filter(&self) -> Filter {
+        Filter {
+            states: self.state.clone(),
+            workflows: self.workflow.clone(),
+            queues: self.queue.clone(),
+            labels: self.label.clone(),
+            since: self.since,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_instants_days_or_spans() {
+        assert_eq!(past("2026-07-01T12:00:00+02:00").unwrap().to_rfc3339(), "2026-07-01T10:00:00+00:00");
+        assert_eq!(past("2026-07-01").unwrap().to_rfc3339(), "2026-07-01T00:00:00+00:00");
+        let hour = Utc::now() - past("1h").unwrap();
+        assert!((3_599..3_601).contains(&hour.num_seconds()));
+        assert!(future("+10m").unwrap() > Utc::now() + TimeDelta::minutes(9));
+        assert!(past("yesterday").unwrap_err().contains("such as"));
+    }
+
+    #[test]
+    fn json_comes_as_text_or_from_a_file() {
+        assert_eq!(json("--input", r#" {"a":1} "#).unwrap().as_str(), r#"{"a":1}"#);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[1]\n").unwrap();
+        assert_eq!(json("--input", &format!("@{}", file.path().display())).unwrap().as_str(), "[1]");
+        assert!(json("--input", "{a:1}").unwrap_err().to_string().starts_with("--input: not JSON: "));
+        assert!(json("--input", "@/nowhere").unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[test]
+    fn a_label_has_a_key() {
+        assert_eq!(label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(label("a").is_err() && label("=b").is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! The public functions, as the command line calls them, and what `run` needs to try a workflow out.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Connection as _, Executor, PgConnection, Postgres};
+use uuid::Uuid;
+
+use super::error::DbError;
+
+/// A job to be.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct NewJob {
+    pub workflow: String,
+    /// JSON text.
+    pub input: String,
+    pub queue: Option<String>,
+    pub priority: Option<i32>,
+    pub run_at: Option<DateTime<Utc>>,
+    pub unique_key: Option<String>,
+    pub labels: serde_json::Value,
+}
+
+/// Enqueues a run; gives its id, or that of the unfinished run which has the unique key.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn enqueue<'c>(db: impl Executor<'c, Database = Postgres>, job: &NewJob) -> Result<Uuid, DbError> {
+    Ok(sqlx::query_file_scalar!(
+        "src/db/sql/enqueue.sql",
+        job.workflow,
+        job.input,
+        job.queue.as_deref(),
+        job.priority,
+        job.run_at,
+        job.unique_key.as_deref(),
+        job.labels
+    )
+    .fetch_one(db)
+    .await?)
+}
+
+/// Cancels a run: `cancelled`, or `requested` where a worker has it.
+///
+/// # Errors
+/// SD010, SD011; whatever else the database says.
+pub async fn cancel<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    reason: Option<&str>,
+) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/cancel.sql", run, reason).fetch_one(db).await?)
+}
+
+/// Takes up a failed run again; gives its new state.
+///
+/// # Errors
+/// SD010, SD012, SD013; whatever else the database says.
+pub async fn retry<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/retry.sql", run).fetch_one(db).await?)
+}
+
+/// Sends a signal with a JSON payload: `delivered`, or `kept` until a step waits for it.
+///
+/// # Errors
+/// SD010, SD011; whatever else the database says.
+pub async fn signal<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    name: &str,
+    payload: &str,
+) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/signal.sql", run, name, payload).fetch_one(db).await?)
+}
+
+/// Answers an approval; gives the key of the step that waited.
+///
+/// # Errors
+/// SD010, SD011, SD014, SD015; whatever else the database says.
+pub async fn answer<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    step: Option<&str>,
+    note: Option<&str>,
+    yes: bool,
+) -> Result<String, DbError> {
+    Ok(if yes {
+        sqlx::query_file_scalar!("src/db/sql/approve.sql", run, step, note).fetch_one(db).await?
+    } else {
+        sqlx::query_file_scalar!("src/db/sql/reject.sql", run, step, note).fetch_one(db).await?
+    })
+}
+
+/// A workflow that is there only to be tried out.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Trial<'a> {
+    pub name: &'a str,
+    pub definition: i32,
+    pub queue: &'a str,
+    pub priority: i16,
+    pub source: Option<&'a str>,
+}
+
+/// Enqueues a run of a workflow that nobody else need know: an unknown one is made known for this one transaction only.
+/// One that others have loaded stays as it is.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn enqueue_trial(conn: &mut PgConnection, trial: &Trial<'_>, job: &NewJob) -> Result<Uuid, DbError> {
+    let mut tx = conn.begin().await?;
+    let adopted = sqlx::query_file_scalar!(
+        "src/db/sql/adopt_workflow.sql",
+        trial.name,
+        trial.definition,
+        trial.queue,
+        trial.priority,
+        trial.source
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    let id = enqueue(&mut *tx, job).await?;
+    if let Some(at) = adopted {
+        sqlx::query_file!("src/db/sql/withdraw_workflow.sql", trial.name, at).execute(&mut *tx).await?;
+    }
+    tx.commit().await?;
+    Ok(id)
+}
+
+/// Forgets an exclusive queue, where nothing stands in it any more.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn drop_queue<'c>(db: impl Executor<'c, Database = Postgres>, queue: &str) -> Result<(), DbError> {
+    sqlx::query_file!("src/db/sql/drop_queue.sql", queue).execute(db).await?;
+    Ok(())
+}

@@ -1,0 +1,322 @@
+//! Runs, as people look at them: by id, by filter, with their steps.
+
+use chrono::{DateTime, Utc};
+use sqlx::{Executor, Postgres, QueryBuilder, Row};
+use uuid::Uuid;
+
+use super::error::DbError;
+
+/// What a list of runs is narrowed down by. Empty: all runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Words of run states.
+    pub states: Vec<String>,
+    /// Names of workflows.
+    pub workflows: Vec<String>,
+    /// Names of queues.
+    pub queues: Vec<String>,
+    /// Labels that a run must have, by their text: `1` finds the number and the string.
+    pub labels: Vec<(String, String)>,
+    /// Enqueued at this time or later.
+    pub since: Option<DateTime<Utc>>,
+}
+
+/// A line of a list of runs.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct RunLine {
+    pub id: Uuid,
+    pub state: String,
+    pub workflow: String,
+    pub queue: String,
+    pub priority: i32,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub due_at: Option<DateTime<Utc>>,
+    pub step: Option<String>,
+    pub error_code: Option<String>,
+    pub error_message: Option<String>,
+    pub resumes: i32,
+    pub crashes: i32,
+    pub unique_key: Option<String>,
+    /// JSON text.
+    pub labels: String,
+    /// The server's time.
+    pub now: DateTime<Utc>,
+}
+
+impl Filter {
+    /// The conditions, behind `WHERE true`.
+    fn conditions(&self, sql: &mut QueryBuilder<Postgres>) {
+        // The enum is cast to text: a word that is no state matches nothing, and the caller has refused it already.
+        for (column, words) in
+            [("r.state::text", &self.states), ("r.workflow", &self.workflows), ("r.queue", &self.queues)]
+        {
+            if !words.is_empty() {
+                sql.push(format_args!(" AND {column} = ANY (")).push_bind(words.clone()).push(")");
+            }
+        }
+        for (key, value) in &self.labels {
+            sql.push(" AND r.labels ->> ").push_bind(key.clone()).push(" = ").push_bind(value.clone());
+        }
+        if let Some(since) = self.since {
+            // Ids grow with time: the primary key answers it.
+            sql.push(" AND r.id >= ").push_bind(first_id_at(since));
+        }
+    }
+}
+
+/// The smallest UUIDv7 of an instant.
+fn first_id_at(at: DateTime<Utc>) -> Uuid {
+    let ms = u128::try_from(at.timestamp_millis().max(0)).unwrap_or(0);
+    Uuid::from_u128(ms << 80)
+}
+
+/// The newest runs that a filter leaves, newest first.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn list<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<RunLine>, DbError> {
+    let mut sql = QueryBuilder::new(
+        "SELECT r.id, r.state::text AS state, r.workflow, r.queue, r.priority, r.created_at, r.started_at, r.ended_at, r.due_at,
+            r.step, r.error_code, r.error_message, r.resumes, r.crashes, r.unique_key, r.labels::text AS labels, statement_timestamp() AS now
+        FROM stepd.runs r WHERE true",
+    );
+    filter.conditions(&mut sql);
+    sql.push(" ORDER BY r.id DESC LIMIT ").push_bind(limit);
+    let rows = sql.build().fetch_all(db).await?;
+    rows.into_iter().map(|row| line(&row).map_err(DbError::from)).collect()
+}
+
+fn line(row: &sqlx::postgres::PgRow) -> Result<RunLine, sqlx::Error> {
+    Ok(RunLine {
+        id: row.try_get("id")?,
+        state: row.try_get("state")?,
+        workflow: row.try_get("workflow")?,
+        queue: row.try_get("queue")?,
+        priority: row.try_get("priority")?,
+        created_at: row.try_get("created_at")?,
+        started_at: row.try_get("started_at")?,
+        ended_at: row.try_get("ended_at")?,
+        due_at: row.try_get("due_at")?,
+        step: row.try_get("step")?,
+        error_code: row.try_get("error_code")?,
+        error_message: row.try_get("error_message")?,
+        resumes: row.try_get("resumes")?,
+        crashes: row.try_get("crashes")?,
+        unique_key: row.try_get("unique_key")?,
+        labels: row.try_get("labels")?,
+        now: row.try_get("now")?,
+    })
+}
+
+/// The ids of all runs that a filter leaves, oldest first.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn ids<'c>(db: impl Executor<'c, Database = Postgres>, filter: &Filter) -> Result<Vec<Uuid>, DbError> {
+    let mut sql = QueryBuilder::new("SELECT r.id FROM stepd.runs r WHERE true");
+    filter.conditions(&mut sql);
+    sql.push(" ORDER BY r.id");
+    Ok(sql.build_query_scalar().fetch_all(db).await?)
+}
+
+/// A run that a prefix may mean.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Candidate {
+    pub id: Uuid,
+    pub workflow: String,
+    pub state: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// The first runs of an id range, both ends included.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn between<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    low: Uuid,
+    high: Uuid,
+    limit: i64,
+) -> Result<Vec<Candidate>, DbError> {
+    Ok(sqlx::query_file_as!(Candidate, "src/db/sql/runs_between.sql", low, high, limit).fetch_all(db).await?)
+}
+
+/// The newest run.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn last<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Option<Uuid>, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/last_run.sql").fetch_optional(db).await?)
+}
+
+/// A run with all that is known of it. Payloads are JSON text.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct RunDetail {
+    pub id: Uuid,
+    pub state: String,
+    pub workflow: String,
+    pub queue: String,
+    pub priority: i32,
+    pub created_at: DateTime<Utc>,
+    pub run_at: Option<DateTime<Utc>>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub due_at: Option<DateTime<Utc>>,
+    pub step: Option<String>,
+    pub attempts: Option<i32>,
+    pub resumes: i32,
+    pub crashes: i32,
+    pub unique_key: Option<String>,
+    pub labels: String,
+    pub input: String,
+    pub output: Option<String>,
+    pub error: Option<String>,
+    pub created_by: Option<String>,
+    pub epoch: i32,
+    pub why: String,
+    /// The server's time.
+    pub now: DateTime<Utc>,
+}
+
+/// A step of a run. Payloads are JSON text.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct StepLine {
+    pub key: String,
+    pub kind: String,
+    pub state: String,
+    pub attempts: i32,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub due_at: Option<DateTime<Utc>>,
+    pub error_code: Option<String>,
+    pub error_message: Option<String>,
+    pub output: Option<String>,
+    pub error: Option<String>,
+    pub event: Option<String>,
+    pub epoch: i32,
+}
+
+/// A line of a run's audit trail.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct HistoryLine {
+    pub at: DateTime<Utc>,
+    pub event: String,
+    pub key: Option<String>,
+    pub attempt: Option<i32>,
+    pub by_whom: Option<String>,
+    pub epoch: Option<i32>,
+    /// JSON text.
+    pub data: Option<String>,
+}
+
+/// One run.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn detail<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Option<RunDetail>, DbError> {
+    Ok(sqlx::query_file_as!(RunDetail, "src/db/sql/run_detail.sql", run).fetch_optional(db).await?)
+}
+
+/// A run's steps in the order of their start, without or with their outputs.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn steps<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    outputs: bool,
+) -> Result<Vec<StepLine>, DbError> {
+    Ok(sqlx::query_file_as!(StepLine, "src/db/sql/run_steps.sql", run, outputs).fetch_all(db).await?)
+}
+
+/// A run's audit trail, without its steps' starts and ends.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn history<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Vec<HistoryLine>, DbError> {
+    Ok(sqlx::query_file_as!(HistoryLine, "src/db/sql/run_history.sql", run).fetch_all(db).await?)
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Progress {
+    pub state: String,
+    /// What it waits for; `None` once it has ended.
+    pub why: Option<String>,
+    /// Checkpoints so far, where they were asked for.
+    pub done: i64,
+}
+
+/// Where a run stands; counting its checkpoints costs, so say whether anyone looks.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn progress<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    count: bool,
+) -> Result<Option<Progress>, DbError> {
+    Ok(sqlx::query_file_as!(Progress, "src/db/sql/run_progress.sql", run, count).fetch_optional(db).await?)
+}
+
+/// What a run ended with. Payloads are JSON text.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct RunResult {
+    pub output: Option<String>,
+    pub error: Option<String>,
+    pub step: Option<String>,
+}
+
+/// What a run ended with.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn result<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Option<RunResult>, DbError> {
+    Ok(sqlx::query_file_as!(RunResult, "src/db/sql/run_result.sql", run).fetch_optional(db).await?)
+}
+
+/// The approvals that a run waits for: the step's key, and the question.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn approvals<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+) -> Result<Vec<(String, Option<String>)>, DbError> {
+    let rows = sqlx::query_file!("src/db/sql/run_approvals.sql", run).fetch_all(db).await?;
+    Ok(rows.into_iter().map(|r| (r.key, r.prompt)).collect())
+}
+
+/// The sentence on where a run stands.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn why<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/why.sql", run).fetch_one(db).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_the_first_id_of_its_millisecond() {
+        let at = DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
+        let id = first_id_at(at);
+        assert_eq!(id.to_string(), "018bcfe5-687b-0000-0000-000000000000");
+        assert!(id < Uuid::now_v7());
+    }
+}

@@ -1,0 +1,210 @@
+//! How a run's records leave it: deferred, flushed, awaited, and last of all its transition.
+
+use chrono::{DateTime, Utc};
+
+use crate::model::{Failure, Payload, StepKey, StepRecord, StepState, code};
+use crate::rules::policy::{OnError, StepPolicy};
+use crate::steps::StopReason;
+
+use super::super::halt::Halt;
+use super::super::journal::{CommitError, Entry, Note, StepRow, Ticket, Transition};
+use super::super::wait::answerable;
+use super::{Ctx, StepDone};
+
+impl Ctx {
+    /// A new record, numbered.
+    pub(in crate::engine) fn record(
+        &self,
+        key: StepKey,
+        kind: &str,
+        state: StepState,
+        started_at: DateTime<Utc>,
+    ) -> StepRecord {
+        let seq = {
+            let mut s = self.state();
+            s.seq += 1;
+            s.seq
+        };
+        StepRecord {
+            key,
+            kind: kind.to_owned(),
+            state,
+            checkpoint: false,
+            attempts: 1,
+            seq,
+            epoch: self.epoch,
+            started_at,
+            ended_at: None,
+            output: None,
+            error: None,
+            decision: None,
+            due_in_ms: None,
+        }
+    }
+
+    /// Queues a row for the journal.
+    pub(in crate::engine) fn defer(&self, row: StepRow) {
+        let mut state = self.state();
+        if matches!(row.record.state, StepState::Running | StepState::Waiting) {
+            state.open.insert(row.record.key.clone(), row.clone());
+        } else if !state.open.is_empty() {
+            state.open.remove(&row.record.key);
+        }
+        state.deferred.push(row);
+    }
+
+    /// Has no row of this step been written before, by this activation or an earlier one?
+    fn is_fresh(&self, key: &StepKey) -> bool {
+        let open = &self.state().open;
+        (open.is_empty() || !open.contains_key(key)) && (self.records.is_empty() || !self.records.contains_key(key))
+    }
+
+    /// Queues a line of the audit trail.
+    pub(in crate::engine) fn note(&self, note: Note) {
+        self.state().notes.push(note);
+    }
+
+    /// Records a step's start at leisure: nothing waits for it.
+    pub(in crate::engine) fn note_start(&self, record: &StepRecord) {
+        let row = StepRow { record: record.clone(), wait: None, due_in: None, fresh: false };
+        self.state().open.insert(record.key.clone(), row.clone());
+        let entry = self.entry(vec![row], Vec::new(), None, None);
+        self.ports.journal.submit(entry);
+    }
+
+    fn entry(
+        &self,
+        steps: Vec<StepRow>,
+        notes: Vec<Note>,
+        transition: Option<Transition>,
+        ticket: Option<Ticket>,
+    ) -> Entry {
+        Entry { run: self.info.id, worker: self.worker, epoch: self.epoch, steps, notes, transition, ticket }
+    }
+
+    /// Hands what is deferred to the journal. Returns the number to wait for.
+    pub(in crate::engine) fn flush(&self) -> u64 {
+        let mut state = self.state();
+        if state.deferred.is_empty() && state.notes.is_empty() {
+            return state.submitted;
+        }
+        let (steps, notes) = (std::mem::take(&mut state.deferred), std::mem::take(&mut state.notes));
+        state.submitted += 1;
+        let n = state.submitted;
+        drop(state);
+        self.ports.journal.submit(self.entry(steps, notes, None, Some(Ticket::new(self.acks.clone(), n))));
+        n
+    }
+
+    /// Everything recorded so far is durable, the run may go on, and a step may start.
+    pub(in crate::engine) async fn settled(&self) -> Result<(), Halt> {
+        let n = self.flush();
+        if n > 0 {
+            self.acks.reached(n).await.map_err(|e| self.commit_failed(e))?;
+        }
+        if !self.ports.gate.is_open() {
+            tokio::select! {
+                () = self.ports.gate.opened() => {}
+                _ = self.inbox.signal().stopped() => {}
+            }
+        }
+        if self.inbox.signal().reason().is_some() || *self.failing.borrow() { Err(Halt::Stopped) } else { Ok(()) }
+    }
+
+    /// Commits the run's next state, with all that is deferred.
+    ///
+    /// # Errors
+    /// What the journal says.
+    pub(in crate::engine) async fn transition(&self, transition: Transition) -> Result<(), CommitError> {
+        let (steps, notes, n) = {
+            let mut state = self.state();
+            state.submitted += 1;
+            (std::mem::take(&mut state.deferred), std::mem::take(&mut state.notes), state.submitted)
+        };
+        if matches!(
+            transition,
+            Transition::Fail { .. } | Transition::Resume { .. } | Transition::Cancel { .. } | Transition::Release
+        ) {
+            self.acks.forgive_refusal();
+        }
+        let (steps, transition) = ride_along(steps, transition);
+        self.ports.journal.submit(self.entry(steps, notes, Some(transition), Some(Ticket::new(self.acks.clone(), n))));
+        self.acks.reached(n).await
+    }
+
+    /// Marks what still runs or waits as cancelled: the run ends without it.
+    pub(in crate::engine) fn close_open_steps(&self) {
+        let now = self.ports.clock.now();
+        let open: Vec<_> = self.state().open.drain().map(|(_, row)| row).collect();
+        for mut row in open {
+            row.record.state = StepState::Cancelled;
+            row.record.ended_at = Some(now);
+            row.wait = None;
+            row.due_in = None;
+            self.defer(row);
+        }
+    }
+
+    fn commit_failed(&self, error: CommitError) -> Halt {
+        match error {
+            CommitError::LeaseLost => {
+                self.inbox.stop(StopReason::LeaseLost);
+                Halt::Stopped
+            }
+            CommitError::Refused(why) => self.failed(None, Failure::permanent(code::NOT_STORABLE, why)),
+        }
+    }
+
+    /// Ends a step: records the result and says what it means for the run.
+    pub(in crate::engine) fn finish(
+        &self,
+        mut record: StepRecord,
+        result: Result<Payload, Failure>,
+        policy: &StepPolicy,
+    ) -> Result<StepDone, Halt> {
+        record.ended_at = Some(self.ports.clock.now());
+        record.epoch = self.epoch;
+        record.due_in_ms = None;
+        match result {
+            Ok(output) => {
+                record.state = StepState::Completed;
+                record.checkpoint = true;
+                record.error = None;
+                record.output = Some(output.clone());
+                let fresh = self.is_fresh(&record.key);
+                self.defer(StepRow { record, wait: None, due_in: None, fresh });
+                Ok(StepDone { state: StepState::Completed, output, error: None })
+            }
+            Err(failure) => {
+                let goes_on = policy.on_error != OnError::Fail;
+                record.state = StepState::Failed;
+                record.checkpoint = policy.on_error == OnError::Continue;
+                if answerable(&record) {
+                    // A failed row that still says what it waited for is an answer to be worked off; this one is.
+                    record.decision = None;
+                }
+                record.error = Some(failure.clone());
+                let key = record.key.clone();
+                self.defer(StepRow { record, wait: None, due_in: None, fresh: false });
+                if goes_on {
+                    Ok(StepDone { state: StepState::Failed, output: Payload::null(), error: Some(failure) })
+                } else {
+                    Err(self.failed(Some(key), failure))
+                }
+            }
+        }
+    }
+}
+
+/// The last checkpoint of a completed run rides along with its end.
+fn ride_along(mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
+    match transition {
+        Transition::Complete { output, last: None }
+            if steps.last().is_some_and(|row| row.record.state == StepState::Completed) =>
+        {
+            let last = steps.pop().map(Box::new);
+            (steps, Transition::Complete { output, last })
+        }
+        other => (steps, other),
+    }
+}

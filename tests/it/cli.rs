@@ -1,0 +1,303 @@
+//! The command line, as a shell sees it: the real binary, its output, its exit codes.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Db, Files, SOON, Spec};
+
+const ASK: &str = "
+name: ask
+steps:
+  - id: ok
+    approve: Ship it?
+  - id: paid
+    wait: paid
+    match: {n: 1}
+output: steps.paid.output
+";
+
+const HELLO: &str = "
+name: hello
+input: {required: [who], properties: {who: {type: string}}}
+steps:
+  - id: greet
+    run: printf '{\"to\":\"%s\",\"n\":123456789012345678901234567890}' \"$WHO\"
+    env: {WHO: \"${{ input.who }}\"}
+output: steps.greet.output
+";
+
+const BAD: &str = "
+name: bad
+resume: never
+steps:
+  - id: boom
+    run: exit 3
+    retry: {max_attempts: 1}
+";
+
+/// What a command came to.
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Done {
+    #[track_caller]
+    fn is(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn says(self, text: &str) -> Self {
+        assert!(self.err.contains(text), "`{text}` is not in {}", self.err);
+        self
+    }
+
+    fn line(&self) -> String {
+        self.out.trim().to_owned()
+    }
+}
+
+/// Runs `stepd` with a database URL; none: with an empty environment.
+fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stepd"));
+    command.args(args).stdin(Stdio::null());
+    for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("STEPD_")) {
+        command.env_remove(key);
+    }
+    command.env_remove("DATABASE_URL").env_remove("RUST_LOG").env("LANG", "C.UTF-8").env_remove("LC_ALL");
+    if let Some(url) = url {
+        command.env("DATABASE_URL", url);
+    }
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Done { code: status.code(), out: text(stdout), err: text(stderr) }
+}
+
+/// As [`stepd_at`], off the test's own thread.
+async fn stepd(db: &Db, args: &[&str]) -> Done {
+    let (url, args) = (db.url.clone(), args.iter().map(ToString::to_string).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(move || stepd_at(Some(&url), &args.iter().map(String::as_str).collect::<Vec<_>>()))
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_wait_ends_as_the_run_does() {
+    let (db, files) = (Db::new().await, Files::new([HELLO, BAD]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let done = stepd(&db, &["enqueue", "hello", "--input", r#"{"who":"me"}"#, "--wait"]).await.is(0);
+    assert_eq!(done.line(), r#"{"to":"me","n":123456789012345678901234567890}"#);
+    stepd(&db, &["enqueue", "bad", "--wait"]).await.is(5).says("failed at boom: exit_3");
+    let done = stepd(&db, &["enqueue", "bad", "--wait", "-o", "json"]).await.is(5);
+    let document: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!((&document["state"], &document["error"]["code"]), (&"failed".into(), &"exit_3".into()));
+}
+
+#[tokio::test]
+async fn what_cannot_be_enqueued_is_refused_at_once() {
+    let (db, files) = (Db::new().await, Files::new([HELLO]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    stepd(&db, &["enqueue", "helo"]).await.is(3).says("hint: Did you mean \"hello\"?");
+    stepd(&db, &["enqueue", "hello", "--input", r#"{"who":1}"#]).await.is(2).says("/who");
+    stepd(&db, &["enqueue", "hello", "--input", "{who"]).await.is(2).says("--input: not JSON");
+    stepd(&db, &["enqueue", "hello", "--priority", "10"]).await.is(2);
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs").await, 0);
+}
+
+#[tokio::test]
+async fn a_waiting_run_is_answered_from_the_shell() {
+    let (db, files) = (Db::new().await, Files::new([ASK]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = stepd(&db, &["enqueue", "ask", "--label", "team=red"]).await.is(0).line();
+    db.reaches(&run, "waiting", SOON).await;
+    assert!(stepd(&db, &["why", "@last"]).await.is(0).out.starts_with("waiting for approval at ok \"Ship it?\""));
+    stepd(&db, &["signal", &run[..20], "paid", "--payload", r#"{"n":1,"x":2}"#]).await.is(0);
+    stepd(&db, &["approve", &run, "-m", "go"]).await.is(0);
+    db.reaches(&run, "completed", SOON).await;
+    stepd(&db, &["approve", &run]).await.is(4).says("SD011");
+    stepd(&db, &["signal", "0198c2f0-a1b2-7abc-8def-0123456789ab", "paid"]).await.is(3).says("SD010");
+
+    let other = stepd(&db, &["enqueue", "ask"]).await.is(0).line();
+    db.reaches(&other, "waiting", SOON).await;
+    stepd(&db, &["reject", &other, "nope"]).await.is(3).says("SD014");
+    stepd(&db, &["enqueue", "ask", "--wait", "--wait-timeout", "300ms"]).await.is(7);
+    stepd(&db, &["cancel", &other, "--reason", "enough"]).await.is(0);
+    assert_eq!(db.state(&other).await, "cancelled");
+    let found = stepd(&db, &["ls", "--label", "team=red", "--state", "completed,failed", "--since", "1h", "-o", "id"])
+        .await
+        .is(0);
+    assert_eq!(found.line(), run);
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_bulk_action_counts_and_needs_a_yes() {
+    let (db, files) = (Db::new().await, Files::new([ASK, BAD]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    for _ in 0..3 {
+        let run = db.enqueue("ask", "{}").await;
+        db.reaches(&run, "waiting", SOON).await;
+    }
+    stepd(&db, &["cancel"]).await.is(2);
+    stepd(&db, &["cancel", "@last", "--workflow", "ask"]).await.is(2);
+    stepd(&db, &["cancel", "--workflow", "ask"]).await.is(2).says("this would cancel 3 runs").says("--yes");
+    stepd(&db, &["cancel", "--state", "completed", "--yes"]).await.is(2);
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'waiting'").await, 3);
+    let done = stepd(&db, &["cancel", "--workflow", "ask", "--yes", "-o", "id"]).await.is(0).says("3 runs cancelled");
+    assert_eq!(done.out.lines().count(), 3);
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'cancelled'").await, 3);
+    let run = db.enqueue("bad", "{}").await;
+    db.reaches(&run, "failed", SOON).await;
+    stepd(&db, &["retry", "--workflow", "bad", "--yes"]).await.is(0).says("1 run retried");
+}
+
+#[tokio::test]
+async fn a_prefix_must_mean_one_run() {
+    let (db, files) = (Db::new().await, Files::new([ASK]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    stepd(&db, &["show", "@last"]).await.is(3);
+    let (a, b) = (db.enqueue("ask", "{}").await, db.enqueue("ask", "{}").await);
+    stepd(&db, &["why", "0"]).await.is(2).says(&a).says(&b);
+    stepd(&db, &["why", "ffff"]).await.is(3);
+    stepd(&db, &["why", "zz"]).await.is(2);
+    assert!(stepd(&db, &["show", &b]).await.is(0).out.contains(&b));
+    assert_eq!(stepd(&db, &["show", "@last", "-o", "id"]).await.is(0).line(), b);
+}
+
+#[tokio::test]
+async fn a_crash_and_its_resume_are_shown() {
+    let (db, files) = (
+        Db::new().await,
+        Files::new(["
+name: slow
+steps:
+  - id: first
+    set: 1
+  - id: long
+    run: test \"$STEPD_EPOCH\" -gt 1 || sleep 60
+"]),
+    );
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("slow", "{}").await;
+    db.step_reaches(&run, "long", "running", SOON).await;
+    worker.kill9();
+    let _other = Spec::new(&db, &files).ready().await;
+    db.reaches(&run, "completed", SOON).await;
+    let shown = stepd(&db, &["show", &run]).await.is(0).out;
+    let row = |name: &str| {
+        shown.lines().find(|l| l.starts_with(name) && l.contains('█') || l.contains('─')).map(str::to_owned)
+    };
+    assert!(row("long").is_some() && shown.contains("×↻"), "{shown}");
+    assert!(shown.contains("1 death of a worker"), "{shown}");
+    let document: serde_json::Value =
+        serde_json::from_str(&stepd(&db, &["show", &run, "-o", "jsonl"]).await.is(0).out).unwrap();
+    assert_eq!((&document["state"], document["steps"].as_array().map(Vec::len)), (&"completed".into(), Some(2)));
+    assert!(document["history"].to_string().contains("crashed"), "{document}");
+}
+
+#[tokio::test]
+async fn data_cannot_write_to_the_terminal() {
+    let (db, files) = (Db::new().await, Files::new([HELLO]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    assert_eq!(worker.drain(SOON).await, Some(0));
+    let wild = "{\"who\": \"\\u001b[2J\\u202e\\r\u{202e}\u{9b}\"}";
+    let run = db.enqueue("hello", wild).await;
+    db.exec(format!("UPDATE stepd.jobs SET labels = '{{\"\u{202e}\": \"\u{9b}2J\"}}' WHERE id = '{run}'")).await;
+    for args in [vec!["show", "@last"], vec!["show", "@last", "-o", "json"], vec!["ls", "-o", "jsonl"], vec!["ls"]] {
+        let out = stepd(&db, &args).await.is(0).out;
+        let wild = out.chars().find(|c| c.is_control() && *c != '\n' || matches!(c, '\u{202e}'));
+        assert_eq!(wild, None, "{args:?}: {out:?}");
+    }
+}
+
+#[tokio::test]
+async fn run_needs_no_daemon_and_leaves_nothing_behind() {
+    let (db, files) = (Db::new().await, Files::new([HELLO, BAD]));
+    let path = |n: u32| files.workflows().join(format!("w{n}.yaml")).display().to_string();
+    let done = stepd(&db, &["run", &path(0), "--input", r#"{"who":"you"}"#]).await.is(0);
+    assert_eq!(done.line(), r#"{"to":"you","n":123456789012345678901234567890}"#);
+    stepd(&db, &["run", &path(1)]).await.is(5).says("failed at boom");
+    stepd(&db, &["run", &path(0), "--input", "{}"]).await.is(2).says("hello: the input does not match");
+    stepd(&db, &["run", "nothing"]).await.is(3);
+    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.queues").await, 0);
+    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.workers").await, 0);
+    assert_eq!(db.count("SELECT count(*) FROM stepd.workflows WHERE active").await, 0);
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE queue LIKE 'run-%'").await, 2);
+}
+
+#[tokio::test]
+async fn what_is_tried_out_is_not_what_others_run() {
+    let (db, files) = (Db::new().await, Files::new([HELLO]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let trial = Files::new(["name: hello\nsteps: [{id: here, run: 'echo trial'}]\noutput: steps.here.output\n"]);
+    let path = trial.workflows().join("w0.yaml").display().to_string();
+    assert_eq!(stepd(&db, &["run", &path]).await.is(0).line(), "\"trial\\n\"".replace("\\n", ""));
+    let done = stepd(&db, &["enqueue", "hello", "--input", r#"{"who":"me"}"#, "--wait"]).await.is(0);
+    assert!(done.out.contains("\"to\":\"me\""), "{}", done.out);
+    // By its name, the one that the database knows.
+    let done = stepd(&db, &["run", "hello", "--input", r#"{"who":"me"}"#]).await.is(0);
+    assert!(done.out.contains("\"to\":\"me\""), "{}", done.out);
+}
+
+#[tokio::test]
+async fn an_ephemeral_run_needs_no_database_and_says_what_it_lacks() {
+    let files = Files::new([
+        HELLO,
+        ASK,
+        "name: pay\nsteps: [{id: w, wait: paid}]\n",
+        "name: db\nsteps: [{id: s, sql: SELECT 1}]\n",
+        "name: again\nresume: {max_attempts: 3, initial: 10ms, max: 10ms}\nsteps:\n  - id: once\n    run: echo x >> @DIR@/once\n  - id: flaky\n    run: test -e @DIR@/there || { touch @DIR@/there; exit 1; }\n    retry: {max_attempts: 1}\n",
+    ]);
+    let path = |n: u32| files.workflows().join(format!("w{n}.yaml")).display().to_string();
+    let run = |n: u32, input: &str| stepd_at(None, &["run", &path(n), "--ephemeral", "--input", input]);
+    let done = run(0, r#"{"who":"you"}"#).is(0).says("nothing of this run is kept");
+    assert_eq!(done.line(), r#"{"to":"you","n":123456789012345678901234567890}"#);
+    run(1, "{}").is(5).says("no terminal to ask on");
+    run(2, "{}").is(5).says("waits for the event `paid`");
+    run(3, "{}").is(5).says("no database");
+    run(4, "{}").is(0).says("resumes in");
+    assert_eq!(files.lines("once"), ["x"], "a finished step never runs again");
+    stepd_at(None, &["run", "hello", "--ephemeral"]).is(3);
+}
+
+#[test]
+fn a_database_that_is_away_is_told_within_five_seconds() {
+    let away = "postgres://nobody@127.0.0.1:1/nothing";
+    for args in [
+        vec!["ls"],
+        vec!["show", "@last"],
+        vec!["enqueue", "x"],
+        vec!["cancel", "@last"],
+        vec!["run", "x"],
+        vec!["migrate"],
+    ] {
+        let began = Instant::now();
+        stepd_at(Some(away), &args).is(69);
+        assert!(began.elapsed() < Duration::from_secs(5), "{args:?}");
+    }
+    stepd_at(None, &["ls"]).is(2).says("DATABASE_URL");
+    stepd_at(None, &["ls", "--state", "fialed"]).is(2).says("failed");
+    stepd_at(None, &["check", "/nowhere.yaml"]).is(2);
+}
+
+#[tokio::test]
+async fn an_interrupted_run_is_cancelled() {
+    let (db, files) = (Db::new().await, Files::new(["name: long\nsteps: [{id: s, run: sleep 60}]\n"]));
+    let path = files.workflows().join("w0.yaml");
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_stepd"));
+    command.arg("run").arg(&path).env("DATABASE_URL", &db.url).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    crate::support::wait_until("the step runs", SOON, async || {
+        db.count("SELECT count(*) FROM stepd.steps WHERE key = 's' AND state = 'running'").await == 1
+    })
+    .await;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let status = tokio::time::timeout(SOON, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'cancelled'").await, 1);
+    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.queues").await, 0);
+}

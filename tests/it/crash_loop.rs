@@ -1,0 +1,104 @@
+//! A step that kills its worker every time.
+
+use crate::support::{Db, Files, SOON, Spec, Worker, wait_until};
+
+const POISON: &str = r#"
+name: poison
+resume: never
+steps:
+  - id: fine
+    run: echo fine >> @DIR@/effects
+  - id: deadly
+    run: echo deadly >> @DIR@/effects; kill -9 $PPID; sleep 5
+"#;
+
+const HARMLESS: &str = r#"
+name: harmless
+resume: never
+steps:
+  - id: one
+    run: sleep 0.2
+  - id: two
+    run: echo "$STEPD_RUN_ID" >> @DIR@/harmless
+"#;
+
+/// Keeps the workers running, as systemd does.
+async fn until(workers: &mut [Worker], spec: &Spec, what: &str, mut holds: impl AsyncFnMut() -> bool) -> usize {
+    let mut deaths = 0;
+    wait_until(what, SOON * 2, async || {
+        for worker in workers.iter_mut() {
+            if !worker.is_running() {
+                deaths += 1;
+                *worker = spec.start();
+            }
+        }
+        holds().await
+    })
+    .await;
+    deaths
+}
+
+#[tokio::test]
+async fn a_run_that_kills_its_workers_is_quarantined_and_others_are_neither_harmed_nor_counted() {
+    let (db, files) = (Db::new().await, Files::new([POISON, HARMLESS]));
+    let spec = Spec::new(&db, &files);
+    let mut workers = vec![spec.ready().await, spec.ready().await];
+    let poison = db.enqueue("poison", "{}").await;
+    let streak = format!("SELECT count(*) FROM stepd.jobs WHERE id = '{poison}' AND streak >= 4");
+    let early = until(&mut workers, &spec, "it must be run alone", async || db.count(&*streak).await == 1).await;
+    // From now on it is run alone: nothing that is enqueued now may ever be dragged along.
+    let mut runs = Vec::new();
+    for _ in 0..20 {
+        runs.push(db.enqueue("harmless", "{}").await);
+    }
+    let late = until(&mut workers, &spec, "it is quarantined", async || db.state(&poison).await == "failed").await;
+    let rest = until(&mut workers, &spec, "the others are through", async || {
+        db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'harmless' AND state = 'completed'").await == 20
+    })
+    .await;
+    assert_eq!(early + late + rest, 5, "two deaths in company, three alone");
+    assert_eq!(db.count("SELECT coalesce(sum(crashes), 0) FROM stepd.runs WHERE workflow = 'harmless'").await, 0);
+    assert!(files.counts("harmless").values().all(|n| *n == 1) && files.counts("harmless").len() == 20);
+    assert_eq!((files.counts("effects")["fine"], files.counts("effects")["deadly"]), (1, 5));
+
+    let failure: String = db.one(format!("SELECT error::text FROM stepd.runs WHERE id = '{poison}'")).await;
+    let failure: serde_json::Value = serde_json::from_str(&failure).unwrap();
+    assert_eq!(
+        (failure["code"].as_str(), failure["class"].as_str()),
+        (Some("crash_loop"), Some("permanent")),
+        "{failure}"
+    );
+    let deaths = failure["details"]["deaths"].as_array().unwrap();
+    assert_eq!(deaths.len(), 5, "{failure}");
+    // The first death may be faster than the note of the step's start; after it, starts are durable.
+    assert!(deaths.iter().skip(1).all(|d| d["steps"][0] == "deadly" && d["worker"].is_string()), "{failure}");
+    assert_eq!(db.count(format!("SELECT crashes::int8 FROM stepd.runs WHERE id = '{poison}'")).await, 5);
+}
+
+#[tokio::test]
+async fn a_busy_worker_empties_itself_for_a_solo_run_and_claims_again_afterwards() {
+    // One worker, always busy: the poison is run alone all the same, and the others go on between.
+    let (db, files) = (Db::new().await, Files::new([POISON, HARMLESS]));
+    let spec = Spec::new(&db, &files);
+    let mut workers = vec![spec.ready().await];
+    let poison = db.enqueue("poison", "{}").await;
+    let mut enqueued = 0;
+    until(&mut workers, &spec, "it is quarantined", async || {
+        if db.count("SELECT count(*) FROM stepd.jobs WHERE workflow = 'harmless'").await < 5 {
+            db.enqueue("harmless", "{}").await;
+            enqueued += 1;
+        }
+        db.state(&poison).await == "failed"
+    })
+    .await;
+    until(&mut workers, &spec, "the others are through", async || {
+        db.count("SELECT count(*) FROM stepd.jobs").await == 0
+    })
+    .await;
+    assert_eq!(
+        db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'harmless' AND state = 'completed'").await,
+        enqueued
+    );
+    // Company in the first four deaths counts, but condemns nobody.
+    assert!(db.count("SELECT coalesce(max(crashes), 0)::int8 FROM stepd.runs WHERE workflow = 'harmless'").await <= 4);
+}

@@ -1,0 +1,85 @@
+//! What a lost wake-up leaves behind is mended by the sweep.
+
+use crate::support::{Db, Files, SOON, Spec, wait_until};
+
+const WAITING: &str = "
+name: waiting
+resume: never
+steps:
+  - id: paid
+    wait: paid
+  - id: result
+    set: {got: \"${{ steps.paid.output }}\"}
+output: steps.result.output
+";
+
+#[tokio::test]
+async fn a_waiting_run_whose_step_has_been_answered_is_brought_back_by_the_sweep() {
+    let (db, files) = (Db::new().await, Files::new([WAITING]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("waiting", "{}").await;
+    db.reaches(&run, "waiting", SOON).await;
+    worker.kill9();
+    // The answer of which nobody was told.
+    db.exec(format!(
+        "UPDATE stepd_engine.checkpoints SET state = 'completed', checkpoint = true, output = '{{\"n\": 9}}', ended_at = now() WHERE run = '{run}'"
+    ))
+    .await;
+    let mut worker = Spec::new(&db, &files).ready().await;
+    db.reaches(&run, "completed", SOON).await;
+    assert!(db.output(&run).await.contains('9'));
+    worker.logs("mended lost wake-ups").await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn an_event_older_than_its_wait_is_received_though_the_worker_died_before_it_could_look() {
+    let (db, files) = (Db::new().await, Files::new([WAITING]));
+    let mut worker = Spec::new(&db, &files).failpoints("settle.before=1:kill").ready().await;
+    db.exec(r#"SELECT stepd.emit('paid', '{"n": 3}')"#).await;
+    let run = db.enqueue("waiting", "{}").await;
+    worker.ends(SOON).await;
+    assert_eq!(db.state(&run).await, "waiting");
+    let _worker = Spec::new(&db, &files).ready().await;
+    db.reaches(&run, "completed", SOON).await;
+    assert!(db.output(&run).await.contains('3'));
+    assert_eq!(db.events("event_received").await, 1);
+}
+
+#[tokio::test]
+async fn a_pass_over_very_many_waiting_runs_is_bounded_and_gets_round() {
+    let (db, files) = (Db::new().await, Files::new([WAITING]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("waiting", "{}").await;
+    db.reaches(&run, "waiting", SOON).await;
+    assert_eq!(worker.drain(SOON).await, Some(0));
+    // Twenty thousand others, with kept events of the same name that fit none of them; the one that is stuck is the oldest.
+    db.exec(format!(
+        "SET session_replication_role = replica;
+         INSERT INTO stepd.jobs (id, workflow, queue, priority, state, lane)
+             SELECT stepd_engine.uuid7(), 'waiting', 'default', 5, 'waiting', 3 FROM generate_series(1, 20000);
+         INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, attempts, checkpoint, state, key, kind, event, match)
+             SELECT id, 1, 1, now(), 1, false, 'waiting', 'paid', 'wait', 'paid', '{{\"order\": 1}}' FROM stepd.jobs WHERE id <> '{run}';
+         INSERT INTO stepd_engine.signals (kind, name, expires_at, payload)
+             SELECT 'event', 'paid', now() + interval '1 hour', '{{\"order\": 2}}' FROM generate_series(1, 20);
+         UPDATE stepd_engine.checkpoints SET state = 'completed', checkpoint = true, output = '1', ended_at = now() WHERE run = '{run}';
+         SET session_replication_role = origin; ANALYZE"
+    ))
+    .await;
+    let mut after = "NULL".to_owned();
+    let mut passes = 0;
+    loop {
+        let began = std::time::Instant::now();
+        let last: String = db
+            .one(format!("SELECT coalesce(quote_literal(last), 'NULL') FROM stepd_engine.repair(5000, {after}::uuid)"))
+            .await;
+        passes += 1;
+        eprintln!("pass {passes}: {:?}", began.elapsed());
+        if last == "NULL" {
+            break;
+        }
+        after = last;
+    }
+    assert_eq!(passes, 5);
+    wait_until("the stuck one is ready", SOON, async || db.state(&run).await == "queued").await;
+}
