@@ -82,7 +82,7 @@ impl Worker {
                 let ready = began.elapsed();
                 tokio::spawn(async move {
                     while let Ok(Some(line)) = lines.next_line().await {
-                        if line.contains("\"WARN\"") || line.contains("\"ERROR\"") {
+                        if line.contains("\"ERROR\"") {
                             eprintln!("  daemon: {line}");
                         }
                     }
