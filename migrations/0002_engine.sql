@@ -269,18 +269,21 @@ DECLARE
     -- A variable, for clock_timestamp() in the condition would keep the index from being used.
     now_ timestamptz := clock_timestamp();
 BEGIN
+    -- By ARRAY: joined to the limited subquery, the generic plan reads the whole table to find nothing.
     UPDATE stepd.jobs j SET
-            state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
-            lane = CASE WHEN j.state = 'scheduled' THEN 0 ELSE 1 END + CASE WHEN l.limited THEN 4 ELSE 0 END,
+            state = CASE WHEN stepd_engine.queue_limited(j.queue) THEN 'held' ELSE 'queued' END::stepd.run_state,
+            lane = CASE WHEN j.state = 'scheduled' THEN 0 ELSE 1 END + CASE WHEN stepd_engine.queue_limited(j.queue) THEN 4 ELSE 0 END,
             ready_at = CASE WHEN j.state = 'scheduled' THEN clock_timestamp() ELSE j.ready_at END,
             resumes = j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END,
             due_at = NULL
-        FROM (SELECT d.ctid, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d
-              WHERE d.due_at <= now_ ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED) l
-        WHERE j.ctid = l.ctid AND j.state IN ('scheduled', 'waiting', 'resuming');
+        WHERE j.ctid = ANY (ARRAY(SELECT d.ctid FROM stepd.jobs d
+              WHERE d.due_at <= now_ ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED))
+          AND j.state IN ('scheduled', 'waiting', 'resuming');
     GET DIAGNOSTICS staged = ROW_COUNT;
     IF staged > 0 THEN PERFORM stepd_engine.wake(); END IF;
-    SELECT greatest(0, ceil(extract(epoch FROM min(d.due_at) - clock_timestamp()) * 1000))::bigint INTO next_ms
+    -- greatest() passes over NULLs: without the CASE a table where nothing waits would say "at once".
+    SELECT CASE WHEN min(d.due_at) IS NOT NULL
+            THEN greatest(0, ceil(extract(epoch FROM min(d.due_at) - clock_timestamp()) * 1000)) END::bigint INTO next_ms
         FROM stepd.jobs d WHERE d.due_at IS NOT NULL;
 END
 $$;

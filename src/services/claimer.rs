@@ -51,8 +51,13 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 const MAX_PAIRS: usize = 512;
 
 /// The claimer's session: one plan for every claim.
-const SESSION: [(&str, &str); 3] =
-    [("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "2s"), ("statement_timeout", "20s")];
+const SESSION: [(&str, &str); 4] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    // A plan that is made while the tables are empty must serve when they are full.
+    ("enable_seqscan", "off"),
+    ("lock_timeout", "2s"),
+    ("statement_timeout", "20s"),
+];
 
 type Pair = (Arc<str>, i16);
 

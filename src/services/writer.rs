@@ -44,8 +44,13 @@ const WRITERS: usize = 2;
 const SETTLE_TRIES: u32 = 1_000;
 
 /// The writer's session: one plan for every batch size, and no waiting behind somebody's open transaction for long.
-const SESSION: [(&str, &str); 3] =
-    [("plan_cache_mode", "force_generic_plan"), ("lock_timeout", "500ms"), ("statement_timeout", "60s")];
+const SESSION: [(&str, &str); 4] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    // A plan that is made while the tables are empty must serve when they are full.
+    ("enable_seqscan", "off"),
+    ("lock_timeout", "2s"),
+    ("statement_timeout", "60s"),
+];
 
 /// The journal in Postgres: a handle to the writers.
 pub struct PgJournal {

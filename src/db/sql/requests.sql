@@ -2,8 +2,8 @@
 -- Caller: services::requests. Index: signals_of_run, checkpoints_pkey.
 -- An answer is a row that has ended and still says what it waited for; a row that has not caught up with its wait yet is none.
 SELECT s.run AS "run!", NULL::text AS key, NULL::text AS output, s.payload #>> '{}' AS error, true AS "cancel!"
-FROM stepd_engine.signals s JOIN stepd.jobs j ON j.id = s.run
-WHERE s.kind = 'cancel' AND s.run = ANY ($2::uuid[]) AND j.worker = $1 AND j.state = 'running'
+FROM stepd_engine.signals s, LATERAL (SELECT FROM stepd.jobs j WHERE j.id = s.run AND j.worker = $1 AND j.state = 'running' OFFSET 0) j
+WHERE s.kind = 'cancel' AND s.run = ANY ($2::uuid[])
 UNION ALL
 SELECT c.run, c.key, c.output, c.error, false
 FROM unnest($3::uuid[], $4::text[]) AS w(run, key)

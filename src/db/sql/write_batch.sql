@@ -1,13 +1,14 @@
 -- Commits one batch of a worker's writes: step rows, audit lines, transitions. One statement: no transaction stands open.
 -- Caller: services::writer. Locks: the worker's row (key share), then job rows under its leases, then checkpoints.
 -- A batch either commits before a take-over of the worker, or finds its row gone and writes nothing.
+-- LATERAL with OFFSET 0 is looked up row by row, whatever the statistics say (see write_plain.sql).
 -- The parts do not see each other: the writer gives at most one row for each (run, key) and one transition for each run.
 WITH me AS MATERIALIZED (
     SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
 ), lease AS MATERIALIZED (
     SELECT j.id, j.epoch, j.ctid
-    FROM unnest($2::uuid[], $3::integer[]) AS r(id, epoch)
-    JOIN stepd.jobs j ON j.id = r.id AND j.epoch = r.epoch AND j.state = 'running' AND j.worker = $1
+    FROM unnest($2::uuid[], $3::integer[]) AS r(id, epoch),
+    LATERAL (SELECT j.id, j.epoch, j.ctid FROM stepd.jobs j WHERE j.id = r.id AND j.epoch = r.epoch AND j.state = 'running' AND j.worker = $1 OFFSET 0) j
     WHERE EXISTS (SELECT FROM me)
 ), step AS (
     INSERT INTO stepd_engine.checkpoints AS c (run, seq, epoch, started_at, ended_at, due_at, attempts, checkpoint, state, key, kind,
@@ -35,16 +36,20 @@ WITH me AS MATERIALIZED (
         worker = CASE m.state WHEN 'running' THEN j.worker END,
         started = m.state = 'running',
         taken = j.taken AND m.state IN ('queued', 'held'),
-        -- The parts do not see each other: a checkpoint of this batch is not in the table yet.
+        -- LATERAL with OFFSET 0 is looked up row by row, whatever the statistics say (see write_plain.sql).
+-- The parts do not see each other: a checkpoint of this batch is not in the table yet.
         streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND (
                 EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint)
                 OR EXISTS (SELECT FROM unnest($4::uuid[], $10::boolean[]) AS s(run, checkpoint) WHERE s.run = j.id AND s.checkpoint))
             THEN 0 ELSE j.streak END,
         error = m.error
-    FROM (SELECT u.run, u.epoch, u.due_ms, u.error,
-            CASE WHEN u.state = 'queued' AND stepd_engine.queue_limited((SELECT q.queue FROM stepd.jobs q WHERE q.id = u.run)) THEN 'held' ELSE u.state END AS state
-          FROM unnest($24::uuid[], $25::integer[], $26::text[], $27::bigint[], $28::text[]) AS u(run, epoch, state, due_ms, error)) m
-    WHERE j.id = m.run AND j.epoch = m.epoch AND j.state = 'running' AND j.worker = $1 AND EXISTS (SELECT FROM me)
+    FROM (SELECT u.due_ms, u.error, x.ctid AS place, x.epoch,
+            CASE WHEN u.state = 'queued' AND stepd_engine.queue_limited(x.queue) THEN 'held' ELSE u.state END AS state
+          FROM unnest($24::uuid[], $25::integer[], $26::text[], $27::bigint[], $28::text[]) AS u(run, epoch, state, due_ms, error),
+          LATERAL (SELECT x.ctid, x.epoch, x.queue FROM stepd.jobs x
+              WHERE x.id = u.run AND x.epoch = u.epoch AND x.state = 'running' AND x.worker = $1 OFFSET 0) x
+          WHERE EXISTS (SELECT FROM me) OFFSET 0) m
+    WHERE j.ctid = m.place AND j.epoch = m.epoch AND j.state = 'running' AND j.worker = $1
 ), gone AS (
     DELETE FROM stepd.jobs j
     WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l JOIN unnest($29::uuid[]) AS x(run) ON x.run = l.id))

@@ -3,22 +3,28 @@
 -- Postgres, a fifth less WAL. A row that is there after all fails it (23505); the writer then takes the other.
 -- Caller: services::writer. Locks: the worker's row (key share), then job rows under its leases, then checkpoints.
 -- Index: jobs_pkey, checkpoints_pkey. The parts do not see each other: at most one row for each (run, key) and for each ended run.
+-- LATERAL with OFFSET 0 is looked up row by row, whatever the statistics say: joined plainly, the generic plan that was made after
+-- a vacuum of the emptied table (no rows, many pages) read the whole index for every batch.
 WITH me AS MATERIALIZED (
     SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
 ), held AS MATERIALIZED (
     SELECT s.run, s.epoch, s.seq, s.started_at, s.ended_at, s.attempts, s.key, s.kind, s.output
     FROM unnest($2::uuid[], $3::integer[], $4::integer[], $5::timestamptz[], $6::timestamptz[], $7::smallint[], $8::text[], $9::text[], $10::text[])
-        AS s(run, epoch, seq, started_at, ended_at, attempts, key, kind, output)
-    JOIN stepd.jobs j ON j.id = s.run AND j.epoch = s.epoch AND j.state = 'running' AND j.worker = $1
+        AS s(run, epoch, seq, started_at, ended_at, attempts, key, kind, output),
+    LATERAL (SELECT FROM stepd.jobs j WHERE j.id = s.run AND j.epoch = s.epoch AND j.state = 'running' AND j.worker = $1 OFFSET 0) j
     WHERE EXISTS (SELECT FROM me)
 ), step AS (
     INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
     SELECT h.run, h.seq, h.epoch, h.started_at, h.ended_at, h.attempts, true, 'completed', h.key, h.kind, h.output FROM held h
+), ending AS MATERIALIZED (
+    SELECT e.*, j.ctid AS place
+    FROM unnest($11::uuid[], $12::integer[], $13::text[], $14::integer[], $15::smallint[], $16::timestamptz[], $17::text[], $18::text[], $19::text[])
+        AS e(run, epoch, output, last_seq, last_attempts, last_started_at, last_key, last_kind, last_output),
+    LATERAL (SELECT j.ctid FROM stepd.jobs j WHERE j.id = e.run AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1 OFFSET 0) j
+    WHERE EXISTS (SELECT FROM me)
 ), gone AS (
-    DELETE FROM stepd.jobs j
-    USING unnest($11::uuid[], $12::integer[], $13::text[], $14::integer[], $15::smallint[], $16::timestamptz[], $17::text[], $18::text[], $19::text[])
-        AS e(run, epoch, output, last_seq, last_attempts, last_started_at, last_key, last_kind, last_output)
-    WHERE j.id = e.run AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1 AND EXISTS (SELECT FROM me)
+    DELETE FROM stepd.jobs j USING ending e
+    WHERE j.ctid = e.place AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1
     RETURNING j.id, j.epoch, j.definition, j.priority, j.resumes, j.crashes, j.ready_at, j.run_at, j.started_at, j.workflow, j.queue, j.input, j.labels,
         j.unique_key, j.concurrency_key, j.traceparent, j.created_by,
         e.output, e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
