@@ -284,6 +284,7 @@ fn batch(by: Fence) -> Batch<'static> {
 
 fn transition(batch: &mut Batch<'_>, state: RunState, due_ms: Option<i64>) {
     batch.moves.run.push(RUN);
+    batch.moves.epoch.push(batch.epochs[0]);
     batch.moves.state.push(state.as_str());
     batch.moves.due_ms.push(due_ms);
     batch.moves.error.push(None);
