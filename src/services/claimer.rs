@@ -155,7 +155,10 @@ impl Claimer {
                 }
                 Err(error) => {
                     if error.trouble == crate::db::Trouble::Lost {
-                        self.connectivity.lost(&error);
+                        // A connection kept from before an outage tells of that outage; one that cannot be made, of a new one.
+                        if conn.is_none() {
+                            self.connectivity.lost(&error);
+                        }
                     } else {
                         tracing::warn!(%error, "claim failed");
                     }

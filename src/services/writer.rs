@@ -281,7 +281,7 @@ impl Writer {
                         continue;
                     }
                     Err(error) => {
-                        self.connectivity.lost(&error);
+                        tracing::debug!(%error, "the writer's connection is gone");
                         todo.push(groups);
                         tokio::time::sleep(backoff.pause()).await;
                         continue;
@@ -303,7 +303,8 @@ impl Writer {
                     self.committed(groups, &lost);
                 }
                 Err(error) if error.trouble == Trouble::Lost => {
-                    self.connectivity.lost(&error);
+                    // Perhaps only this connection, kept from before an outage; whether Postgres is away, the reconnect shows.
+                    tracing::debug!(%error, "the writer's connection is gone");
                     unknown = true;
                     todo.push(groups);
                     tokio::time::sleep(backoff.pause()).await;
