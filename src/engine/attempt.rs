@@ -137,7 +137,7 @@ impl Ctx {
         let (mut record, mut next, first) = match known {
             None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
             Some(mut record) => {
-                let next = self.take_up(&record, policy).await?;
+                let next = Box::pin(self.take_up(&record, policy)).await?;
                 let first = self.first_attempt(&record, &next, policy);
                 if matches!(record.state, StepState::Failed | StepState::Cancelled) {
                     // Taken up anew, by a resume or an operator: `total_timeout` begins anew, too.
@@ -160,13 +160,14 @@ impl Ctx {
                         Err(failure) => self.after_failure(&record, began, failure, first, policy),
                     }
                 }
+                // Boxed, like all that few steps come to: a step at work holds no room for it.
                 Next::Wait(purpose) => {
-                    let woken = self.begin_wait(&mut record, purpose).await?;
-                    self.after_wait(&record, woken, body).await?
+                    let woken = Box::pin(self.begin_wait(&mut record, purpose)).await?;
+                    Box::pin(self.after_wait(&record, woken, body)).await?
                 }
                 Next::Rejoin(due_in) => {
-                    let woken = self.rejoin_wait(&record, due_in).await?;
-                    self.after_wait(&record, woken, body).await?
+                    let woken = Box::pin(self.rejoin_wait(&record, due_in)).await?;
+                    Box::pin(self.after_wait(&record, woken, body)).await?
                 }
                 Next::Finish(Ok(output)) if record.state == StepState::Waiting && answerable(&record) => {
                     // The answer's own row is the checkpoint already.

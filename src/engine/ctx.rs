@@ -9,12 +9,13 @@ mod records;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
@@ -92,7 +93,8 @@ pub struct Ctx {
     records: HashMap<StepKey, StepRecord>,
     pub(super) acks: Arc<Acks>,
     /// Turns true when the run is going to fail: branches that wait return, nothing new starts.
-    failing: watch::Sender<bool>,
+    failing: AtomicBool,
+    fails: Notify,
     state: Mutex<State>,
 }
 
@@ -107,7 +109,7 @@ struct State {
     notes: Vec<Note>,
     submitted: u64,
     /// Steps whose last row says running or waiting: closed when the run ends without them.
-    open: HashMap<StepKey, StepRow>,
+    open: HashMap<StepKey, Box<StepRow>>,
 }
 
 /// A run counts as busy while this lives.
@@ -141,7 +143,7 @@ impl Ctx {
         let open = records
             .iter()
             .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
-            .map(|r| (r.key.clone(), StepRow { record: r.clone(), wait: None, due_in: None, fresh: false }))
+            .map(|r| (r.key.clone(), Box::new(StepRow { record: r.clone(), wait: None, due_in: None, fresh: false })))
             .collect();
         Self {
             info: RunInfo {
@@ -158,7 +160,8 @@ impl Ctx {
             inbox,
             records: records.into_iter().map(|r| (r.key.clone(), r)).collect(),
             acks: Arc::default(),
-            failing: watch::channel(false).0,
+            failing: AtomicBool::new(false),
+            fails: Notify::new(),
             state: Mutex::new(State { seq, open, ..State::default() }),
         }
     }
@@ -296,7 +299,7 @@ impl Ctx {
 
     /// Marks the run as busy, unless it must stop.
     pub(super) fn busy(&self) -> Result<Busy<'_>, Halt> {
-        if self.inbox.signal().reason().is_some() || *self.failing.borrow() {
+        if self.inbox.signal().reason().is_some() || self.is_failing() {
             return Err(Halt::Stopped);
         }
         self.state().busy += 1;
@@ -377,14 +380,24 @@ impl Ctx {
     /// A step has failed for good, and with it the run: branches that wait return, nothing new starts. Steps at work
     /// end by themselves.
     pub(super) fn failed(&self, key: Option<StepKey>, failure: Failure) -> Halt {
-        self.failing.send_replace(true);
+        self.failing.store(true, Ordering::Release);
+        self.fails.notify_waiters();
         Halt::Failed(StepFailure { key, failure })
+    }
+
+    fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
     }
 
     /// Resolves when the run is going to fail.
     pub(super) async fn failing(&self) {
-        // The sender lives as long as `self`; an error cannot happen.
-        let _ = self.failing.subscribe().wait_for(|failing| *failing).await;
+        // Enabled before the look, so that a failure between look and wait is not missed.
+        let fails = self.fails.notified();
+        tokio::pin!(fails);
+        fails.as_mut().enable();
+        if !self.is_failing() {
+            fails.await;
+        }
     }
 
     pub(super) fn quiet(&self) -> Quiet {

@@ -51,7 +51,7 @@ enum Turn {
 
 /// Runs one claimed job. Consumes the lease.
 pub async fn run(
-    mut claimed: Claimed,
+    mut claimed: Box<Claimed>,
     workflow: Result<Arc<dyn Workflow>, Failure>,
     ports: Arc<Ports>,
     inbox: Arc<Inbox>,
@@ -65,9 +65,9 @@ pub async fn run(
     let workflow = match workflow {
         Ok(workflow) => workflow,
         Err(failure) if failure.class == Class::Permanent => {
-            return end(&ctx, Transition::Fail { failure }, Outcome::Failed).await;
+            return Box::pin(end(&ctx, Transition::Fail { failure }, Outcome::Failed)).await;
         }
-        Err(failure) => return hand_on(&ctx, failure).await,
+        Err(failure) => return Box::pin(hand_on(&ctx, failure)).await,
     };
     let deadline = run_deadline(&ctx, &claimed, &*workflow);
     let mut alarm = deadline;
@@ -102,16 +102,18 @@ pub async fn run(
                     Err(failure) => break Err(Halt::failed(failure)),
                 },
                 Turn::Ended(Err(halt)) => break Err(halt),
-                Turn::Quiet(due_in) => return suspend(&ctx, due_in, deadline).await,
+                Turn::Quiet(due_in) => return Box::pin(suspend(&ctx, due_in, deadline)).await,
             }
         }
     };
     match halt {
         Ok(output) => end(&ctx, Transition::Complete { output, last: None }, Outcome::Done).await,
         // A cancel outweighs the failure that it may have met on its way.
-        Err(Halt::Failed(_)) if ctx.inbox.signal().reason() == Some(StopReason::Cancelled) => stopped(&ctx).await,
-        Err(Halt::Failed(failure)) => fail(&ctx, &claimed, &*workflow, failure).await,
-        Err(Halt::Stopped) => stopped(&ctx).await,
+        Err(Halt::Failed(_)) if ctx.inbox.signal().reason() == Some(StopReason::Cancelled) => {
+            Box::pin(stopped(&ctx)).await
+        }
+        Err(Halt::Failed(failure)) => Box::pin(fail(&ctx, &claimed, &*workflow, failure)).await,
+        Err(Halt::Stopped) => Box::pin(stopped(&ctx)).await,
     }
 }
 
@@ -173,7 +175,7 @@ async fn suspend(ctx: &Ctx, due_in: Option<Duration>, deadline: Option<tokio::ti
             Outcome::Suspended
         }
         Err(CommitError::LeaseLost) => Outcome::LeaseLost,
-        Err(CommitError::Refused(why)) => refused(ctx, why).await,
+        Err(CommitError::Refused(why)) => Box::pin(refused(ctx, why)).await,
     }
 }
 
@@ -240,7 +242,7 @@ async fn end(ctx: &Ctx, transition: Transition, outcome: Outcome) -> Outcome {
     match ctx.transition(transition).await {
         Ok(()) => outcome,
         Err(CommitError::LeaseLost) => Outcome::LeaseLost,
-        Err(CommitError::Refused(why)) => refused(ctx, why).await,
+        Err(CommitError::Refused(why)) => Box::pin(refused(ctx, why)).await,
     }
 }
 

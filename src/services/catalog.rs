@@ -117,6 +117,11 @@ impl Catalog {
         {
             return Ok(found.clone());
         }
+        // Boxed: seldom needed, and large.
+        Box::pin(self.fetch(name, id)).await
+    }
+
+    async fn fetch(&self, name: &str, id: Option<i32>) -> Result<Arc<dyn Workflow>, Failure> {
         let stored = self
             .stored(id, name)
             .await

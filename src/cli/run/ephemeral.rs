@@ -106,7 +106,7 @@ impl Memory {
         for epoch in 1.. {
             let inbox = Arc::new(Inbox::default());
             let claimed = self.claimed(epoch, started_at);
-            let going = engine::run(claimed, Ok(self.workflow.clone()), self.ports.clone(), inbox.clone());
+            let going = engine::run(Box::new(claimed), Ok(self.workflow.clone()), self.ports.clone(), inbox.clone());
             tokio::pin!(going);
             let mut handled = Vec::new();
             let outcome = loop {

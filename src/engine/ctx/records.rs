@@ -46,7 +46,7 @@ impl Ctx {
     pub(in crate::engine) fn defer(&self, row: StepRow) {
         let mut state = self.state();
         if matches!(row.record.state, StepState::Running | StepState::Waiting) {
-            state.open.insert(row.record.key.clone(), row.clone());
+            state.open.insert(row.record.key.clone(), Box::new(row.clone()));
         } else if !state.open.is_empty() {
             state.open.remove(&row.record.key);
         }
@@ -67,7 +67,7 @@ impl Ctx {
     /// Records a step's start at leisure: nothing waits for it.
     pub(in crate::engine) fn note_start(&self, record: &StepRecord) {
         let row = StepRow { record: record.clone(), wait: None, due_in: None, fresh: false };
-        self.state().open.insert(record.key.clone(), row.clone());
+        self.state().open.insert(record.key.clone(), Box::new(row.clone()));
         let entry = self.entry(vec![row], Vec::new(), None, None);
         self.ports.journal.submit(entry);
     }
@@ -108,7 +108,7 @@ impl Ctx {
                 _ = self.inbox.signal().stopped() => {}
             }
         }
-        if self.inbox.signal().reason().is_some() || *self.failing.borrow() { Err(Halt::Stopped) } else { Ok(()) }
+        if self.inbox.signal().reason().is_some() || self.is_failing() { Err(Halt::Stopped) } else { Ok(()) }
     }
 
     /// Commits the run's next state, with all that is deferred.
@@ -141,7 +141,7 @@ impl Ctx {
             row.record.ended_at = Some(now);
             row.wait = None;
             row.due_in = None;
-            self.defer(row);
+            self.defer(*row);
         }
     }
 

@@ -65,7 +65,7 @@ async fn activation(text: &str, input: Value, journal: &Arc<MemoryJournal>, set:
         records: journal.run(id).steps.into_values().collect(),
     };
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));
-    run(claimed, Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await
+    run(Box::new(claimed), Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await
 }
 
 fn output(journal: &MemoryJournal) -> Value {
