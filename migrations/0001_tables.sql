@@ -132,6 +132,7 @@ CREATE TABLE stepd.jobs (
     run_at timestamptz,
     due_at timestamptz,
     started_at timestamptz,
+    first_started_at timestamptz,
     worker uuid,
     workflow text NOT NULL,
     queue text CHECK (length(queue) BETWEEN 1 AND 200),
@@ -187,7 +188,8 @@ COMMENT ON COLUMN stepd.jobs.started IS 'Has the present claim been recorded as 
 COMMENT ON COLUMN stepd.jobs.taken IS 'Was the run last taken from a dead worker? Its next claimer records the start before anything else.';
 COMMENT ON COLUMN stepd.jobs.ready_at IS 'The place in the queue: the database''s clock when the row became ready.';
 COMMENT ON COLUMN stepd.jobs.due_at IS 'When the stager looks at the row again: run_at, the next wake-up, or the next resume.';
-COMMENT ON COLUMN stepd.jobs.started_at IS 'The first claim.';
+COMMENT ON COLUMN stepd.jobs.started_at IS 'The first claim since the job was enqueued, or since an operator last retried it after it had failed: the workflow''s timeout counts from here.';
+COMMENT ON COLUMN stepd.jobs.first_started_at IS 'On a run that an operator has retried after it had failed: the very first claim, which the views and the ended row show. Else NULL: it is started_at.';
 COMMENT ON COLUMN stepd.jobs.worker IS 'The holder of the lease; on a queued row, the worker that empties itself to run it alone.';
 COMMENT ON COLUMN stepd.jobs.error IS 'The failure that the next automatic resume follows, as JSON.';
 

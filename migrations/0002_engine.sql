@@ -80,6 +80,7 @@ BEGIN
     job.taken := false;
     job.worker := NULL;
     job.started_at := NULL;
+    job.first_started_at := NULL;
     job.due_at := NULL;
     job.error := NULL;
     job.input := coalesce(job.input, '{}');
@@ -124,7 +125,7 @@ BEGIN
     -- Only what an INSERT may have brought along is reset; each assignment costs.
     IF NEW.epoch OPERATOR(pg_catalog.<>) 0 OR NEW.definition IS NOT NULL OR NEW.resumes OPERATOR(pg_catalog.<>) 0
             OR NEW.crashes OPERATOR(pg_catalog.<>) 0 OR NEW.streak OPERATOR(pg_catalog.<>) 0 OR NEW.started OR NEW.taken
-            OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
+            OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.first_started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
             OR NEW.state OPERATOR(pg_catalog.<>) 'queued'::stepd.run_state OR NEW.lane OPERATOR(pg_catalog.<>) 0
             OR NEW.input IS NULL OR NEW.labels IS NULL THEN
         NEW := stepd_engine.reset_job(NEW);
@@ -505,7 +506,7 @@ BEGIN
     ), kept AS (
         INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
                 worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, error)
-            SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(),
+            SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(),
                 (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
                 jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
                     'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them', g.crashes),

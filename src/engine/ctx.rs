@@ -136,13 +136,8 @@ pub(super) enum Quiet {
 }
 
 impl Ctx {
-    pub(super) fn new(claimed: &Claimed, records: Vec<StepRecord>, ports: Arc<Ports>, inbox: Arc<Inbox>) -> Self {
-        let seq = records.iter().map(|r| r.seq).max().unwrap_or(0);
-        let open = records
-            .iter()
-            .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
-            .map(|r| (r.key.clone(), StepRow { record: r.clone(), wait: None, due_in: None, fresh: false }))
-            .collect();
+    /// Of a run without records: the first claim, or one whose records have not been loaded yet.
+    pub(super) fn new(claimed: &Claimed, ports: Arc<Ports>, inbox: Arc<Inbox>) -> Self {
         Self {
             info: RunInfo {
                 id: claimed.lease.run(),
@@ -156,11 +151,23 @@ impl Ctx {
             suspect: claimed.crashes > 0,
             ports,
             inbox,
-            records: records.into_iter().map(|r| (r.key.clone(), r)).collect(),
+            records: HashMap::new(),
             acks: Arc::default(),
             failing: watch::channel(false).0,
-            state: Mutex::new(State { seq, open, ..State::default() }),
+            state: Mutex::default(),
         }
+    }
+
+    /// Takes up what earlier claims have recorded, before the workflow's code runs.
+    pub(super) fn remember(&mut self, records: Vec<StepRecord>) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.seq = records.iter().map(|r| r.seq).max().unwrap_or(0);
+        state.open = records
+            .iter()
+            .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
+            .map(|r| (r.key.clone(), StepRow { record: r.clone(), wait: None, due_in: None, fresh: false }))
+            .collect();
+        self.records = records.into_iter().map(|r| (r.key.clone(), r)).collect();
     }
 
     /// What the run knows of itself.
