@@ -207,12 +207,12 @@ impl Ctx {
         Fut: Future<Output = Result<T, Failure>> + Send,
     {
         let body = super::attempt::CodeBody::new(&work);
-        let done = self.resolve(key.into(), "code", policy, &body).await?;
+        let key = key.into();
+        let done = self.resolve(key.clone(), "code", policy, &body).await?;
         serde_json::from_str(done.output.as_str()).map_err(|e| {
-            Halt::failed(Failure::permanent(
-                code::INVALID_JSON,
-                format!("the recorded output has another shape than this code expects: {e}"),
-            ))
+            // Whatever `on_error` says: there is no `T` to go on with. (A `T` that null fits, as an `Option`, goes on after a failure.)
+            let why = format!("the recorded output of step `{key}` has another shape than this code expects: {e}");
+            self.failed(Some(key), Failure::permanent(code::INVALID_JSON, why))
         })
     }
 
@@ -364,7 +364,8 @@ impl Ctx {
         }))
     }
 
-    /// The step's record; a record of another kind is an error that names both.
+    /// The step's record; a record of another kind is an error that names both, and is fatal whatever `on_error` says: it is
+    /// not this step that failed, and what the record holds is the answer to another question.
     pub(super) fn record_of(&self, key: &StepKey, kind: &str) -> Result<Option<&StepRecord>, Halt> {
         match self.records.get(key) {
             Some(record) if record.kind != kind => Err(self.failed(

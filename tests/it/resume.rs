@@ -211,6 +211,27 @@ async fn a_run_with_a_huge_journal_keeps_neither_the_claimer_nor_other_runs_wait
 }
 
 #[tokio::test]
+async fn an_answer_of_another_shape_than_the_definition_expects_goes_by_its_steps_on_error() {
+    let text = |name: &str, on_error: &str| {
+        format!(
+            "name: {name}\nresume: never\nsteps:\n  - id: go\n    wait: go\n    output: event.n + 1\n    on_error: {on_error}\n  \
+             - id: then\n    set: 1\noutput: steps.then.output\n"
+        )
+    };
+    let (db, files) = (Db::new().await, Files::new([text("lenient", "continue"), text("strict", "fail")]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let (lenient, strict) = (db.enqueue("lenient", "{}").await, db.enqueue("strict", "{}").await);
+    db.reaches(&lenient, "waiting", SOON).await;
+    db.reaches(&strict, "waiting", SOON).await;
+    db.exec(r#"SELECT stepd.emit('go', '{"n": [1]}')"#).await;
+    db.reaches(&lenient, "completed", SOON).await;
+    db.reaches(&strict, "failed", SOON).await;
+    let failure =
+        format!("SELECT error_code || ' ' || (error -> 'details' ->> 'step') FROM stepd.runs WHERE id = '{strict}'");
+    assert_eq!(db.one::<String>(failure).await, "expression go");
+}
+
+#[tokio::test]
 async fn a_definition_that_changed_under_a_waiting_run_does_not_change_the_run() {
     let text = |word: &str| {
         format!(
