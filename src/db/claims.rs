@@ -9,7 +9,6 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::model::{Claimed, Lane, Lease, Payload, RunId, StepRecord, StepState, WorkerId};
-use crate::rules::state::SOLO_AFTER;
 
 use super::error::DbError;
 
@@ -91,7 +90,6 @@ pub async fn claim(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Ve
         &ready,
         &ids,
         req.serves as Option<&[String]>,
-        SOLO_AFTER,
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -105,15 +103,10 @@ pub async fn claim(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Ve
 /// # Errors
 /// As [`claim`].
 pub async fn claim_solo(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Option<ClaimedRow>, DbError> {
-    let row = sqlx::query_file!(
-        "src/db/sql/claim_solo.sql",
-        req.worker.0,
-        req.definitions,
-        req.serves as Option<&[String]>,
-        SOLO_AFTER,
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
+    let row =
+        sqlx::query_file!("src/db/sql/claim_solo.sql", req.worker.0, req.definitions, req.serves as Option<&[String]>,)
+            .fetch_optional(&mut *conn)
+            .await?;
     Ok(row.map(|r| claimed_row!(r, req.worker)))
 }
 
@@ -169,8 +162,7 @@ pub struct Look {
 /// # Errors
 /// Whatever the database says.
 pub async fn look(conn: &mut PgConnection, serves: Option<&[String]>) -> Result<Look, DbError> {
-    let rows =
-        sqlx::query_file!("src/db/sql/look.sql", serves as Option<&[String]>, SOLO_AFTER).fetch_all(conn).await?;
+    let rows = sqlx::query_file!("src/db/sql/look.sql", serves as Option<&[String]>).fetch_all(conn).await?;
     let solo = rows.iter().any(|r| r.solo);
     let back = rows.iter().any(|r| r.back && !r.solo);
     let pairs = rows.into_iter().filter(|r| !r.back).map(|r| (r.queue.into(), r.priority)).collect();
@@ -186,8 +178,7 @@ pub async fn reserve_solo(
     worker: WorkerId,
     serves: Option<&[String]>,
 ) -> Result<bool, DbError> {
-    let done = sqlx::query_file!("src/db/sql/reserve_solo.sql", worker.0, serves as Option<&[String]>, SOLO_AFTER)
-        .execute(conn)
-        .await?;
+    let done =
+        sqlx::query_file!("src/db/sql/reserve_solo.sql", worker.0, serves as Option<&[String]>).execute(conn).await?;
     Ok(done.rows_affected() > 0)
 }

@@ -118,3 +118,16 @@ async fn a_run_whose_records_kill_the_worker_that_loads_them_is_counted_and_quar
     // The first death interrupted its step, four met it while it was loaded.
     assert_eq!(db.count(format!("SELECT crashes::int8 FROM stepd.runs WHERE id = '{run}'")).await, 5);
 }
+
+#[tokio::test]
+async fn an_answer_to_a_waiting_run_is_progress_crashes_before_it_and_after_it_are_not_in_a_row() {
+    let (db, files) =
+        (Db::new().await, Files::new(["name: asks\nsteps: [{id: go, wait: go}, {id: end, run: sleep 60}]"]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("asks", "{}").await;
+    db.reaches(&run, "waiting", SOON).await;
+    db.exec(format!("UPDATE stepd.jobs SET streak = 3, crashes = 3 WHERE id = '{run}'")).await;
+    db.exec("SELECT stepd.emit('go')").await;
+    db.step_reaches(&run, "end", "running", SOON).await;
+    assert_eq!(db.count(format!("SELECT streak::int8 FROM stepd.jobs WHERE id = '{run}'")).await, 0);
+}
