@@ -131,7 +131,7 @@ impl Ctx {
         if let Some(record) = &known
             && record.checkpoint
         {
-            return self.answer_from_checkpoint(record, body);
+            return self.answer_from_checkpoint(record, policy, body);
         }
         self.settled().await?;
         let (mut record, mut next, first) = match known {
@@ -178,10 +178,19 @@ impl Ctx {
         }
     }
 
-    fn answer_from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
+    fn answer_from_checkpoint(
+        &self,
+        record: &StepRecord,
+        policy: &StepPolicy,
+        body: &dyn Body,
+    ) -> Result<StepDone, Halt> {
         let mut output = record.output.clone().unwrap_or_else(Payload::null);
         if record.state == StepState::Completed && answerable(record) {
-            output = shape_answer(body, &output).map_err(|f| self.failed(Some(record.key.clone()), f))?;
+            output = match shape_answer(body, &output) {
+                Ok(output) => output,
+                // As it would have been, had the answer come while the run was at work. The answer itself stays recorded.
+                Err(failure) => return self.finish(record.clone(), Err(failure), policy),
+            };
         }
         Ok(StepDone { state: record.state, output, error: record.error.clone() })
     }

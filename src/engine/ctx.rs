@@ -138,13 +138,8 @@ pub(super) enum Quiet {
 }
 
 impl Ctx {
-    pub(super) fn new(claimed: &Claimed, records: Vec<StepRecord>, ports: Arc<Ports>, inbox: Arc<Inbox>) -> Self {
-        let seq = records.iter().map(|r| r.seq).max().unwrap_or(0);
-        let open = records
-            .iter()
-            .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
-            .map(|r| (r.key.clone(), Box::new(StepRow { record: r.clone(), wait: None, due_in: None, fresh: false })))
-            .collect();
+    /// Of a run without records: the first claim, or one whose records have not been loaded yet.
+    pub(super) fn new(claimed: &Claimed, ports: Arc<Ports>, inbox: Arc<Inbox>) -> Self {
         Self {
             info: RunInfo {
                 id: claimed.lease.run(),
@@ -158,12 +153,24 @@ impl Ctx {
             suspect: claimed.crashes > 0,
             ports,
             inbox,
-            records: records.into_iter().map(|r| (r.key.clone(), r)).collect(),
+            records: HashMap::new(),
             acks: Arc::default(),
             failing: AtomicBool::new(false),
             fails: Notify::new(),
-            state: Mutex::new(State { seq, open, ..State::default() }),
+            state: Mutex::default(),
         }
+    }
+
+    /// Takes up what earlier claims have recorded, before the workflow's code runs.
+    pub(super) fn remember(&mut self, records: Vec<StepRecord>) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.seq = records.iter().map(|r| r.seq).max().unwrap_or(0);
+        state.open = records
+            .iter()
+            .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
+            .map(|r| (r.key.clone(), Box::new(StepRow { record: r.clone(), wait: None, due_in: None, fresh: false })))
+            .collect();
+        self.records = records.into_iter().map(|r| (r.key.clone(), r)).collect();
     }
 
     /// What the run knows of itself.
@@ -203,12 +210,12 @@ impl Ctx {
         Fut: Future<Output = Result<T, Failure>> + Send,
     {
         let body = super::attempt::CodeBody::new(&work);
-        let done = self.resolve(key.into(), "code", policy, &body).await?;
+        let key = key.into();
+        let done = self.resolve(key.clone(), "code", policy, &body).await?;
         serde_json::from_str(done.output.as_str()).map_err(|e| {
-            Halt::failed(Failure::permanent(
-                code::INVALID_JSON,
-                format!("the recorded output has another shape than this code expects: {e}"),
-            ))
+            // Whatever `on_error` says: there is no `T` to go on with. (A `T` that null fits, as an `Option`, goes on after a failure.)
+            let why = format!("the recorded output of step `{key}` has another shape than this code expects: {e}");
+            self.failed(Some(key), Failure::permanent(code::INVALID_JSON, why))
         })
     }
 
@@ -360,7 +367,8 @@ impl Ctx {
         }))
     }
 
-    /// The step's record; a record of another kind is an error that names both.
+    /// The step's record; a record of another kind is an error that names both, and is fatal whatever `on_error` says: it is
+    /// not this step that failed, and what the record holds is the answer to another question.
     pub(super) fn record_of(&self, key: &StepKey, kind: &str) -> Result<Option<&StepRecord>, Halt> {
         match self.records.get(key) {
             Some(record) if record.kind != kind => Err(self.failed(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::json;
 
-use crate::model::{Claimed, Class, Failure, Payload, StepRecord, StepState, code};
+use crate::model::{Claimed, Class, Failure, Payload, StepState, code};
 use crate::rules::retry::next_resume;
 use crate::steps::StopReason;
 
@@ -51,16 +51,14 @@ enum Turn {
 
 /// Runs one claimed job. Consumes the lease.
 pub async fn run(
-    mut claimed: Box<Claimed>,
+    claimed: Box<Claimed>,
     workflow: Result<Arc<dyn Workflow>, Failure>,
     ports: Arc<Ports>,
     inbox: Arc<Inbox>,
 ) -> Outcome {
-    let records = std::mem::take(&mut claimed.records);
-    let begin = must_mark_start(&claimed, &records);
-    let ctx = Ctx::new(&claimed, records, ports, inbox);
-    if begin && ctx.transition(Transition::Start).await.is_err() {
-        return Outcome::LeaseLost;
+    let mut ctx = Ctx::new(&claimed, ports, inbox);
+    if let Err(outcome) = take_up(&mut ctx, &claimed).await {
+        return outcome;
     }
     let workflow = match workflow {
         Ok(workflow) => workflow,
@@ -129,10 +127,40 @@ async fn hand_on(ctx: &Ctx, failure: Failure) -> Outcome {
     end(ctx, Transition::Suspend { due_in: Some(HAND_ON) }, Outcome::Interrupted).await
 }
 
-/// A run that was taken from a dead worker commits its start before its input is decoded or a step
-/// begins, so that the next death counts. Others count by their first record.
-fn must_mark_start(claimed: &Claimed, records: &[StepRecord]) -> bool {
-    claimed.taken || claimed.crashes > 0 || records.iter().any(|r| r.state == StepState::Running)
+/// Loads what earlier claims have recorded. A run that was taken from a dead worker commits its start before that, before its
+/// input is decoded and before a step begins: whatever of it kills this worker, the death counts. Others count by their first record.
+async fn take_up(ctx: &mut Ctx, claimed: &Claimed) -> Result<(), Outcome> {
+    if !claimed.came_back() {
+        return Ok(());
+    }
+    let suspect = claimed.taken || claimed.crashes > 0;
+    if suspect {
+        start(ctx).await?;
+    }
+    let records = tokio::select! {
+        records = ctx.ports.journal.load(ctx.info.id) => records,
+        // Nothing to be closed, nothing to be told: the records are not needed. A cancel needs them, to close what is open.
+        () = given_up(ctx) => return Err(stopped(ctx).await),
+    };
+    match records {
+        Ok(records) => {
+            let interrupted = records.iter().any(|r| r.state == StepState::Running);
+            ctx.remember(records);
+            if interrupted && !suspect { start(ctx).await } else { Ok(()) }
+        }
+        Err(failure) => Err(hand_on(ctx, failure).await),
+    }
+}
+
+async fn start(ctx: &Ctx) -> Result<(), Outcome> {
+    ctx.transition(Transition::Start).await.map_err(|_| Outcome::LeaseLost)
+}
+
+/// Resolves when the run is to be let go of: the lease is lost, or this worker stops.
+async fn given_up(ctx: &Ctx) {
+    if ctx.inbox.signal().stopped().await == StopReason::Cancelled {
+        std::future::pending::<()>().await;
+    }
 }
 
 fn run_deadline(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow) -> Option<tokio::time::Instant> {

@@ -26,4 +26,5 @@ mod state;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;
+mod take_over;
 mod values;

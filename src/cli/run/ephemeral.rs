@@ -148,8 +148,6 @@ impl Memory {
     }
 
     fn claimed(&self, epoch: i32, started_at: chrono::DateTime<Utc>) -> Claimed {
-        // A wait that a failure broke off begins anew.
-        let known = |r: &StepRecord| r.state != StepState::Waiting;
         Claimed {
             lease: Lease::new(self.id, WorkerId(Uuid::nil()), epoch),
             workflow: self.name.clone(),
@@ -162,9 +160,7 @@ impl Memory {
             crashes: 0,
             streak: 0,
             taken: false,
-            error: None,
             traceparent: None,
-            records: self.journal.run(self.id).steps.into_values().filter(known).collect(),
         }
     }
 

@@ -45,10 +45,16 @@ impl Ctx {
     /// Queues a row for the journal.
     pub(in crate::engine) fn defer(&self, row: StepRow) {
         let mut state = self.state();
-        if matches!(row.record.state, StepState::Running | StepState::Waiting) {
-            state.open.insert(row.record.key.clone(), Box::new(row.clone()));
-        } else if !state.open.is_empty() {
-            state.open.remove(&row.record.key);
+        let earlier = if matches!(row.record.state, StepState::Running | StepState::Waiting) {
+            state.open.insert(row.record.key.clone(), Box::new(row.clone()))
+        } else if state.open.is_empty() {
+            None
+        } else {
+            state.open.remove(&row.record.key)
+        };
+        if earlier.is_some() {
+            // One entry may hold one row of a step: the last.
+            state.deferred.retain(|other| other.record.key != row.record.key);
         }
         state.deferred.push(row);
     }
@@ -135,7 +141,7 @@ impl Ctx {
     /// Marks what still runs or waits as cancelled: the run ends without it.
     pub(in crate::engine) fn close_open_steps(&self) {
         let now = self.ports.clock.now();
-        let open: Vec<_> = self.state().open.drain().map(|(_, row)| row).collect();
+        let open: Vec<_> = self.state().open.values().cloned().collect();
         for mut row in open {
             row.record.state = StepState::Cancelled;
             row.record.ended_at = Some(now);
