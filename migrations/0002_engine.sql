@@ -153,6 +153,7 @@ $$;
 COMMENT ON FUNCTION stepd_engine.jobs_before_insert() IS 'Completes a plain INSERT: refuses an unknown workflow, makes the id, fills the workflow''s defaults, sets the first state.';
 CREATE TRIGGER jobs_before_insert BEFORE INSERT ON stepd.jobs
     FOR EACH ROW EXECUTE FUNCTION stepd_engine.jobs_before_insert();
+COMMENT ON TRIGGER jobs_before_insert ON stepd.jobs IS 'Makes a plain INSERT complete: refuses an unknown workflow, makes the id, fills the workflow''s defaults, sets the first state.';
 
 -- NOTIFY takes a database-wide lock at commit: once per statement, never per row.
 CREATE FUNCTION stepd_engine.jobs_after_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -168,6 +169,7 @@ $$;
 COMMENT ON FUNCTION stepd_engine.jobs_after_insert() IS 'Wakes the workers: a hint without data; they look for themselves.';
 CREATE TRIGGER jobs_after_insert AFTER INSERT ON stepd.jobs
     FOR EACH STATEMENT EXECUTE FUNCTION stepd_engine.jobs_after_insert();
+COMMENT ON TRIGGER jobs_after_insert ON stepd.jobs IS 'Wakes the workers, once per statement.';
 
 CREATE FUNCTION stepd_engine.wake() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp

@@ -28,6 +28,10 @@ CREATE TABLE IF NOT EXISTS stepd_engine.migrations (
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE stepd_engine.migrations IS 'The schema versions that have been applied.';
+COMMENT ON COLUMN stepd_engine.migrations.version IS 'The version of the schema from then on.';
+COMMENT ON COLUMN stepd_engine.migrations.name IS 'What it brought.';
+COMMENT ON COLUMN stepd_engine.migrations.applied_at IS 'When.';
+COMMENT ON INDEX stepd_engine.migrations_pkey IS 'Each version once.';
 ";
 
 /// Serialises migrations of one database; any number that nobody else uses (\"stepd\" in ASCII).
