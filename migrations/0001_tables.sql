@@ -36,6 +36,19 @@ CREATE TYPE stepd.step_state AS ENUM ('running', 'waiting', 'completed', 'failed
 COMMENT ON TYPE stepd.step_state IS
     'The state of a step. completed, skipped, and failed under on_error: continue are checkpoints: such a step never runs again.';
 
+CREATE TABLE stepd_engine.migrations (
+    version integer PRIMARY KEY,
+    name text NOT NULL,
+    serves integer NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE stepd_engine.migrations IS 'The schema versions that have been applied.';
+COMMENT ON COLUMN stepd_engine.migrations.version IS 'The version of the schema from then on.';
+COMMENT ON COLUMN stepd_engine.migrations.name IS 'What it brought.';
+COMMENT ON COLUMN stepd_engine.migrations.serves IS 'The oldest schema version whose daemons can work with this one; an older daemon refuses to start.';
+COMMENT ON COLUMN stepd_engine.migrations.applied_at IS 'When.';
+COMMENT ON INDEX stepd_engine.migrations_pkey IS 'Each version once.';
+
 -- One row; read by the insert trigger and the engine.
 CREATE TABLE stepd_engine.settings (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -117,6 +130,7 @@ CREATE TABLE stepd_engine.workers (
     host text NOT NULL,
     pid integer NOT NULL,
     version text NOT NULL,
+    schema integer NOT NULL DEFAULT 0,
     queues text[],
     slots integer NOT NULL,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -132,6 +146,7 @@ COMMENT ON COLUMN stepd_engine.workers.number IS 'The second half of its advisor
 COMMENT ON COLUMN stepd_engine.workers.host IS 'The host''s name.';
 COMMENT ON COLUMN stepd_engine.workers.pid IS 'The process id on that host.';
 COMMENT ON COLUMN stepd_engine.workers.version IS 'The daemon''s version.';
+COMMENT ON COLUMN stepd_engine.workers.schema IS 'The newest schema version that it knows; a migration that does not serve it any more is refused while it lives.';
 COMMENT ON COLUMN stepd_engine.workers.queues IS 'The queues it serves; NULL: all that are not exclusive.';
 COMMENT ON COLUMN stepd_engine.workers.slots IS 'How many runs it takes at once.';
 COMMENT ON COLUMN stepd_engine.workers.started_at IS 'When it registered.';

@@ -8,6 +8,7 @@ use crate::model::WorkerId;
 use crate::rules::state::{CRASH_LIMIT, SOLO_AFTER};
 
 use super::error::DbError;
+use super::migrate;
 
 /// What a worker says of itself.
 #[derive(Clone, Debug)]
@@ -37,10 +38,10 @@ pub struct Registered {
     pub now: DateTime<Utc>,
 }
 
-/// Registers a worker under a fresh id.
+/// Registers a worker under a fresh id, unless the schema does not serve this program any more.
 ///
 /// # Errors
-/// Whatever the database says.
+/// Whatever the database says, or the reason why this program cannot work with its schema.
 pub async fn register<'c>(db: impl Executor<'c, Database = Postgres>, r: &Registration) -> Result<Registered, DbError> {
     let row = sqlx::query_file!(
         "src/db/sql/register.sql",
@@ -49,11 +50,19 @@ pub async fn register<'c>(db: impl Executor<'c, Database = Postgres>, r: &Regist
         r.version,
         r.queues.as_deref() as Option<&[String]>,
         r.slots,
-        r.lease_ms
+        r.lease_ms,
+        migrate::latest()
     )
     .fetch_one(db)
     .await?;
-    Ok(Registered { worker: WorkerId(row.id), number: row.number, now: row.now })
+    match (row.id, row.number) {
+        (Some(id), Some(number)) => Ok(Registered { worker: WorkerId(id), number, now: row.now }),
+        _ => {
+            let known = migrate::latest();
+            migrate::fits(row.schema, row.serves, known)?;
+            Err(migrate::Unfit::Newer { schema: row.schema, serves: row.serves, known }.into())
+        }
+    }
 }
 
 /// Takes the session lock; false when another session has it.

@@ -27,3 +27,4 @@ mod state;
 mod stopped;
 mod support;
 mod values;
+mod versions;
