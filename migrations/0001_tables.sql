@@ -329,6 +329,7 @@ CREATE TABLE stepd_engine.checkpoints (
     decision text,
     event text,
     match jsonb,
+    label text,
     CONSTRAINT checkpoints_pkey PRIMARY KEY (run, key),
     CONSTRAINT checkpoints_final CHECK (checkpoint = (state IN ('completed', 'skipped')) OR state = 'failed')
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
@@ -349,6 +350,7 @@ COMMENT ON COLUMN stepd_engine.checkpoints.output IS 'The output as JSON text, b
 COMMENT ON COLUMN stepd_engine.checkpoints.error IS 'The failure as JSON text.';
 COMMENT ON COLUMN stepd_engine.checkpoints.event IS 'What a waiting step waits for: the event''s name; NULL for a sleep and an approval.';
 COMMENT ON COLUMN stepd_engine.checkpoints.match IS 'What that event''s payload must contain; NULL: anything.';
+COMMENT ON COLUMN stepd_engine.checkpoints.label IS 'What people call the step, or the map''s item that it belongs to; NULL: its key.';
 COMMENT ON COLUMN stepd_engine.checkpoints.decision IS 'What a resume must not decide anew (a map''s items, an approval''s question), as JSON.';
 COMMENT ON INDEX stepd_engine.checkpoints_pkey IS 'A claim loads the steps of its run, a write finds its own.';
 COMMENT ON INDEX stepd_engine.checkpoints_waiting IS 'An emitted event finds the steps that wait for its name.';
@@ -371,7 +373,7 @@ COMMENT ON COLUMN stepd_engine.events.run IS 'The run''s id; the nil UUID for wh
 COMMENT ON COLUMN stepd_engine.events.at IS 'When it happened.';
 COMMENT ON COLUMN stepd_engine.events.epoch IS 'The claim under which it happened, where there was one.';
 COMMENT ON COLUMN stepd_engine.events.attempt IS 'Which attempt of the step.';
-COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, crashed, taken_over, released, event_received, cancel_requested, cancelled, retried, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited.';
+COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, retried, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited.';
 COMMENT ON COLUMN stepd_engine.events.key IS 'The step, or the queue.';
 COMMENT ON COLUMN stepd_engine.events.by_whom IS 'The database role of the operator.';
 COMMENT ON COLUMN stepd_engine.events.data IS 'What else is known, as JSON text: the failure, the dead worker, the reason; of a received event, its number in signals.';

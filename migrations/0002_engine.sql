@@ -413,7 +413,7 @@ COMMENT ON FUNCTION stepd_engine.deliver(bigint, uuid, text, jsonb, boolean) IS 
 
 -- The second half of a sql step in stepd's own database: the checkpoint in the transaction of the effect.
 CREATE FUNCTION stepd_engine.commit_step(run_ uuid, worker_ uuid, epoch_ integer, key_ text, kind_ text, seq_ integer,
-    attempts_ integer, started_at_ timestamptz, output_ text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
+    attempts_ integer, started_at_ timestamptz, output_ text, label_ text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -421,15 +421,15 @@ BEGIN
     IF NOT FOUND THEN RETURN false; END IF;
     PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.epoch = epoch_ AND j.worker = worker_ AND j.state = 'running';
     IF NOT FOUND THEN RETURN false; END IF;
-    INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
-        VALUES (run_, seq_, epoch_, started_at_, clock_timestamp(), attempts_, true, 'completed', key_, kind_, output_)
+    INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output, label)
+        VALUES (run_, seq_, epoch_, started_at_, clock_timestamp(), attempts_, true, 'completed', key_, kind_, output_, label_)
         ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, ended_at = excluded.ended_at, attempts = excluded.attempts,
             checkpoint = true, state = 'completed', output = excluded.output, error = NULL
             WHERE NOT checkpoints.checkpoint;
     RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.commit_step(uuid, uuid, integer, text, text, integer, integer, timestamptz, text) IS
+COMMENT ON FUNCTION stepd_engine.commit_step(uuid, uuid, integer, text, text, integer, integer, timestamptz, text, text) IS
     'Records a finished sql step under its lease; false when the lease is lost or the step is done already, and the caller must roll back.';
 
 -- The one way in which a run changes hands. First the worker's row goes, then, in a second statement with

@@ -156,6 +156,7 @@ pub async fn load_records(conn: &mut PgConnection, runs: &[Uuid]) -> Result<Hash
             error: r.error.and_then(|e| serde_json::from_str(&e).ok()),
             decision: r.decision.map(Payload::from_database),
             due_in_ms: r.due_in_ms,
+            label: None,
         });
     }
     Ok(out)

@@ -108,6 +108,8 @@ struct State {
     submitted: u64,
     /// Steps whose last row says running or waiting: closed when the run ends without them.
     open: HashMap<StepKey, StepRow>,
+    /// What people call the steps that have a label.
+    labels: HashMap<StepKey, Arc<str>>,
 }
 
 /// A run counts as busy while this lives.
@@ -417,6 +419,7 @@ impl Ctx {
             seq: record.seq,
             traceparent: self.traceparent.clone(),
             started_at: record.started_at,
+            label: self.label_of(&record.key),
             shape,
             stop,
         }

@@ -87,6 +87,7 @@ pub struct Note {
 pub enum NoteKind {
     AttemptFailed,
     ResumeScheduled,
+    Resumed,
     Released,
 }
 
@@ -97,6 +98,7 @@ impl NoteKind {
         match self {
             Self::AttemptFailed => "attempt_failed",
             Self::ResumeScheduled => "resume_scheduled",
+            Self::Resumed => "resumed",
             Self::Released => "released",
         }
     }

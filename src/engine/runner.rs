@@ -58,7 +58,13 @@ pub async fn run(
 ) -> Outcome {
     let records = std::mem::take(&mut claimed.records);
     let begin = must_mark_start(&claimed, &records);
+    let resumed = is_resumed(&claimed, &records);
     let ctx = Ctx::new(&claimed, records, ports, inbox);
+    if resumed {
+        // It goes with the start, or with the first record: never a write of its own.
+        let data = Payload::from_value(&json!({"worker": ctx.worker.0}));
+        ctx.note(Note { kind: NoteKind::Resumed, key: None, attempt: None, data });
+    }
     if begin && ctx.transition(Transition::Start).await.is_err() {
         return Outcome::LeaseLost;
     }
@@ -131,6 +137,13 @@ async fn hand_on(ctx: &Ctx, failure: Failure) -> Outcome {
 /// begins, so that the next death counts. Others count by their first record.
 fn must_mark_start(claimed: &Claimed, records: &[StepRecord]) -> bool {
     claimed.taken || claimed.crashes > 0 || records.iter().any(|r| r.state == StepState::Running)
+}
+
+/// Is the run taken up again after a death, a failure, or an interruption? The end of a wait is none of these.
+fn is_resumed(claimed: &Claimed, records: &[StepRecord]) -> bool {
+    // An operator's retry gives the failed step fresh attempts.
+    let interrupted = |r: &StepRecord| r.state == StepState::Running || r.state == StepState::Failed && r.attempts == 0;
+    claimed.taken || claimed.error.is_some() || records.iter().any(interrupted)
 }
 
 fn run_deadline(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow) -> Option<tokio::time::Instant> {

@@ -186,16 +186,102 @@ steps:
     worker.kill9();
     let _other = Spec::new(&db, &files).ready().await;
     db.reaches(&run, "completed", SOON).await;
+    let order = "SELECT string_agg(event, ', ' ORDER BY seq) FROM stepd.history WHERE event IN ('crashed', 'resumed', 'run completed')";
+    assert_eq!(db.one::<String>(order).await, "crashed, resumed, run completed");
+    let by = "SELECT data ->> 'worker' FROM stepd.history WHERE event = 'resumed'";
+    assert_eq!(db.one::<String>(by).await, db.one::<String>("SELECT id::text FROM stepd.workers").await);
     let shown = stepd(&db, &["show", &run]).await.is(0).out;
     let row = |name: &str| {
         shown.lines().find(|l| l.starts_with(name) && l.contains('█') || l.contains('─')).map(str::to_owned)
     };
-    assert!(row("long").is_some() && shown.contains("×↻"), "{shown}");
+    let (died, resumed) = (row("long").and_then(|l| l.find('×')), row("long").and_then(|l| l.find('↻')));
+    assert!(died.is_some() && died < resumed, "{shown}");
     assert!(shown.contains("1 death of a worker"), "{shown}");
     let document: serde_json::Value =
         serde_json::from_str(&stepd(&db, &["show", &run, "-o", "jsonl"]).await.is(0).out).unwrap();
     assert_eq!((&document["state"], document["steps"].as_array().map(Vec::len)), (&"completed".into(), Some(2)));
     assert!(document["history"].to_string().contains("crashed"), "{document}");
+}
+
+#[tokio::test]
+async fn labels_say_what_people_call_a_step_or_an_item() {
+    let (db, files) = (
+        Db::new().await,
+        Files::new(["
+name: labelled
+steps:
+  - id: docs
+    map: ${{ input.docs }}
+    as: doc
+    label: doc.name
+    max_parallel: 2
+    steps:
+      - id: text
+        run: echo text
+      - id: save
+        sql: SELECT 1
+      - id: rest
+        if: doc.name == 'b.pdf'
+        set: 1
+  - id: last
+    label: \"'the last of ' ~ input.docs | length\"
+    set: 1
+  - id: nameless
+    label: input.docs[7].name
+    set: 1
+"]),
+    );
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("labelled", r#"{"docs": [{"name": "a.pdf"}, {"name": "b.pdf"}]}"#).await;
+    db.reaches(&run, "completed", SOON).await;
+    let labels = db
+        .all::<String>(format!(
+            "SELECT key || '=' || coalesce(label, '') FROM stepd.steps WHERE run = '{run}' ORDER BY key"
+        ))
+        .await;
+    assert_eq!(
+        labels,
+        [
+            "docs=",
+            "docs[0].rest=a.pdf",
+            "docs[0].save=a.pdf",
+            "docs[0].text=a.pdf",
+            "docs[1].rest=b.pdf",
+            "docs[1].save=b.pdf",
+            "docs[1].text=b.pdf",
+            "last=the last of 2",
+            "nameless="
+        ]
+    );
+    let shown = stepd(&db, &["show", &run, "--all"]).await.is(0).out;
+    for name in ["docs[1].text (b.pdf)  completed", "docs[0] (a.pdf)  ", "last (the last of 2)  "] {
+        assert!(shown.contains(name), "{name}: {shown}");
+    }
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test]
+async fn nothing_of_a_run_changes_when_an_idle_daemon_is_killed_and_started_again() {
+    let (db, files) = (Db::new().await, Files::new([ASK, HELLO]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let ended = db.enqueue("hello", r#"{"who":"me"}"#).await;
+    let waits = db.enqueue("ask", "{}").await;
+    db.reaches(&ended, "completed", SOON).await;
+    db.reaches(&waits, "waiting", SOON).await;
+    let show = async |run: &str| {
+        let document = stepd(&db, &["show", run, "-o", "json"]).await.is(0).out;
+        // The sentence says for how long already.
+        document.lines().filter(|l| !l.trim_start().starts_with("\"why\"")).collect::<Vec<_>>().join("\n")
+    };
+    let before = [show(&ended).await, show(&waits).await];
+    worker.kill9();
+    let again = Spec::new(&db, &files).ready().await;
+    crate::support::wait_until("the dead one's row is swept", SOON, async || {
+        let pids = db.all::<i32>("SELECT pid FROM stepd.workers").await;
+        pids == [again.pid()]
+    })
+    .await;
+    assert_eq!([show(&ended).await, show(&waits).await], before);
 }
 
 #[tokio::test]

@@ -70,7 +70,8 @@ async fn a_contraction_is_refused_while_a_daemon_is_at_work_that_it_does_not_ser
     assert_eq!(newer(&db, 1).await.unwrap(), [latest() + 1], "an expansion is not");
     let told = newer(&db, 2).await.unwrap_err();
     let version = format!("schema version {} no longer serves worker ", latest() + 2);
-    let knows = format!(":{} (stepd {}), which knows only version {}", worker.pid(), env!("CARGO_PKG_VERSION"), latest());
+    let knows =
+        format!(":{} (stepd {}), which knows only version {}", worker.pid(), env!("CARGO_PKG_VERSION"), latest());
     assert!(told.contains(&version) && told.contains(&knows), "{told}");
     let run = db.enqueue("quick", "{}").await;
     db.reaches(&run, "completed", SOON).await;
@@ -90,10 +91,12 @@ async fn a_daemon_that_must_register_anew_under_a_schema_that_does_not_serve_it_
     .await;
     worker.logs(&format!("serves daemons from version {} on", latest() + 1)).await;
     let run = db.enqueue("quick", "{}").await;
-    holds_for("the run is not claimed", std::time::Duration::from_secs(3), async || db.state(&run).await == "queued").await;
+    holds_for("the run is not claimed", std::time::Duration::from_secs(3), async || db.state(&run).await == "queued")
+        .await;
     assert_eq!(db.count("SELECT count(*) FROM stepd_engine.workers").await, 0);
     // When the schema serves it again, it goes on by itself.
     db.exec(format!("DELETE FROM stepd_engine.migrations WHERE version > {}", latest())).await;
     db.reaches(&run, "completed", SOON).await;
-    wait_until("it is registered", SOON, async || db.count("SELECT count(*) FROM stepd_engine.workers").await == 1).await;
+    wait_until("it is registered", SOON, async || db.count("SELECT count(*) FROM stepd_engine.workers").await == 1)
+        .await;
 }
