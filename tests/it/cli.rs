@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Db, Files, SOON, Spec};
 
-const ASK: &str = "
+pub const ASK: &str = "
 name: ask
 steps:
   - id: ok
@@ -16,7 +16,7 @@ steps:
 output: steps.paid.output
 ";
 
-const HELLO: &str = "
+pub const HELLO: &str = "
 name: hello
 input: {required: [who], properties: {who: {type: string}}}
 steps:
@@ -26,7 +26,7 @@ steps:
 output: steps.greet.output
 ";
 
-const BAD: &str = "
+pub const BAD: &str = "
 name: bad
 resume: never
 steps:
@@ -36,32 +36,32 @@ steps:
 ";
 
 /// What a command came to.
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Done {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl Done {
     #[track_caller]
-    fn is(self, code: i32) -> Self {
+    pub fn is(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
         self
     }
 
     #[track_caller]
-    fn says(self, text: &str) -> Self {
+    pub fn says(self, text: &str) -> Self {
         assert!(self.err.contains(text), "`{text}` is not in {}", self.err);
         self
     }
 
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         self.out.trim().to_owned()
     }
 }
 
 /// Runs `stepd` with a database URL; none: with an empty environment.
-fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
+pub fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stepd"));
     command.args(args).stdin(Stdio::null());
     for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("STEPD_")) {
@@ -77,7 +77,7 @@ fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
 }
 
 /// As [`stepd_at`], off the test's own thread.
-async fn stepd(db: &Db, args: &[&str]) -> Done {
+pub async fn stepd(db: &Db, args: &[&str]) -> Done {
     let (url, args) = (db.url.clone(), args.iter().map(ToString::to_string).collect::<Vec<_>>());
     tokio::task::spawn_blocking(move || stepd_at(Some(&url), &args.iter().map(String::as_str).collect::<Vec<_>>()))
         .await
@@ -299,56 +299,6 @@ async fn data_cannot_write_to_the_terminal() {
     }
 }
 
-#[tokio::test]
-async fn run_needs_no_daemon_and_leaves_nothing_behind() {
-    let (db, files) = (Db::new().await, Files::new([HELLO, BAD]));
-    let path = |n: u32| files.workflows().join(format!("w{n}.yaml")).display().to_string();
-    let done = stepd(&db, &["run", &path(0), "--input", r#"{"who":"you"}"#]).await.is(0);
-    assert_eq!(done.line(), r#"{"to":"you","n":123456789012345678901234567890}"#);
-    stepd(&db, &["run", &path(1)]).await.is(5).says("failed at boom");
-    stepd(&db, &["run", &path(0), "--input", "{}"]).await.is(2).says("hello: the input does not match");
-    stepd(&db, &["run", "nothing"]).await.is(3);
-    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.queues").await, 0);
-    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.workers").await, 0);
-    assert_eq!(db.count("SELECT count(*) FROM stepd.workflows WHERE active").await, 0);
-    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE queue LIKE 'run-%'").await, 2);
-}
-
-#[tokio::test]
-async fn what_is_tried_out_is_not_what_others_run() {
-    let (db, files) = (Db::new().await, Files::new([HELLO]));
-    let _worker = Spec::new(&db, &files).ready().await;
-    let trial = Files::new(["name: hello\nsteps: [{id: here, run: 'echo trial'}]\noutput: steps.here.output\n"]);
-    let path = trial.workflows().join("w0.yaml").display().to_string();
-    assert_eq!(stepd(&db, &["run", &path]).await.is(0).line(), "\"trial\\n\"".replace("\\n", ""));
-    let done = stepd(&db, &["enqueue", "hello", "--input", r#"{"who":"me"}"#, "--wait"]).await.is(0);
-    assert!(done.out.contains("\"to\":\"me\""), "{}", done.out);
-    // By its name, the one that the database knows.
-    let done = stepd(&db, &["run", "hello", "--input", r#"{"who":"me"}"#]).await.is(0);
-    assert!(done.out.contains("\"to\":\"me\""), "{}", done.out);
-}
-
-#[tokio::test]
-async fn an_ephemeral_run_needs_no_database_and_says_what_it_lacks() {
-    let files = Files::new([
-        HELLO,
-        ASK,
-        "name: pay\nsteps: [{id: w, wait: paid}]\n",
-        "name: db\nsteps: [{id: s, sql: SELECT 1}]\n",
-        "name: again\nresume: {max_attempts: 3, initial: 10ms, max: 10ms}\nsteps:\n  - id: once\n    run: echo x >> @DIR@/once\n  - id: flaky\n    run: test -e @DIR@/there || { touch @DIR@/there; exit 1; }\n    retry: {max_attempts: 1}\n",
-    ]);
-    let path = |n: u32| files.workflows().join(format!("w{n}.yaml")).display().to_string();
-    let run = |n: u32, input: &str| stepd_at(None, &["run", &path(n), "--ephemeral", "--input", input]);
-    let done = run(0, r#"{"who":"you"}"#).is(0).says("nothing of this run is kept");
-    assert_eq!(done.line(), r#"{"to":"you","n":123456789012345678901234567890}"#);
-    run(1, "{}").is(5).says("no terminal to ask on");
-    run(2, "{}").is(5).says("waits for the event `paid`");
-    run(3, "{}").is(5).says("no database");
-    run(4, "{}").is(0).says("resumes in");
-    assert_eq!(files.lines("once"), ["x"], "a finished step never runs again");
-    stepd_at(None, &["run", "hello", "--ephemeral"]).is(3);
-}
-
 #[test]
 fn a_database_that_is_away_is_told_within_five_seconds() {
     let away = "postgres://nobody@127.0.0.1:1/nothing";
@@ -367,23 +317,4 @@ fn a_database_that_is_away_is_told_within_five_seconds() {
     stepd_at(None, &["ls"]).is(2).says("DATABASE_URL");
     stepd_at(None, &["ls", "--state", "fialed"]).is(2).says("failed");
     stepd_at(None, &["check", "/nowhere.yaml"]).is(2);
-}
-
-#[tokio::test]
-async fn an_interrupted_run_is_cancelled() {
-    let (db, files) = (Db::new().await, Files::new(["name: long\nsteps: [{id: s, run: sleep 60}]\n"]));
-    let path = files.workflows().join("w0.yaml");
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_stepd"));
-    command.arg("run").arg(&path).env("DATABASE_URL", &db.url).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.kill_on_drop(true).spawn().unwrap();
-    crate::support::wait_until("the step runs", SOON, async || {
-        db.count("SELECT count(*) FROM stepd.steps WHERE key = 's' AND state = 'running'").await == 1
-    })
-    .await;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    let status = tokio::time::timeout(SOON, child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(130));
-    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'cancelled'").await, 1);
-    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.queues").await, 0);
 }

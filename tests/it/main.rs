@@ -26,5 +26,6 @@ mod state;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;
+mod try_out;
 mod values;
 mod versions;

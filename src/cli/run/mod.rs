@@ -160,7 +160,7 @@ async fn with_queue(
     let daemon = match Daemon::start(&config, db, Parts::default()).await {
         Ok(daemon) => daemon,
         Err(error) => {
-            actions::drop_queue(conn, &queue).await?;
+            actions::drop_queue(conn, &queue, None).await?;
             return Err(error.into());
         }
     };
@@ -174,7 +174,7 @@ async fn with_queue(
     }
     .await;
     daemon.shutdown().await;
-    actions::drop_queue(&mut *conn, &queue).await?;
+    actions::drop_queue(&mut *conn, &queue, done.as_ref().ok().map(|(id, _)| *id)).await?;
     let (id, (state, interrupted)) = done?;
     let exit = follow::result(global, conn, id, &state).await?;
     Ok(if interrupted { Exit::Interrupted } else { exit })
