@@ -154,7 +154,7 @@ COMMENT ON COLUMN stepd_engine.workers.beat IS 'A counter; a sweep takes over wh
 COMMENT ON COLUMN stepd_engine.workers.beat_at IS 'The last heartbeat by the database''s clock; for people: no take-over decides by it.';
 COMMENT ON COLUMN stepd_engine.workers.lease_ms IS 'How long, in milliseconds, the counter must stand still before others may take over.';
 COMMENT ON COLUMN stepd_engine.workers.stopping IS 'Is it ending: finishing its steps, claiming no more?';
-COMMENT ON COLUMN stepd_engine.workers.facts IS 'What may explain its death: memory used and allowed, at the last heartbeat.';
+COMMENT ON COLUMN stepd_engine.workers.facts IS 'What may explain its death: memory used and allowed, and kills for want of memory, at the last heartbeat; under seen, what another worker on its machine saw when it was taken over.';
 COMMENT ON INDEX stepd_engine.workers_pkey IS 'Every write of a worker locks its row by id.';
 COMMENT ON INDEX stepd_engine.workers_number_key IS 'No two living workers share an advisory lock.';
 

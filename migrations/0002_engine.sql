@@ -510,9 +510,10 @@ BEGIN
             SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(),
                 (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
                 jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
-                    'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them', g.crashes),
+                    'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them%s', g.crashes,
+                        CASE WHEN (evidence #>> '{facts,seen,oom_kills}')::bigint > 0 THEN '; the kernel killed in that worker''s memory group, for want of memory' ELSE '' END),
                     'details', evidence || jsonb_build_object('deaths',
-                        (SELECT jsonb_agg(e.data::jsonb - 'facts' ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
+                        (SELECT jsonb_agg(e.data::jsonb ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
                         'last_failure', (SELECT e.data::jsonb FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
             FROM gone g RETURNING 1
     )

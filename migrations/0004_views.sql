@@ -279,4 +279,4 @@ COMMENT ON COLUMN stepd.workers.runs IS 'Their ids, the first hundred.';
 COMMENT ON COLUMN stepd.workers.queues IS 'The queues it serves; NULL: all that are not exclusive.';
 COMMENT ON COLUMN stepd.workers.version IS 'The daemon''s version.';
 COMMENT ON COLUMN stepd.workers.lease IS 'How long its lease outlives its last heartbeat.';
-COMMENT ON COLUMN stepd.workers.facts IS 'What may explain its death: memory used and allowed, at the last heartbeat.';
+COMMENT ON COLUMN stepd.workers.facts IS 'What may explain its death: memory used and allowed, and kills for want of memory, at the last heartbeat; under seen, what another worker on its machine saw when it was taken over.';

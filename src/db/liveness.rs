@@ -135,6 +135,31 @@ pub async fn deregister<'c>(db: impl Executor<'c, Database = Postgres>, worker: 
     Ok(())
 }
 
+/// A worker's process, and what it said of itself with its last heartbeat.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn facts_of<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    worker: WorkerId,
+) -> Result<Option<(i32, serde_json::Value)>, DbError> {
+    let row = sqlx::query_file!("src/db/sql/facts_of.sql", worker.0).fetch_optional(db).await?;
+    Ok(row.map(|r| (r.pid, r.facts)))
+}
+
+/// Adds what another worker has seen of it.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn witness<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    worker: WorkerId,
+    seen: &serde_json::Value,
+) -> Result<(), DbError> {
+    sqlx::query_file!("src/db/sql/witness.sql", worker.0, seen).execute(db).await?;
+    Ok(())
+}
+
 /// What a take-over did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TakenOver {
