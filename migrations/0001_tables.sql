@@ -36,6 +36,19 @@ CREATE TYPE stepd.step_state AS ENUM ('running', 'waiting', 'completed', 'failed
 COMMENT ON TYPE stepd.step_state IS
     'The state of a step. completed, skipped, and failed under on_error: continue are checkpoints: such a step never runs again.';
 
+CREATE TABLE stepd_engine.migrations (
+    version integer PRIMARY KEY,
+    name text NOT NULL,
+    serves integer NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE stepd_engine.migrations IS 'The schema versions that have been applied.';
+COMMENT ON COLUMN stepd_engine.migrations.version IS 'The version of the schema from then on.';
+COMMENT ON COLUMN stepd_engine.migrations.name IS 'What it brought.';
+COMMENT ON COLUMN stepd_engine.migrations.serves IS 'The oldest schema version whose daemons can work with this one; an older daemon refuses to start.';
+COMMENT ON COLUMN stepd_engine.migrations.applied_at IS 'When.';
+COMMENT ON INDEX stepd_engine.migrations_pkey IS 'Each version once.';
+
 -- One row; read by the insert trigger and the engine.
 CREATE TABLE stepd_engine.settings (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -45,9 +58,11 @@ CREATE TABLE stepd_engine.settings (
 );
 INSERT INTO stepd_engine.settings DEFAULT VALUES;
 COMMENT ON TABLE stepd_engine.settings IS 'Settings that the database itself must know: one row.';
+COMMENT ON COLUMN stepd_engine.settings.one IS 'Always true: there is one row.';
 COMMENT ON COLUMN stepd_engine.settings.on_unknown_workflow IS 'What an INSERT with an unknown workflow does: refuse (SD001) or park (held until the workflow is loaded).';
 COMMENT ON COLUMN stepd_engine.settings.notify IS 'Wake the workers by NOTIFY, once per statement; without it they poll.';
 COMMENT ON COLUMN stepd_engine.settings.event_ttl IS 'How long an emitted event is kept for runs that begin to wait for it later.';
+COMMENT ON INDEX stepd_engine.settings_pkey IS 'Keeps it one row.';
 
 CREATE TABLE stepd_engine.definitions (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -57,7 +72,14 @@ CREATE TABLE stepd_engine.definitions (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE stepd_engine.definitions IS 'Every definition ever loaded, by content hash. A run keeps the one its first claimer had.';
+COMMENT ON COLUMN stepd_engine.definitions.id IS 'What jobs and workflows refer to.';
+COMMENT ON COLUMN stepd_engine.definitions.hash IS 'The hash of the definition''s content.';
+COMMENT ON COLUMN stepd_engine.definitions.workflow IS 'The workflow''s name.';
 COMMENT ON COLUMN stepd_engine.definitions.body IS 'The file''s text; NULL for a workflow that is Rust code.';
+COMMENT ON COLUMN stepd_engine.definitions.created_at IS 'When it was first loaded.';
+COMMENT ON INDEX stepd_engine.definitions_pkey IS 'A run looks its definition up by id.';
+COMMENT ON INDEX stepd_engine.definitions_hash_key IS 'Loading the same content again finds the row that is there.';
+COMMENT ON SEQUENCE stepd_engine.definitions_id_seq IS 'Numbers of definitions.';
 
 CREATE TABLE stepd_engine.queues (
     name text PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 200),
@@ -69,9 +91,14 @@ CREATE TABLE stepd_engine.queues (
     open boolean NOT NULL DEFAULT true
 );
 COMMENT ON TABLE stepd_engine.queues IS 'Queues that have a setting; a queue without a row is open and without limit.';
+COMMENT ON COLUMN stepd_engine.queues.name IS 'The queue''s name, as jobs name it.';
+COMMENT ON COLUMN stepd_engine.queues.paused IS 'Has an operator stopped its claims?';
+COMMENT ON COLUMN stepd_engine.queues.paused_by IS 'Who did.';
+COMMENT ON COLUMN stepd_engine.queues.paused_at IS 'Since when.';
 COMMENT ON COLUMN stepd_engine.queues.max_running IS 'The most runs of this queue that may be queued or running at once; NULL: no limit.';
 COMMENT ON COLUMN stepd_engine.queues.exclusive IS 'Served only by workers that name it.';
 COMMENT ON COLUMN stepd_engine.queues.open IS 'May its queued rows be claimed? False from a pause, or from a new limit until the admitter has moved the queued rows to held.';
+COMMENT ON INDEX stepd_engine.queues_pkey IS 'The insert trigger and the claims look a queue up by its name.';
 
 CREATE TABLE stepd_engine.workflows (
     name text PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 200),
@@ -84,6 +111,15 @@ CREATE TABLE stepd_engine.workflows (
     retired_at timestamptz
 );
 COMMENT ON TABLE stepd_engine.workflows IS 'The workflows that jobs may name, with the defaults that the insert trigger fills in.';
+COMMENT ON COLUMN stepd_engine.workflows.name IS 'What stepd.jobs.workflow names.';
+COMMENT ON COLUMN stepd_engine.workflows.definition IS 'The definition that new runs are pinned to, unless their claimer has loaded another.';
+COMMENT ON COLUMN stepd_engine.workflows.queue IS 'The queue of jobs that name none.';
+COMMENT ON COLUMN stepd_engine.workflows.priority IS 'The priority of jobs that name none.';
+COMMENT ON COLUMN stepd_engine.workflows.source IS 'Where it came from: the file, or the binary.';
+COMMENT ON COLUMN stepd_engine.workflows.loaded_at IS 'When its present definition was loaded.';
+COMMENT ON COLUMN stepd_engine.workflows.loaded_by IS 'The worker that loaded it.';
+COMMENT ON COLUMN stepd_engine.workflows.retired_at IS 'When it was withdrawn; NULL: new jobs may name it.';
+COMMENT ON INDEX stepd_engine.workflows_pkey IS 'The insert trigger looks a workflow up by its name.';
 
 CREATE SEQUENCE stepd_engine.worker_number AS integer CYCLE;
 COMMENT ON SEQUENCE stepd_engine.worker_number IS 'Numbers for the workers'' advisory locks; nothing else knows a worker by number.';
@@ -94,6 +130,7 @@ CREATE TABLE stepd_engine.workers (
     host text NOT NULL,
     pid integer NOT NULL,
     version text NOT NULL,
+    schema integer NOT NULL DEFAULT 0,
     queues text[],
     slots integer NOT NULL,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -104,9 +141,22 @@ CREATE TABLE stepd_engine.workers (
     facts jsonb NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE stepd_engine.workers IS 'One row for each registration of a worker, from start to end. A run''s lease is its worker''s row: every write of a worker key-share-locks it.';
+COMMENT ON COLUMN stepd_engine.workers.id IS 'Random, fresh for each registration; named in every write of the worker.';
+COMMENT ON COLUMN stepd_engine.workers.number IS 'The second half of its advisory lock''s key; nothing else.';
+COMMENT ON COLUMN stepd_engine.workers.host IS 'The host''s name.';
+COMMENT ON COLUMN stepd_engine.workers.pid IS 'The process id on that host.';
+COMMENT ON COLUMN stepd_engine.workers.version IS 'The daemon''s version.';
+COMMENT ON COLUMN stepd_engine.workers.schema IS 'The newest schema version that it knows; a migration that does not serve it any more is refused while it lives.';
 COMMENT ON COLUMN stepd_engine.workers.queues IS 'The queues it serves; NULL: all that are not exclusive.';
+COMMENT ON COLUMN stepd_engine.workers.slots IS 'How many runs it takes at once.';
+COMMENT ON COLUMN stepd_engine.workers.started_at IS 'When it registered.';
 COMMENT ON COLUMN stepd_engine.workers.beat IS 'A counter; a sweep takes over when it has watched it unchanged for the lease, on its own monotonic clock.';
-COMMENT ON COLUMN stepd_engine.workers.facts IS 'What may explain its death: memory used and allowed, at the last heartbeat.';
+COMMENT ON COLUMN stepd_engine.workers.beat_at IS 'The last heartbeat by the database''s clock; for people: no take-over decides by it.';
+COMMENT ON COLUMN stepd_engine.workers.lease_ms IS 'How long, in milliseconds, the counter must stand still before others may take over.';
+COMMENT ON COLUMN stepd_engine.workers.stopping IS 'Is it ending: finishing its steps, claiming no more?';
+COMMENT ON COLUMN stepd_engine.workers.facts IS 'What may explain its death: memory used and allowed, and kills for want of memory, at the last heartbeat; under seen, what another worker on its machine saw when it was taken over.';
+COMMENT ON INDEX stepd_engine.workers_pkey IS 'Every write of a worker locks its row by id.';
+COMMENT ON INDEX stepd_engine.workers_number_key IS 'No two living workers share an advisory lock.';
 
 -- Unlogged on purpose: gone after a crash of any backend and on a promoted standby, when every
 -- session lock is gone too while the workers live. A lock found free proves a death only while the marker stands.
@@ -115,6 +165,9 @@ CREATE UNLOGGED TABLE stepd_engine.worker_sessions (
     started timestamptz NOT NULL DEFAULT pg_postmaster_start_time()
 );
 COMMENT ON TABLE stepd_engine.worker_sessions IS 'Markers that a worker held its session lock under this start of Postgres; a take-over by lock needs one.';
+COMMENT ON COLUMN stepd_engine.worker_sessions.worker IS 'The worker that held its lock.';
+COMMENT ON COLUMN stepd_engine.worker_sessions.started IS 'When the Postgres started under which it held it: after a restart the marker says nothing.';
+COMMENT ON INDEX stepd_engine.worker_sessions_pkey IS 'One marker for each worker.';
 
 CREATE TABLE stepd.jobs (
     id uuid NOT NULL,
@@ -169,6 +222,12 @@ CREATE INDEX jobs_returned ON stepd.jobs (lane, queue, (streak >= 4), priority, 
 CREATE INDEX jobs_held ON stepd.jobs (queue, lane DESC, priority, ready_at, id) WHERE lane >= 4;
 CREATE INDEX jobs_due ON stepd.jobs (due_at) WHERE due_at IS NOT NULL;
 CREATE UNIQUE INDEX jobs_unique_key ON stepd.jobs (workflow, unique_key) WHERE unique_key IS NOT NULL;
+COMMENT ON INDEX stepd.jobs_pkey IS 'Every write of a worker finds its row by id.';
+COMMENT ON INDEX stepd.jobs_ready IS 'The claim walks it from its watermark on: new runs by queue, priority and the time at which they became ready.';
+COMMENT ON INDEX stepd.jobs_returned IS 'What came back (woken, resumed, taken over) is claimed first, in this order; holds what runs after it came back, too.';
+COMMENT ON INDEX stepd.jobs_held IS 'Admission goes through a queue''s held runs in this order: what came back first.';
+COMMENT ON INDEX stepd.jobs_due IS 'The stager looks here for what is due.';
+COMMENT ON INDEX stepd.jobs_unique_key IS 'One unfinished run for each workflow and unique key.';
 
 COMMENT ON TABLE stepd.jobs IS 'Insert here to run a workflow: INSERT INTO stepd.jobs (workflow, input) VALUES (''name'', ''{}''). A row leaves when its run ends; look at stepd.runs, which shows it before and after.';
 COMMENT ON COLUMN stepd.jobs.id IS 'The id of job, run and trace; a UUIDv7 that the database makes.';
@@ -230,6 +289,35 @@ CREATE TABLE stepd_engine.ended (
     CONSTRAINT ended_pkey PRIMARY KEY (id)
 ) WITH (autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE stepd_engine.ended IS 'Finished runs. last_* is the checkpoint of the step that the run ended with; the views show it like any other.';
+COMMENT ON COLUMN stepd_engine.ended.id IS 'The id of job, run and trace.';
+COMMENT ON COLUMN stepd_engine.ended.state IS 'How it ended: completed, failed or cancelled.';
+COMMENT ON COLUMN stepd_engine.ended.epoch IS 'Claims and take-overs in all.';
+COMMENT ON COLUMN stepd_engine.ended.definition IS 'The definition that the run was pinned to.';
+COMMENT ON COLUMN stepd_engine.ended.priority IS '0 to 9, lower first.';
+COMMENT ON COLUMN stepd_engine.ended.resumes IS 'Automatic resumes after a failure.';
+COMMENT ON COLUMN stepd_engine.ended.crashes IS 'Workers that died after they had started this run.';
+COMMENT ON COLUMN stepd_engine.ended.ready_at IS 'Its place in the queue: when it last became ready as a new run.';
+COMMENT ON COLUMN stepd_engine.ended.run_at IS 'Not before this time; NULL: at once.';
+COMMENT ON COLUMN stepd_engine.ended.started_at IS 'The first claim; NULL for a run that was cancelled before it.';
+COMMENT ON COLUMN stepd_engine.ended.ended_at IS 'When the run ended.';
+COMMENT ON COLUMN stepd_engine.ended.worker IS 'The worker that ended it, or whose death did; NULL where an operator did.';
+COMMENT ON COLUMN stepd_engine.ended.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd_engine.ended.queue IS 'The queue it came through.';
+COMMENT ON COLUMN stepd_engine.ended.input IS 'The workflow''s input.';
+COMMENT ON COLUMN stepd_engine.ended.labels IS 'A flat JSON object to find runs by.';
+COMMENT ON COLUMN stepd_engine.ended.unique_key IS 'The unique key that the run held while it lived.';
+COMMENT ON COLUMN stepd_engine.ended.concurrency_key IS 'What the workflow''s concurrency limit counted it by.';
+COMMENT ON COLUMN stepd_engine.ended.traceparent IS 'The enqueuer''s W3C trace context.';
+COMMENT ON COLUMN stepd_engine.ended.created_by IS 'The database role that inserted the job.';
+COMMENT ON COLUMN stepd_engine.ended.output IS 'The workflows output as JSON text, byte for byte; NULL unless completed.';
+COMMENT ON COLUMN stepd_engine.ended.error IS 'The failure as JSON text: {class, code, message, details}; NULL unless failed.';
+COMMENT ON COLUMN stepd_engine.ended.last_seq IS 'The last step''s place in the order of starts.';
+COMMENT ON COLUMN stepd_engine.ended.last_attempts IS 'Its attempts.';
+COMMENT ON COLUMN stepd_engine.ended.last_started_at IS 'When its first attempt started; it ended with the run.';
+COMMENT ON COLUMN stepd_engine.ended.last_key IS 'Its key; NULL where every step has a row in checkpoints.';
+COMMENT ON COLUMN stepd_engine.ended.last_kind IS 'What it did: run, http, sql, …';
+COMMENT ON COLUMN stepd_engine.ended.last_output IS 'Its output as JSON text; NULL where it failed the run.';
+COMMENT ON INDEX stepd_engine.ended_pkey IS 'Runs by id, which is by time.';
 
 CREATE TABLE stepd_engine.checkpoints (
     run uuid NOT NULL,
@@ -248,16 +336,31 @@ CREATE TABLE stepd_engine.checkpoints (
     decision text,
     event text,
     match jsonb,
+    label text,
     CONSTRAINT checkpoints_pkey PRIMARY KEY (run, key),
     CONSTRAINT checkpoints_final CHECK (checkpoint = (state IN ('completed', 'skipped')) OR state = 'failed')
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
 CREATE INDEX checkpoints_waiting ON stepd_engine.checkpoints (event, run) WHERE state = 'waiting';
 COMMENT ON TABLE stepd_engine.checkpoints IS 'One row for each step of a run; by `checkpoint`, whether the step is done for good.';
+COMMENT ON COLUMN stepd_engine.checkpoints.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd_engine.checkpoints.seq IS 'The order in which the run''s steps started.';
 COMMENT ON COLUMN stepd_engine.checkpoints.epoch IS 'The claim that wrote the row.';
+COMMENT ON COLUMN stepd_engine.checkpoints.started_at IS 'When its first attempt started.';
+COMMENT ON COLUMN stepd_engine.checkpoints.ended_at IS 'When it ended; NULL while it runs or waits.';
 COMMENT ON COLUMN stepd_engine.checkpoints.due_at IS 'When a sleep ends or a wait times out.';
+COMMENT ON COLUMN stepd_engine.checkpoints.attempts IS 'Attempts so far; 0 after an operator''s retry, until the step starts again.';
+COMMENT ON COLUMN stepd_engine.checkpoints.checkpoint IS 'Is the step done for good? Such a row is never changed again.';
+COMMENT ON COLUMN stepd_engine.checkpoints.state IS 'running, waiting, completed, failed, skipped or cancelled.';
+COMMENT ON COLUMN stepd_engine.checkpoints.key IS 'The step''s name in its run: charge, docs[12].text.';
+COMMENT ON COLUMN stepd_engine.checkpoints.kind IS 'What it does: run, http, sql, sleep, wait, …';
+COMMENT ON COLUMN stepd_engine.checkpoints.output IS 'The output as JSON text, byte for byte as the step said it.';
+COMMENT ON COLUMN stepd_engine.checkpoints.error IS 'The failure as JSON text.';
 COMMENT ON COLUMN stepd_engine.checkpoints.event IS 'What a waiting step waits for: the event''s name; NULL for a sleep and an approval.';
+COMMENT ON COLUMN stepd_engine.checkpoints.match IS 'What that event''s payload must contain; NULL: anything.';
+COMMENT ON COLUMN stepd_engine.checkpoints.label IS 'What people call the step, or the map''s item that it belongs to; NULL: its key.';
 COMMENT ON COLUMN stepd_engine.checkpoints.decision IS 'What a resume must not decide anew (a map''s items, an approval''s question), as JSON.';
+COMMENT ON INDEX stepd_engine.checkpoints_pkey IS 'A claim loads the steps of its run, a write finds its own.';
+COMMENT ON INDEX stepd_engine.checkpoints_waiting IS 'An emitted event finds the steps that wait for its name.';
 
 CREATE TABLE stepd_engine.events (
     id bigint GENERATED ALWAYS AS IDENTITY,
@@ -272,6 +375,17 @@ CREATE TABLE stepd_engine.events (
     CONSTRAINT events_pkey PRIMARY KEY (run, id)
 ) WITH (autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE stepd_engine.events IS 'What the other rows cannot tell: failed attempts, resumes, crashes, operators'' actions, signals. Append-only.';
+COMMENT ON COLUMN stepd_engine.events.id IS 'The order in which the rows were written.';
+COMMENT ON COLUMN stepd_engine.events.run IS 'The run''s id; the nil UUID for what concerns a queue.';
+COMMENT ON COLUMN stepd_engine.events.at IS 'When it happened.';
+COMMENT ON COLUMN stepd_engine.events.epoch IS 'The claim under which it happened, where there was one.';
+COMMENT ON COLUMN stepd_engine.events.attempt IS 'Which attempt of the step.';
+COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, retried, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited.';
+COMMENT ON COLUMN stepd_engine.events.key IS 'The step, or the queue.';
+COMMENT ON COLUMN stepd_engine.events.by_whom IS 'The database role of the operator.';
+COMMENT ON COLUMN stepd_engine.events.data IS 'What else is known, as JSON text: the failure, the dead worker, the reason; of a received event, its number in signals.';
+COMMENT ON INDEX stepd_engine.events_pkey IS 'The trail of one run, in order.';
+COMMENT ON SEQUENCE stepd_engine.events_id_seq IS 'The order of events.';
 
 CREATE TABLE stepd_engine.signals (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -290,4 +404,18 @@ CREATE INDEX signals_events ON stepd_engine.signals (name, id) WHERE run IS NULL
 CREATE INDEX signals_cancels ON stepd_engine.signals (run) WHERE kind = 'cancel';
 CREATE INDEX signals_expiry ON stepd_engine.signals (expires_at) WHERE expires_at IS NOT NULL;
 COMMENT ON TABLE stepd_engine.signals IS 'Signals and cancel requests to runs (kept until the run ends), and emitted events (kept for settings.event_ttl).';
+COMMENT ON COLUMN stepd_engine.signals.id IS 'The order in which they came.';
+COMMENT ON COLUMN stepd_engine.signals.run IS 'The run it is sent to; NULL for an emitted event.';
+COMMENT ON COLUMN stepd_engine.signals.kind IS 'signal, event or cancel.';
+COMMENT ON COLUMN stepd_engine.signals.name IS 'The name that a step waits for.';
+COMMENT ON COLUMN stepd_engine.signals.at IS 'When it came.';
+COMMENT ON COLUMN stepd_engine.signals.expires_at IS 'Until when an emitted event is kept for late waiters.';
 COMMENT ON COLUMN stepd_engine.signals.taken_by IS 'The step that a signal has answered; a signal answers one.';
+COMMENT ON COLUMN stepd_engine.signals.by_whom IS 'The database role of the sender.';
+COMMENT ON COLUMN stepd_engine.signals.payload IS 'What the step is given as its output.';
+COMMENT ON INDEX stepd_engine.signals_pkey IS 'Signals by number.';
+COMMENT ON INDEX stepd_engine.signals_of_run IS 'What is kept for one run, by name.';
+COMMENT ON INDEX stepd_engine.signals_events IS 'Kept events, by name, oldest first.';
+COMMENT ON INDEX stepd_engine.signals_cancels IS 'A worker asks which of its runs are to be cancelled.';
+COMMENT ON INDEX stepd_engine.signals_expiry IS 'The sweep removes what has expired.';
+COMMENT ON SEQUENCE stepd_engine.signals_id_seq IS 'The order of signals.';

@@ -154,6 +154,7 @@ $$;
 COMMENT ON FUNCTION stepd_engine.jobs_before_insert() IS 'Completes a plain INSERT: refuses an unknown workflow, makes the id, fills the workflow''s defaults, sets the first state.';
 CREATE TRIGGER jobs_before_insert BEFORE INSERT ON stepd.jobs
     FOR EACH ROW EXECUTE FUNCTION stepd_engine.jobs_before_insert();
+COMMENT ON TRIGGER jobs_before_insert ON stepd.jobs IS 'Makes a plain INSERT complete: refuses an unknown workflow, makes the id, fills the workflow''s defaults, sets the first state.';
 
 -- NOTIFY takes a database-wide lock at commit: once per statement, never per row.
 CREATE FUNCTION stepd_engine.jobs_after_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -169,6 +170,7 @@ $$;
 COMMENT ON FUNCTION stepd_engine.jobs_after_insert() IS 'Wakes the workers: a hint without data; they look for themselves.';
 CREATE TRIGGER jobs_after_insert AFTER INSERT ON stepd.jobs
     FOR EACH STATEMENT EXECUTE FUNCTION stepd_engine.jobs_after_insert();
+COMMENT ON TRIGGER jobs_after_insert ON stepd.jobs IS 'Wakes the workers, once per statement.';
 
 CREATE FUNCTION stepd_engine.wake() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -414,7 +416,7 @@ COMMENT ON FUNCTION stepd_engine.deliver(bigint, uuid, text, jsonb, boolean) IS 
 
 -- The second half of a sql step in stepd's own database: the checkpoint in the transaction of the effect.
 CREATE FUNCTION stepd_engine.commit_step(run_ uuid, worker_ uuid, epoch_ integer, key_ text, kind_ text, seq_ integer,
-    attempts_ integer, started_at_ timestamptz, output_ text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
+    attempts_ integer, started_at_ timestamptz, output_ text, label_ text) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -422,15 +424,15 @@ BEGIN
     IF NOT FOUND THEN RETURN false; END IF;
     PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.epoch = epoch_ AND j.worker = worker_ AND j.state = 'running';
     IF NOT FOUND THEN RETURN false; END IF;
-    INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
-        VALUES (run_, seq_, epoch_, started_at_, clock_timestamp(), attempts_, true, 'completed', key_, kind_, output_)
+    INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output, label)
+        VALUES (run_, seq_, epoch_, started_at_, clock_timestamp(), attempts_, true, 'completed', key_, kind_, output_, label_)
         ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, ended_at = excluded.ended_at, attempts = excluded.attempts,
             checkpoint = true, state = 'completed', output = excluded.output, error = NULL
             WHERE NOT checkpoints.checkpoint;
     RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.commit_step(uuid, uuid, integer, text, text, integer, integer, timestamptz, text) IS
+COMMENT ON FUNCTION stepd_engine.commit_step(uuid, uuid, integer, text, text, integer, integer, timestamptz, text, text) IS
     'Records a finished sql step under its lease; false when the lease is lost or the step is done already, and the caller must roll back.';
 
 -- The one way in which a run changes hands. First the worker's row goes, then, in a second statement with
@@ -534,9 +536,10 @@ BEGIN
             SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(),
                 (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
                 jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
-                    'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them', g.crashes),
+                    'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them%s', g.crashes,
+                        CASE WHEN (evidence #>> '{facts,seen,oom_kills}')::bigint > 0 THEN '; the kernel killed in that worker''s memory group, for want of memory' ELSE '' END),
                     'details', evidence || jsonb_build_object('deaths',
-                        (SELECT jsonb_agg(e.data::jsonb - 'facts' ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
+                        (SELECT jsonb_agg(e.data::jsonb ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
                         'last_failure', (SELECT e.data::jsonb FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
             FROM gone g RETURNING 1
     )

@@ -564,7 +564,8 @@ BEGIN
         END IF;
         IF NOT EXISTS (SELECT FROM stepd_engine.workers x WHERE NOT x.stopping AND stepd_engine.worker_alive(x.beat_at, x.lease_ms)
                 AND CASE WHEN x.queues IS NULL THEN NOT coalesce(q.exclusive, false) ELSE j.queue = ANY (x.queues) END) THEN
-            RETURN format('queued: no live worker serves queue %s', j.queue) || coalesce(asked, '');
+            RETURN format('queued: no live worker serves queue %s', j.queue)
+                || CASE WHEN q.exclusive THEN format(', which only those serve that name it: stepd serve --queue %s', j.queue) ELSE '' END || coalesce(asked, '');
         END IF;
         IF q.open IS FALSE THEN
             RETURN format('queued: queue %s has a new limit, and its queued runs are being counted', j.queue) || coalesce(asked, '');

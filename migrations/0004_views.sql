@@ -67,7 +67,7 @@ COMMENT ON COLUMN stepd.runs.epoch IS 'Claims and take-overs so far.';
 COMMENT ON COLUMN stepd.runs.definition IS 'The definition that the run is pinned to.';
 
 CREATE VIEW stepd.steps AS
-SELECT c.run, c.seq, c.key, c.state, c.kind, c.attempts::integer AS attempts, c.started_at, c.ended_at,
+SELECT c.run, c.seq, c.key, c.label, c.state, c.kind, c.attempts::integer AS attempts, c.started_at, c.ended_at,
     coalesce(c.ended_at, greatest(statement_timestamp(), c.started_at)) - c.started_at AS duration, c.due_at,
     stepd_engine.failure_field(c.error, 'code') AS error_code, stepd_engine.failure_field(c.error, 'message') AS error_message,
     c.output::json AS output, stepd_engine.failure_json(c.error) AS error, c.decision::json AS decision, c.event, c.match, c.checkpoint, c.epoch
@@ -75,7 +75,7 @@ FROM stepd_engine.checkpoints c
 -- A scalar subquery on purpose: a join would tempt the planner into hashing all ended runs.
 WHERE (SELECT e.last_key FROM stepd_engine.ended e WHERE e.id = c.run) IS DISTINCT FROM c.key
 UNION ALL
-SELECT e.id, e.last_seq, e.last_key,
+SELECT e.id, e.last_seq, e.last_key, NULL::text,
     CASE WHEN e.last_output IS NOT NULL OR e.state = 'completed' THEN 'completed' ELSE e.state::text END::stepd.step_state,
     e.last_kind, e.last_attempts::integer, e.last_started_at, e.ended_at, e.ended_at - e.last_started_at, NULL::timestamptz,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'code') END,
@@ -87,6 +87,7 @@ COMMENT ON VIEW stepd.steps IS 'Every step of every run, one row each. Those of 
 COMMENT ON COLUMN stepd.steps.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd.steps.seq IS 'The order in which the run''s steps started.';
 COMMENT ON COLUMN stepd.steps.key IS 'The step''s name in its run: charge, docs[12].text.';
+COMMENT ON COLUMN stepd.steps.label IS 'What people call it: its label, or that of the map''s item which it belongs to; NULL: its key must do.';
 COMMENT ON COLUMN stepd.steps.state IS 'running, waiting, completed, failed, skipped or cancelled.';
 COMMENT ON COLUMN stepd.steps.kind IS 'What it does: run, exec, http, sql, sleep, wait, approve, set, map.';
 COMMENT ON COLUMN stepd.steps.attempts IS 'Attempts so far; 0 after an operator''s retry, until the step starts again.';
@@ -178,12 +179,12 @@ COMMENT ON VIEW stepd.history IS 'The audit trail: what happened to a run, stric
 COMMENT ON COLUMN stepd.history.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd.history.seq IS 'The place in the run''s trail, from 1. A number may shift when a late record comes in before it.';
 COMMENT ON COLUMN stepd.history.at IS 'When it happened.';
-COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), attempt failed, resume scheduled, crashed, taken over, released, event received, cancel requested, cancelled, retried, approved, rejected, signalled, run completed (failed, cancelled).';
+COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), attempt failed, resume scheduled, resumed, crashed, taken over, released, event received, cancel requested, cancelled, retried, approved, rejected, signalled, run completed (failed, cancelled).';
 COMMENT ON COLUMN stepd.history.key IS 'The step''s key, where it concerns a step.';
 COMMENT ON COLUMN stepd.history.attempt IS 'Which attempt of the step.';
 COMMENT ON COLUMN stepd.history.by_whom IS 'The database role of the enqueuer or operator.';
 COMMENT ON COLUMN stepd.history.epoch IS 'The claim under which it happened.';
-COMMENT ON COLUMN stepd.history.data IS 'What else is known, as json: a failure, the dead worker, an operator''s reason.';
+COMMENT ON COLUMN stepd.history.data IS 'What else is known, as json: a failure, the dead worker, the worker that took the run up again, an operator''s reason.';
 
 CREATE VIEW stepd.waiting AS
 SELECT c.run, c.key,
@@ -280,4 +281,4 @@ COMMENT ON COLUMN stepd.workers.runs IS 'Their ids, the first hundred.';
 COMMENT ON COLUMN stepd.workers.queues IS 'The queues it serves; NULL: all that are not exclusive.';
 COMMENT ON COLUMN stepd.workers.version IS 'The daemon''s version.';
 COMMENT ON COLUMN stepd.workers.lease IS 'How long its lease outlives its last heartbeat.';
-COMMENT ON COLUMN stepd.workers.facts IS 'What may explain its death: memory used and allowed, at the last heartbeat.';
+COMMENT ON COLUMN stepd.workers.facts IS 'What may explain its death: memory used and allowed, and kills for want of memory, at the last heartbeat; under seen, what another worker on its machine saw when it was taken over.';

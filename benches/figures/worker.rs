@@ -80,6 +80,7 @@ impl Worker {
         while let Some(line) = lines.next_line().await? {
             if line.contains("\"ready\"") {
                 let ready = began.elapsed();
+                #[expect(clippy::disallowed_methods, reason = "ends with the daemon whose lines it reads")]
                 tokio::spawn(async move {
                     while let Ok(Some(line)) = lines.next_line().await {
                         if line.contains("\"ERROR\"") {
@@ -173,6 +174,7 @@ impl Workflow for Steps {
 }
 
 /// Microseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "compared with the times of the database on the same machine")]
 pub fn micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(0))
 }

@@ -128,6 +128,7 @@ impl Daemon {
     pub async fn start(config: &Config, db: Database, parts: Parts) -> Result<Self, BuildError> {
         let hints = Arc::new(Hints::default());
         let connectivity = Arc::new(Connectivity::default());
+        #[expect(clippy::disallowed_methods, reason = "until the registration brings the database's time")]
         let clock = Arc::new(ServerClock::new(Utc::now()));
         let (keeper, gate) = GateKeeper::new();
         let registry = match parts.registry {

@@ -64,8 +64,10 @@ pub(super) async fn run_id(conn: &mut PgConnection, text: &str) -> anyhow::Resul
 fn ambiguous(text: &str, many: &[runs::Candidate]) -> String {
     let shown = usize::try_from(SHOWN).unwrap_or(5);
     let mut message = format!("several runs have an id that begins with {text}; write more of it:");
+    #[expect(clippy::disallowed_methods, reason = "how long ago, for people")]
+    let now = chrono::Utc::now();
     for c in many.iter().take(shown) {
-        let age = ago(chrono::Utc::now() - c.created_at);
+        let age = ago(now - c.created_at);
         message.push_str(&format!("\n  {}  {:9}  {}  {age}", c.id, c.state, clean(&c.workflow)));
     }
     if many.len() > shown {

@@ -21,7 +21,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let mut conn = db.connect("migrate", &[]).await?;
     let done = migrate::migrate(&mut conn).await?;
     match done.last() {
-        None => println!("schema is up to date (version {})", migrate::latest()),
+        None => println!("schema is up to date (version {})", migrate::applied(&mut conn).await?.0),
         Some(version) => println!("schema migrated to version {version}"),
     }
     Ok(Exit::Ok)

@@ -127,7 +127,7 @@ async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
                     tracing::info!(version, "schema migrated");
                 }
             }
-            Ok::<_, DbError>(())
+            migrate::check(&mut conn).await
         };
         match tried.await {
             Ok(()) => return Ok(()),

@@ -126,11 +126,15 @@ pub async fn enqueue_trial(conn: &mut PgConnection, trial: &Trial<'_>, job: &New
     Ok(id)
 }
 
-/// Forgets an exclusive queue, where nothing stands in it any more.
+/// Forgets an exclusive queue, where nothing stands in it any more and its one run has not failed: that may be retried.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn drop_queue<'c>(db: impl Executor<'c, Database = Postgres>, queue: &str) -> Result<(), DbError> {
-    sqlx::query_file!("src/db/sql/drop_queue.sql", queue).execute(db).await?;
+pub async fn drop_queue<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    queue: &str,
+    run: Option<Uuid>,
+) -> Result<(), DbError> {
+    sqlx::query_file!("src/db/sql/drop_queue.sql", queue, run as Option<Uuid>).execute(db).await?;
     Ok(())
 }

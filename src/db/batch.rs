@@ -36,6 +36,7 @@ pub struct StepColumns<'a> {
     pub decision: Vec<Option<&'a str>>,
     pub event: Vec<Option<&'a str>>,
     pub matches: Vec<Option<String>>,
+    pub label: Vec<Option<&'a str>>,
 }
 
 #[derive(Default)]
@@ -120,6 +121,7 @@ impl Batch<'_> {
             &e.last_key as &[Option<&str>],
             &e.last_kind as &[Option<&str>],
             &e.last_output as &[Option<&str>],
+            &s.label as &[Option<&str>],
         )
         .fetch_one(conn)
         .await?;

@@ -59,6 +59,7 @@ macro_rules! claimed_row {
                 crashes: r.crashes,
                 streak: r.streak,
                 taken: r.taken,
+                after_failure: r.after_failure,
                 traceparent: r.traceparent,
             },
         }
@@ -134,6 +135,7 @@ pub async fn load_records(conn: &mut PgConnection, run: RunId, patience: Duratio
             error: r.error.and_then(|e| serde_json::from_str(&e).ok()),
             decision: r.decision.map(Payload::from_database),
             due_in_ms: r.due_in_ms,
+            label: None,
         });
     }
 }

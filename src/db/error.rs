@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::migrate::Unfit;
+
 /// An error of the database, sorted.
 #[derive(Debug)]
 pub struct DbError {
@@ -74,6 +76,12 @@ impl From<sqlx::Error> for DbError {
     }
 }
 
+impl From<Unfit> for DbError {
+    fn from(unfit: Unfit) -> Self {
+        Self { trouble: Trouble::Refused, source: sqlx::Error::Configuration(Box::new(unfit)) }
+    }
+}
+
 fn sorted(sqlstate: &str) -> Trouble {
     match sqlstate {
         // Shutting down, starting up, or a read-only node after a failover.
@@ -87,9 +95,11 @@ fn sorted(sqlstate: &str) -> Trouble {
 
 impl fmt::Display for DbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.source.as_database_error() {
-            Some(e) => f.write_str(e.message()),
-            None => self.source.fmt(f),
+        match &self.source {
+            sqlx::Error::Database(e) => f.write_str(e.message()),
+            // Said by this program, about the schema.
+            sqlx::Error::Configuration(e) => e.fmt(f),
+            other => other.fmt(f),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::model::WorkerId;
 use crate::rules::state::{CRASH_LIMIT, SOLO_AFTER};
 
 use super::error::DbError;
+use super::migrate;
 
 /// What a worker says of itself.
 #[derive(Clone, Debug)]
@@ -37,10 +38,10 @@ pub struct Registered {
     pub now: DateTime<Utc>,
 }
 
-/// Registers a worker under a fresh id.
+/// Registers a worker under a fresh id, unless the schema does not serve this program any more.
 ///
 /// # Errors
-/// Whatever the database says.
+/// Whatever the database says, or the reason why this program cannot work with its schema.
 pub async fn register<'c>(db: impl Executor<'c, Database = Postgres>, r: &Registration) -> Result<Registered, DbError> {
     let row = sqlx::query_file!(
         "src/db/sql/register.sql",
@@ -49,11 +50,19 @@ pub async fn register<'c>(db: impl Executor<'c, Database = Postgres>, r: &Regist
         r.version,
         r.queues.as_deref() as Option<&[String]>,
         r.slots,
-        r.lease_ms
+        r.lease_ms,
+        migrate::latest()
     )
     .fetch_one(db)
     .await?;
-    Ok(Registered { worker: WorkerId(row.id), number: row.number, now: row.now })
+    match (row.id, row.number) {
+        (Some(id), Some(number)) => Ok(Registered { worker: WorkerId(id), number, now: row.now }),
+        _ => {
+            let known = migrate::latest();
+            migrate::fits(row.schema, row.serves, known)?;
+            Err(migrate::Unfit::Newer { schema: row.schema, serves: row.serves, known }.into())
+        }
+    }
 }
 
 /// Takes the session lock; false when another session has it.
@@ -123,6 +132,31 @@ pub async fn tick<'c>(
 /// Whatever the database says.
 pub async fn deregister<'c>(db: impl Executor<'c, Database = Postgres>, worker: WorkerId) -> Result<(), DbError> {
     sqlx::query_file!("src/db/sql/deregister.sql", worker.0).execute(db).await?;
+    Ok(())
+}
+
+/// A worker's process, and what it said of itself with its last heartbeat.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn facts_of<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    worker: WorkerId,
+) -> Result<Option<(i32, serde_json::Value)>, DbError> {
+    let row = sqlx::query_file!("src/db/sql/facts_of.sql", worker.0).fetch_optional(db).await?;
+    Ok(row.map(|r| (r.pid, r.facts)))
+}
+
+/// Adds what another worker has seen of it.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn witness<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    worker: WorkerId,
+    seen: &serde_json::Value,
+) -> Result<(), DbError> {
+    sqlx::query_file!("src/db/sql/witness.sql", worker.0, seen).execute(db).await?;
     Ok(())
 }
 

@@ -4,86 +4,191 @@ use sqlx::{Connection, PgConnection};
 
 use super::error::DbError;
 
-/// A migration: version, name, text.
-pub type Migration = (i32, &'static str, &'static str);
+/// One step of the schema.
+///
+/// Expand, then contract. A migration that only adds what older daemons do not look at *expands*: it still serves the daemons of
+/// the version before. One that takes away or changes what they use *contracts*, and serves only those that know the expansion. So
+/// while every expansion keeps `serves`, and its contraction comes one version later at the earliest, an old daemon works beside
+/// a new schema for one version. A contraction is refused while a daemon that it does not serve is at work.
+#[derive(Clone, Copy, Debug)]
+pub struct Migration {
+    /// The schema's version from then on.
+    pub version: i32,
+    /// What it brings, in a word.
+    pub name: &'static str,
+    /// The oldest schema version whose daemons can work with this one.
+    pub serves: i32,
+    /// Its statements.
+    pub text: &'static str,
+}
 
 /// All migrations, in order.
 pub const MIGRATIONS: &[Migration] = &[
-    (1, "tables", include_str!("../../migrations/0001_tables.sql")),
-    (2, "engine", include_str!("../../migrations/0002_engine.sql")),
-    (3, "functions", include_str!("../../migrations/0003_functions.sql")),
-    (4, "views", include_str!("../../migrations/0004_views.sql")),
+    Migration { version: 1, name: "tables", serves: 1, text: include_str!("../../migrations/0001_tables.sql") },
+    Migration { version: 2, name: "engine", serves: 2, text: include_str!("../../migrations/0002_engine.sql") },
+    Migration { version: 3, name: "functions", serves: 3, text: include_str!("../../migrations/0003_functions.sql") },
+    Migration { version: 4, name: "views", serves: 4, text: include_str!("../../migrations/0004_views.sql") },
 ];
 
 /// The schema version that this binary is made for.
 #[must_use]
 pub fn latest() -> i32 {
-    MIGRATIONS.last().map_or(0, |m| m.0)
+    known(MIGRATIONS)
 }
 
-const TABLE: &str = "CREATE SCHEMA IF NOT EXISTS stepd_engine;
-CREATE TABLE IF NOT EXISTS stepd_engine.migrations (
-    version integer PRIMARY KEY,
-    name text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-COMMENT ON TABLE stepd_engine.migrations IS 'The schema versions that have been applied.';
-";
+fn known(migrations: &[Migration]) -> i32 {
+    migrations.last().map_or(0, |m| m.version)
+}
+
+/// Why a daemon cannot work with a schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Unfit {
+    #[error("this database has no stepd schema, and this stepd needs version {known}: run stepd migrate")]
+    Missing { known: i32 },
+    #[error("the schema of this database is version {schema}, and this stepd needs version {known}: run stepd migrate")]
+    Older { schema: i32, known: i32 },
+    #[error(
+        "the schema of this database is version {schema} and serves daemons from version {serves} on, and this stepd knows version {known}: install a newer stepd"
+    )]
+    Newer { schema: i32, serves: i32, known: i32 },
+    #[error(
+        "schema version {version} no longer serves {worker}, which knows only version {known}: stop or upgrade it, then migrate"
+    )]
+    AtWork { version: i32, worker: String, known: i32 },
+}
+
+/// Can a daemon that knows version `known` work with a schema of version `schema`, which serves daemons from `serves` on?
+///
+/// # Errors
+/// The reason why it cannot.
+pub fn fits(schema: i32, serves: i32, known: i32) -> Result<(), Unfit> {
+    match schema {
+        0 => Err(Unfit::Missing { known }),
+        schema if schema < known => Err(Unfit::Older { schema, known }),
+        schema if serves > known => Err(Unfit::Newer { schema, serves, known }),
+        _ => Ok(()),
+    }
+}
+
+/// Can this program work with this database's schema?
+///
+/// # Errors
+/// It cannot, or whatever the database says.
+pub async fn check(conn: &mut PgConnection) -> Result<(), DbError> {
+    let (schema, serves) = applied(conn).await?;
+    Ok(fits(schema, serves, latest())?)
+}
 
 /// Serialises migrations of one database; any number that nobody else uses (\"stepd\" in ASCII).
 const LOCK: i64 = 0x73_7465_7064;
 
-/// The applied version; 0 where stepd has never been.
+/// The applied version, and the oldest one whose daemons it serves; zeros where stepd has never been.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn applied(conn: &mut PgConnection) -> Result<i32, DbError> {
+pub async fn applied(conn: &mut PgConnection) -> Result<(i32, i32), DbError> {
     let there: bool =
         sqlx::query_scalar("SELECT to_regclass('stepd_engine.migrations') IS NOT NULL").fetch_one(&mut *conn).await?;
     if !there {
-        return Ok(0);
+        return Ok((0, 0));
     }
-    Ok(sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM stepd_engine.migrations").fetch_one(conn).await?)
+    let sql = "SELECT coalesce(max(version), 0), coalesce(max(serves), 0) FROM stepd_engine.migrations";
+    Ok(sqlx::query_as(sql).fetch_one(conn).await?)
 }
 
-/// Applies what is missing, each migration in a transaction of its own. Returns the versions applied now.
+/// Applies what is missing, each migration in a transaction of its own, and makes sure that this program can work with the
+/// result. Returns the versions applied now.
 ///
 /// The connection must be the caller's own, and the future must not be dropped half-way (the lock is released with the session).
 ///
 /// # Errors
-/// Whatever the database says; what was applied before stays.
+/// Whatever the database says, or that the schema is too new; what was applied before stays.
 pub async fn migrate(conn: &mut PgConnection) -> Result<Vec<i32>, DbError> {
+    migrate_to(conn, MIGRATIONS).await
+}
+
+/// As [`migrate`], as a program with these migrations would do it.
+///
+/// # Errors
+/// As for [`migrate`].
+pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
     sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut *conn).await?;
-    let done = apply_missing(conn).await;
+    let done = apply_missing(conn, migrations).await;
     sqlx::query("SELECT pg_advisory_unlock($1)").bind(LOCK).execute(&mut *conn).await?;
     done
 }
 
-async fn apply_missing(conn: &mut PgConnection) -> Result<Vec<i32>, DbError> {
-    let before = applied(conn).await?;
+async fn apply_missing(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
+    let (before, mut served) = applied(conn).await?;
     let mut done = Vec::new();
-    for (version, name, text) in MIGRATIONS.iter().filter(|m| m.0 > before) {
+    for migration in migrations.iter().filter(|m| m.version > before) {
+        let contracts = before > 0 && migration.serves > std::mem::replace(&mut served, migration.serves);
         let mut tx = conn.begin().await?;
-        sqlx::raw_sql(TABLE).execute(&mut *tx).await?;
-        sqlx::raw_sql(*text).execute(&mut *tx).await?;
-        sqlx::query("INSERT INTO stepd_engine.migrations (version, name) VALUES ($1, $2)")
-            .bind(version)
-            .bind(name)
+        if contracts {
+            refuse_under_the_old(&mut tx, migration).await?;
+        }
+        sqlx::raw_sql(migration.text).execute(&mut *tx).await?;
+        sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
+            .bind(migration.version)
+            .bind(migration.name)
+            .bind(migration.serves)
             .execute(&mut *tx)
             .await?;
+        if contracts {
+            // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
+            sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
+            refuse_under_the_old(&mut tx, migration).await?;
+        }
         tx.commit().await?;
-        done.push(*version);
+        done.push(migration.version);
     }
+    let (schema, serves) = applied(conn).await?;
+    fits(schema, serves, known(migrations))?;
     Ok(done)
+}
+
+/// A contraction is not for a database where daemons are at work that it does not serve.
+async fn refuse_under_the_old(conn: &mut PgConnection, migration: &Migration) -> Result<(), DbError> {
+    let sql = "SELECT format('worker %s:%s (stepd %s)', w.host, w.pid, w.version), w.schema FROM stepd_engine.workers w
+        WHERE w.schema < $1 AND stepd_engine.worker_alive(w.beat_at, w.lease_ms) ORDER BY w.schema, w.started_at LIMIT 1";
+    let found: Option<(String, i32)> = sqlx::query_as(sql).bind(migration.serves).fetch_optional(conn).await?;
+    match found {
+        None => Ok(()),
+        Some((worker, known)) => Err(Unfit::AtWork { version: migration.version, worker, known }.into()),
+    }
 }
 
 /// The whole schema as one script for `psql -1`, for those who review before they apply.
 #[must_use]
 pub fn dump() -> String {
     let mut out = String::from("-- stepd's schema. Apply with: psql -1 -v ON_ERROR_STOP=1 -f FILE\n\n");
-    out.push_str(TABLE);
-    for (version, name, text) in MIGRATIONS {
-        out.push_str(&format!("\n-- version {version}: {name}\n{text}\nINSERT INTO stepd_engine.migrations (version, name) VALUES ({version}, '{name}');\n"));
+    for Migration { version, name, serves, text } in MIGRATIONS {
+        out.push_str(&format!(
+            "\n-- version {version}: {name}\n{text}\n\
+             INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ({version}, '{name}', {serves});\n"
+        ));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_works_with_its_own_schema_and_with_a_newer_one_that_still_serves_it() {
+        assert_eq!(fits(7, 7, 7), Ok(()));
+        assert_eq!(fits(8, 7, 7), Ok(()));
+        assert_eq!(fits(9, 8, 7), Err(Unfit::Newer { schema: 9, serves: 8, known: 7 }));
+        assert_eq!(fits(6, 6, 7), Err(Unfit::Older { schema: 6, known: 7 }));
+        assert_eq!(fits(0, 0, 7), Err(Unfit::Missing { known: 7 }));
+    }
+
+    #[test]
+    fn versions_grow_by_one_and_serve_no_daemon_of_the_future() {
+        for (n, m) in (1..).zip(MIGRATIONS) {
+            assert!(m.version == n && (1..=m.version).contains(&m.serves), "{} {}", m.version, m.name);
+        }
+    }
 }

@@ -204,6 +204,7 @@ pub struct StepLine {
     pub error: Option<String>,
     pub event: Option<String>,
     pub epoch: i32,
+    pub label: Option<String>,
 }
 
 /// A line of a run's audit trail.

@@ -110,6 +110,8 @@ struct State {
     submitted: u64,
     /// Steps whose last row says running or waiting: closed when the run ends without them.
     open: HashMap<StepKey, Box<StepRow>>,
+    /// What people call the steps that have a label.
+    labels: HashMap<StepKey, Arc<str>>,
 }
 
 /// A run counts as busy while this lives.
@@ -438,6 +440,7 @@ impl Ctx {
             seq: record.seq,
             traceparent: self.traceparent.clone(),
             started_at: record.started_at,
+            label: self.label_of(&record.key),
             shape,
             stop,
         }

@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::definition::{Block, Definition, Kind, Params, Plan, Step};
 use crate::expression::{Host, LazyJson, LazyRun, Scope, StepNames, StepView, Steps, View, limits};
@@ -74,7 +74,7 @@ impl Interpreter {
             item: None,
             outer: None,
         });
-        let frame = Frame { runner, scope, prefix: None, catches: false };
+        let frame = Frame { runner, scope, prefix: None, label: None, catches: false };
         frame.block(&definition.steps).await?;
         let output = match &definition.output {
             Some(expression) => Payload::from_value(&*expression.eval(&View::of(&frame.scope))?),
@@ -148,6 +148,8 @@ struct Frame<'a, R> {
     scope: Arc<Scope>,
     /// `docs[12]`, in an item.
     prefix: Option<String>,
+    /// What people call that item.
+    label: Option<Arc<str>>,
     /// May a failure in here be passed over further out?
     catches: bool,
 }
@@ -233,6 +235,11 @@ impl<R: StepRunner> Frame<'_, R> {
     }
 
     async fn begin(&self, step: &Step, key: StepKey) -> Result<StepDone, Halt> {
+        // A map's label is that of its items.
+        let own = if step.is_map() { None } else { label(step, &self.scope) };
+        if let Some(label) = own.or_else(|| self.label.clone()) {
+            self.runner.label(&key, label);
+        }
         if let Some(condition) = &step.condition {
             match condition.eval_bool(&View::of(&self.scope)) {
                 Ok(true) => {}
@@ -278,6 +285,22 @@ impl<R: StepRunner> Frame<'_, R> {
         let policy = self.policy(step);
         self.runner.call(Call { key, kind, params: &evaluate, policy: &policy, shape }).await
     }
+}
+
+/// Characters of a label.
+const LABEL: usize = 200;
+
+/// What people call a step, or an item of a map. Only a name: where it cannot be had, the key must do.
+fn label(step: &Step, scope: &Arc<Scope>) -> Option<Arc<str>> {
+    let view = View::of(scope);
+    let value = step.label.as_ref()?.eval(&view).ok()?;
+    let text = match &*value {
+        Value::Null => return None,
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    // No text of Postgres holds a NUL.
+    Some(text.chars().filter(|c| *c != '\0').take(LABEL).collect::<String>().into())
 }
 
 /// The halt that counts: the first failure. The stops that follow it are its consequence, and one that comes before it

@@ -93,6 +93,7 @@ pub struct Note {
 pub enum NoteKind {
     AttemptFailed,
     ResumeScheduled,
+    Resumed,
     Released,
 }
 
@@ -103,6 +104,7 @@ impl NoteKind {
         match self {
             Self::AttemptFailed => "attempt_failed",
             Self::ResumeScheduled => "resume_scheduled",
+            Self::Resumed => "resumed",
             Self::Released => "released",
         }
     }

@@ -134,6 +134,10 @@ async fn take_up(ctx: &mut Ctx, claimed: &Claimed) -> Result<(), Outcome> {
         return Ok(());
     }
     let suspect = claimed.taken || claimed.crashes > 0;
+    let resumed = claimed.taken || claimed.after_failure;
+    if resumed {
+        note_resumed(ctx);
+    }
     if suspect {
         start(ctx).await?;
     }
@@ -145,6 +149,11 @@ async fn take_up(ctx: &mut Ctx, claimed: &Claimed) -> Result<(), Outcome> {
     match records {
         Ok(records) => {
             let interrupted = records.iter().any(|r| r.state == StepState::Running);
+            // An operator's retry gives the failed step fresh attempts.
+            let retried = records.iter().any(|r| r.state == StepState::Failed && r.attempts == 0);
+            if !resumed && (interrupted || retried) {
+                note_resumed(ctx);
+            }
             ctx.remember(records);
             if interrupted && !suspect { start(ctx).await } else { Ok(()) }
         }
@@ -161,6 +170,13 @@ async fn given_up(ctx: &Ctx) {
     if ctx.inbox.signal().stopped().await == StopReason::Cancelled {
         std::future::pending::<()>().await;
     }
+}
+
+/// The run is taken up again after a death, a failure, or an interruption; the end of a wait is none of these. The line goes
+/// with the start, or with the first record: never a write of its own.
+fn note_resumed(ctx: &Ctx) {
+    let data = Payload::from_value(&json!({"worker": ctx.worker.0}));
+    ctx.note(Note { kind: NoteKind::Resumed, key: None, attempt: None, data });
 }
 
 fn run_deadline(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow) -> Option<tokio::time::Instant> {

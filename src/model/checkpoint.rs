@@ -1,5 +1,6 @@
 //! What is recorded of a step.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -104,4 +105,6 @@ pub struct StepRecord {
     /// For a waiting step: milliseconds until it is due by the database's clock, at the time of
     /// loading; zero or less means due now.
     pub due_in_ms: Option<i64>,
+    /// What people call it; never loaded, the definition says it again.
+    pub label: Option<Arc<str>>,
 }

@@ -156,6 +156,8 @@ pub struct Claimed {
     pub streak: i16,
     /// Was it taken from a dead worker before this claim?
     pub taken: bool,
+    /// Did it fail before, and is this an automatic resume?
+    pub after_failure: bool,
     /// The enqueuer's trace context.
     pub traceparent: Option<String>,
 }

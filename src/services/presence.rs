@@ -15,6 +15,7 @@ use crate::db::liveness::{self, Registered, Registration, Seen};
 use crate::db::{Database, DbError};
 use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
+use crate::os::evidence::facts;
 use crate::rules::sweep::{Plan, Sighting, Suspect, Watch};
 
 use super::shared::{Backoff, Connectivity, Hints};
@@ -322,7 +323,7 @@ impl Keeper {
     async fn look(&mut self, listener: &mut PgListener, beat: bool) -> Result<Vec<Seen>, DbError> {
         let Some(me) = self.me else { return Ok(Vec::new()) };
         let stopping = *self.orders.borrow() != Order::Serve;
-        let facts = if beat { facts() } else { serde_json::Value::Null };
+        let facts = if beat { serde_json::json!(facts()) } else { serde_json::Value::Null };
         let seen = liveness::tick(&mut *listener, me.worker, beat, &facts, stopping).await?;
         if let Some(first) = seen.first() {
             self.s.clock.set(first.now);
@@ -372,16 +373,4 @@ impl Keeper {
             tracing::debug!(%error, "the registration could not be ended; the others will find it");
         }
     }
-}
-
-/// What may explain this process' death to those who find it: its memory, used and allowed, in bytes.
-fn facts() -> serde_json::Value {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let rss = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmRSS:"))
-        .and_then(|v| v.trim().trim_end_matches(" kB").trim().parse::<u64>().ok())
-        .map(|kb| kb * 1024);
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|v| v.trim().parse::<u64>().ok());
-    serde_json::json!({"rss_bytes": rss, "memory_limit_bytes": limit})
 }

@@ -114,6 +114,10 @@ impl Runs {
             let Some(next) = inner.buffer.pop_front() else { break };
             inner.tasks += 1;
             let inbox = Self::admit(&mut inner, &next);
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "counted in `tasks`, told to stop by its inbox, and awaited by the drain"
+            )]
             tokio::spawn(self.clone().work(next, inbox));
         }
     }

@@ -94,6 +94,7 @@ async fn checkpoint(conn: &mut PgConnection, cx: &StepCx, result: SqlResult) -> 
         attempts: i32::try_from(cx.attempt).unwrap_or(i32::MAX),
         started_at: cx.started_at,
         output: output.as_str(),
+        label: cx.label.as_deref(),
     };
     if commit_step(conn, &done).await.map_err(|error| failure(&error))? {
         return Ok(output);

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::db::{Database, liveness, maintenance};
 use crate::model::WorkerId;
+use crate::os::evidence;
 use crate::rules::sweep::Suspect;
 use crate::testing::Failpoints;
 
@@ -64,6 +65,7 @@ impl Sweeper {
     async fn take_over(&self, suspect: Suspect) -> Option<Left> {
         let me = self.presence.worker()?;
         let mut backoff = Backoff::default();
+        self.bear_witness(suspect.worker).await;
         self.failpoints.hit("sweeper.before_take_over").await;
         for _ in 0..3 {
             match liveness::take_over(self.db.pool(), suspect.worker, suspect.by_lock, suspect.beat, me.0).await {
@@ -107,6 +109,22 @@ impl Sweeper {
             }
         }
         still
+    }
+
+    /// Adds what can be seen from here to what the dead worker has said of itself, where both are on one machine.
+    async fn bear_witness(&self, dead: WorkerId) {
+        let told = async {
+            let Some((pid, facts)) = liveness::facts_of(self.db.pool(), dead).await? else { return Ok(()) };
+            let facts = serde_json::from_value(facts).unwrap_or_default();
+            match evidence::witness(&facts, pid) {
+                Some(seen) => liveness::witness(self.db.pool(), dead, &serde_json::json!(seen)).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = told.await {
+            // The take-over matters, its story less.
+            tracing::debug!(%error, dead.worker = %dead, "no evidence could be added");
+        }
     }
 
     /// One pass; returns how long to wait for the next.

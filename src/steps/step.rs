@@ -170,6 +170,8 @@ pub struct StepCx {
     pub traceparent: Option<Arc<str>>,
     /// When the step's first attempt started, by the server's clock carried on monotonically.
     pub started_at: chrono::DateTime<chrono::Utc>,
+    /// What people call the step, where it has a label.
+    pub label: Option<Arc<str>>,
     /// Turns the raw result into the recorded output (only kinds that commit themselves need it).
     pub shape: Shape,
     /// Says when to stop.

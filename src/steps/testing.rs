@@ -20,6 +20,7 @@ pub(crate) fn context() -> (StepCx, StopTrigger) {
         seq: 1,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         started_at: chrono::DateTime::UNIX_EPOCH,
+        label: None,
         shape: Arc::new(|out: StepOutput| Ok(Payload::from_value(&out.default))),
         stop,
     };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Db, Files, SOON, Spec};
 
-const ASK: &str = "
+pub const ASK: &str = "
 name: ask
 steps:
   - id: ok
@@ -16,7 +16,7 @@ steps:
 output: steps.paid.output
 ";
 
-const HELLO: &str = "
+pub const HELLO: &str = "
 name: hello
 input: {required: [who], properties: {who: {type: string}}}
 steps:
@@ -26,7 +26,7 @@ steps:
 output: steps.greet.output
 ";
 
-const BAD: &str = "
+pub const BAD: &str = "
 name: bad
 resume: never
 steps:
@@ -36,32 +36,32 @@ steps:
 ";
 
 /// What a command came to.
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Done {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl Done {
     #[track_caller]
-    fn is(self, code: i32) -> Self {
+    pub fn is(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
         self
     }
 
     #[track_caller]
-    fn says(self, text: &str) -> Self {
+    pub fn says(self, text: &str) -> Self {
         assert!(self.err.contains(text), "`{text}` is not in {}", self.err);
         self
     }
 
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         self.out.trim().to_owned()
     }
 }
 
 /// Runs `stepd` with a database URL; none: with an empty environment.
-fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
+pub fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stepd"));
     command.args(args).stdin(Stdio::null());
     for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("STEPD_")) {
@@ -77,7 +77,7 @@ fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
 }
 
 /// As [`stepd_at`], off the test's own thread.
-async fn stepd(db: &Db, args: &[&str]) -> Done {
+pub async fn stepd(db: &Db, args: &[&str]) -> Done {
     let (url, args) = (db.url.clone(), args.iter().map(ToString::to_string).collect::<Vec<_>>());
     tokio::task::spawn_blocking(move || stepd_at(Some(&url), &args.iter().map(String::as_str).collect::<Vec<_>>()))
         .await
@@ -186,16 +186,102 @@ steps:
     worker.kill9();
     let _other = Spec::new(&db, &files).ready().await;
     db.reaches(&run, "completed", SOON).await;
+    let order = "SELECT string_agg(event, ', ' ORDER BY seq) FROM stepd.history WHERE event IN ('crashed', 'resumed', 'run completed')";
+    assert_eq!(db.one::<String>(order).await, "crashed, resumed, run completed");
+    let by = "SELECT data ->> 'worker' FROM stepd.history WHERE event = 'resumed'";
+    assert_eq!(db.one::<String>(by).await, db.one::<String>("SELECT id::text FROM stepd.workers").await);
     let shown = stepd(&db, &["show", &run]).await.is(0).out;
     let row = |name: &str| {
         shown.lines().find(|l| l.starts_with(name) && l.contains('█') || l.contains('─')).map(str::to_owned)
     };
-    assert!(row("long").is_some() && shown.contains("×↻"), "{shown}");
+    let (died, resumed) = (row("long").and_then(|l| l.find('×')), row("long").and_then(|l| l.find('↻')));
+    assert!(died.is_some() && died < resumed, "{shown}");
     assert!(shown.contains("1 death of a worker"), "{shown}");
     let document: serde_json::Value =
         serde_json::from_str(&stepd(&db, &["show", &run, "-o", "jsonl"]).await.is(0).out).unwrap();
     assert_eq!((&document["state"], document["steps"].as_array().map(Vec::len)), (&"completed".into(), Some(2)));
     assert!(document["history"].to_string().contains("crashed"), "{document}");
+}
+
+#[tokio::test]
+async fn labels_say_what_people_call_a_step_or_an_item() {
+    let (db, files) = (
+        Db::new().await,
+        Files::new(["
+name: labelled
+steps:
+  - id: docs
+    map: ${{ input.docs }}
+    as: doc
+    label: doc.name
+    max_parallel: 2
+    steps:
+      - id: text
+        run: echo text
+      - id: save
+        sql: SELECT 1
+      - id: rest
+        if: doc.name == 'b.pdf'
+        set: 1
+  - id: last
+    label: \"'the last of ' ~ input.docs | length\"
+    set: 1
+  - id: nameless
+    label: input.docs[7].name
+    set: 1
+"]),
+    );
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("labelled", r#"{"docs": [{"name": "a.pdf"}, {"name": "b.pdf"}]}"#).await;
+    db.reaches(&run, "completed", SOON).await;
+    let labels = db
+        .all::<String>(format!(
+            "SELECT key || '=' || coalesce(label, '') FROM stepd.steps WHERE run = '{run}' ORDER BY key"
+        ))
+        .await;
+    assert_eq!(
+        labels,
+        [
+            "docs=",
+            "docs[0].rest=a.pdf",
+            "docs[0].save=a.pdf",
+            "docs[0].text=a.pdf",
+            "docs[1].rest=b.pdf",
+            "docs[1].save=b.pdf",
+            "docs[1].text=b.pdf",
+            "last=the last of 2",
+            "nameless="
+        ]
+    );
+    let shown = stepd(&db, &["show", &run, "--all"]).await.is(0).out;
+    for name in ["docs[1].text (b.pdf)  completed", "docs[0] (a.pdf)  ", "last (the last of 2)  "] {
+        assert!(shown.contains(name), "{name}: {shown}");
+    }
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test]
+async fn nothing_of_a_run_changes_when_an_idle_daemon_is_killed_and_started_again() {
+    let (db, files) = (Db::new().await, Files::new([ASK, HELLO]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let ended = db.enqueue("hello", r#"{"who":"me"}"#).await;
+    let waits = db.enqueue("ask", "{}").await;
+    db.reaches(&ended, "completed", SOON).await;
+    db.reaches(&waits, "waiting", SOON).await;
+    let show = async |run: &str| {
+        let document = stepd(&db, &["show", run, "-o", "json"]).await.is(0).out;
+        // The sentence says for how long already.
+        document.lines().filter(|l| !l.trim_start().starts_with("\"why\"")).collect::<Vec<_>>().join("\n")
+    };
+    let before = [show(&ended).await, show(&waits).await];
+    worker.kill9();
+    let again = Spec::new(&db, &files).ready().await;
+    crate::support::wait_until("the dead one's row is swept", SOON, async || {
+        let pids = db.all::<i32>("SELECT pid FROM stepd.workers").await;
+        pids == [again.pid()]
+    })
+    .await;
+    assert_eq!([show(&ended).await, show(&waits).await], before);
 }
 
 #[tokio::test]
@@ -211,56 +297,6 @@ async fn data_cannot_write_to_the_terminal() {
         let wild = out.chars().find(|c| c.is_control() && *c != '\n' || matches!(c, '\u{202e}'));
         assert_eq!(wild, None, "{args:?}: {out:?}");
     }
-}
-
-#[tokio::test]
-async fn run_needs_no_daemon_and_leaves_nothing_behind() {
-    let (db, files) = (Db::new().await, Files::new([HELLO, BAD]));
-    let path = |n: u32| files.workflows().join(format!("w{n}.yaml")).display().to_string();
-    let done = stepd(&db, &["run", &path(0), "--input", r#"{"who":"you"}"#]).await.is(0);
-    assert_eq!(done.line(), r#"{"to":"you","n":123456789012345678901234567890}"#);
-    stepd(&db, &["run", &path(1)]).await.is(5).says("failed at boom");
-    stepd(&db, &["run", &path(0), "--input", "{}"]).await.is(2).says("hello: the input does not match");
-    stepd(&db, &["run", "nothing"]).await.is(3);
-    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.queues").await, 0);
-    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.workers").await, 0);
-    assert_eq!(db.count("SELECT count(*) FROM stepd.workflows WHERE active").await, 0);
-    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE queue LIKE 'run-%'").await, 2);
-}
-
-#[tokio::test]
-async fn what_is_tried_out_is_not_what_others_run() {
-    let (db, files) = (Db::new().await, Files::new([HELLO]));
-    let _worker = Spec::new(&db, &files).ready().await;
-    let trial = Files::new(["name: hello\nsteps: [{id: here, run: 'echo trial'}]\noutput: steps.here.output\n"]);
-    let path = trial.workflows().join("w0.yaml").display().to_string();
-    assert_eq!(stepd(&db, &["run", &path]).await.is(0).line(), "\"trial\\n\"".replace("\\n", ""));
-    let done = stepd(&db, &["enqueue", "hello", "--input", r#"{"who":"me"}"#, "--wait"]).await.is(0);
-    assert!(done.out.contains("\"to\":\"me\""), "{}", done.out);
-    // By its name, the one that the database knows.
-    let done = stepd(&db, &["run", "hello", "--input", r#"{"who":"me"}"#]).await.is(0);
-    assert!(done.out.contains("\"to\":\"me\""), "{}", done.out);
-}
-
-#[tokio::test]
-async fn an_ephemeral_run_needs_no_database_and_says_what_it_lacks() {
-    let files = Files::new([
-        HELLO,
-        ASK,
-        "name: pay\nsteps: [{id: w, wait: paid}]\n",
-        "name: db\nsteps: [{id: s, sql: SELECT 1}]\n",
-        "name: again\nresume: {max_attempts: 3, initial: 10ms, max: 10ms}\nsteps:\n  - id: once\n    run: echo x >> @DIR@/once\n  - id: flaky\n    run: test -e @DIR@/there || { touch @DIR@/there; exit 1; }\n    retry: {max_attempts: 1}\n",
-    ]);
-    let path = |n: u32| files.workflows().join(format!("w{n}.yaml")).display().to_string();
-    let run = |n: u32, input: &str| stepd_at(None, &["run", &path(n), "--ephemeral", "--input", input]);
-    let done = run(0, r#"{"who":"you"}"#).is(0).says("nothing of this run is kept");
-    assert_eq!(done.line(), r#"{"to":"you","n":123456789012345678901234567890}"#);
-    run(1, "{}").is(5).says("no terminal to ask on");
-    run(2, "{}").is(5).says("waits for the event `paid`");
-    run(3, "{}").is(5).says("no database");
-    run(4, "{}").is(0).says("resumes in");
-    assert_eq!(files.lines("once"), ["x"], "a finished step never runs again");
-    stepd_at(None, &["run", "hello", "--ephemeral"]).is(3);
 }
 
 #[test]
@@ -281,23 +317,4 @@ fn a_database_that_is_away_is_told_within_five_seconds() {
     stepd_at(None, &["ls"]).is(2).says("DATABASE_URL");
     stepd_at(None, &["ls", "--state", "fialed"]).is(2).says("failed");
     stepd_at(None, &["check", "/nowhere.yaml"]).is(2);
-}
-
-#[tokio::test]
-async fn an_interrupted_run_is_cancelled() {
-    let (db, files) = (Db::new().await, Files::new(["name: long\nsteps: [{id: s, run: sleep 60}]\n"]));
-    let path = files.workflows().join("w0.yaml");
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_stepd"));
-    command.arg("run").arg(&path).env("DATABASE_URL", &db.url).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.kill_on_drop(true).spawn().unwrap();
-    crate::support::wait_until("the step runs", SOON, async || {
-        db.count("SELECT count(*) FROM stepd.steps WHERE key = 's' AND state = 'running'").await == 1
-    })
-    .await;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    let status = tokio::time::timeout(SOON, child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(130));
-    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'cancelled'").await, 1);
-    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.queues").await, 0);
 }

@@ -72,6 +72,12 @@ async fn a_run_that_kills_its_workers_is_quarantined_and_others_are_neither_harm
     assert_eq!(deaths.len(), 5, "{failure}");
     // The first death may be faster than the note of the step's start; after it, starts are durable.
     assert!(deaths.iter().skip(1).all(|d| d["steps"][0] == "deadly" && d["worker"].is_string()), "{failure}");
+    // Found by another worker on this machine, or by the next one, each time.
+    let told = |d: &serde_json::Value| {
+        d["facts"]["rss_bytes"].is_u64()
+            && ["gone", "ended"].contains(&d["facts"]["seen"]["process"].as_str().unwrap_or_default())
+    };
+    assert!(deaths.iter().all(told), "{failure}");
     assert_eq!(db.count(format!("SELECT crashes::int8 FROM stepd.runs WHERE id = '{poison}'")).await, 5);
 }
 

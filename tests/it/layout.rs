@@ -18,7 +18,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("db", &["model", "rules"]),
     ("steps", &["model", "rules", "expression", "definition", "os"]),
     ("engine", &["model", "rules", "expression", "definition", "steps", "testing"]),
-    ("services", &["model", "rules", "expression", "definition", "steps", "engine", "db", "telemetry", "testing"]),
+    (
+        "services",
+        &["model", "rules", "expression", "definition", "steps", "engine", "db", "telemetry", "testing", "os"],
+    ),
     ("http", &["model", "rules", "expression", "definition", "steps", "engine", "db", "services", "telemetry"]),
     (
         "app",

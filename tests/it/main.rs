@@ -3,7 +3,7 @@
 //! `cargo test --all-features` runs them all; those that crash or stop the daemon at a named place need the feature `failpoints`.
 //! Test names are claims. Nothing sleeps for a fixed time: waits are on conditions, with a deadline.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod acceptance;
 mod chaos;
@@ -27,4 +27,6 @@ mod state;
 mod stopped;
 mod support;
 mod take_over;
+mod try_out;
 mod values;
+mod versions;

@@ -1,23 +1,29 @@
 \ir helpers.inc
--- Every object and every public column has a comment.
+-- Every object of both schemas has a comment, private columns, indexes and identity sequences included.
 DO $$
 DECLARE missing text;
 BEGIN
     SELECT string_agg(what, ', ' ORDER BY what) INTO missing FROM (
-        SELECT 'schema ' || nspname AS what FROM pg_namespace WHERE nspname IN ('stepd', 'stepd_engine') AND obj_description(oid, 'pg_namespace') IS NULL
+        SELECT 'schema ' || n.nspname AS what FROM pg_namespace n WHERE n.nspname IN ('stepd', 'stepd_engine') AND obj_description(n.oid, 'pg_namespace') IS NULL
         UNION ALL
-        SELECT 'relation ' || c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname IN ('stepd', 'stepd_engine') AND (c.relkind IN ('r', 'v', 'p')
-                OR c.relkind = 'S' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'i')) AND obj_description(c.oid, 'pg_class') IS NULL
+        SELECT format('%s %s', CASE c.relkind WHEN 'i' THEN 'index' WHEN 'S' THEN 'sequence' ELSE 'relation' END, c.oid::regclass)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname IN ('stepd', 'stepd_engine') AND c.relkind <> 'c' AND obj_description(c.oid, 'pg_class') IS NULL
         UNION ALL
-        SELECT 'column ' || c.oid::regclass || '.' || a.attname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
-            WHERE n.nspname = 'stepd' AND c.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
+        SELECT format('column %s.%s', c.oid::regclass, a.attname)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE n.nspname IN ('stepd', 'stepd_engine') AND c.relkind IN ('r', 'p', 'f', 'v', 'm', 'c') AND a.attnum > 0 AND NOT a.attisdropped
+                AND col_description(c.oid, a.attnum) IS NULL
         UNION ALL
         SELECT 'function ' || p.oid::regprocedure FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
             WHERE n.nspname IN ('stepd', 'stepd_engine') AND obj_description(p.oid, 'pg_proc') IS NULL
         UNION ALL
-        SELECT 'type ' || t.oid::regtype FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-            WHERE n.nspname IN ('stepd', 'stepd_engine') AND t.typtype IN ('e', 'd') AND obj_description(t.oid, 'pg_type') IS NULL
+        -- Without those that every table and every type brings along: its row type, its array.
+        SELECT 'type ' || t.oid::regtype FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
+            WHERE n.nspname IN ('stepd', 'stepd_engine') AND t.typcategory <> 'A' AND coalesce(c.relkind = 'c', true) AND obj_description(t.oid, 'pg_type') IS NULL
+        UNION ALL
+        SELECT format('trigger %s', g.tgname) FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname IN ('stepd', 'stepd_engine') AND NOT g.tgisinternal AND obj_description(g.oid, 'pg_trigger') IS NULL
     ) x;
     IF missing IS NOT NULL THEN RAISE EXCEPTION 'without a comment: %', missing; END IF;
     -- No definer function without a pinned search_path, none open to PUBLIC.

@@ -19,7 +19,7 @@ BEGIN
     a := stepd.enqueue('order', queue => 'gpu'); PERFORM t.same(stepd.why(a), 'queued: no live worker serves queue gpu', 'no worker');
     UPDATE stepd_engine.workers SET queues = NULL WHERE id = w;
     INSERT INTO stepd_engine.queues (name, exclusive) VALUES ('own', true);
-    a := stepd.enqueue('order', queue => 'own'); PERFORM t.same(stepd.why(a), 'queued: no live worker serves queue own', 'exclusive');
+    a := stepd.enqueue('order', queue => 'own'); PERFORM t.same(stepd.why(a), 'queued: no live worker serves queue own, which only those serve that name it: stepd serve --queue own', 'exclusive');
     PERFORM stepd.pause_queue('p', 'ann');
     a := stepd.enqueue('order', queue => 'p'); PERFORM t.like(stepd.why(a), '^held: queue p is paused by ann since .*unpause_queue\(''p''\)', 'paused queue');
     PERFORM stepd.limit_queue('l', 1); PERFORM stepd_engine.admit(10);

@@ -4,7 +4,6 @@ mod place;
 mod proof;
 mod screen;
 mod story;
-mod timeline;
 mod workers;
 
 use futures_util::StreamExt;

@@ -8,12 +8,13 @@ use chrono::{DateTime, Utc};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use uuid::Uuid;
 
-use crate::db::{demo, migrate};
+use crate::db::{demo, migrate, runs};
 
+use super::super::output::{columns, unicode};
+use super::super::show::timeline::Story as Timeline;
 use super::place::Place;
 use super::proof::{self, Proof};
 use super::screen::{Bar, Screen};
-use super::timeline::{self, Crash};
 use super::workers::Worker;
 
 const WORKFLOW: &str = include_str!("../../../examples/ship_orders.yaml");
@@ -27,6 +28,17 @@ const MAP: &str = "orders";
 const LOOK: Duration = Duration::from_millis(20);
 /// No part of the story may take longer; a slow machine has its time, a broken one its message.
 const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Columns of the timeline, where there is no terminal.
+const WIDTH: usize = 110;
+
+/// The kill and the resume.
+struct Crash {
+    /// SIGKILL.
+    at: DateTime<Utc>,
+    /// The first step's start on the other worker.
+    resumed: DateTime<Utc>,
+}
 
 /// What has happened so far.
 pub(super) struct Story<'a> {
@@ -240,10 +252,7 @@ impl<'a> Story<'a> {
             unpacked: (1..=i64::from(ITEMS)).filter(|item| !starts.iter().any(|(i, _)| i == item)).count(),
             resume_ms: (crash.resumed - crash.at).num_milliseconds(),
         };
-        self.screen.part("Timeline", "▒ charge (sql)  █ pack (run)  × SIGKILL  ↻ resumed on the other worker");
-        for line in timeline::draw(&steps, MAP, crash) {
-            self.screen.line(&line);
-        }
+        self.timeline(&crash).await?;
         self.screen.part("Proof", "read from stepd_demo.effects, the programs' own file, and the run's records");
         for line in proof.lines() {
             self.screen.line(&line);
@@ -252,6 +261,20 @@ impl<'a> Story<'a> {
             worker.stop().await;
         }
         Ok(proof.holds())
+    }
+
+    /// As `stepd show --all` draws it, with the instant of the kill, which only the demo knows.
+    async fn timeline(&self, crash: &Crash) -> anyhow::Result<()> {
+        let db = self.place.db.pool();
+        let run = runs::detail(db, self.run).await?.context("the run is gone")?;
+        let steps = runs::steps(db, self.run, false).await?;
+        let history = runs::history(db, self.run).await?;
+        let story = Timeline { run: &run, steps: &steps, history: &history, items: true, killed: Some(crash.at) };
+        self.screen.part("Timeline", "as stepd show --all draws it");
+        for line in story.draw(columns().unwrap_or(WIDTH).saturating_sub(2), unicode()).lines() {
+            self.screen.line(line);
+        }
+        Ok(())
     }
 
     fn name_of(&self, pid: Option<i32>) -> Option<char> {

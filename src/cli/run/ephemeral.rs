@@ -65,11 +65,13 @@ pub(super) async fn run(
     talk("ephemeral: nothing of this run is kept, and nothing of it survives this process");
     let journal = Arc::new(MemoryJournal::default());
     let registry = build::registry(config)?.with(build::connections(config, Sql::new(NoDatabase))?);
+    #[expect(clippy::disallowed_methods, reason = "without a database there is no other clock")]
+    let clock = ServerClock::new(Utc::now());
     let ports = Ports {
         journal: journal.clone(),
         registry: Arc::new(registry),
         gate: Gate::always_open(),
-        clock: Arc::new(ServerClock::new(Utc::now())),
+        clock: Arc::new(clock),
         max_output: config.max_output_bytes,
     };
     let name = definition.name.clone();
@@ -160,6 +162,7 @@ impl Memory {
             crashes: 0,
             streak: 0,
             taken: false,
+            after_failure: false,
             traceparent: None,
         }
     }
@@ -199,7 +202,7 @@ impl Memory {
             ))),
             "approval" => Some(match ask(&self.turning, key.as_str(), Some(word("prompt"))).await {
                 Ok((true, _)) => Ok(Payload::from_value(
-                    &json!({"approved": true, "by": "terminal", "note": null, "at": Utc::now()}),
+                    &json!({"approved": true, "by": "terminal", "note": null, "at": self.ports.clock.now()}),
                 )),
                 Ok((false, _)) => Err(Failure::permanent(code::REJECTED, "rejected on the terminal")),
                 Err(e) => Err(Failure::permanent(code::REJECTED, format!("{e:#}"))),

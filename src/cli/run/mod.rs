@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::app::build::{self, Parts};
 use crate::app::{Config, Daemon, files};
 use crate::db::actions::{self, NewJob, Trial};
-use crate::db::{Database, definitions, runs};
+use crate::db::{Database, definitions, migrate, runs};
 use crate::definition::{self, Definition, Diagnostics};
 use crate::expression::Host;
 use crate::rules::policy::ResumePolicy;
@@ -75,6 +75,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     }
     let db = Daemon::database(&config)?;
     let mut conn = connect(&db).await?;
+    migrate::check(&mut conn).await?;
     let definition = match read(&args.what)? {
         Some(definition) => definition,
         None => stored(&mut conn, &args.what).await?,
@@ -159,7 +160,7 @@ async fn with_queue(
     let daemon = match Daemon::start(&config, db, Parts::default()).await {
         Ok(daemon) => daemon,
         Err(error) => {
-            actions::drop_queue(conn, &queue).await?;
+            actions::drop_queue(conn, &queue, None).await?;
             return Err(error.into());
         }
     };
@@ -173,7 +174,7 @@ async fn with_queue(
     }
     .await;
     daemon.shutdown().await;
-    actions::drop_queue(&mut *conn, &queue).await?;
+    actions::drop_queue(&mut *conn, &queue, done.as_ref().ok().map(|(id, _)| *id)).await?;
     let (id, (state, interrupted)) = done?;
     let exit = follow::result(global, conn, id, &state).await?;
     Ok(if interrupted { Exit::Interrupted } else { exit })

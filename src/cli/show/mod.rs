@@ -1,7 +1,7 @@
 //! `stepd show`: all about one run.
 
 mod scale;
-mod timeline;
+pub(super) mod timeline;
 
 use owo_colors::OwoColorize;
 use serde::Serialize;
@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// The run: its id, the start of it, or @last
     #[arg(value_name = "RUN")]
     run: String,
-    /// List every step of every map item
+    /// List every step of every map item, and draw each item
     #[arg(long, short)]
     all: bool,
 }
@@ -48,7 +48,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let steps = runs::steps(&mut conn, id, !table).await?;
     let history = runs::history(&mut conn, id).await?;
     if table {
-        let story = timeline::Story { run: &detail, steps: &steps, history: &history };
+        let story = timeline::Story { run: &detail, steps: &steps, history: &history, items: args.all, killed: None };
         let most = columns().unwrap_or(WIDTH);
         let mut text = header(&detail);
         if !steps.is_empty() {
@@ -146,7 +146,7 @@ fn listed(run: &RunDetail, steps: &[StepLine], all: bool, most: Option<usize>) -
             },
         };
         rows.push(vec![
-            cell(&step.key),
+            cell(name(step)),
             cell(&step.state).style(state_style(&step.state)),
             cell(&step.kind),
             cell(step.attempts.to_string()).right(),
@@ -159,6 +159,11 @@ fn listed(run: &RunDetail, steps: &[StepLine], all: bool, most: Option<usize>) -
         out.push_str(&format!("… and {hidden} more steps of map items, all completed or skipped; --all lists them\n"));
     }
     out
+}
+
+/// A step's key, with what people call it.
+fn name(step: &StepLine) -> String {
+    step.label.as_ref().map_or_else(|| step.key.clone(), |label| format!("{} ({label})", step.key))
 }
 
 /// Everything, for programs.
@@ -188,7 +193,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             .iter()
             .map(|s| {
                 json!({
-                    "key": s.key, "kind": s.kind, "state": s.state, "attempts": s.attempts, "started_at": s.started_at,
+                    "key": s.key, "label": s.label, "kind": s.kind, "state": s.state, "attempts": s.attempts, "started_at": s.started_at,
                     "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "epoch": s.epoch,
                     "output": s.output.as_deref().map(raw), "error": s.error.as_deref().map(raw),
                 })

@@ -7,7 +7,7 @@
 //! charge       ▒▒··▒▒··█████████████×↻██████████                 1.10 s, 3 attempts
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
@@ -70,10 +70,27 @@ struct Row {
 }
 
 /// Everything that a timeline is drawn from.
-pub(super) struct Story<'a> {
-    pub(super) run: &'a RunDetail,
-    pub(super) steps: &'a [StepLine],
-    pub(super) history: &'a [HistoryLine],
+pub(in crate::cli) struct Story<'a> {
+    pub(in crate::cli) run: &'a RunDetail,
+    pub(in crate::cli) steps: &'a [StepLine],
+    pub(in crate::cli) history: &'a [HistoryLine],
+    /// One row for each item of a map, not one for all of them.
+    pub(in crate::cli) items: bool,
+    /// The instant of the one death in the story, where it is known; the history has only when it was found.
+    pub(in crate::cli) killed: Option<DateTime<Utc>>,
+}
+
+/// A worker's death: when, which steps were in flight, and when another worker had the run.
+struct Death {
+    at: f64,
+    steps: Vec<String>,
+    resumed: Option<f64>,
+}
+
+impl Death {
+    fn marks(&self) -> impl Iterator<Item = (f64, Mark)> {
+        std::iter::once((self.at, Mark::Crash)).chain(self.resumed.map(|at| (at, Mark::Resume)))
+    }
 }
 
 /// A failed attempt, as its line in the history tells it.
@@ -95,26 +112,18 @@ impl Story<'_> {
         self.ms(self.run.ended_at.unwrap_or(self.run.now))
     }
 
-    /// Deaths with the steps that were in flight, and resumes after failures and by operators.
-    fn marks(&self) -> (Vec<(f64, Vec<String>)>, Vec<f64>) {
-        let (mut deaths, mut resumes) = (Vec::new(), Vec::new());
-        for line in self.history {
-            let data = || line.data.as_deref().and_then(|d| serde_json::from_str::<serde_json::Value>(d).ok());
-            match line.event.as_str() {
-                "crashed" | "taken over" => {
-                    let steps = data().and_then(|d| serde_json::from_value(d.get("steps")?.clone()).ok());
-                    deaths.push((self.ms(line.at), steps.unwrap_or_default()));
-                }
-                "resume scheduled" => {
-                    let pause = data().and_then(|d| d.get("in_ms")?.as_f64()).unwrap_or(0.0);
-                    resumes.push(self.ms(line.at) + pause);
-                }
-                "retried" | "released" => resumes.push(self.ms(line.at)),
-                _ => {}
-            }
-        }
-        resumes.retain(|at| *at <= self.end());
-        (deaths, resumes)
+    /// Deaths, and when the run was taken up again after them and after failures.
+    fn deaths(&self) -> (Vec<Death>, Vec<f64>) {
+        let resumes: Vec<f64> = self.history.iter().filter(|l| l.event == "resumed").map(|l| self.ms(l.at)).collect();
+        let found = self.history.iter().filter(|l| matches!(l.event.as_str(), "crashed" | "taken over"));
+        let deaths = found.map(|line| {
+            let data = line.data.as_deref().and_then(|d| serde_json::from_str::<serde_json::Value>(d).ok());
+            let steps = data.and_then(|d| serde_json::from_value(d.get("steps")?.clone()).ok()).unwrap_or_default();
+            let found = self.ms(line.at);
+            let resumed = resumes.iter().copied().find(|at| *at >= found);
+            Death { at: self.killed.map_or(found, |at| self.ms(at)), steps, resumed }
+        });
+        (deaths.collect(), resumes)
     }
 
     fn failed_tries(&self) -> BTreeMap<&str, Vec<Try>> {
@@ -133,22 +142,27 @@ impl Story<'_> {
     }
 
     fn rows(&self) -> Vec<Row> {
-        let (deaths, resumes) = self.marks();
+        let (deaths, resumes) = self.deaths();
         let tries = self.failed_tries();
         let mut rows = vec![self.run_row(&deaths, &resumes)];
         let mut folds: BTreeMap<&str, usize> = BTreeMap::new();
         for step in self.steps {
             let row = self.step_row(step, tries.get(step.key.as_str()).map_or(&[], Vec::as_slice), &deaths);
-            let Some((map, _)) = step.key.split_once('[') else {
+            let Some(group) = self.group(&step.key) else {
                 rows.push(row);
                 continue;
             };
-            let place = *folds.entry(map).or_insert_with(|| {
-                rows.push(self.folded(map));
+            let place = *folds.entry(group).or_insert_with(|| {
+                rows.push(self.folded(group));
                 rows.len() - 1
             });
             let fold = &mut rows[place];
-            fold.load.extend(row.fills.iter().filter(|f| matches!(f.2, Fill::Work | Fill::Failed)).map(|f| (f.0, f.1)));
+            if self.items {
+                fold.fills.extend(row.fills);
+            } else {
+                fold.load
+                    .extend(row.fills.iter().filter(|f| matches!(f.2, Fill::Work | Fill::Failed)).map(|f| (f.0, f.1)));
+            }
             for mark in row.marks {
                 if !fold.marks.contains(&mark) {
                     fold.marks.push(mark);
@@ -158,20 +172,20 @@ impl Story<'_> {
         rows
     }
 
-    fn run_row(&self, deaths: &[(f64, Vec<String>)], resumes: &[f64]) -> Row {
+    /// What a step inside of a map is drawn with: its item, or all items of the map.
+    fn group<'k>(&self, key: &'k str) -> Option<&'k str> {
+        let map = key.find('[')?;
+        let item = map + key[map..].find(']')? + 1;
+        Some(&key[..if self.items { item } else { map }])
+    }
+
+    fn run_row(&self, deaths: &[Death], resumes: &[f64]) -> Row {
         let end = self.end();
         let start = self.run.started_at.map_or(end, |at| self.ms(at));
-        let mut marks: Vec<(f64, Mark)> =
-            deaths.iter().flat_map(|d| [(d.0, Mark::Crash), (d.0, Mark::Resume)]).collect();
-        marks.extend(resumes.iter().map(|at| (*at, Mark::Resume)));
-        if self.run.state == "failed"
-            && let Some(last) = deaths.last()
-            && self.run.ended_at.is_some_and(|at| self.ms(at) <= last.0 + 50.0)
-        {
-            // Quarantined: nobody took it up again.
-            marks.retain(|m| *m != (last.0, Mark::Resume));
-        }
-        let fills = vec![(0.0, start, Fill::Queue), (start, end, Fill::Line)];
+        let mut marks: Vec<(f64, Mark)> = deaths.iter().flat_map(Death::marks).collect();
+        marks.extend(resumes.iter().map(|at| (*at, Mark::Resume)).filter(|m| !marks.contains(m)).collect::<Vec<_>>());
+        let mut fills = vec![(0.0, start, Fill::Queue), (start, end, Fill::Line)];
+        fills.extend(deaths.iter().map(|d| (d.at, d.resumed.unwrap_or(end), Fill::Pause)));
         Row { name: "run".into(), fills, load: Vec::new(), marks, note: self.took(start, end) }
     }
 
@@ -181,7 +195,7 @@ impl Story<'_> {
         span(chrono::TimeDelta::milliseconds(ms))
     }
 
-    fn step_row(&self, step: &StepLine, tries: &[Try], deaths: &[(f64, Vec<String>)]) -> Row {
+    fn step_row(&self, step: &StepLine, tries: &[Try], deaths: &[Death]) -> Row {
         let from = self.ms(step.started_at);
         let to = step.ended_at.map_or(self.end(), |at| self.ms(at));
         let waits = matches!(step.kind.as_str(), "sleep" | "wait" | "approve");
@@ -212,13 +226,13 @@ impl Story<'_> {
         if let Some(fill) = last {
             fills.push((at, to, fill));
         }
-        let marks = deaths
-            .iter()
-            .filter(|(_, keys)| keys.contains(&step.key))
-            .flat_map(|d| [(d.0, Mark::Crash), (d.0, Mark::Resume)])
-            .filter(|m| m.1 == Mark::Crash || m.0 < to)
-            .collect();
-        Row { name: step.key.clone(), fills, load: Vec::new(), marks, note: self.step_note(step, from, to) }
+        let mut marks = Vec::new();
+        for death in deaths.iter().filter(|d| d.steps.contains(&step.key)) {
+            marks.extend(death.marks().filter(|m| m.1 == Mark::Crash || m.0 < to));
+            fills.push((death.at, death.resumed.unwrap_or(to).min(to), Fill::Pause));
+        }
+        let note = self.step_note(step, from, to);
+        Row { name: super::name(step), fills, load: Vec::new(), marks, note }
     }
 
     fn step_note(&self, step: &StepLine, from: f64, to: f64) -> String {
@@ -234,26 +248,40 @@ impl Story<'_> {
         parts.join(", ")
     }
 
-    /// The items of a map, as one row.
-    fn folded(&self, map: &str) -> Row {
-        let (mut items, mut states) = (std::collections::BTreeSet::new(), BTreeMap::<&str, usize>::new());
-        let inside = |s: &&StepLine| s.key.split_once('[').is_some_and(|(m, _)| m == map);
-        for step in self.steps.iter().filter(inside) {
-            items.insert(step.key.split_once(']').map_or(step.key.as_str(), |(item, _)| item));
-            *states.entry(step.state.as_str()).or_default() += 1;
+    /// The row of a group, without its stretches.
+    fn folded(&self, group: &str) -> Row {
+        let inside: Vec<&StepLine> = self.steps.iter().filter(|s| self.group(&s.key) == Some(group)).collect();
+        let item = |s: &StepLine| s.key.split_once(']').map_or(s.key.clone(), |(item, _)| format!("{item}]"));
+        let mut states = BTreeMap::<&str, Vec<&StepLine>>::new();
+        for step in inside.iter().filter(|s| s.state != "completed") {
+            states.entry(&step.state).or_default().push(step);
         }
-        let steps: usize = states.values().sum();
-        let odd: Vec<String> =
-            states.iter().filter(|(s, _)| **s != "completed").map(|(s, n)| format!("{n} {s}")).collect();
-        let mut note = format!("{} items, {steps} steps", items.len());
-        if !odd.is_empty() {
-            note = format!("{note}: {}", odd.join(", "));
-        }
-        Row { name: format!("{map}[*]"), fills: Vec::new(), load: Vec::new(), marks: Vec::new(), note }
+        let odd = states.iter().map(|(state, steps)| {
+            let labels: BTreeSet<&str> = steps.iter().filter_map(|s| s.label.as_deref()).collect();
+            match labels.is_empty() || self.items || *state == "skipped" {
+                true => format!("{} {state}", steps.len()),
+                false => format!("{} {state}: {}", steps.len(), listed(&labels)),
+            }
+        });
+        let odd: Vec<String> = odd.collect();
+        let (name, all) = if self.items {
+            let label = inside.iter().find_map(|s| s.label.as_deref());
+            let from = inside.iter().map(|s| s.started_at).min().unwrap_or(self.run.now);
+            let to = inside.iter().map(|s| s.ended_at.unwrap_or(self.run.now)).max().unwrap_or(from);
+            (
+                label.map_or_else(|| group.to_owned(), |l| format!("{group} ({l})")),
+                self.took(self.ms(from), self.ms(to)),
+            )
+        } else {
+            let items: BTreeSet<String> = inside.iter().map(|s| item(s)).collect();
+            (format!("{group}[*]"), format!("{} items, {} steps", items.len(), inside.len()))
+        };
+        let note = if odd.is_empty() { all } else { format!("{all}; {}", odd.join("; ")) };
+        Row { name, fills: Vec::new(), load: Vec::new(), marks: Vec::new(), note }
     }
 
     /// Draws it, `most` columns wide.
-    pub(super) fn draw(&self, most: usize, rich: bool) -> String {
+    pub(in crate::cli) fn draw(&self, most: usize, rich: bool) -> String {
         let rows = self.rows();
         let name = rows.iter().map(|r| width(&clean(&r.name))).max().unwrap_or(0).min(NAME);
         let note = rows.iter().map(|r| width(&clean(&r.note))).max().unwrap_or(0).min(most / 3);
@@ -276,6 +304,16 @@ impl Story<'_> {
         out.push_str(&legend(&rows, signs, scale.folded));
         out
     }
+}
+
+/// The first few of several words.
+fn listed(words: &BTreeSet<&str>) -> String {
+    const SHOWN: usize = 3;
+    let mut text = words.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    if words.len() > SHOWN {
+        text.push_str(", …");
+    }
+    text
 }
 
 fn paint(row: &Row, scale: &Scale, cells: usize, signs: &Signs) -> Vec<char> {

@@ -50,7 +50,12 @@ fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
         error: None,
         event: None,
         epoch: 1,
+        label: None,
     }
+}
+
+fn drawn<'a>(run: &'a RunDetail, steps: &'a [StepLine], history: &'a [HistoryLine]) -> Story<'a> {
+    Story { run, steps, history, items: false, killed: None }
 }
 
 fn event(ms: i64, event: &str, key: Option<&str>, data: &serde_json::Value) -> HistoryLine {
@@ -81,14 +86,18 @@ fn story() -> (RunDetail, Vec<StepLine>, Vec<HistoryLine>) {
     });
     let tried = serde_json::json!({"started_at": at(1200), "ended_at": at(2000), "retry_in_ms": 500, "failure": {"code": "http_503"}});
     let died = serde_json::json!({"steps": ["docs", "docs[1].text"], "host": "a"});
-    let history = vec![event(2000, "attempt failed", Some("charge"), &tried), event(5000, "crashed", None, &died)];
+    let history = vec![
+        event(2000, "attempt failed", Some("charge"), &tried),
+        event(5000, "crashed", None, &died),
+        event(5050, "resumed", None, &serde_json::json!({})),
+    ];
     (run(1000, Some(8000)), steps, history)
 }
 
 #[test]
 fn a_death_and_a_resume_stand_where_they_happened() {
     let (run, steps, history) = story();
-    let text = Story { run: &run, steps: &steps, history: &history }.draw(72, true);
+    let text = drawn(&run, &steps, &history).draw(72, true);
     insta::assert_snapshot!(text, @r"
                 0 ms        2.40 s      4.80 s
     run         ░░░░░────────────────────×↻─────────────  7.00 s
@@ -104,7 +113,7 @@ fn a_death_and_a_resume_stand_where_they_happened() {
 #[test]
 fn without_unicode_the_same_stands_in_ascii() {
     let (run, steps, history) = story();
-    let text = Story { run: &run, steps: &steps, history: &history }.draw(72, false);
+    let text = drawn(&run, &steps, &history).draw(72, false);
     assert!(text.is_ascii(), "{text}");
     assert!(text.contains("x>"), "{text}");
 }
@@ -113,13 +122,13 @@ fn without_unicode_the_same_stands_in_ascii() {
 fn every_line_fits_and_nothing_breaks_at_any_width() {
     let (run, steps, history) = story();
     for most in [60, 80, 100, 130] {
-        let text = Story { run: &run, steps: &steps, history: &history }.draw(most, true);
+        let text = drawn(&run, &steps, &history).draw(most, true);
         for line in text.lines().filter(|l| !l.contains("   ")) {
             assert!(width(line) <= most, "{most}: {line}");
         }
     }
     let empty = RunDetail { started_at: None, ..self::run(0, None) };
-    assert!(Story { run: &empty, steps: &[], history: &[] }.draw(10, true).starts_with("     0 ms"));
+    assert!(drawn(&empty, &[], &[]).draw(10, true).starts_with("     0 ms"));
 }
 
 #[test]
@@ -128,7 +137,47 @@ fn a_step_that_still_waits_for_its_next_try_shows_a_pause() {
     let history = [event(1000, "attempt failed", Some("s"), &tried)];
     let steps = [StepLine { state: "waiting".into(), ended_at: None, ..step("s", "http", 0, 0) }];
     let run = self::run(0, None);
-    let rows = Story { run: &run, steps: &steps, history: &history }.rows();
+    let rows = drawn(&run, &steps, &history).rows();
     assert_eq!(rows[1].fills, [(0.0, 1000.0, Fill::Failed), (1000.0, 10_000.0, Fill::Pause)]);
     assert_eq!(run.now - run.created_at, TimeDelta::seconds(10));
+}
+
+#[test]
+fn each_item_has_a_row_with_its_label_and_the_death_its_gap() {
+    let (run, mut steps, history) = story();
+    for s in &mut steps {
+        s.label = s.key.starts_with("docs[1]").then(|| "b.pdf".into());
+    }
+    let story = Story { items: true, killed: Some(at(4200)), ..drawn(&run, &steps, &history) };
+    insta::assert_snapshot!(story.draw(80, true), @r"
+                     0 ms        2.23 s      4.46 s      6.69 s
+    run              ░░░░░─────────────────×····↻───────────────  7.00 s
+    list                  ██                                      200 ms
+    charge                 ▒▒▒▒···█████████                       2.80 s, 2 attempts
+    docs                                  █×····↻███████████████  4.00 s
+    docs[0]                               ████████████            2.00 s
+    docs[1] (b.pdf)                        ×····↻███████          2.00 s
+    docs[2]                                    ████████████       2.00 s
+    docs[3]                                       ████████████    2.00 s
+    review\x1b                                                    skipped
+    █ at work   ▒ failed attempt   · pause   ░ waiting   × worker died   ↻ resumed
+    ");
+}
+
+#[test]
+fn what_did_not_go_well_in_a_map_is_named_by_its_label() {
+    let (run, mut steps, history) = story();
+    for s in steps.iter_mut().filter(|s| s.key.starts_with("docs[1]")) {
+        (s.label, s.state) = (Some("b.pdf".into()), "failed".into());
+    }
+    let text = drawn(&run, &steps, &history).draw(100, true);
+    assert!(text.contains("4 items, 4 steps; 1 failed: b.pdf"), "{text}");
+}
+
+#[test]
+fn a_run_that_nobody_took_up_again_shows_no_resume() {
+    let (run, steps, mut history) = story();
+    history.retain(|l| l.event != "resumed");
+    let text = drawn(&run, &steps, &history).draw(80, true);
+    assert!(text.contains('×') && !text.contains('↻'), "{text}");
 }

@@ -17,6 +17,7 @@ pub struct FinishedStep<'a> {
     pub started_at: DateTime<Utc>,
     /// JSON, as it is to be recorded.
     pub output: &'a str,
+    pub label: Option<&'a str>,
 }
 
 /// Writes the checkpoint under the lease. False when the lease is lost or the step is done already: then roll back.
@@ -34,6 +35,7 @@ pub async fn commit_step(conn: &mut PgConnection, step: &FinishedStep<'_>) -> Re
         step.attempts,
         step.started_at,
         step.output,
+        step.label,
     )
     .fetch_one(conn)
     .await

@@ -147,6 +147,10 @@ impl Database {
     ) -> Result<T, Failure> {
         let control = Arc::new(Control::default());
         let (database, shared) = (Arc::clone(self), Arc::clone(&control));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "awaited below, but for a caller that goes: a transaction is never dropped half-way"
+        )]
         let mut task = tokio::spawn(async move { database.transaction(&request, &shared, commit).await });
         let ended = tokio::select! {
             ended = &mut task => ended,
@@ -258,6 +262,10 @@ impl Database {
             return;
         }
         let weak = Arc::downgrade(self);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends by itself when all are closed, or the database is dropped"
+        )]
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(KEPT).await;

@@ -1,5 +1,7 @@
 //! How a run's records leave it: deferred, flushed, awaited, and last of all its transition.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use crate::model::{Failure, Payload, StepKey, StepRecord, StepState, code};
@@ -39,7 +41,18 @@ impl Ctx {
             error: None,
             decision: None,
             due_in_ms: None,
+            label: None,
         }
+    }
+
+    /// Says what people call a step; every record of it carries that.
+    pub(in crate::engine) fn label(&self, key: &StepKey, label: Arc<str>) {
+        self.state().labels.insert(key.clone(), label);
+    }
+
+    pub(in crate::engine) fn label_of(&self, key: &StepKey) -> Option<Arc<str>> {
+        let labels = &self.state().labels;
+        if labels.is_empty() { None } else { labels.get(key).cloned() }
     }
 
     /// Queues a row for the journal.
@@ -80,11 +93,14 @@ impl Ctx {
 
     fn entry(
         &self,
-        steps: Vec<StepRow>,
+        mut steps: Vec<StepRow>,
         notes: Vec<Note>,
         transition: Option<Transition>,
         ticket: Option<Ticket>,
     ) -> Entry {
+        for row in &mut steps {
+            row.record.label = self.label_of(&row.record.key);
+        }
         Entry { run: self.info.id, worker: self.worker, epoch: self.epoch, steps, notes, transition, ticket }
     }
 
@@ -133,7 +149,7 @@ impl Ctx {
         ) {
             self.acks.forgive_refusal();
         }
-        let (steps, transition) = ride_along(steps, transition);
+        let (steps, transition) = self.ride_along(steps, transition);
         self.ports.journal.submit(self.entry(steps, notes, Some(transition), Some(Ticket::new(self.acks.clone(), n))));
         self.acks.reached(n).await
     }
@@ -200,17 +216,17 @@ impl Ctx {
             }
         }
     }
-}
 
-/// The last checkpoint of a completed run rides along with its end.
-fn ride_along(mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
-    match transition {
-        Transition::Complete { output, last: None }
-            if steps.last().is_some_and(|row| row.record.state == StepState::Completed) =>
-        {
-            let last = steps.pop().map(Box::new);
-            (steps, Transition::Complete { output, last })
+    /// The last checkpoint of a completed run rides along with its end; one with a label has a row of its own.
+    fn ride_along(&self, mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
+        let rides =
+            |row: &StepRow| row.record.state == StepState::Completed && self.label_of(&row.record.key).is_none();
+        match transition {
+            Transition::Complete { output, last: None } if steps.last().is_some_and(rides) => {
+                let last = steps.pop().map(Box::new);
+                (steps, Transition::Complete { output, last })
+            }
+            other => (steps, other),
         }
-        other => (steps, other),
     }
 }

@@ -15,7 +15,7 @@ use crate::steps::BoxFuture;
 use super::super::ctx::StepDone;
 use super::super::halt::{Halt, StepFailure};
 use super::port::StepRunner;
-use super::{Frame, assembled};
+use super::{Frame, assembled, label};
 
 impl<R: StepRunner> Frame<'_, R> {
     /// Runs a map: decides its items once, runs each item's steps, and puts the results together. Boxed: a map
@@ -109,7 +109,8 @@ impl<R: StepRunner> Frame<'_, R> {
             item: Some(Item { name: map.name.clone(), items: items.clone(), index }),
             outer: Some(outer.clone()),
         });
-        let frame = Frame { runner: self.runner, scope, prefix: Some(format!("{key}[{index}]")), catches };
+        let label = label(step, &scope).or_else(|| self.label.clone());
+        let frame = Frame { runner: self.runner, scope, prefix: Some(format!("{key}[{index}]")), label, catches };
         frame.block(&map.body).await?;
         match &step.output {
             Some(expression) => Ok(Payload::from_value(&*expression.eval(&View::of(&frame.scope))?)),

@@ -1,6 +1,7 @@
 //! What the interpreter asks of a context.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::model::{Failure, Payload, StepKey};
 use crate::rules::policy::StepPolicy;
@@ -11,6 +12,7 @@ use super::super::halt::Halt;
 /// What the interpreter needs of a [`Ctx`]; a fake stands in for it in tests.
 pub(super) trait StepRunner: Sync {
     fn info(&self) -> &RunInfo;
+    fn label(&self, key: &StepKey, label: Arc<str>);
     fn call(&self, call: Call<'_>) -> impl Future<Output = Result<StepDone, Halt>> + Send;
     fn skip(&self, key: StepKey, kind: &str) -> impl Future<Output = Result<StepDone, Halt>> + Send;
     fn open(
@@ -30,6 +32,9 @@ pub(super) trait StepRunner: Sync {
 impl StepRunner for Ctx {
     fn info(&self) -> &RunInfo {
         self.info()
+    }
+    fn label(&self, key: &StepKey, label: Arc<str>) {
+        self.label(key, label);
     }
     fn call(&self, call: Call<'_>) -> impl Future<Output = Result<StepDone, Halt>> + Send {
         self.call(call)

@@ -92,6 +92,10 @@ impl StepRunner for Fake {
         &self.info
     }
 
+    fn label(&self, key: &StepKey, label: Arc<str>) {
+        self.say("label", &format!("{key} {label}"));
+    }
+
     async fn call(&self, call: Call<'_>) -> Result<StepDone, Halt> {
         self.go_on()?;
         if let Some(done) = self.recorded(&call.key) {

@@ -60,6 +60,7 @@ async fn activation(text: &str, input: Value, journal: &Arc<MemoryJournal>, set:
         crashes: 0,
         streak: 0,
         taken: false,
+        after_failure: false,
         traceparent: None,
     };
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));

@@ -41,6 +41,7 @@ fn is_plain_step(row: &StepRow) -> bool {
         && r.checkpoint
         && r.error.is_none()
         && r.decision.is_none()
+        && r.label.is_none()
         && row.wait.is_none()
         && row.due_in.is_none()
 }

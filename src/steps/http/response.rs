@@ -93,6 +93,7 @@ fn retry_after(headers: &HeaderMap) -> Option<u64> {
     let seconds = match asked.parse::<u64>() {
         Ok(seconds) => i64::try_from(seconds).unwrap_or(LONGEST_PAUSE),
         Err(_) => {
+            #[expect(clippy::disallowed_methods, reason = "a server that gives a date and no clock of its own")]
             let now = text(DATE).and_then(date).unwrap_or_else(Utc::now);
             (date(asked)? - now).num_seconds().max(0)
         }

@@ -1,3 +1,6 @@
+// A test ends with its tasks.
+#![allow(clippy::disallowed_methods)]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
