@@ -144,6 +144,10 @@ BEGIN
         NEW.state := 'scheduled';
         NEW.lane := 3;
         NEW.due_at := NEW.run_at;
+        -- Before the next look comes by; what is due later is found by it.
+        IF NEW.run_at OPERATOR(pg_catalog.<) (now_ OPERATOR(pg_catalog.+) '5 s'::pg_catalog.interval) THEN
+            PERFORM stepd_engine.wake();
+        END IF;
     ELSIF limited THEN
         NEW.state := 'held';
         NEW.lane := 4;
@@ -156,18 +160,19 @@ CREATE TRIGGER jobs_before_insert BEFORE INSERT ON stepd.jobs
     FOR EACH ROW EXECUTE FUNCTION stepd_engine.jobs_before_insert();
 COMMENT ON TRIGGER jobs_before_insert ON stepd.jobs IS 'Makes a plain INSERT complete: refuses an unknown workflow, makes the id, fills the workflow''s defaults, sets the first state.';
 
--- NOTIFY takes a database-wide lock at commit: once per statement, never per row.
+-- NOTIFY takes a database-wide lock at commit: once per statement, never per row. `job` says that a claim is enough; anything else,
+-- that every service should look. Where something has a limit, the new rows may have to be admitted first.
 CREATE FUNCTION stepd_engine.jobs_after_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF (SELECT s.notify FROM stepd_engine.settings s) THEN
-        PERFORM pg_notify('stepd', '');
-    END IF;
+    PERFORM pg_notify('stepd', CASE WHEN s.on_unknown_workflow = 'park'
+            OR EXISTS (SELECT FROM stepd_engine.queues q WHERE q.paused OR NOT q.open OR q.max_running IS NOT NULL) THEN '' ELSE 'job' END)
+        FROM stepd_engine.settings s WHERE s.notify;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.jobs_after_insert() IS 'Wakes the workers: a hint without data; they look for themselves.';
+COMMENT ON FUNCTION stepd_engine.jobs_after_insert() IS 'Wakes the workers: a hint where to look, never what is there; they look for themselves.';
 CREATE TRIGGER jobs_after_insert AFTER INSERT ON stepd.jobs
     FOR EACH STATEMENT EXECUTE FUNCTION stepd_engine.jobs_after_insert();
 COMMENT ON TRIGGER jobs_after_insert ON stepd.jobs IS 'Wakes the workers, once per statement.';

@@ -157,6 +157,10 @@ pub struct Look {
     pub back: bool,
     /// Does a run wait to be run alone?
     pub solo: bool,
+    /// Is a run due that waited for time?
+    pub due: bool,
+    /// Is a run held, or a queue closed?
+    pub held: bool,
 }
 
 /// The full look.
@@ -167,8 +171,11 @@ pub async fn look(conn: &mut PgConnection, serves: Option<&[String]>) -> Result<
     let rows = sqlx::query_file!("src/db/sql/look.sql", serves as Option<&[String]>).fetch_all(conn).await?;
     let solo = rows.iter().any(|r| r.solo);
     let back = rows.iter().any(|r| r.back && !r.solo);
-    let pairs = rows.into_iter().filter(|r| !r.back).map(|r| (r.queue.into(), r.priority)).collect();
-    Ok(Look { pairs, back, solo })
+    let due = rows.iter().any(|r| r.due);
+    let held = rows.iter().any(|r| r.held);
+    let ready = rows.into_iter().filter(|r| !r.back && !r.due && !r.held);
+    let pairs = ready.map(|r| (r.queue.into(), r.priority)).collect();
+    Ok(Look { pairs, back, solo, due, held })
 }
 
 /// Puts this worker's name on a run that must be run alone. True when it is this worker that empties itself.

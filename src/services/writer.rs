@@ -378,7 +378,9 @@ impl Writer {
     fn committed(&self, groups: Vec<Group>, lost: &[Uuid]) {
         let mut wake_stager = false;
         let mut wake_claimer = false;
+        let mut left = false;
         for group in groups {
+            left |= group.transition.as_ref().is_some_and(|t| !matches!(t, Transition::Start));
             match &group.transition {
                 Some(Transition::Suspend { .. } | Transition::Resume { .. }) => wake_stager = true,
                 Some(Transition::Release) => wake_claimer = true,
@@ -392,6 +394,9 @@ impl Writer {
         }
         if wake_claimer {
             self.hints.claim.notify_one();
+        }
+        if left {
+            self.hints.left();
         }
     }
 }

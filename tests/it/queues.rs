@@ -69,6 +69,44 @@ async fn a_queues_limit_is_never_exceeded_by_two_workers() {
 }
 
 #[tokio::test]
+async fn a_place_in_a_limited_queue_is_taken_as_soon_as_it_is_free() {
+    let (db, files) = (Db::new().await, Files::new(["name: quick\nsteps:\n  - id: a\n    set: 1\n"]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    db.exec("SELECT stepd.limit_queue('default', 2)").await;
+    // Thirty rounds: were a free place only found by the poll, they would take a minute.
+    db.exec("INSERT INTO stepd.jobs (workflow) SELECT 'quick' FROM generate_series(1, 60)").await;
+    db.all_ended(SOON).await;
+}
+
+#[tokio::test]
+async fn an_insert_wakes_only_whom_it_concerns() {
+    let (db, files) = (Db::new().await, Files::new(["name: quick\nsteps:\n  - id: a\n    set: 1\n"]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    worker.kill9();
+    let mut ear = sqlx::postgres::PgListener::connect_with(&db.pool).await.unwrap();
+    ear.listen("stepd").await.unwrap();
+    let all = "";
+    for (sql, heard) in [
+        ("INSERT INTO stepd.jobs (workflow) SELECT 'quick' FROM generate_series(1, 3)", &["job"][..]),
+        // The poll finds it long before it is due.
+        ("INSERT INTO stepd.jobs (workflow, run_at) VALUES ('quick', now() + interval '1 hour')", &["job"]),
+        // The stager must hear of it.
+        (
+            "INSERT INTO stepd.jobs (workflow, run_at) VALUES ('quick', clock_timestamp() + interval '2 s')",
+            &[all, "job"],
+        ),
+        ("SELECT stepd.limit_queue('default', 2)", &[all]),
+        // It must be admitted.
+        ("INSERT INTO stepd.jobs (workflow) VALUES ('quick')", &[all]),
+    ] {
+        db.exec(sql).await;
+        for word in heard {
+            assert_eq!(ear.recv().await.unwrap().payload(), *word, "{sql}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_job_of_an_unknown_workflow_is_parked_and_runs_when_the_workflow_is_loaded() {
     let (db, files) = (Db::new().await, Files::new([PLAIN]));
     let mut worker = Spec::new(&db, &files).ready().await;
