@@ -40,7 +40,7 @@ impl SqlEffect for OwnDatabase {
     fn run<'a>(&'a self, cx: &'a StepCx, request: SqlRequest) -> BoxFuture<'a, Result<Flow, Failure>> {
         Box::pin(async move {
             if !self.told.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
+                tracing::info!(
                     "sql steps run as the daemon's own database role, which may write to stepd's tables: \
                      give them one of their own, [sql] role or url in the configuration"
                 );
