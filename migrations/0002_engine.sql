@@ -80,6 +80,7 @@ BEGIN
     job.taken := false;
     job.worker := NULL;
     job.started_at := NULL;
+    job.first_started_at := NULL;
     job.due_at := NULL;
     job.error := NULL;
     job.input := coalesce(job.input, '{}');
@@ -124,7 +125,7 @@ BEGIN
     -- Only what an INSERT may have brought along is reset; each assignment costs.
     IF NEW.epoch OPERATOR(pg_catalog.<>) 0 OR NEW.definition IS NOT NULL OR NEW.resumes OPERATOR(pg_catalog.<>) 0
             OR NEW.crashes OPERATOR(pg_catalog.<>) 0 OR NEW.streak OPERATOR(pg_catalog.<>) 0 OR NEW.started OR NEW.taken
-            OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
+            OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.first_started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
             OR NEW.state OPERATOR(pg_catalog.<>) 'queued'::stepd.run_state OR NEW.lane OPERATOR(pg_catalog.<>) 0
             OR NEW.input IS NULL OR NEW.labels IS NULL THEN
         NEW := stepd_engine.reset_job(NEW);
@@ -143,6 +144,10 @@ BEGIN
         NEW.state := 'scheduled';
         NEW.lane := 3;
         NEW.due_at := NEW.run_at;
+        -- Before the next look comes by; what is due later is found by it.
+        IF NEW.run_at OPERATOR(pg_catalog.<) (now_ OPERATOR(pg_catalog.+) '5 s'::pg_catalog.interval) THEN
+            PERFORM stepd_engine.wake();
+        END IF;
     ELSIF limited THEN
         NEW.state := 'held';
         NEW.lane := 4;
@@ -155,18 +160,19 @@ CREATE TRIGGER jobs_before_insert BEFORE INSERT ON stepd.jobs
     FOR EACH ROW EXECUTE FUNCTION stepd_engine.jobs_before_insert();
 COMMENT ON TRIGGER jobs_before_insert ON stepd.jobs IS 'Makes a plain INSERT complete: refuses an unknown workflow, makes the id, fills the workflow''s defaults, sets the first state.';
 
--- NOTIFY takes a database-wide lock at commit: once per statement, never per row.
+-- NOTIFY takes a database-wide lock at commit: once per statement, never per row. `job` says that a claim is enough; anything else,
+-- that every service should look. Where something has a limit, the new rows may have to be admitted first.
 CREATE FUNCTION stepd_engine.jobs_after_insert() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF (SELECT s.notify FROM stepd_engine.settings s) THEN
-        PERFORM pg_notify('stepd', '');
-    END IF;
+    PERFORM pg_notify('stepd', CASE WHEN s.on_unknown_workflow = 'park'
+            OR EXISTS (SELECT FROM stepd_engine.queues q WHERE q.paused OR NOT q.open OR q.max_running IS NOT NULL) THEN '' ELSE 'job' END)
+        FROM stepd_engine.settings s WHERE s.notify;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.jobs_after_insert() IS 'Wakes the workers: a hint without data; they look for themselves.';
+COMMENT ON FUNCTION stepd_engine.jobs_after_insert() IS 'Wakes the workers: a hint where to look, never what is there; they look for themselves.';
 CREATE TRIGGER jobs_after_insert AFTER INSERT ON stepd.jobs
     FOR EACH STATEMENT EXECUTE FUNCTION stepd_engine.jobs_after_insert();
 COMMENT ON TRIGGER jobs_after_insert ON stepd.jobs IS 'Wakes the workers, once per statement.';
@@ -221,7 +227,7 @@ BEGIN
                     WHERE j.lane = 0 AND j.queue = q.name AND j.state = 'queued'
                     ORDER BY j.queue, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED)
                     || ARRAY(SELECT j.ctid FROM stepd.jobs j WHERE j.lane = 1 AND j.queue = q.name AND j.state = 'queued'
-                    ORDER BY j.lane, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED))
+                    ORDER BY j.lane, j.queue, (j.streak >= 4), j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED))
                 AND state = 'queued';
             GET DIAGNOSTICS moved = ROW_COUNT;
             IF moved = 0 AND NOT q.paused THEN
@@ -303,17 +309,19 @@ BEGIN
             checkpoint = error_ IS NULL, output = output_, error = error_, ended_at = clock_timestamp(), due_at = NULL
         WHERE c.run = run_ AND c.key = key_ AND c.state = 'waiting';
     IF NOT FOUND THEN RETURN false; END IF;
-    PERFORM stepd_engine.bring_back(run_);
+    PERFORM stepd_engine.bring_back(run_, error_ IS NULL);
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.answer(uuid, text, text, text) IS 'Answers a waiting step, and wakes its run in the same transaction.';
 
-CREATE FUNCTION stepd_engine.bring_back(run_ uuid) RETURNS void LANGUAGE plpgsql
+-- answered: with a new checkpoint, so that no crash before it and none after it are in a row. (An answer to a run that is still
+-- running is not counted: its worker goes on from it, and the next checkpoint is.)
+CREATE FUNCTION stepd_engine.bring_back(run_ uuid, answered boolean DEFAULT false) RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    UPDATE stepd.jobs j SET due_at = NULL,
+    UPDATE stepd.jobs j SET due_at = NULL, streak = CASE WHEN answered THEN 0 ELSE j.streak END,
             state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
             lane = CASE WHEN l.limited THEN 5 ELSE 1 END
         FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = run_) l
@@ -322,7 +330,7 @@ BEGIN
     PERFORM stepd_engine.wake();
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.bring_back(uuid) IS 'A waiting run becomes ready again.';
+COMMENT ON FUNCTION stepd_engine.bring_back(uuid, boolean) IS 'A waiting run becomes ready again.';
 
 CREATE FUNCTION stepd_engine.fits(payload jsonb, match jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
@@ -436,15 +444,13 @@ COMMENT ON FUNCTION stepd_engine.commit_step(uuid, uuid, integer, text, text, in
 -- a new snapshot, its runs: a write batch of the worker either committed before, or finds its row gone.
 -- by_lock: only while the marker stands under this start of Postgres, and the lock is free now.
 -- Otherwise by lease: the heartbeat counter must still be the one that the caller has watched.
--- Returns NULL when this worker was not to be taken (alive, busy, or taken by another); else what became of its runs.
+-- Returns NULL when this worker was not to be taken (alive, busy, or taken by another); else what became of its runs, and the evidence.
 CREATE FUNCTION stepd_engine.take_over(victim uuid, by_lock boolean, seen_beat bigint, sweeper uuid, solo_after integer, crash_limit integer,
-    OUT requeued integer, OUT quarantined integer) LANGUAGE plpgsql
+    OUT requeued integer, OUT quarantined integer, OUT locked integer, OUT evidence jsonb) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     w record;
-    evidence jsonb;
-    ids uuid[];
 BEGIN
     SELECT * INTO w FROM stepd_engine.workers k WHERE k.id = victim FOR UPDATE SKIP LOCKED;
     IF NOT FOUND THEN RETURN; END IF;
@@ -459,24 +465,47 @@ BEGIN
         'last_beat_at', w.beat_at, 'facts', w.facts);
     DELETE FROM stepd_engine.workers k WHERE k.id = victim;
     DELETE FROM stepd_engine.worker_sessions s WHERE s.worker = victim;
-    -- A run that was alone with its dead worker is twice as suspect as one in company: where workers die for other reasons, the
-    -- many that were there must not each end up waiting to be run alone.
     -- A new statement, a new snapshot: everything that the victim committed before its row went is seen.
+    SELECT r.requeued, r.quarantined, r.locked, r.told INTO requeued, quarantined, locked, evidence
+        FROM stepd_engine.requeue(victim, evidence, solo_after, crash_limit) r;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.take_over(uuid, boolean, bigint, uuid, integer, integer) IS
+    'Ends a dead worker''s registration and brings its runs back; runs that keep killing their workers end as crash_loop.';
+
+-- Brings back the runs of a worker whose row is gone. Waits for nobody: a row that somebody's open transaction has locked stays
+-- behind (locked says how many), harmless, for no write of its worker fits any more. It follows when this is called again, with the
+-- evidence that came back (told): by the sweeper that began, or by the repair.
+-- A run that was alone with its dead worker is twice as suspect as one in company: where workers die for other reasons, the
+-- many that were there must not each end up waiting to be run alone.
+CREATE FUNCTION stepd_engine.requeue(victim uuid, evidence jsonb, solo_after integer, crash_limit integer,
+    OUT requeued integer, OUT quarantined integer, OUT locked integer, OUT told jsonb) LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ids uuid[];
+    mine uuid[];
+BEGIN
+    -- By lane, so that the two claim indexes lead to the running rows past a million scheduled or waiting ones.
+    mine := ARRAY(SELECT a.id FROM stepd.jobs a WHERE a.lane = 0 AND a.worker = victim AND a.state = 'running'
+        UNION ALL SELECT b.id FROM stepd.jobs b WHERE b.lane = 2 AND b.worker = victim AND b.state = 'running');
     WITH held AS (
         SELECT j.id, j.started OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch) AS begun,
             EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint) AS progressed,
             stepd_engine.queue_limited(j.queue) AS limited
-        -- By lane, so that the two claim indexes lead to the running rows past a million scheduled or waiting ones.
-        FROM (SELECT a.* FROM stepd.jobs a WHERE a.lane = 0 AND a.worker = victim AND a.state = 'running'
-              UNION ALL SELECT b.* FROM stepd.jobs b WHERE b.lane = 2 AND b.worker = victim AND b.state = 'running') j
+        FROM stepd.jobs j WHERE j.id = ANY (mine) AND j.worker = victim AND j.state = 'running'
+    ), company AS (
+        SELECT coalesce((evidence ->> 'alone')::boolean, count(*) FILTER (WHERE h.begun) = 1) AS alone, count(*)::integer AS n FROM held h
     ), back AS (
         UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
                 crashes = j.crashes + h.begun::integer,
-                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END
-                    + CASE WHEN NOT h.begun THEN 0 WHEN (SELECT count(*) FROM held o WHERE o.begun) = 1 THEN 2 ELSE 1 END,
+                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END + CASE WHEN NOT h.begun THEN 0 WHEN y.alone THEN 2 ELSE 1 END,
                 state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
                 lane = CASE WHEN h.limited THEN 5 ELSE 1 END
-            FROM held h WHERE j.id = h.id AND j.worker = victim AND j.state = 'running'
+            FROM held h, company y
+            WHERE j.id = h.id AND j.worker = victim AND j.state = 'running'
+                AND j.ctid = ANY (ARRAY(SELECT f.ctid FROM stepd.jobs f WHERE f.id = ANY (mine) AND f.worker = victim AND f.state = 'running'
+                    FOR UPDATE SKIP LOCKED))
             RETURNING j.id, j.epoch, h.begun, j.streak
     ), told AS (
         INSERT INTO stepd_engine.events (run, epoch, kind, data)
@@ -484,7 +513,9 @@ BEGIN
                 (SELECT coalesce(jsonb_agg(c.key ORDER BY c.seq), '[]') FROM stepd_engine.checkpoints c WHERE c.run = b.id AND c.state = 'running')))::text
             FROM back b
     )
-    SELECT count(*), array_agg(b.id) FILTER (WHERE b.streak >= solo_after + crash_limit) INTO requeued, ids FROM back b;
+    SELECT count(b.id), array_agg(b.id) FILTER (WHERE b.streak >= solo_after + crash_limit), y.n - count(b.id),
+            evidence || jsonb_build_object('alone', y.alone)
+        INTO requeued, ids, locked, told FROM company y LEFT JOIN back b ON true GROUP BY y.n, y.alone;
     quarantined := 0;
     IF ids IS NOT NULL THEN
         quarantined := stepd_engine.quarantine(ids, evidence);
@@ -493,8 +524,8 @@ BEGIN
     IF requeued > 0 THEN PERFORM stepd_engine.wake(); END IF;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.take_over(uuid, boolean, bigint, uuid, integer, integer) IS
-    'Ends a dead worker''s registration and brings its runs back; runs that keep killing their workers end as crash_loop.';
+COMMENT ON FUNCTION stepd_engine.requeue(uuid, jsonb, integer, integer) IS
+    'Brings back the runs of a worker whose registration is gone; what somebody else has locked stays behind and is counted.';
 
 CREATE FUNCTION stepd_engine.quarantine(ids uuid[], evidence jsonb) RETURNS integer LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -507,7 +538,7 @@ BEGIN
     ), kept AS (
         INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
                 worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, error)
-            SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(),
+            SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(),
                 (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
                 jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
                     'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them%s', g.crashes,
@@ -529,7 +560,9 @@ COMMENT ON FUNCTION stepd_engine.quarantine(uuid[], jsonb) IS 'Ends runs that ke
 -- What a lost wake-up or a hole between two statements may have left behind; counts what it mended.
 -- A pass looks at the next `batch` unfinished runs after an id, so that its cost is bounded however many wait. `last` is where
 -- the next pass goes on; NULL: the end was reached, begin anew. One caller at a time.
-CREATE FUNCTION stepd_engine.repair(batch integer, after_ uuid DEFAULT NULL, OUT mended integer, OUT last uuid) LANGUAGE plpgsql
+-- Without solo_after and crash_limit no stranded run is counted as one that kills its workers.
+CREATE FUNCTION stepd_engine.repair(batch integer, after_ uuid DEFAULT NULL, solo_after integer DEFAULT NULL, crash_limit integer DEFAULT NULL,
+    OUT mended integer, OUT last uuid) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -540,6 +573,14 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -2) THEN RETURN; END IF;
     ids := ARRAY(SELECT j.id FROM stepd.jobs j WHERE j.id > coalesce(after_, '00000000-0000-0000-0000-000000000000') ORDER BY j.id LIMIT batch);
     IF cardinality(ids) = batch THEN last := ids[batch]; END IF;
+    -- Running, though its worker is gone: somebody had locked the row when the worker was taken over, and the sweeper died before
+    -- it was let go. How many were in company is not known any more.
+    FOR r IN SELECT DISTINCT j.worker FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.state = 'running'
+            AND NOT EXISTS (SELECT FROM stepd_engine.workers w WHERE w.id = j.worker)
+    LOOP
+        SELECT mended + q.requeued + q.quarantined INTO mended
+            FROM stepd_engine.requeue(r.worker, jsonb_build_object('worker', r.worker, 'found_by', 'repair', 'alone', false), solo_after, crash_limit) q;
+    END LOOP;
     -- Suspended, though nothing waits any more: answered between the wait and the suspend.
     FOR r IN SELECT j.id FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.state = 'waiting'
             AND (NOT EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.state = 'waiting')
@@ -574,4 +615,4 @@ BEGIN
             AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run) ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.repair(integer, uuid) IS 'Mends lost wake-ups and removes signals that nobody can receive any more; one bounded pass.';
+COMMENT ON FUNCTION stepd_engine.repair(integer, uuid, integer, integer) IS 'Mends lost wake-ups and removes signals that nobody can receive any more; one bounded pass.';

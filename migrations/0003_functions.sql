@@ -75,7 +75,7 @@ BEGIN
     ), kept AS (
         INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
                 worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by)
-            SELECT g.id, 'cancelled', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at,
+            SELECT g.id, 'cancelled', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at),
                 clock_timestamp(), NULL, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by
             FROM gone g RETURNING 1
     )
@@ -225,7 +225,7 @@ BEGIN
             HINT = 'Wait until that run has ended, or cancel it, then retry.';
     END IF;
     UPDATE stepd.jobs j SET id = e.id, epoch = e.epoch, definition = e.definition, crashes = e.crashes, run_at = e.run_at,
-            started_at = e.started_at, ready_at = e.ready_at, created_by = e.created_by,
+            first_started_at = e.started_at, ready_at = e.ready_at, created_by = e.created_by,
             lane = CASE j.state WHEN 'held' THEN 5 ELSE 1 END
         WHERE j.id = fresh RETURNING j.state::text INTO state_;
 
@@ -242,22 +242,27 @@ BEGIN
                 state = excluded.state, kind = excluded.kind, output = excluded.output, error = excluded.error
             WHERE NOT c.checkpoint;
     END IF;
-    -- Fresh attempts: the last one of each failed step becomes history, then the count begins anew.
+    -- Fresh attempts: the last one of each failed step becomes history, where the engine has not written its line already (it has
+    -- when the step's own work failed; not when its author or a person said no). Then the count begins anew.
     INSERT INTO stepd_engine.events (run, at, epoch, attempt, kind, key, data)
         SELECT c.run, coalesce(c.ended_at, e.ended_at), c.epoch, c.attempts, 'attempt_failed', c.key,
             json_build_object('started_at', c.started_at, 'ended_at', c.ended_at, 'failure', coalesce(c.error, e.error)::json)::text
-        FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.state = 'failed' AND NOT c.checkpoint AND c.attempts > 0 ORDER BY c.seq;
+        FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.state = 'failed' AND NOT c.checkpoint AND c.attempts > 0
+            AND NOT EXISTS (SELECT FROM stepd_engine.events v WHERE v.run = c.run AND v.key = c.key AND v.kind = 'attempt_failed'
+                AND v.attempt = c.attempts AND v.epoch = c.epoch)
+        ORDER BY c.seq;
     UPDATE stepd_engine.checkpoints c SET attempts = 0, due_at = NULL,
             state = CASE WHEN c.state IN ('running', 'waiting') THEN 'failed' ELSE c.state END
         WHERE c.run = e.id AND NOT c.checkpoint;
-    INSERT INTO stepd_engine.events (run, kind, by_whom, data)
-        VALUES (e.id, 'retried', session_user, json_build_object('from', 'failed', 'ended_at', e.ended_at, 'failure', e.error::json)::text);
+    -- The epoch says which lines are of the attempts before.
+    INSERT INTO stepd_engine.events (run, epoch, kind, by_whom, data)
+        VALUES (e.id, e.epoch, 'retried', session_user, json_build_object('from', 'failed', 'ended_at', e.ended_at, 'failure', e.error::json)::text);
     PERFORM stepd_engine.wake();
     RETURN state_;
 END
 $$;
 COMMENT ON FUNCTION stepd.retry(uuid) IS
-    'Takes up a failed run again under the same id: finished steps keep their results, failed ones get fresh attempts; a resuming run goes on at once. Returns the new state, queued or held. Raises SD010 for an unknown run, SD012 for another state, SD013 when the unique key has been taken.';
+    'Takes up a failed run again under the same id: finished steps keep their results, failed ones get fresh attempts, the workflow''s timeout begins anew; a resuming run goes on at once. Returns the new state, queued or held. Raises SD010 for an unknown run, SD012 for another state, SD013 when the unique key has been taken.';
 
 -- Signals, events, approvals -------------------------------------------------------------------------
 
@@ -585,7 +590,7 @@ BEGIN
                 ELSE format('%s for %s%s', c.key, stepd_engine.span(clock_timestamp() - c.started_at),
                     CASE WHEN c.attempts > 1 THEN format(', attempt %s', c.attempts) ELSE '' END) END, '; ' ORDER BY c.seq) INTO t
             FROM (SELECT * FROM stepd_engine.checkpoints x WHERE x.run = j.id AND x.state IN ('running', 'waiting') ORDER BY x.seq LIMIT 5) c;
-        RETURN format('running %s on %s', coalesce(t, format('since %s', stepd_engine.span(clock_timestamp() - coalesce(j.started_at, j.ready_at)))),
+        RETURN format('running %s on %s', coalesce(t, format('since %s', stepd_engine.span(clock_timestamp() - coalesce(j.first_started_at, j.started_at, j.ready_at)))),
                 CASE WHEN w.id IS NULL THEN 'a worker that is gone: a take-over is under way' ELSE format('%s, worker %s (pid %s)', w.host, left(w.id::text, 8), w.pid) END)
             || CASE WHEN w.id IS NOT NULL AND NOT stepd_engine.worker_alive(w.beat_at, w.lease_ms)
                 THEN format('; that worker''s last heartbeat is %s old: a take-over is due', stepd_engine.span(clock_timestamp() - w.beat_at)) ELSE '' END

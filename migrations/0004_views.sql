@@ -8,8 +8,8 @@
 
 CREATE VIEW stepd.runs AS
 SELECT j.id, j.state, j.workflow,
-    stepd_engine.uuid_time(j.id) AS created_at, j.run_at, j.started_at, NULL::timestamptz AS ended_at,
-    greatest(statement_timestamp(), j.started_at) - j.started_at AS duration,
+    stepd_engine.uuid_time(j.id) AS created_at, j.run_at, coalesce(j.first_started_at, j.started_at) AS started_at, NULL::timestamptz AS ended_at,
+    greatest(statement_timestamp(), coalesce(j.first_started_at, j.started_at)) - coalesce(j.first_started_at, j.started_at) AS duration,
     (SELECT c.key FROM stepd_engine.checkpoints c
         WHERE c.run = j.id AND c.state IN ('running', 'waiting', 'failed') AND NOT c.checkpoint ORDER BY c.seq DESC LIMIT 1) AS step,
     (SELECT c.attempts::integer FROM stepd_engine.checkpoints c
@@ -125,9 +125,10 @@ CROSS JOIN LATERAL (SELECT CASE WHEN s.attempts = 1 THEN s.started_at ELSE (
     FROM stepd_engine.events p WHERE p.run = s.run AND p.key = s.key AND p.kind = 'attempt_failed' AND p.attempt = s.attempts - 1
     ORDER BY p.id DESC LIMIT 1) END AS began) b
 WHERE s.attempts > 0 AND s.state <> 'skipped'
-    -- A failed try has its line in events already.
+    -- A failed try has its line in events already; those from before an operator's retry are of other tries with the same number.
     AND NOT EXISTS (SELECT FROM stepd_engine.events v
-        WHERE v.run = s.run AND v.key = s.key AND v.kind = 'attempt_failed' AND v.attempt = s.attempts AND s.state <> 'running');
+        WHERE v.run = s.run AND v.key = s.key AND v.kind = 'attempt_failed' AND v.attempt = s.attempts AND s.state NOT IN ('running', 'completed')
+          AND v.epoch > coalesce((SELECT max(r.epoch) FROM stepd_engine.events r WHERE r.run = s.run AND r.kind = 'retried'), 0));
 COMMENT ON VIEW stepd.attempts IS 'Every try of every step: the failed ones before, and the last or present one. Those of one run: WHERE run = … ORDER BY ended_at.';
 COMMENT ON COLUMN stepd.attempts.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd.attempts.key IS 'The step''s key.';
@@ -154,7 +155,8 @@ CROSS JOIN LATERAL (
             coalesce((SELECT j.created_by FROM stepd.jobs j WHERE j.id = r.id), (SELECT e.created_by FROM stepd_engine.ended e WHERE e.id = r.id)) AS by_whom,
             NULL::integer AS epoch, NULL::json AS data
         UNION ALL
-        SELECT 1, j.started_at, 1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd.jobs j WHERE j.id = r.id AND j.started_at IS NOT NULL
+        SELECT 1, coalesce(j.first_started_at, j.started_at), 1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd.jobs j
+            WHERE j.id = r.id AND coalesce(j.first_started_at, j.started_at) IS NOT NULL
         UNION ALL
         SELECT 1, e.started_at, 1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd_engine.ended e WHERE e.id = r.id AND e.started_at IS NOT NULL
         UNION ALL

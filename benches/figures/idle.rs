@@ -11,11 +11,14 @@ use super::worker::{Kind, Worker};
 pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let db = bench.server.database().await?;
     let worker = Worker::start(&bench.server, &db, Kind::Files, 100).await?;
+    // Its workers' transactions are not the daemon's.
+    bench.server.autovacuum(false).await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let span = if bench.full { 300 } else { 30 };
     let (cpu, statements) = (worker.cpu()?, db.cost().await?.1);
     tokio::time::sleep(Duration::from_secs(span)).await;
     let (cpu, statements) = (worker.cpu()? - cpu, db.cost().await?.1 - statements);
+    bench.server.autovacuum(true).await?;
     // Between the two looks lie the sleep of the second look, and the statements of the looking itself.
     #[allow(clippy::cast_precision_loss)]
     let span = span as f64 + 1.1;

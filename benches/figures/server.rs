@@ -54,6 +54,13 @@ impl Server {
         Ok(db)
     }
 
+    /// Switches autovacuum for the whole server.
+    pub async fn autovacuum(&self, on: bool) -> Result<()> {
+        let db = Db { url: self.postgres.url(TEMPLATE) };
+        db.execute(if on { "ALTER SYSTEM RESET autovacuum" } else { "ALTER SYSTEM SET autovacuum = off" }).await?;
+        db.execute("SELECT pg_reload_conf()").await
+    }
+
     /// CPU that the server has used so far, in seconds: the postmaster, the backends that are gone, and those that live.
     pub fn cpu(&self) -> Result<f64> {
         let postmaster = self.postgres.postmaster().context("no postmaster")?;

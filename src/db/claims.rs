@@ -1,14 +1,14 @@
 //! Claiming.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt as _;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::model::{Claimed, Failure, Lane, Lease, Payload, RunId, StepRecord, StepState, WorkerId};
-use crate::rules::state::SOLO_AFTER;
+use crate::model::{Claimed, Lane, Lease, Payload, RunId, StepRecord, StepState, WorkerId};
 
 use super::error::DbError;
 
@@ -59,9 +59,8 @@ macro_rules! claimed_row {
                 crashes: r.crashes,
                 streak: r.streak,
                 taken: r.taken,
-                error: r.error.and_then(|e| serde_json::from_str::<Failure>(&e).ok()),
+                after_failure: r.after_failure,
                 traceparent: r.traceparent,
-                records: Vec::new(),
             },
         }
     }};
@@ -73,7 +72,7 @@ fn uuid_time(id: Uuid) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(i64::try_from(secs).ok()?, nanos)
 }
 
-/// Claims a batch, in the order in which it should be run. Runs that came back bring their records.
+/// Claims a batch, in the order in which it should be run.
 ///
 /// # Errors
 /// Whatever the database says; then nothing is known of the outcome, and what was claimed is found by the sweep of this worker.
@@ -92,13 +91,11 @@ pub async fn claim(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Ve
         &ready,
         &ids,
         req.serves as Option<&[String]>,
-        SOLO_AFTER,
     )
     .fetch_all(&mut *conn)
     .await?;
     let mut rows: Vec<ClaimedRow> = rows.into_iter().map(|r| claimed_row!(r, req.worker)).collect();
     rows.sort_unstable_by_key(|r| r.order);
-    attach_records(conn, &mut rows).await?;
     Ok(rows)
 }
 
@@ -107,42 +104,24 @@ pub async fn claim(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Ve
 /// # Errors
 /// As [`claim`].
 pub async fn claim_solo(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Option<ClaimedRow>, DbError> {
-    let row = sqlx::query_file!(
-        "src/db/sql/claim_solo.sql",
-        req.worker.0,
-        req.definitions,
-        req.serves as Option<&[String]>,
-        SOLO_AFTER,
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    let mut rows: Vec<ClaimedRow> = row.into_iter().map(|r| claimed_row!(r, req.worker)).collect();
-    attach_records(conn, &mut rows).await?;
-    Ok(rows.pop())
+    let row =
+        sqlx::query_file!("src/db/sql/claim_solo.sql", req.worker.0, req.definitions, req.serves as Option<&[String]>,)
+            .fetch_optional(&mut *conn)
+            .await?;
+    Ok(row.map(|r| claimed_row!(r, req.worker)))
 }
 
-async fn attach_records(conn: &mut PgConnection, rows: &mut [ClaimedRow]) -> Result<(), DbError> {
-    let again: Vec<Uuid> =
-        rows.iter().filter(|r| r.claimed.lease.epoch() > 1).map(|r| r.claimed.lease.run().0).collect();
-    if again.is_empty() {
-        return Ok(());
-    }
-    let mut records = load_records(conn, &again).await?;
-    for row in rows {
-        row.claimed.records = records.remove(&row.claimed.lease.run()).unwrap_or_default();
-    }
-    Ok(())
-}
-
-/// The journals of runs.
+/// The journal of a run. Row by row: however long it is, each must come within `patience`.
 ///
 /// # Errors
-/// Whatever the database says.
-pub async fn load_records(conn: &mut PgConnection, runs: &[Uuid]) -> Result<HashMap<RunId, Vec<StepRecord>>, DbError> {
-    let rows = sqlx::query_file!("src/db/sql/load_records.sql", runs).fetch_all(conn).await?;
-    let mut out: HashMap<RunId, Vec<StepRecord>> = HashMap::new();
-    for r in rows {
-        out.entry(RunId(r.run)).or_default().push(StepRecord {
+/// Whatever the database says; `Trouble::Lost` when nothing more comes.
+pub async fn load_records(conn: &mut PgConnection, run: RunId, patience: Duration) -> Result<Vec<StepRecord>, DbError> {
+    let mut rows = sqlx::query_file!("src/db/sql/load_records.sql", run.0).fetch(conn);
+    let mut records = Vec::new();
+    loop {
+        let next = tokio::time::timeout(patience, rows.try_next()).await;
+        let Some(r) = next.map_err(|_| DbError::unanswered(patience))?? else { return Ok(records) };
+        records.push(StepRecord {
             key: r.key.into(),
             kind: r.kind,
             state: StepState::from_word(&r.state).unwrap_or(StepState::Running),
@@ -159,7 +138,6 @@ pub async fn load_records(conn: &mut PgConnection, runs: &[Uuid]) -> Result<Hash
             label: None,
         });
     }
-    Ok(out)
 }
 
 /// The runs, with their epochs, that the database gives to a worker.
@@ -179,6 +157,10 @@ pub struct Look {
     pub back: bool,
     /// Does a run wait to be run alone?
     pub solo: bool,
+    /// Is a run due that waited for time?
+    pub due: bool,
+    /// Is a run held, or a queue closed?
+    pub held: bool,
 }
 
 /// The full look.
@@ -186,12 +168,14 @@ pub struct Look {
 /// # Errors
 /// Whatever the database says.
 pub async fn look(conn: &mut PgConnection, serves: Option<&[String]>) -> Result<Look, DbError> {
-    let rows =
-        sqlx::query_file!("src/db/sql/look.sql", serves as Option<&[String]>, SOLO_AFTER).fetch_all(conn).await?;
+    let rows = sqlx::query_file!("src/db/sql/look.sql", serves as Option<&[String]>).fetch_all(conn).await?;
     let solo = rows.iter().any(|r| r.solo);
     let back = rows.iter().any(|r| r.back && !r.solo);
-    let pairs = rows.into_iter().filter(|r| !r.back).map(|r| (r.queue.into(), r.priority)).collect();
-    Ok(Look { pairs, back, solo })
+    let due = rows.iter().any(|r| r.due);
+    let held = rows.iter().any(|r| r.held);
+    let ready = rows.into_iter().filter(|r| !r.back && !r.due && !r.held);
+    let pairs = ready.map(|r| (r.queue.into(), r.priority)).collect();
+    Ok(Look { pairs, back, solo, due, held })
 }
 
 /// Puts this worker's name on a run that must be run alone. True when it is this worker that empties itself.
@@ -203,8 +187,7 @@ pub async fn reserve_solo(
     worker: WorkerId,
     serves: Option<&[String]>,
 ) -> Result<bool, DbError> {
-    let done = sqlx::query_file!("src/db/sql/reserve_solo.sql", worker.0, serves as Option<&[String]>, SOLO_AFTER)
-        .execute(conn)
-        .await?;
+    let done =
+        sqlx::query_file!("src/db/sql/reserve_solo.sql", worker.0, serves as Option<&[String]>).execute(conn).await?;
     Ok(done.rows_affected() > 0)
 }

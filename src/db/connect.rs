@@ -22,20 +22,15 @@ impl Database {
     #[must_use]
     pub fn new(options: PgConnectOptions, pool_size: u32) -> Self {
         let options = options.log_statements(tracing::log::LevelFilter::Trace);
-        let pool = PgPoolOptions::new()
-            .max_connections(pool_size)
-            .min_connections(0)
-            .idle_timeout(Duration::from_secs(30))
-            .acquire_timeout(CONNECT_WITHIN)
-            // The second wall against a connection that comes back inside a transaction (sqlx #4385): the next
-            // statement on it would be acknowledged and never committed. Outside one, the two times are equal.
-            .after_release(|conn, _| {
-                Box::pin(async move {
-                    sqlx::query_scalar::<_, bool>("SELECT now() = statement_timestamp()").fetch_one(&mut *conn).await
-                })
-            })
-            .connect_lazy_with(session(&options, "stepd", &[("statement_timeout", "30s"), ("lock_timeout", "5s")]));
+        let settings = [("statement_timeout", "30s"), ("lock_timeout", "5s")];
+        let pool = pool(session(&options, "stepd", &settings), pool_size);
         Self { options, pool }
+    }
+
+    /// A pool of its own, named `stepd <purpose>` in `pg_stat_activity`; its connections are gone when it has been idle for a while.
+    #[must_use]
+    pub fn side_pool(&self, purpose: &str, size: u32, settings: &[(&str, &str)]) -> PgPool {
+        pool(self.session(purpose, settings), size)
     }
 
     /// The pool.
@@ -67,6 +62,22 @@ impl Database {
     pub fn session(&self, purpose: &str, settings: &[(&str, &str)]) -> PgConnectOptions {
         session(&self.options, &format!("stepd {purpose}"), settings)
     }
+}
+
+fn pool(options: PgConnectOptions, size: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(size)
+        .min_connections(0)
+        .idle_timeout(Duration::from_secs(30))
+        .acquire_timeout(CONNECT_WITHIN)
+        // The second wall against a connection that comes back inside a transaction (sqlx #4385): the next
+        // statement on it would be acknowledged and never committed. Outside one, the two times are equal.
+        .after_release(|conn, _| {
+            Box::pin(async move {
+                sqlx::query_scalar::<_, bool>("SELECT now() = statement_timestamp()").fetch_one(&mut *conn).await
+            })
+        })
+        .connect_lazy_with(options)
 }
 
 fn session(options: &PgConnectOptions, name: &str, settings: &[(&str, &str)]) -> PgConnectOptions {

@@ -1,6 +1,6 @@
 //! Definitions and workflows.
 
-use sqlx::{Executor, Postgres};
+use sqlx::{Executor, PgPool, Postgres};
 
 use super::error::DbError;
 
@@ -15,35 +15,66 @@ pub struct Stored {
     pub body: Option<String>,
 }
 
-/// Registers a definition by its hash; returns its id.
-///
-/// # Errors
-/// Whatever the database says.
-pub async fn define<'c>(
-    db: impl Executor<'c, Database = Postgres>,
-    hash: &str,
-    workflow: &str,
-    body: Option<&str>,
-) -> Result<i32, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/define.sql", hash, workflow, body).fetch_one(db).await?)
+/// A definition on its way into the database.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Given<'a> {
+    pub workflow: &'a str,
+    pub hash: &'a str,
+    /// `None`: the workflow is Rust code.
+    pub body: Option<&'a str>,
+    pub queue: &'a str,
+    pub priority: i16,
+    /// The file, for people.
+    pub source: Option<&'a str>,
 }
 
-/// Makes a definition the workflow's present one; true when that changed anything.
+/// Stores the definitions that are not there yet, in one statement.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn load_workflow<'c>(
-    db: impl Executor<'c, Database = Postgres>,
-    name: &str,
-    definition: i32,
-    queue: &str,
-    priority: i16,
-    source: Option<&str>,
-) -> Result<bool, DbError> {
-    let done = sqlx::query_file!("src/db/sql/load_workflow.sql", name, definition, queue, priority, source)
+async fn store<'c>(db: impl Executor<'c, Database = Postgres>, given: &[Given<'_>]) -> Result<(), DbError> {
+    let hashes: Vec<&str> = given.iter().map(|g| g.hash).collect();
+    let workflows: Vec<&str> = given.iter().map(|g| g.workflow).collect();
+    let bodies: Vec<Option<&str>> = given.iter().map(|g| g.body).collect();
+    sqlx::query_file!("src/db/sql/define.sql", &hashes as &[&str], &workflows as &[&str], &bodies as &[Option<&str>])
         .execute(db)
         .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(())
+}
+
+/// Stores one definition and nothing else; returns its id.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn define(db: &PgPool, given: Given<'_>) -> Result<i32, DbError> {
+    store(db, &[given]).await?;
+    Ok(sqlx::query_file_scalar!("src/db/sql/definition_id.sql", given.hash).fetch_one(db).await?)
+}
+
+/// Stores definitions and makes them the present ones of their workflows. For each, in the order given: its id, and whether
+/// anything changed.
+///
+/// # Errors
+/// Whatever the database says; then no workflow has changed.
+pub async fn load(db: &PgPool, given: &[Given<'_>]) -> Result<Vec<(i32, bool)>, DbError> {
+    store(db, given).await?;
+    let names: Vec<&str> = given.iter().map(|g| g.workflow).collect();
+    let hashes: Vec<&str> = given.iter().map(|g| g.hash).collect();
+    let queues: Vec<&str> = given.iter().map(|g| g.queue).collect();
+    let priorities: Vec<i16> = given.iter().map(|g| g.priority).collect();
+    let sources: Vec<Option<&str>> = given.iter().map(|g| g.source).collect();
+    let rows = sqlx::query_file!(
+        "src/db/sql/load_workflow.sql",
+        &names as &[&str],
+        &hashes as &[&str],
+        &queues as &[&str],
+        &priorities,
+        &sources as &[Option<&str>],
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|r| (r.id, r.changed)).collect())
 }
 
 /// A definition by id; without an id, the present one of the workflow.

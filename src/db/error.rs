@@ -36,6 +36,13 @@ impl DbError {
         self.sqlstate().is_none_or(|s| ["22", "23", "54"].iter().any(|class| s.starts_with(class)))
     }
 
+    /// No answer within the time that the server itself would have needed to give up: the connection is silently cut.
+    #[must_use]
+    pub fn unanswered(limit: std::time::Duration) -> Self {
+        let text = format!("no answer within {limit:?}");
+        sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text)).into()
+    }
+
     /// The server's hint, where it gave one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

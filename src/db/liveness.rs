@@ -161,12 +161,28 @@ pub async fn witness<'c>(
 }
 
 /// What a take-over did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TakenOver {
     /// Runs that are ready again.
     pub requeued: i32,
     /// Runs that ended as `crash_loop`.
     pub quarantined: i32,
+    /// Runs left behind, because somebody has locked them.
+    pub locked: i32,
+    /// What is known of the death, for the second pass.
+    pub evidence: serde_json::Value,
+}
+
+macro_rules! taken_over {
+    ($row:expr) => {{
+        let r = $row;
+        r.requeued.map(|requeued| TakenOver {
+            requeued,
+            quarantined: r.quarantined.unwrap_or(0),
+            locked: r.locked.unwrap_or(0),
+            evidence: r.evidence.unwrap_or_default(),
+        })
+    }};
 }
 
 /// Takes over a dead worker's runs; `None` when it was not to be taken.
@@ -191,5 +207,21 @@ pub async fn take_over<'c>(
     )
     .fetch_one(db)
     .await?;
-    Ok(row.requeued.map(|requeued| TakenOver { requeued, quarantined: row.quarantined.unwrap_or(0) }))
+    Ok(taken_over!(row))
+}
+
+/// The second pass: brings back what a take-over has left behind.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn requeue<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    victim: WorkerId,
+    evidence: &serde_json::Value,
+) -> Result<Option<TakenOver>, DbError> {
+    let row =
+        sqlx::query_file!("src/db/sql/requeue.sql", victim.0, evidence, i32::from(SOLO_AFTER), i32::from(CRASH_LIMIT))
+            .fetch_one(db)
+            .await?;
+    Ok(taken_over!(row))
 }

@@ -3,6 +3,8 @@
 use sqlx::{Executor, Postgres};
 use uuid::Uuid;
 
+use crate::rules::state::{CRASH_LIMIT, SOLO_AFTER};
+
 use super::error::DbError;
 
 /// What one pass of the stager did.
@@ -43,6 +45,14 @@ pub async fn repair<'c>(
     batch: i32,
     after: Option<Uuid>,
 ) -> Result<(i32, Option<Uuid>), DbError> {
-    let row = sqlx::query_file!("src/db/sql/repair.sql", batch, after as Option<Uuid>).fetch_one(db).await?;
+    let row = sqlx::query_file!(
+        "src/db/sql/repair.sql",
+        batch,
+        after as Option<Uuid>,
+        i32::from(SOLO_AFTER),
+        i32::from(CRASH_LIMIT)
+    )
+    .fetch_one(db)
+    .await?;
     Ok((row.mended, row.last))
 }

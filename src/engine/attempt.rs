@@ -46,13 +46,13 @@ impl Ctx {
         if let Some(record) = &known
             && record.checkpoint
         {
-            return self.answer_from_checkpoint(record, body);
+            return self.answer_from_checkpoint(record, policy, body);
         }
         self.settled().await?;
         let (mut record, mut next, first) = match known {
             None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
             Some(mut record) => {
-                let next = self.take_up(&record, policy).await?;
+                let next = Box::pin(self.take_up(&record, policy)).await?;
                 let first = self.first_attempt(&record, &next, policy);
                 if matches!(record.state, StepState::Failed | StepState::Cancelled) {
                     // Taken up anew, by a resume or an operator: `total_timeout` begins anew, too.
@@ -75,13 +75,14 @@ impl Ctx {
                         Err(failure) => self.after_failure(&record, began, failure, first, policy),
                     }
                 }
+                // Boxed, like all that few steps come to: a step at work holds no room for it.
                 Next::Wait(purpose) => {
-                    let woken = self.begin_wait(&mut record, purpose).await?;
-                    self.after_wait(&record, woken, body).await?
+                    let woken = Box::pin(self.begin_wait(&mut record, purpose)).await?;
+                    Box::pin(self.after_wait(&record, woken, body)).await?
                 }
                 Next::Rejoin(due_in) => {
-                    let woken = self.rejoin_wait(&record, due_in).await?;
-                    self.after_wait(&record, woken, body).await?
+                    let woken = Box::pin(self.rejoin_wait(&record, due_in)).await?;
+                    Box::pin(self.after_wait(&record, woken, body)).await?
                 }
                 Next::Finish(Ok(output)) if record.state == StepState::Waiting && answerable(&record) => {
                     // The answer's own row is the checkpoint already.
@@ -92,10 +93,19 @@ impl Ctx {
         }
     }
 
-    fn answer_from_checkpoint(&self, record: &StepRecord, body: &dyn Body) -> Result<StepDone, Halt> {
+    fn answer_from_checkpoint(
+        &self,
+        record: &StepRecord,
+        policy: &StepPolicy,
+        body: &dyn Body,
+    ) -> Result<StepDone, Halt> {
         let mut output = record.output.clone().unwrap_or_else(Payload::null);
         if record.state == StepState::Completed && answerable(record) {
-            output = shape_answer(body, &output).map_err(|f| self.failed(Some(record.key.clone()), f))?;
+            output = match shape_answer(body, &output) {
+                Ok(output) => output,
+                // As it would have been, had the answer come while the run was at work. The answer itself stays recorded.
+                Err(failure) => return self.finish(record.clone(), Err(failure), policy),
+            };
         }
         Ok(StepDone { state: record.state, output, error: record.error.clone() })
     }

@@ -10,11 +10,12 @@ mod records;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
@@ -94,7 +95,8 @@ pub struct Ctx {
     records: HashMap<StepKey, StepRecord>,
     pub(super) acks: Arc<Acks>,
     /// Turns true when the run is going to fail: branches that wait return, nothing new starts.
-    failing: watch::Sender<bool>,
+    failing: AtomicBool,
+    fails: Notify,
     state: Mutex<State>,
 }
 
@@ -109,19 +111,14 @@ struct State {
     notes: Vec<Note>,
     submitted: u64,
     /// Steps whose last row says running or waiting: closed when the run ends without them.
-    open: HashMap<StepKey, StepRow>,
+    open: HashMap<StepKey, Box<StepRow>>,
     /// What people call the steps that have a label.
     labels: HashMap<StepKey, Arc<str>>,
 }
 
 impl Ctx {
-    pub(super) fn new(claimed: &Claimed, records: Vec<StepRecord>, ports: Arc<Ports>, inbox: Arc<Inbox>) -> Self {
-        let seq = records.iter().map(|r| r.seq).max().unwrap_or(0);
-        let open = records
-            .iter()
-            .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
-            .map(|r| (r.key.clone(), StepRow { record: r.clone(), wait: None, due_in: None, fresh: false }))
-            .collect();
+    /// Of a run without records: the first claim, or one whose records have not been loaded yet.
+    pub(super) fn new(claimed: &Claimed, ports: Arc<Ports>, inbox: Arc<Inbox>) -> Self {
         Self {
             info: RunInfo {
                 id: claimed.lease.run(),
@@ -135,11 +132,24 @@ impl Ctx {
             suspect: claimed.crashes > 0,
             ports,
             inbox,
-            records: records.into_iter().map(|r| (r.key.clone(), r)).collect(),
+            records: HashMap::new(),
             acks: Arc::default(),
-            failing: watch::channel(false).0,
-            state: Mutex::new(State { seq, open, ..State::default() }),
+            failing: AtomicBool::new(false),
+            fails: Notify::new(),
+            state: Mutex::default(),
         }
+    }
+
+    /// Takes up what earlier claims have recorded, before the workflow's code runs.
+    pub(super) fn remember(&mut self, records: Vec<StepRecord>) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.seq = records.iter().map(|r| r.seq).max().unwrap_or(0);
+        state.open = records
+            .iter()
+            .filter(|r| matches!(r.state, StepState::Running | StepState::Waiting))
+            .map(|r| (r.key.clone(), Box::new(StepRow { record: r.clone(), wait: None, due_in: None, fresh: false })))
+            .collect();
+        self.records = records.into_iter().map(|r| (r.key.clone(), r)).collect();
     }
 
     /// What the run knows of itself.
@@ -179,12 +189,12 @@ impl Ctx {
         Fut: Future<Output = Result<T, Failure>> + Send,
     {
         let body = super::attempt::CodeBody::new(&work);
-        let done = self.resolve(key.into(), "code", policy, &body).await?;
+        let key = key.into();
+        let done = self.resolve(key.clone(), "code", policy, &body).await?;
         serde_json::from_str(done.output.as_str()).map_err(|e| {
-            Halt::failed(Failure::permanent(
-                code::INVALID_JSON,
-                format!("the recorded output has another shape than this code expects: {e}"),
-            ))
+            // Whatever `on_error` says: there is no `T` to go on with. (A `T` that null fits, as an `Option`, goes on after a failure.)
+            let why = format!("the recorded output of step `{key}` has another shape than this code expects: {e}");
+            self.failed(Some(key), Failure::permanent(code::INVALID_JSON, why))
         })
     }
 
@@ -286,7 +296,8 @@ impl Ctx {
         }))
     }
 
-    /// The step's record; a record of another kind is an error that names both.
+    /// The step's record; a record of another kind is an error that names both, and is fatal whatever `on_error` says: it is
+    /// not this step that failed, and what the record holds is the answer to another question.
     pub(super) fn record_of(&self, key: &StepKey, kind: &str) -> Result<Option<&StepRecord>, Halt> {
         match self.records.get(key) {
             Some(record) if record.kind != kind => Err(self.failed(
@@ -306,14 +317,24 @@ impl Ctx {
     /// A step has failed for good, and with it the run: branches that wait return, nothing new starts. Steps at work
     /// end by themselves.
     pub(super) fn failed(&self, key: Option<StepKey>, failure: Failure) -> Halt {
-        self.failing.send_replace(true);
+        self.failing.store(true, Ordering::Release);
+        self.fails.notify_waiters();
         Halt::Failed(StepFailure { key, failure })
+    }
+
+    fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
     }
 
     /// Resolves when the run is going to fail.
     pub(super) async fn failing(&self) {
-        // The sender lives as long as `self`; an error cannot happen.
-        let _ = self.failing.subscribe().wait_for(|failing| *failing).await;
+        // Enabled before the look, so that a failure between look and wait is not missed.
+        let fails = self.fails.notified();
+        tokio::pin!(fails);
+        fails.as_mut().enable();
+        if !self.is_failing() {
+            fails.await;
+        }
     }
 
     pub(super) fn step_cx(

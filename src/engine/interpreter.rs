@@ -171,7 +171,7 @@ impl<R: StepRunner> Frame<'_, R> {
             }
             return Ok(());
         }
-        self.branches(block).await
+        Box::pin(self.branches(block)).await
     }
 
     /// Runs a list whose steps do not simply follow each other.
@@ -243,8 +243,8 @@ impl<R: StepRunner> Frame<'_, R> {
         if let Some(condition) = &step.condition {
             match condition.eval_bool(&View::of(&self.scope)) {
                 Ok(true) => {}
-                Ok(false) => return self.runner.skip(key, step.kind_name()).await,
-                Err(failure) => return self.fail(step, key, failure).await,
+                Ok(false) => return Box::pin(self.runner.skip(key, step.kind_name())).await,
+                Err(failure) => return Box::pin(self.fail(step, key, failure)).await,
             }
         }
         match &step.kind {

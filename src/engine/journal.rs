@@ -17,6 +17,12 @@ pub trait Journal: Send + Sync {
     /// steps. The entry's ticket is answered after the commit; entries of one run are committed in the order of their submission.
     fn submit(&self, entry: Entry);
 
+    /// What is recorded of a run's steps, from earlier claims. In a task of its own: dropping the future drops only the answer.
+    ///
+    /// # Errors
+    /// The records cannot be read, and trying again would not help.
+    fn load(&self, run: RunId) -> BoxFuture<'static, Result<Vec<StepRecord>, Failure>>;
+
     /// After a suspend has been committed: looks whether one of the waits was answered in the meantime, and if so brings the run back.
     /// Returns at once: nothing is held meanwhile.
     fn settle(&self, run: RunId, keys: Vec<StepKey>);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::json;
 
-use crate::model::{Claimed, Class, Failure, Payload, StepRecord, StepState, code};
+use crate::model::{Claimed, Class, Failure, Payload, StepState, code};
 use crate::rules::retry::next_resume;
 use crate::steps::StopReason;
 
@@ -51,29 +51,21 @@ enum Turn {
 
 /// Runs one claimed job. Consumes the lease.
 pub async fn run(
-    mut claimed: Claimed,
+    claimed: Box<Claimed>,
     workflow: Result<Arc<dyn Workflow>, Failure>,
     ports: Arc<Ports>,
     inbox: Arc<Inbox>,
 ) -> Outcome {
-    let records = std::mem::take(&mut claimed.records);
-    let begin = must_mark_start(&claimed, &records);
-    let resumed = is_resumed(&claimed, &records);
-    let ctx = Ctx::new(&claimed, records, ports, inbox);
-    if resumed {
-        // It goes with the start, or with the first record: never a write of its own.
-        let data = Payload::from_value(&json!({"worker": ctx.worker.0}));
-        ctx.note(Note { kind: NoteKind::Resumed, key: None, attempt: None, data });
-    }
-    if begin && ctx.transition(Transition::Start).await.is_err() {
-        return Outcome::LeaseLost;
+    let mut ctx = Ctx::new(&claimed, ports, inbox);
+    if let Err(outcome) = take_up(&mut ctx, &claimed).await {
+        return outcome;
     }
     let workflow = match workflow {
         Ok(workflow) => workflow,
         Err(failure) if failure.class == Class::Permanent => {
-            return end(&ctx, Transition::Fail { failure }, Outcome::Failed).await;
+            return Box::pin(end(&ctx, Transition::Fail { failure }, Outcome::Failed)).await;
         }
-        Err(failure) => return hand_on(&ctx, failure).await,
+        Err(failure) => return Box::pin(hand_on(&ctx, failure)).await,
     };
     let deadline = run_deadline(&ctx, &claimed, &*workflow);
     let mut alarm = deadline;
@@ -108,16 +100,18 @@ pub async fn run(
                     Err(failure) => break Err(Halt::failed(failure)),
                 },
                 Turn::Ended(Err(halt)) => break Err(halt),
-                Turn::Quiet(due_in) => return suspend(&ctx, due_in, deadline).await,
+                Turn::Quiet(due_in) => return Box::pin(suspend(&ctx, due_in, deadline)).await,
             }
         }
     };
     match halt {
         Ok(output) => end(&ctx, Transition::Complete { output, last: None }, Outcome::Done).await,
         // A cancel outweighs the failure that it may have met on its way.
-        Err(Halt::Failed(_)) if ctx.inbox.signal().reason() == Some(StopReason::Cancelled) => stopped(&ctx).await,
-        Err(Halt::Failed(failure)) => fail(&ctx, &claimed, &*workflow, failure).await,
-        Err(Halt::Stopped) => stopped(&ctx).await,
+        Err(Halt::Failed(_)) if ctx.inbox.signal().reason() == Some(StopReason::Cancelled) => {
+            Box::pin(stopped(&ctx)).await
+        }
+        Err(Halt::Failed(failure)) => Box::pin(fail(&ctx, &claimed, &*workflow, failure)).await,
+        Err(Halt::Stopped) => Box::pin(stopped(&ctx)).await,
     }
 }
 
@@ -133,17 +127,56 @@ async fn hand_on(ctx: &Ctx, failure: Failure) -> Outcome {
     end(ctx, Transition::Suspend { due_in: Some(HAND_ON) }, Outcome::Interrupted).await
 }
 
-/// A run that was taken from a dead worker commits its start before its input is decoded or a step
-/// begins, so that the next death counts. Others count by their first record.
-fn must_mark_start(claimed: &Claimed, records: &[StepRecord]) -> bool {
-    claimed.taken || claimed.crashes > 0 || records.iter().any(|r| r.state == StepState::Running)
+/// Loads what earlier claims have recorded. A run that was taken from a dead worker commits its start before that, before its
+/// input is decoded and before a step begins: whatever of it kills this worker, the death counts. Others count by their first record.
+async fn take_up(ctx: &mut Ctx, claimed: &Claimed) -> Result<(), Outcome> {
+    if !claimed.came_back() {
+        return Ok(());
+    }
+    let suspect = claimed.taken || claimed.crashes > 0;
+    let resumed = claimed.taken || claimed.after_failure;
+    if resumed {
+        note_resumed(ctx);
+    }
+    if suspect {
+        start(ctx).await?;
+    }
+    let records = tokio::select! {
+        records = ctx.ports.journal.load(ctx.info.id) => records,
+        // Nothing to be closed, nothing to be told: the records are not needed. A cancel needs them, to close what is open.
+        () = given_up(ctx) => return Err(stopped(ctx).await),
+    };
+    match records {
+        Ok(records) => {
+            let interrupted = records.iter().any(|r| r.state == StepState::Running);
+            // An operator's retry gives the failed step fresh attempts.
+            let retried = records.iter().any(|r| r.state == StepState::Failed && r.attempts == 0);
+            if !resumed && (interrupted || retried) {
+                note_resumed(ctx);
+            }
+            ctx.remember(records);
+            if interrupted && !suspect { start(ctx).await } else { Ok(()) }
+        }
+        Err(failure) => Err(hand_on(ctx, failure).await),
+    }
 }
 
-/// Is the run taken up again after a death, a failure, or an interruption? The end of a wait is none of these.
-fn is_resumed(claimed: &Claimed, records: &[StepRecord]) -> bool {
-    // An operator's retry gives the failed step fresh attempts.
-    let interrupted = |r: &StepRecord| r.state == StepState::Running || r.state == StepState::Failed && r.attempts == 0;
-    claimed.taken || claimed.error.is_some() || records.iter().any(interrupted)
+async fn start(ctx: &Ctx) -> Result<(), Outcome> {
+    ctx.transition(Transition::Start).await.map_err(|_| Outcome::LeaseLost)
+}
+
+/// Resolves when the run is to be let go of: the lease is lost, or this worker stops.
+async fn given_up(ctx: &Ctx) {
+    if ctx.inbox.signal().stopped().await == StopReason::Cancelled {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The run is taken up again after a death, a failure, or an interruption; the end of a wait is none of these. The line goes
+/// with the start, or with the first record: never a write of its own.
+fn note_resumed(ctx: &Ctx) {
+    let data = Payload::from_value(&json!({"worker": ctx.worker.0}));
+    ctx.note(Note { kind: NoteKind::Resumed, key: None, attempt: None, data });
 }
 
 fn run_deadline(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow) -> Option<tokio::time::Instant> {
@@ -186,7 +219,7 @@ async fn suspend(ctx: &Ctx, due_in: Option<Duration>, deadline: Option<tokio::ti
             Outcome::Suspended
         }
         Err(CommitError::LeaseLost) => Outcome::LeaseLost,
-        Err(CommitError::Refused(why)) => refused(ctx, why).await,
+        Err(CommitError::Refused(why)) => Box::pin(refused(ctx, why)).await,
     }
 }
 
@@ -253,7 +286,7 @@ async fn end(ctx: &Ctx, transition: Transition, outcome: Outcome) -> Outcome {
     match ctx.transition(transition).await {
         Ok(()) => outcome,
         Err(CommitError::LeaseLost) => Outcome::LeaseLost,
-        Err(CommitError::Refused(why)) => refused(ctx, why).await,
+        Err(CommitError::Refused(why)) => Box::pin(refused(ctx, why)).await,
     }
 }
 

@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::checkpoint::StepRecord;
-use super::failure::Failure;
 use super::ids::WorkerId;
 use super::lease::Lease;
 use super::payload::Payload;
@@ -133,7 +131,7 @@ pub struct Job {
     pub due: bool,
 }
 
-/// A run that this worker has just claimed.
+/// A run that this worker has just claimed. What the journal holds of its steps is loaded later, by the run's own task.
 #[derive(Debug)]
 pub struct Claimed {
     /// The right to write to it.
@@ -158,10 +156,16 @@ pub struct Claimed {
     pub streak: i16,
     /// Was it taken from a dead worker before this claim?
     pub taken: bool,
-    /// Why it failed last, where it is being resumed.
-    pub error: Option<Failure>,
+    /// Did it fail before, and is this an automatic resume?
+    pub after_failure: bool,
     /// The enqueuer's trace context.
     pub traceparent: Option<String>,
-    /// What the journal holds of its steps; empty on the first claim.
-    pub records: Vec<StepRecord>,
+}
+
+impl Claimed {
+    /// Has it been claimed before, so that the journal may hold records of its steps?
+    #[must_use]
+    pub fn came_back(&self) -> bool {
+        self.lease.epoch() > 1
+    }
 }

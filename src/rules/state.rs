@@ -5,7 +5,8 @@
 //! round trip to a daemon. So this module is their **specification**: the test `tests/it/state.rs` puts a row
 //! into every state, sends every event by the statement that production uses, and compares the row with the answer
 //! given here. Where this function says no, the statement must change nothing. What decides between two
-//! transitions ([`SOLO_AFTER`], [`CRASH_LIMIT`]) stands here alone, and the statements take it as parameters.
+//! transitions ([`SOLO_AFTER`], [`CRASH_LIMIT`]) stands here, and the statements take it as parameters; but for the index of
+//! what came back, and the claims that read it, which must name [`SOLO_AFTER`] as a number: the same test holds them to it.
 //!
 //! | event | scheduled | queued | held | running | waiting | paused | resuming | completed | failed | cancelled |
 //! |---|---|---|---|---|---|---|---|---|---|---|
@@ -61,7 +62,8 @@ pub struct Fence {
 }
 
 /// What can happen to a run. `limited`: its queue is paused or has a limit, so that it must be admitted before it may
-/// be claimed. `open`: its queue may be claimed from. `progressed`: this claim has made a checkpoint.
+/// be claimed. `open`: its queue may be claimed from. `progressed`: this claim, or
+/// the answer, has made a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Event {
@@ -82,7 +84,7 @@ pub enum Event {
     /// None of its steps runs. `due`: it must be looked at in time.
     Suspend { by: Fence, due: bool, progressed: bool },
     /// What it waits for has come: a signal, an event, a person's word.
-    Wake { limited: bool },
+    Wake { limited: bool, progressed: bool },
     /// Its worker is dead. `begun`: a step's row of this claim is there. `alone`: the worker had begun no other run.
     TakeOver { from: WorkerId, begun: bool, alone: bool, progressed: bool, limited: bool },
     /// Its worker gives it back unharmed.
@@ -171,7 +173,9 @@ pub fn next(job: &Job, event: &Event) -> Result<Next, IllegalTransition> {
     Ok(match (event, job.state) {
         (Event::Stage { limited }, Scheduled) => Next::Live(ready(Job { lane: Lane::Fresh, ..*job }, *limited)),
         (Event::Stage { limited }, Waiting) if job.due => Next::Live(back(*job, *limited)),
-        (Event::Wake { limited }, Waiting) => Next::Live(back(*job, *limited)),
+        (Event::Wake { limited, progressed }, Waiting) => {
+            Next::Live(back(Job { streak: streak(job, *progressed), ..*job }, *limited))
+        }
         (Event::Stage { limited } | Event::Retry { limited }, Resuming) => {
             Next::Live(back(Job { resumes: job.resumes + 1, ..*job }, *limited))
         }

@@ -26,7 +26,7 @@ fn every_event(job: &Job) -> Vec<Event> {
                 Event::ClaimSolo { worker, open: true },
                 Event::Start(by),
                 Event::Suspend { by, due: limited, progressed },
-                Event::Wake { limited },
+                Event::Wake { limited, progressed },
                 Event::TakeOver { from: worker, begun, alone: limited, progressed, limited },
                 Event::Release { by, progressed, limited },
                 Event::Complete(by),

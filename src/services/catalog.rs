@@ -5,7 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
-use crate::db::{Database, DbError, Trouble, definitions};
+use crate::db::definitions::{self, Given};
+use crate::db::{Database, DbError, Trouble};
 use crate::engine::Workflow;
 use crate::model::{Failure, code};
 
@@ -32,6 +33,19 @@ pub struct Loaded {
     pub workflow: Arc<dyn Workflow>,
 }
 
+impl Loaded {
+    fn given(&self) -> Given<'_> {
+        Given {
+            workflow: &self.name,
+            hash: &self.hash,
+            body: self.body.as_deref(),
+            queue: &self.queue,
+            priority: self.priority,
+            source: self.source.as_deref(),
+        }
+    }
+}
+
 /// Workflows by definition id, and the ids that claims pin.
 pub struct Catalog {
     db: Database,
@@ -52,21 +66,18 @@ impl Catalog {
         }
     }
 
-    /// Registers workflows in the database and makes them this worker's present ones. All or nothing here; in
-    /// the database each is idempotent.
+    /// Registers workflows in the database and makes them this worker's present ones. All or nothing, in two
+    /// statements however many they are.
     ///
     /// # Errors
     /// Whatever the database says; the catalog then stays as it was.
     pub async fn load(&self, loaded: Vec<Loaded>) -> Result<usize, DbError> {
+        let given: Vec<Given<'_>> = loaded.iter().map(Loaded::given).collect();
+        let known = definitions::load(self.db.pool(), &given).await?;
+        let changed = known.iter().filter(|(_, changed)| *changed).count();
         let mut ids = serde_json::Map::new();
         let mut workflows = Vec::new();
-        let mut changed = 0;
-        for l in loaded {
-            let id = definitions::define(self.db.pool(), &l.hash, &l.name, l.body.as_deref()).await?;
-            let new =
-                definitions::load_workflow(self.db.pool(), &l.name, id, &l.queue, l.priority, l.source.as_deref())
-                    .await?;
-            changed += usize::from(new);
+        for (l, (id, _)) in loaded.into_iter().zip(known) {
             ids.insert(l.name, id.into());
             workflows.push((id, l.workflow));
         }
@@ -81,7 +92,7 @@ impl Catalog {
     /// # Errors
     /// Whatever the database says; the catalog then stays as it was.
     pub async fn try_out(&self, loaded: Loaded) -> Result<i32, DbError> {
-        let id = definitions::define(self.db.pool(), &loaded.hash, &loaded.name, loaded.body.as_deref()).await?;
+        let id = definitions::define(self.db.pool(), loaded.given()).await?;
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(id, loaded.workflow);
         let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
         let mut ids = present.as_object().cloned().unwrap_or_default();
@@ -106,6 +117,11 @@ impl Catalog {
         {
             return Ok(found.clone());
         }
+        // Boxed: seldom needed, and large.
+        Box::pin(self.fetch(name, id)).await
+    }
+
+    async fn fetch(&self, name: &str, id: Option<i32>) -> Result<Arc<dyn Workflow>, Failure> {
         let stored = self
             .stored(id, name)
             .await

@@ -291,6 +291,10 @@ impl Claimer {
         p.looked = Some(Instant::now());
         p.back |= look.back;
         p.solo = look.solo;
+        self.hints.set_held(look.held);
+        if look.due || look.held {
+            self.hints.stage.notify_one();
+        }
         // Pairs that are empty now stay known for a while: the next job is likely to come there.
         let mut pairs = look.pairs;
         let seen: std::collections::HashSet<Pair> = pairs.iter().cloned().collect();

@@ -46,6 +46,9 @@ const SESSION: [(&str, &str); 6] = [
     ("tcp_keepalives_count", "3"),
 ];
 
+/// The notification that concerns only the claimer; every other one, whatever it says, is for all.
+const NEW_JOBS: &str = "job";
+
 /// How this worker stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -241,10 +244,16 @@ impl Keeper {
                     }
                 }
                 heard = listener.try_recv() => match heard {
-                    Ok(Some(_)) => {
+                    Ok(Some(first)) => {
                         // Any number of notifications is one reason to look.
-                        while listener.next_buffered().is_some() {}
-                        self.s.hints.all();
+                        let mut only_jobs = first.payload() == NEW_JOBS;
+                        while let Some(next) = listener.next_buffered() {
+                            only_jobs &= next.payload() == NEW_JOBS;
+                        }
+                        match only_jobs {
+                            true => self.s.hints.claim.notify_one(),
+                            false => self.s.hints.all(),
+                        }
                     }
                     Ok(None) => return Ended::Lost(None),
                     Err(e) => return Ended::Lost(Some(e.into())),

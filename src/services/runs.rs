@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
-use crate::model::{Claimed, RunId, StepKey, WorkerId};
+use crate::model::{Claimed, Lease, RunId, StepKey, WorkerId};
 use crate::steps::StopReason;
 
 use super::catalog::Catalog;
@@ -30,7 +30,8 @@ pub struct Runs {
 struct Inner {
     inflight: HashMap<RunId, Arc<Inbox>>,
     tasks: usize,
-    buffer: VecDeque<Claimed>,
+    /// Boxed: a claimed run goes through several futures, each of which would keep room for it.
+    buffer: VecDeque<Box<Claimed>>,
     /// Buffer below this: time to claim again.
     low_water: usize,
     door: Door,
@@ -105,10 +106,10 @@ impl Runs {
         let claimed = claimed.into_iter().filter(|c| Some(c.lease.worker()) != lost);
         if inner.door != Door::Open {
             drop(inner);
-            return self.give_back(claimed);
+            return self.give_back(claimed.map(|c| c.lease));
         }
         inner.low_water = low_water;
-        inner.buffer.extend(claimed);
+        inner.buffer.extend(claimed.map(Box::new));
         while inner.tasks < self.slots {
             let Some(next) = inner.buffer.pop_front() else { break };
             inner.tasks += 1;
@@ -128,7 +129,7 @@ impl Runs {
     }
 
     /// One slot at work: run after run, until the buffer is empty.
-    async fn work(self: Arc<Self>, first: Claimed, inbox: Arc<Inbox>) {
+    async fn work(self: Arc<Self>, first: Box<Claimed>, inbox: Arc<Inbox>) {
         let mut next = Some((first, inbox));
         while let Some((claimed, inbox)) = next {
             let run = claimed.lease.run();
@@ -147,7 +148,7 @@ impl Runs {
         }
     }
 
-    fn after(self: &Arc<Self>, run: RunId, inbox: &Arc<Inbox>) -> Option<(Claimed, Arc<Inbox>)> {
+    fn after(self: &Arc<Self>, run: RunId, inbox: &Arc<Inbox>) -> Option<(Box<Claimed>, Arc<Inbox>)> {
         let mut inner = self.inner();
         // A run that was suspended may have been woken and claimed here again already: that inbox is not ours to remove.
         if inner.inflight.get(&run).is_some_and(|current| Arc::ptr_eq(current, inbox)) {
@@ -188,7 +189,7 @@ impl Runs {
             }
             std::mem::take(&mut inner.buffer)
         };
-        self.give_back(unstarted);
+        self.give_back(unstarted.into_iter().map(|c| c.lease));
     }
 
     /// Starts runs again, unless this worker is shutting down.
@@ -203,13 +204,13 @@ impl Runs {
     pub fn give_back_buffer(&self) -> usize {
         let unstarted = std::mem::take(&mut self.inner().buffer);
         let n = unstarted.len();
-        self.give_back(unstarted);
+        self.give_back(unstarted.into_iter().map(|c| c.lease));
         n
     }
 
-    fn give_back(&self, unstarted: impl IntoIterator<Item = Claimed>) {
-        for claimed in unstarted {
-            self.release(claimed.lease.run(), claimed.lease.worker(), claimed.lease.epoch());
+    fn give_back(&self, unstarted: impl IntoIterator<Item = Lease>) {
+        for lease in unstarted {
+            self.release(lease.run(), lease.worker(), lease.epoch());
         }
     }
 

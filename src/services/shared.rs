@@ -1,5 +1,6 @@
 //! What the services tell each other: hints to look, and whether Postgres is there.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,23 @@ pub struct Hints {
     pub stage: Notify,
     /// Somebody may want something of a running run.
     pub request: Notify,
+    /// When something was last looked for, was a run held?
+    held: AtomicBool,
 }
 
 impl Hints {
+    /// Says whether a run is held, as far as this worker knows.
+    pub fn set_held(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
+    }
+
+    /// A run has left its place: if others are held, one of them may have it.
+    pub fn left(&self) {
+        if self.held.load(Ordering::Relaxed) {
+            self.stage.notify_one();
+        }
+    }
+
     /// Tells everyone to look.
     pub fn all(&self) {
         self.claim.notify_one();

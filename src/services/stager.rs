@@ -1,4 +1,4 @@
-//! Stages what is due, admits what is held.
+//! Stages what is due, admits what is held. It has no poll of its own: the claimer's look says when there is something to do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use super::shared::Hints;
 /// Rows moved by one pass at the most: a pass stays short, and a full one is followed by the next at once.
 const BATCH: i32 = 2_000;
 
-/// The poll that bounds every wake-up.
-const POLL: Duration = Duration::from_secs(2);
+/// A net under the claimer's look, every two seconds, and under the due time that is known.
+const NET: Duration = Duration::from_secs(30);
 
 /// Hints come with every insert; passes need not.
 const SPACING: Duration = Duration::from_millis(50);
@@ -32,6 +32,7 @@ impl Periodic for Stager {
 
     async fn tick(&mut self) -> Result<Duration, DbError> {
         let done = maintenance::stage(self.db.pool(), BATCH).await?;
+        self.hints.set_held(done.held);
         // A statement of its own: a slow admission, or one that fails, must not keep sleeps from ending.
         let admitted = if done.held { maintenance::admit(self.db.pool(), BATCH).await } else { Ok(0) };
         let admitted = admitted.unwrap_or_else(|error| {
@@ -45,7 +46,7 @@ impl Periodic for Stager {
         if done.staged >= BATCH || admitted >= BATCH {
             return Ok(Duration::ZERO);
         }
-        Ok(done.next_ms.map_or(POLL, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(POLL))
+        Ok(done.next_ms.map_or(NET, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(NET))
     }
 
     async fn hinted(&self) {

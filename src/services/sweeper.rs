@@ -25,6 +25,9 @@ const REPAIR_GAP: Duration = Duration::from_secs(3);
 /// Runs that one pass looks at: some 50 ms of Postgres' time.
 const REPAIR_BATCH: i32 = 5_000;
 
+/// Runs that somebody has locked are asked for again after this long.
+const LOCKED_AGAIN: Duration = Duration::from_secs(1);
+
 /// The sweeper.
 pub struct Sweeper {
     /// The database.
@@ -44,20 +47,23 @@ impl Sweeper {
     pub async fn run(mut self, mut stop: Stop) {
         let mut repair = Repair { batch: REPAIR_BATCH, after: None };
         let mut due = Instant::now();
+        let mut left: Vec<Left> = Vec::new();
         loop {
             tokio::select! {
                 () = stopped(&mut stop) => return,
                 suspect = self.suspects.recv() => match suspect {
-                    Some(suspect) => self.take_over(suspect).await,
+                    Some(suspect) => left.extend(self.take_over(suspect).await),
                     None => return,
                 },
+                () = tokio::time::sleep(LOCKED_AGAIN), if !left.is_empty() => left = self.fetch(left).await,
                 () = tokio::time::sleep_until(due) => due = Instant::now() + self.repair(&mut repair).await,
             }
         }
     }
 
-    async fn take_over(&self, suspect: Suspect) {
-        let Some(me) = self.presence.worker() else { return };
+    /// Takes over; gives what it had to leave behind.
+    async fn take_over(&self, suspect: Suspect) -> Option<Left> {
+        let me = self.presence.worker()?;
         let mut backoff = Backoff::default();
         self.bear_witness(suspect.worker).await;
         self.failpoints.hit("sweeper.before_take_over").await;
@@ -67,19 +73,42 @@ impl Sweeper {
                     self.failpoints.hit("sweeper.after_take_over").await;
                     tracing::warn!(
                         dead.worker = %suspect.worker, found_by = if suspect.by_lock { "lock" } else { "lease" },
-                        requeued = done.requeued, quarantined = done.quarantined, "took over a dead worker's runs"
+                        requeued = done.requeued, quarantined = done.quarantined, locked = done.locked, "took over a dead worker's runs"
                     );
                     self.hints.claim.notify_one();
-                    return;
+                    return (done.locked > 0).then_some(Left { victim: suspect.worker, evidence: done.evidence });
                 }
                 // Alive after all, busy, or taken by another sweeper: the next look decides anew.
-                Ok(None) => return,
+                Ok(None) => return None,
                 Err(error) => {
                     tracing::debug!(%error, dead.worker = %suspect.worker, "take-over failed, trying again");
                     tokio::time::sleep(backoff.pause()).await;
                 }
             }
         }
+        None
+    }
+
+    /// Runs that somebody had locked when their worker was taken over. Should this worker die before them, the repair finds them.
+    async fn fetch(&self, left: Vec<Left>) -> Vec<Left> {
+        let mut still = Vec::new();
+        for one in left {
+            match liveness::requeue(self.db.pool(), one.victim, &one.evidence).await {
+                Ok(Some(done)) if done.requeued + done.quarantined > 0 => {
+                    tracing::info!(dead.worker = %one.victim, requeued = done.requeued, quarantined = done.quarantined,
+                        locked = done.locked, "took over runs that somebody had locked");
+                    self.hints.claim.notify_one();
+                    still.extend((done.locked > 0).then_some(one));
+                }
+                Ok(Some(done)) => still.extend((done.locked > 0).then_some(one)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, dead.worker = %one.victim, "runs that were locked are still to be taken over");
+                    still.push(one);
+                }
+            }
+        }
+        still
     }
 
     /// Adds what can be seen from here to what the dead worker has said of itself, where both are on one machine.
@@ -117,6 +146,12 @@ impl Sweeper {
         let pause = if repair.after.is_some() { REPAIR_GAP } else { REPAIR_EVERY };
         pause.mul_f64(0.75 + 0.5 * fastrand::f64())
     }
+}
+
+/// What a take-over has left behind.
+struct Left {
+    victim: WorkerId,
+    evidence: serde_json::Value,
 }
 
 /// How far the repair has come.

@@ -8,6 +8,7 @@ mod columns;
 mod group;
 mod outcome;
 mod plain;
+mod records;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use crate::db::{Database, Trouble, waits};
 use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
-use crate::model::{Failure, RunId, StepKey, WorkerId};
+use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
@@ -27,6 +28,7 @@ use super::shared::{Backoff, Connectivity, Hints};
 use columns::columns;
 use group::{Group, fold, size};
 use outcome::{held_of, settle_after_read_back};
+use records::Records;
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
 const MAX_RUNS: usize = 1_000;
@@ -59,6 +61,7 @@ pub struct PgJournal {
     hints: Arc<Hints>,
     /// One settle at a time: it may wait behind somebody's open transaction, and the pool is for others too.
     settling: Arc<Semaphore>,
+    records: Arc<Records>,
     failpoints: Failpoints,
 }
 
@@ -92,7 +95,9 @@ impl PgJournal {
             })
             .collect();
         let settling = Arc::new(Semaphore::new(1));
-        (Self { shards, db: db.clone(), hints: hints.clone(), settling, failpoints: failpoints.clone() }, tasks)
+        let records = Arc::new(Records::new(db, failpoints));
+        let (db, hints, failpoints) = (db.clone(), hints.clone(), failpoints.clone());
+        (Self { shards, db, hints, settling, records, failpoints }, tasks)
     }
 }
 
@@ -102,6 +107,11 @@ impl Journal for PgJournal {
         let shard = usize::from(entry.run.0.as_bytes()[15]) % self.shards.len();
         // A failure means that the writer is gone; the ticket, dropped, says so.
         let _ = self.shards[shard].send(entry);
+    }
+
+    fn load(&self, run: RunId) -> BoxFuture<'static, Result<Vec<StepRecord>, Failure>> {
+        let records = self.records.clone();
+        Box::pin(async move { records.load(run).await })
     }
 
     fn settle(&self, run: RunId, keys: Vec<StepKey>) {
@@ -368,7 +378,9 @@ impl Writer {
     fn committed(&self, groups: Vec<Group>, lost: &[Uuid]) {
         let mut wake_stager = false;
         let mut wake_claimer = false;
+        let mut left = false;
         for group in groups {
+            left |= group.transition.as_ref().is_some_and(|t| !matches!(t, Transition::Start));
             match &group.transition {
                 Some(Transition::Suspend { .. } | Transition::Resume { .. }) => wake_stager = true,
                 Some(Transition::Release) => wake_claimer = true,
@@ -382,6 +394,9 @@ impl Writer {
         }
         if wake_claimer {
             self.hints.claim.notify_one();
+        }
+        if left {
+            self.hints.left();
         }
     }
 }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::model::{Failure, Payload, RunId, StepKey, Wait, WorkerId};
 
@@ -90,50 +91,61 @@ pub enum StopReason {
     Shutdown,
 }
 
+impl StopReason {
+    const ALL: [Self; 4] = [Self::Timeout, Self::Cancelled, Self::LeaseLost, Self::Shutdown];
+}
+
+/// A watch channel would do; every run has one of these, and it is a tenth of the size.
+#[derive(Debug, Default)]
+struct Stopping {
+    /// 0: not yet; else the reason's place in [`StopReason::ALL`], plus one.
+    said: AtomicU8,
+    told: Notify,
+}
+
 /// The receiving end of a stop.
 #[derive(Clone, Debug)]
-pub struct StopSignal(watch::Receiver<Option<StopReason>>);
+pub struct StopSignal(Arc<Stopping>);
 
 /// The sending end of a stop.
 #[derive(Debug)]
-pub struct StopTrigger(watch::Sender<Option<StopReason>>);
+pub struct StopTrigger(Arc<Stopping>);
 
 /// A connected trigger and signal.
 #[must_use]
 pub fn stop_pair() -> (StopTrigger, StopSignal) {
-    let (tx, rx) = watch::channel(None);
-    (StopTrigger(tx), StopSignal(rx))
+    let shared = Arc::<Stopping>::default();
+    (StopTrigger(shared.clone()), StopSignal(shared))
 }
 
 impl StopTrigger {
     /// Says stop. The first reason stands.
     pub fn stop(&self, reason: StopReason) {
-        self.0.send_if_modified(|now| {
-            let first = now.is_none();
-            if first {
-                *now = Some(reason);
-            }
-            first
-        });
+        let _ = self.0.said.compare_exchange(0, reason as u8 + 1, Ordering::AcqRel, Ordering::Acquire);
+        self.0.told.notify_waiters();
     }
 }
 
 impl StopSignal {
     /// Resolves when the attempt is told to stop; pends for ever if that never comes.
     pub async fn stopped(&self) -> StopReason {
-        let mut rx = self.0.clone();
-        // Copied out at once: the guard that the channel hands back must not live across an await.
-        let said = rx.wait_for(Option::is_some).await.map(|reason| *reason);
-        match said {
-            Ok(reason) => reason.unwrap_or(StopReason::Shutdown),
-            Err(_) => std::future::pending().await,
+        loop {
+            // Enabled before the look, so that a stop between look and wait is not missed.
+            let told = self.0.told.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            if let Some(reason) = self.reason() {
+                return reason;
+            }
+            told.await;
         }
     }
 
     /// The reason, if the stop has been said.
     #[must_use]
     pub fn reason(&self) -> Option<StopReason> {
-        *self.0.borrow()
+        let said = self.0.said.load(Ordering::Acquire);
+        StopReason::ALL.get(usize::from(said).checked_sub(1)?).copied()
     }
 }
 

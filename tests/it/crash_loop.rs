@@ -108,3 +108,32 @@ async fn a_busy_worker_empties_itself_for_a_solo_run_and_claims_again_afterwards
     // Company in the first four deaths counts, but condemns nobody.
     assert!(db.count("SELECT coalesce(max(crashes), 0)::int8 FROM stepd.runs WHERE workflow = 'harmless'").await <= 4);
 }
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_run_whose_records_kill_the_worker_that_loads_them_is_counted_and_quarantined() {
+    let (db, files) = (Db::new().await, Files::new([HARMLESS.replace("sleep 0.2", "sleep 60")]));
+    let spec = Spec::new(&db, &files).failpoints("records.before_load=1:kill");
+    let mut workers = vec![spec.ready().await];
+    let run = db.enqueue("harmless", "{}").await;
+    db.step_reaches(&run, "one", "running", SOON).await;
+    workers[0].kill9();
+    until(&mut workers, &spec, "it is quarantined", async || db.state(&run).await == "failed").await;
+    let code = db.one::<String>(format!("SELECT error_code FROM stepd.runs WHERE id = '{run}'")).await;
+    assert_eq!(code, "crash_loop");
+    // The first death interrupted its step, four met it while it was loaded.
+    assert_eq!(db.count(format!("SELECT crashes::int8 FROM stepd.runs WHERE id = '{run}'")).await, 5);
+}
+
+#[tokio::test]
+async fn an_answer_to_a_waiting_run_is_progress_crashes_before_it_and_after_it_are_not_in_a_row() {
+    let (db, files) =
+        (Db::new().await, Files::new(["name: asks\nsteps: [{id: go, wait: go}, {id: end, run: sleep 60}]"]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("asks", "{}").await;
+    db.reaches(&run, "waiting", SOON).await;
+    db.exec(format!("UPDATE stepd.jobs SET streak = 3, crashes = 3 WHERE id = '{run}'")).await;
+    db.exec("SELECT stepd.emit('go')").await;
+    db.step_reaches(&run, "end", "running", SOON).await;
+    assert_eq!(db.count(format!("SELECT streak::int8 FROM stepd.jobs WHERE id = '{run}'")).await, 0);
+}

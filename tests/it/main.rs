@@ -27,6 +27,7 @@ mod state;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;
+mod take_over;
 mod try_out;
 mod values;
 mod versions;

@@ -69,6 +69,44 @@ async fn a_queues_limit_is_never_exceeded_by_two_workers() {
 }
 
 #[tokio::test]
+async fn a_place_in_a_limited_queue_is_taken_as_soon_as_it_is_free() {
+    let (db, files) = (Db::new().await, Files::new(["name: quick\nsteps:\n  - id: a\n    set: 1\n"]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    db.exec("SELECT stepd.limit_queue('default', 2)").await;
+    // Thirty rounds: were a free place only found by the poll, they would take a minute.
+    db.exec("INSERT INTO stepd.jobs (workflow) SELECT 'quick' FROM generate_series(1, 60)").await;
+    db.all_ended(SOON).await;
+}
+
+#[tokio::test]
+async fn an_insert_wakes_only_whom_it_concerns() {
+    let (db, files) = (Db::new().await, Files::new(["name: quick\nsteps:\n  - id: a\n    set: 1\n"]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    worker.kill9();
+    let mut ear = sqlx::postgres::PgListener::connect_with(&db.pool).await.unwrap();
+    ear.listen("stepd").await.unwrap();
+    let all = "";
+    for (sql, heard) in [
+        ("INSERT INTO stepd.jobs (workflow) SELECT 'quick' FROM generate_series(1, 3)", &["job"][..]),
+        // The poll finds it long before it is due.
+        ("INSERT INTO stepd.jobs (workflow, run_at) VALUES ('quick', now() + interval '1 hour')", &["job"]),
+        // The stager must hear of it.
+        (
+            "INSERT INTO stepd.jobs (workflow, run_at) VALUES ('quick', clock_timestamp() + interval '2 s')",
+            &[all, "job"],
+        ),
+        ("SELECT stepd.limit_queue('default', 2)", &[all]),
+        // It must be admitted.
+        ("INSERT INTO stepd.jobs (workflow) VALUES ('quick')", &[all]),
+    ] {
+        db.exec(sql).await;
+        for word in heard {
+            assert_eq!(ear.recv().await.unwrap().payload(), *word, "{sql}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_job_of_an_unknown_workflow_is_parked_and_runs_when_the_workflow_is_loaded() {
     let (db, files) = (Db::new().await, Files::new([PLAIN]));
     let mut worker = Spec::new(&db, &files).ready().await;
@@ -115,4 +153,48 @@ steps:
     for worker in &mut workers {
         assert_eq!(worker.drain(SOON).await, Some(0));
     }
+}
+
+/// The most rows that one part of a statement of the claimer reads for nothing, with the claimer's settings.
+async fn read_for_nothing(db: &Db, statement: &str, values: &[&str]) -> u64 {
+    let mut text = statement.replace("!\"", "\"");
+    for (n, value) in values.iter().enumerate().rev() {
+        text = text.replace(&format!("${}", n + 1), value);
+    }
+    let mut conn = db.pool.acquire().await.unwrap();
+    for line in ["SET enable_seqscan = off", "SET jit = off", "BEGIN"] {
+        sqlx::raw_sql(line).execute(&mut *conn).await.unwrap();
+    }
+    let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN (ANALYZE, TIMING OFF) {text}")))
+        .fetch_all(&mut *conn)
+        .await
+        .unwrap_or_else(|e| panic!("{e}\n{text}"));
+    sqlx::raw_sql("ROLLBACK").execute(&mut *conn).await.unwrap();
+    let removed = plan.iter().filter_map(|l| l.trim().strip_prefix("Rows Removed by Filter: ")?.parse().ok());
+    removed.max().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_look_and_a_claim_do_not_read_what_came_back_to_a_queue_that_is_closed_or_not_served_or_must_be_run_alone() {
+    let db = Db::new().await;
+    db.exec(
+        "SET session_replication_role = replica;
+         INSERT INTO stepd_engine.workers (id, host, pid, version, slots) VALUES ('00000000-0000-0000-0000-00000000000a', 'h', 1, '0', 1);
+         INSERT INTO stepd_engine.queues (name, exclusive, paused, open) VALUES ('foreign', true, false, true), ('paused', false, true, false);
+         INSERT INTO stepd.jobs (id, workflow, queue, priority, state, lane, epoch, streak)
+             SELECT stepd_engine.uuid7(), 'w', (ARRAY['foreign', 'paused', 'default'])[1 + n % 3], 5, 'queued', 1, 1, CASE n % 3 WHEN 2 THEN 4 ELSE 0 END
+             FROM generate_series(1, 9000) n;
+         INSERT INTO stepd.jobs (id, workflow, queue, priority, state, lane, epoch)
+             SELECT stepd_engine.uuid7(), 'w', 'default', 5, 'queued', 1, 1 FROM generate_series(1, 20);
+         SET session_replication_role = origin; ANALYZE",
+    )
+    .await;
+    let me = "'00000000-0000-0000-0000-00000000000a'::uuid";
+    let (all, ten, none, limit) = ("NULL::text[]", "10", "'{}'::jsonb", "4::smallint");
+    let look = read_for_nothing(&db, include_str!("../../src/db/sql/look.sql"), &[all, limit]).await;
+    let pairs = ["'{}'::text[]", "'{}'::smallint[]", "'{}'::timestamptz[]", "'{}'::uuid[]"];
+    let values = [[me, ten, none].as_slice(), &pairs, &[all, limit]].concat();
+    let claim = read_for_nothing(&db, include_str!("../../src/db/sql/claim.sql"), &values).await;
+    let solo = read_for_nothing(&db, include_str!("../../src/db/sql/claim_solo.sql"), &[me, none, all, limit]).await;
+    assert!(look.max(claim).max(solo) < 50, "read for nothing: look {look}, claim {claim}, claim alone {solo}");
 }

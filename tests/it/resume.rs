@@ -127,6 +127,111 @@ async fn an_operators_retry_of_a_failed_run_repeats_only_the_failed_step() {
 }
 
 #[tokio::test]
+async fn a_retry_writes_no_attempt_a_second_time_and_hides_none() {
+    let (db, files) =
+        (Db::new().await, Files::new([FAILING.replace("{max_attempts: 1}", "{max_attempts: 2, initial: 20ms}")]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("failing", "{}").await;
+    db.reaches(&run, "failed", SOON).await;
+    let retry = format!("SELECT stepd.retry('{run}')");
+    db.exec(&*retry).await;
+    wait_until("it fails again", SOON, async || {
+        db.events("attempt_failed").await == 4 && db.state(&run).await == "failed"
+    })
+    .await;
+    std::fs::write(files.path("there"), "").unwrap();
+    db.exec(&*retry).await;
+    wait_until("it completes", SOON, async || db.state(&run).await == "completed").await;
+    let attempts = format!(
+        "SELECT string_agg(attempt || ' ' || state, ', ' ORDER BY ended_at) FROM stepd.attempts WHERE run = '{run}' AND key = 'second'"
+    );
+    assert_eq!(db.one::<String>(attempts).await, "1 failed, 2 failed, 1 failed, 2 failed, 1 completed");
+    let lines = format!("SELECT count(*) FROM stepd.history WHERE run = '{run}' AND event = 'attempt failed'");
+    assert_eq!(db.count(lines).await, 4);
+}
+
+#[tokio::test]
+async fn an_operators_retry_of_a_run_that_took_too_long_begins_its_timeout_anew() {
+    let text =
+        "name: late\nresume: never\ntimeout: 2s\nsteps:\n  - id: slow\n    run: test -e @DIR@/there || sleep 60\n";
+    let (db, files) = (Db::new().await, Files::new([text]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("late", "{}").await;
+    db.reaches(&run, "failed", SOON).await;
+    let started = format!("SELECT started_at::text FROM stepd.runs WHERE id = '{run}'");
+    let first: String = db.one(&*started).await;
+    std::fs::write(files.path("there"), "").unwrap();
+    db.exec(format!("SELECT stepd.retry('{run}')")).await;
+    assert_eq!(db.one::<String>(&*started).await, first, "the views keep the first start");
+    wait_until("it completes", SOON, async || db.state(&run).await == "completed").await;
+    assert_eq!(db.one::<String>(&*started).await, first);
+}
+
+/// Waits for an event that wakes all at once; then a step that shows when it started and ended.
+const WOKEN: &str = "
+name: woken
+resume: never
+steps:
+  - id: go
+    wait: go
+  - id: work
+    run: sleep 0.3
+";
+
+#[tokio::test]
+async fn a_run_with_a_huge_journal_keeps_neither_the_claimer_nor_other_runs_waiting() {
+    let (db, files) = (Db::new().await, Files::new([WOKEN]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let mut runs = Vec::new();
+    for _ in 0..10 {
+        runs.push(db.enqueue("woken", "{}").await);
+    }
+    for run in &runs {
+        db.reaches(run, "waiting", SOON).await;
+    }
+    let huge = &runs[0];
+    // Two hundred megabytes, and two hundred thousand rows.
+    db.exec(format!(
+        "INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
+         SELECT '{huge}', 10 + n, 1, now(), now(), 1, true, 'completed', 'filler[' || n || ']', 'set', to_json(repeat('x', 1000))::text
+         FROM generate_series(1, 200000) n"
+    ))
+    .await;
+    db.exec("SELECT stepd.emit('go')").await;
+    for run in &runs {
+        db.reaches(run, "completed", SOON * 2).await;
+    }
+    let late = db
+        .count(format!(
+            "SELECT count(*) FROM stepd.steps s WHERE s.key = 'work' AND s.run <> '{huge}'
+             AND s.ended_at > (SELECT h.started_at FROM stepd.steps h WHERE h.run = '{huge}' AND h.key = 'work')"
+        ))
+        .await;
+    assert_eq!(late, 0, "small runs that waited for the huge one's records");
+}
+
+#[tokio::test]
+async fn an_answer_of_another_shape_than_the_definition_expects_goes_by_its_steps_on_error() {
+    let text = |name: &str, on_error: &str| {
+        format!(
+            "name: {name}\nresume: never\nsteps:\n  - id: go\n    wait: go\n    output: event.n + 1\n    on_error: {on_error}\n  \
+             - id: then\n    set: 1\noutput: steps.then.output\n"
+        )
+    };
+    let (db, files) = (Db::new().await, Files::new([text("lenient", "continue"), text("strict", "fail")]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let (lenient, strict) = (db.enqueue("lenient", "{}").await, db.enqueue("strict", "{}").await);
+    db.reaches(&lenient, "waiting", SOON).await;
+    db.reaches(&strict, "waiting", SOON).await;
+    db.exec(r#"SELECT stepd.emit('go', '{"n": [1]}')"#).await;
+    db.reaches(&lenient, "completed", SOON).await;
+    db.reaches(&strict, "failed", SOON).await;
+    let failure =
+        format!("SELECT error_code || ' ' || (error -> 'details' ->> 'step') FROM stepd.runs WHERE id = '{strict}'");
+    assert_eq!(db.one::<String>(failure).await, "expression go");
+}
+
+#[tokio::test]
 async fn a_definition_that_changed_under_a_waiting_run_does_not_change_the_run() {
     let text = |word: &str| {
         format!(

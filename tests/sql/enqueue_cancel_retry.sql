@@ -48,8 +48,9 @@ BEGIN
     PERFORM stepd.cancel(b);
     PERFORM t.same(stepd.retry(a), 'queued', 'retry');
     PERFORM t.ok((SELECT state = 'queued' AND lane = 1 AND epoch = 1 AND definition = 1 AND resumes = 0 AND streak = 0 AND crashes = 2 AND worker IS NULL
-        AND started_at IS NOT NULL AND input = '{"n": 7}' AND queue = 'fast' AND unique_key = 'r' AND traceparent = '00-x' AND error IS NULL
+        AND started_at IS NULL AND first_started_at IS NOT NULL AND input = '{"n": 7}' AND queue = 'fast' AND unique_key = 'r' AND traceparent = '00-x' AND error IS NULL
         FROM stepd.jobs WHERE id = a), 'the row is as it was');
+    PERFORM t.ok((SELECT started_at IS NOT NULL FROM stepd.runs WHERE id = a), 'the run''s start is its first');
     PERFORM t.ok(NOT EXISTS (SELECT FROM stepd_engine.ended WHERE id = a) AND (SELECT count(*) = 1 FROM stepd.runs WHERE id = a), 'it is in one place');
     PERFORM t.ok((SELECT array_agg(key || ':' || state || ':' || attempts || ':' || checkpoint ORDER BY seq) =
         '{one:completed:1:true,two:failed:0:false,three:failed:0:false}' FROM stepd.steps WHERE run = a), 'checkpoints kept, attempts fresh');

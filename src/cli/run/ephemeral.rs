@@ -108,7 +108,7 @@ impl Memory {
         for epoch in 1.. {
             let inbox = Arc::new(Inbox::default());
             let claimed = self.claimed(epoch, started_at);
-            let going = engine::run(claimed, Ok(self.workflow.clone()), self.ports.clone(), inbox.clone());
+            let going = engine::run(Box::new(claimed), Ok(self.workflow.clone()), self.ports.clone(), inbox.clone());
             tokio::pin!(going);
             let mut handled = Vec::new();
             let outcome = loop {
@@ -150,8 +150,6 @@ impl Memory {
     }
 
     fn claimed(&self, epoch: i32, started_at: chrono::DateTime<Utc>) -> Claimed {
-        // A wait that a failure broke off begins anew.
-        let known = |r: &StepRecord| r.state != StepState::Waiting;
         Claimed {
             lease: Lease::new(self.id, WorkerId(Uuid::nil()), epoch),
             workflow: self.name.clone(),
@@ -164,9 +162,8 @@ impl Memory {
             crashes: 0,
             streak: 0,
             taken: false,
-            error: None,
+            after_failure: false,
             traceparent: None,
-            records: self.journal.run(self.id).steps.into_values().filter(known).collect(),
         }
     }
 

@@ -2,16 +2,30 @@
 -- Caller: services::claimer. Locks: the worker's row (key share), then job rows (skip locked).
 -- Index: jobs_returned, jobs_ready. A claim of a new row is a HOT update: it changes no indexed column.
 -- $3 the definitions that this worker pins, {workflow: id}; $4..$7 the known (queue, priority) pairs with their
--- watermark (ready_at, id); $8 the queues served (NULL: all that are not exclusive); $9 from this many crashes in a row on a run is only claimed alone.
-WITH me AS MATERIALIZED (
+-- watermark (ready_at, id); $8 the queues served (NULL: all that are not exclusive).
+-- place: the (queue, priority) pairs of what came back, walked in the index from one to the next, with the oldest row of each. Only
+-- what this worker serves is read; what is only claimed alone (claim_solo.sql) is not.
+WITH RECURSIVE me AS MATERIALIZED (
     SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
+), place AS (
+    (SELECT j.queue, (j.streak >= 4) AS alone, j.priority, j.ready_at FROM stepd.jobs j WHERE j.lane = 1
+        ORDER BY j.queue, (j.streak >= 4), j.priority, j.ready_at LIMIT 1)
+    UNION ALL
+    SELECT n.queue, n.alone, n.priority, n.ready_at FROM place p, LATERAL (
+        SELECT j.queue, (j.streak >= 4) AS alone, j.priority, j.ready_at FROM stepd.jobs j
+        WHERE j.lane = 1 AND (j.queue, (j.streak >= 4), j.priority) > (p.queue, p.alone, p.priority)
+        ORDER BY j.queue, (j.streak >= 4), j.priority, j.ready_at LIMIT 1) n
 ), back AS MATERIALIZED (
-    SELECT j.ctid FROM stepd.jobs j
-    WHERE EXISTS (SELECT FROM me) AND j.lane = 1 AND j.state = 'queued' AND j.streak < $9
-      AND CASE WHEN $8::text[] IS NULL
-            THEN NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = j.queue AND (q.exclusive OR NOT q.open))
-            ELSE j.queue = ANY ($8::text[]) AND NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = j.queue AND NOT q.open) END
-    ORDER BY j.priority, j.ready_at, j.id LIMIT $2 FOR UPDATE SKIP LOCKED
+    SELECT x.ctid
+    FROM (SELECT p.queue, p.alone, p.priority FROM place p
+        WHERE NOT p.alone AND EXISTS (SELECT FROM me) AND CASE WHEN $8::text[] IS NULL
+            THEN NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = p.queue AND (q.exclusive OR NOT q.open))
+            ELSE p.queue = ANY ($8::text[]) AND NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = p.queue AND NOT q.open) END
+        ORDER BY p.priority, p.ready_at) p,
+    LATERAL (SELECT j.ctid FROM stepd.jobs j
+        WHERE j.lane = 1 AND j.queue = p.queue AND (j.streak >= 4) = p.alone AND j.priority = p.priority AND j.state = 'queued'
+        ORDER BY j.ready_at, j.id LIMIT $2 FOR UPDATE SKIP LOCKED) x
+    LIMIT $2
 ), fresh AS MATERIALIZED (
     SELECT x.ctid
     FROM unnest($4::text[], $5::smallint[], $6::timestamptz[], $7::uuid[]) AS p(queue, priority, ready_at, id),
@@ -30,4 +44,4 @@ UPDATE stepd.jobs j SET
         (SELECT w.definition FROM stepd_engine.workflows w WHERE w.name = j.workflow))
 WHERE j.ctid = ANY (ARRAY(SELECT b.ctid FROM back b UNION ALL SELECT f.ctid FROM fresh f))
 RETURNING j.id, j.workflow, j.input::text AS "input!", j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
-    j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error, j.traceparent
+    j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error IS NOT NULL AS "after_failure!", j.traceparent

@@ -1,14 +1,26 @@
 -- Claims one run that has killed several workers in a row, for a worker that runs nothing else.
 -- Caller: services::claimer, when its worker is empty. Locks and columns as in claim.sql.
-WITH me AS MATERIALIZED (
+WITH RECURSIVE me AS MATERIALIZED (
     SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
+), place AS (
+    (SELECT j.queue, (j.streak >= 4) AS alone, j.priority, j.ready_at FROM stepd.jobs j WHERE j.lane = 1
+        ORDER BY j.queue, (j.streak >= 4), j.priority, j.ready_at LIMIT 1)
+    UNION ALL
+    SELECT n.queue, n.alone, n.priority, n.ready_at FROM place p, LATERAL (
+        SELECT j.queue, (j.streak >= 4) AS alone, j.priority, j.ready_at FROM stepd.jobs j
+        WHERE j.lane = 1 AND (j.queue, (j.streak >= 4), j.priority) > (p.queue, p.alone, p.priority)
+        ORDER BY j.queue, (j.streak >= 4), j.priority, j.ready_at LIMIT 1) n
 ), back AS MATERIALIZED (
-    SELECT j.ctid FROM stepd.jobs j
-    WHERE EXISTS (SELECT FROM me) AND j.lane = 1 AND j.state = 'queued' AND j.streak >= $4
-      AND CASE WHEN $3::text[] IS NULL
-            THEN NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = j.queue AND (q.exclusive OR NOT q.open))
-            ELSE j.queue = ANY ($3::text[]) AND NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = j.queue AND NOT q.open) END
-    ORDER BY j.priority, j.ready_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED
+    SELECT x.ctid
+    FROM (SELECT p.queue, p.alone, p.priority FROM place p
+        WHERE p.alone AND EXISTS (SELECT FROM me) AND CASE WHEN $3::text[] IS NULL
+            THEN NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = p.queue AND (q.exclusive OR NOT q.open))
+            ELSE p.queue = ANY ($3::text[]) AND NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = p.queue AND NOT q.open) END
+        ORDER BY p.priority, p.ready_at) p,
+    LATERAL (SELECT j.ctid FROM stepd.jobs j
+        WHERE j.lane = 1 AND j.queue = p.queue AND (j.streak >= 4) = p.alone AND j.priority = p.priority AND j.state = 'queued'
+        ORDER BY j.ready_at, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) x
+    LIMIT 1
 )
 UPDATE stepd.jobs j SET
     state = 'running', worker = $1, epoch = j.epoch + 1, started = false, lane = 2,
@@ -17,4 +29,4 @@ UPDATE stepd.jobs j SET
         (SELECT w.definition FROM stepd_engine.workflows w WHERE w.name = j.workflow))
 WHERE j.ctid = ANY (ARRAY(SELECT b.ctid FROM back b))
 RETURNING j.id, j.workflow, j.input::text AS "input!", j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
-    j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error, j.traceparent
+    j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error IS NOT NULL AS "after_failure!", j.traceparent

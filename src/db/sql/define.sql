@@ -1,4 +1,8 @@
--- Registers a definition by its content hash; the same hash is the same id on every host. Caller: services::catalog.
--- Two hosts at once: the second waits for the first and then updates nothing new, but gets the id.
-INSERT INTO stepd_engine.definitions AS d (hash, workflow, body) VALUES ($1, $2, $3)
-ON CONFLICT (hash) DO UPDATE SET hash = excluded.hash RETURNING d.id
+-- Stores the definitions that are not there yet; the same hash is the same row on every host. Caller: services::catalog.
+-- Two hosts at once: both insert in the order of the hashes; the second waits for the first and then inserts nothing.
+INSERT INTO stepd_engine.definitions (hash, workflow, body)
+SELECT DISTINCT ON (g.hash) g.hash, g.workflow, g.body
+FROM unnest($1::text[], $2::text[], $3::text[]) AS g(hash, workflow, body)
+WHERE NOT EXISTS (SELECT FROM stepd_engine.definitions d WHERE d.hash = g.hash)
+ORDER BY g.hash
+ON CONFLICT (hash) DO NOTHING

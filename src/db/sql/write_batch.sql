@@ -58,7 +58,7 @@ WITH me AS MATERIALIZED (
     INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at, worker,
         workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, output, error,
         last_seq, last_attempts, last_started_at, last_key, last_kind, last_output)
-    SELECT g.id, e.state::stepd.run_state, g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(), g.worker,
+    SELECT g.id, e.state::stepd.run_state, g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(), g.worker,
         g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by, e.output, e.error,
         e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
     FROM gone g JOIN unnest($29::uuid[], $30::text[], $31::text[], $32::text[], $33::integer[], $34::smallint[], $35::timestamptz[],

@@ -25,7 +25,7 @@ WITH me AS MATERIALIZED (
 ), gone AS (
     DELETE FROM stepd.jobs j USING ending e
     WHERE j.ctid = e.place AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1
-    RETURNING j.id, j.epoch, j.definition, j.priority, j.resumes, j.crashes, j.ready_at, j.run_at, j.started_at, j.workflow, j.queue, j.input, j.labels,
+    RETURNING j.id, j.epoch, j.definition, j.priority, j.resumes, j.crashes, j.ready_at, j.run_at, coalesce(j.first_started_at, j.started_at) AS started_at, j.workflow, j.queue, j.input, j.labels,
         j.unique_key, j.concurrency_key, j.traceparent, j.created_by,
         e.output, e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
 ), kept AS (

@@ -58,10 +58,16 @@ impl Ctx {
     /// Queues a row for the journal.
     pub(in crate::engine) fn defer(&self, row: StepRow) {
         let mut state = self.state();
-        if matches!(row.record.state, StepState::Running | StepState::Waiting) {
-            state.open.insert(row.record.key.clone(), row.clone());
-        } else if !state.open.is_empty() {
-            state.open.remove(&row.record.key);
+        let earlier = if matches!(row.record.state, StepState::Running | StepState::Waiting) {
+            state.open.insert(row.record.key.clone(), Box::new(row.clone()))
+        } else if state.open.is_empty() {
+            None
+        } else {
+            state.open.remove(&row.record.key)
+        };
+        if earlier.is_some() {
+            // One entry may hold one row of a step: the last.
+            state.deferred.retain(|other| other.record.key != row.record.key);
         }
         state.deferred.push(row);
     }
@@ -80,7 +86,7 @@ impl Ctx {
     /// Records a step's start at leisure: nothing waits for it.
     pub(in crate::engine) fn note_start(&self, record: &StepRecord) {
         let row = StepRow { record: record.clone(), wait: None, due_in: None, fresh: false };
-        self.state().open.insert(record.key.clone(), row.clone());
+        self.state().open.insert(record.key.clone(), Box::new(row.clone()));
         let entry = self.entry(vec![row], Vec::new(), None, None);
         self.ports.journal.submit(entry);
     }
@@ -124,7 +130,7 @@ impl Ctx {
                 _ = self.inbox.signal().stopped() => {}
             }
         }
-        if self.inbox.signal().reason().is_some() || *self.failing.borrow() { Err(Halt::Stopped) } else { Ok(()) }
+        if self.inbox.signal().reason().is_some() || self.is_failing() { Err(Halt::Stopped) } else { Ok(()) }
     }
 
     /// Commits the run's next state, with all that is deferred.
@@ -151,13 +157,13 @@ impl Ctx {
     /// Marks what still runs or waits as cancelled: the run ends without it.
     pub(in crate::engine) fn close_open_steps(&self) {
         let now = self.ports.clock.now();
-        let open: Vec<_> = self.state().open.drain().map(|(_, row)| row).collect();
+        let open: Vec<_> = self.state().open.values().cloned().collect();
         for mut row in open {
             row.record.state = StepState::Cancelled;
             row.record.ended_at = Some(now);
             row.wait = None;
             row.due_in = None;
-            self.defer(row);
+            self.defer(*row);
         }
     }
 

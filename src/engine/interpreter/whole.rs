@@ -49,7 +49,7 @@ async fn activation(text: &str, input: Value, journal: &Arc<MemoryJournal>, set:
         max_output: limits::RESULT_BYTES,
     };
     let claimed = Claimed {
-        lease: Lease::new(id, WorkerId(uuid::Uuid::nil()), 1),
+        lease: Lease::new(id, WorkerId(uuid::Uuid::nil()), if journal.run(id).commits == 0 { 1 } else { 2 }),
         workflow: "test".into(),
         definition: None,
         input: Payload::from_value(&input),
@@ -60,12 +60,11 @@ async fn activation(text: &str, input: Value, journal: &Arc<MemoryJournal>, set:
         crashes: 0,
         streak: 0,
         taken: false,
-        error: None,
+        after_failure: false,
         traceparent: None,
-        records: journal.run(id).steps.into_values().collect(),
     };
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));
-    run(claimed, Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await
+    run(Box::new(claimed), Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await
 }
 
 fn output(journal: &MemoryJournal) -> Value {

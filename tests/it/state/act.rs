@@ -182,7 +182,7 @@ impl Act {
             Self::SuspendAtOnce(by) => Event::Suspend { by, due: false, progressed: true },
             // The answer to a run that has not yet suspended is its worker's to see.
             Self::Answer(_) if job.state == RunState::Running => return None,
-            Self::Answer(_) => Event::Wake { limited },
+            Self::Answer(how) => Event::Wake { limited, progressed: !matches!(how, Answer::Reject) },
             Self::TakeOver(from, steps) => {
                 Event::TakeOver { from, begun: steps != Steps::None, alone: true, progressed, limited }
             }

@@ -1,0 +1,80 @@
+//! What earlier claims have recorded, loaded for the runs that come back: each by its own run's task, so that a huge one
+//! keeps neither the claimer nor the others waiting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::db::{Database, DbError, Trouble, claims};
+use crate::model::{Failure, RunId, StepRecord, code};
+use crate::testing::Failpoints;
+
+use super::super::shared::Backoff;
+
+/// Loads at once. A journal may have hundreds of megabytes: what is on its way, beside what the runs hold already, is bounded by
+/// two of them; and beside a huge one the others go on. A small one takes a quarter of a millisecond.
+const LOADS: u32 = 2;
+
+/// Each row of a journal must come within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Connections of their own, gone when nothing has come back for a while. A journal may take its time; each of its rows may not.
+const SESSION: [(&str, &str); 2] = [("statement_timeout", "15min"), ("lock_timeout", "5s")];
+
+pub(super) struct Records {
+    pool: PgPool,
+    turns: Arc<Semaphore>,
+    failpoints: Failpoints,
+}
+
+impl Records {
+    pub(super) fn new(db: &Database, failpoints: &Failpoints) -> Self {
+        let turns = Arc::new(Semaphore::new(LOADS as usize));
+        Self { pool: db.side_pool("records", LOADS, &SESSION), turns, failpoints: failpoints.clone() }
+    }
+
+    /// However long Postgres is away; until nobody wants them any more.
+    pub(super) async fn load(&self, run: RunId) -> Result<Vec<StepRecord>, Failure> {
+        let (pool, turns, failpoints) = (self.pool.clone(), self.turns.clone(), self.failpoints.clone());
+        let (mut tell, told) = oneshot::channel();
+        // A task of its own: a statement is never dropped half-way.
+        #[expect(clippy::disallowed_methods, reason = "ends when nobody wants the records any more")]
+        tokio::spawn(async move {
+            let mut backoff = Backoff::default();
+            while !tell.is_closed() {
+                let turn = tokio::select! {
+                    turn = turns.acquire() => turn,
+                    () = tell.closed() => return,
+                };
+                failpoints.hit("records.before_load").await;
+                let done = once(&pool, run).await;
+                drop(turn);
+                match done {
+                    Err(error) if error.trouble != Trouble::Refused => tokio::time::sleep(backoff.pause()).await,
+                    done => {
+                        let _ = tell.send(done);
+                        return;
+                    }
+                }
+            }
+        });
+        let unreadable =
+            |why: String| Failure::transient(code::INTERNAL, format!("the run's records cannot be read: {why}"));
+        match told.await {
+            Ok(done) => done.map_err(|error| unreadable(error.to_string())),
+            Err(_) => Err(unreadable("the worker is ending".to_owned())),
+        }
+    }
+}
+
+async fn once(pool: &PgPool, run: RunId) -> Result<Vec<StepRecord>, DbError> {
+    let mut conn = pool.acquire().await?;
+    let done = claims::load_records(&mut conn, run, PATIENCE).await;
+    if done.is_err() {
+        // In the middle of an answer, perhaps for ever: never to be used again.
+        drop(conn.detach());
+    }
+    done
+}
