@@ -438,7 +438,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.commit_step(uuid, uuid, integer, text, text, integer, integer, timestamptz, text, text) IS
-    'Records a finished sql step under its lease; false when the lease is lost or the step is done already, and the caller must roll back.';
+    'Records a finished sql step under its lease; false when the lease is lost or the step is done already, and the caller must roll back. The one thing of this schema that the role of sql steps may use.';
 
 -- The one way in which a run changes hands. First the worker's row goes, then, in a second statement with
 -- a new snapshot, its runs: a write batch of the worker either committed before, or finds its row gone.

@@ -46,6 +46,9 @@ pub enum BuildError {
     /// A configured host or network for `http` steps.
     #[error("http_allow: {0}")]
     Allow(String),
+    /// The role of `sql` steps is unknown, not to be had, or of no use.
+    #[error("{0}")]
+    SqlRole(String),
     /// A thread.
     #[error("no thread can be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -102,10 +105,36 @@ pub fn registry(config: &Config) -> Result<Registry, BuildError> {
     Ok(standard_registry(options))
 }
 
-fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, ConfigError> {
-    let to_own = Connections::new(db.options().clone(), SQL_CONNECTIONS);
-    let own = OwnDatabase { db: db.clone(), connections: to_own, failpoints: failpoints.clone() };
-    connections(config, Sql::new(own))
+async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, BuildError> {
+    let options = match &config.sql.url {
+        Some(url) => url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("sql.url: {e}")))?,
+        None => db.options().clone(),
+    };
+    let to_own = Connections::under_role(options, SQL_CONNECTIONS, config.sql.role.as_deref());
+    let guarded = config.sql.role.is_some() || config.sql.url.is_some();
+    if guarded {
+        check_role(&to_own).await?;
+    }
+    let own = OwnDatabase::new(db.clone(), to_own, guarded, failpoints.clone());
+    Ok(connections(config, Sql::new(own))?)
+}
+
+/// The role that is to keep `sql` steps from stepd's own tables must do that, and be able to record a finished step.
+async fn check_role(statements: &Connections) -> Result<(), BuildError> {
+    let rights = statements.rights().await.map_err(|e| BuildError::SqlRole(format!("[sql]: {e}")))?;
+    let role = &rights.role;
+    if rights.writes {
+        return Err(BuildError::SqlRole(format!(
+            "[sql]: the role {role} may write to stepd's own tables, which it is there to prevent; name one that may not"
+        )));
+    }
+    if !rights.records {
+        let grants = rights.grants();
+        return Err(BuildError::SqlRole(format!(
+            "[sql]: the role {role} may not record a finished step; run: {grants}"
+        )));
+    }
+    Ok(())
 }
 
 /// The `sql` kind with the configured connections.
@@ -133,7 +162,7 @@ impl Daemon {
         let (keeper, gate) = GateKeeper::new();
         let registry = match parts.registry {
             Some(registry) => registry,
-            None => registry(config)?.with(sql(config, &db, &parts.failpoints)?),
+            None => registry(config)?.with(sql(config, &db, &parts.failpoints).await?),
         };
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler(host(config))));
         catalog.load(parts.workflows).await?;

@@ -37,6 +37,8 @@ pub struct Config {
     pub log_level: String,
     /// Hosts and networks that `http` steps may reach though they are private.
     pub http_allow: Vec<String>,
+    /// Under which role `sql` steps run in stepd's own database.
+    pub sql: SqlConfig,
     /// Named connections for `sql` steps.
     pub connections: BTreeMap<String, String>,
     /// Values for `${{ env.* }}`.
@@ -58,11 +60,22 @@ impl Default for Config {
             log_format: None,
             log_level: "info".into(),
             http_allow: Vec::new(),
+            sql: SqlConfig::default(),
             connections: BTreeMap::new(),
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
         }
     }
+}
+
+/// Who `sql` steps are in stepd's own database: at most one of the two. Unset: the daemon's own role, which may do anything there.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SqlConfig {
+    /// A role that the daemon's own login may take (`SET ROLE`): guards against mistakes.
+    pub role: Option<String>,
+    /// Another login to the same database: guards against malice, too.
+    pub url: Option<String>,
 }
 
 /// What is wrong with the configuration.
@@ -76,6 +89,9 @@ pub enum ConfigError {
         "lease_seconds is {0}; at least {MIN_LEASE} are needed, for a living worker must be able to show itself in time"
     )]
     Lease(u64),
+    /// Two answers to one question.
+    #[error("sql.role and sql.url are both set: a login of its own (url) needs no role beside it, remove one")]
+    SqlRole,
     /// No database.
     #[error("no database: set DATABASE_URL, or database_url in the configuration, or pass --database-url")]
     NoDatabase,
@@ -112,6 +128,9 @@ impl Config {
         }
         if read.lease_seconds < MIN_LEASE {
             return Err(ConfigError::Lease(read.lease_seconds));
+        }
+        if read.sql.role.is_some() && read.sql.url.is_some() {
+            return Err(ConfigError::SqlRole);
         }
         Ok(read)
     }

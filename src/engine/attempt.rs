@@ -1,113 +1,28 @@
 //! From a step's key to its checkpoint: what its record says, its attempts, its waits.
 
-use std::future::Future;
-use std::sync::Arc;
+mod body;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{Class, Failure, Payload, StepKey, StepRecord, StepState, Wait, code};
+use crate::model::{Class, Failure, Payload, StepKey, StepRecord, StepState, code};
 use crate::rules::policy::{OnInterrupt, RetryPolicy, StepPolicy};
 use crate::rules::retry::next_attempt;
-use crate::steps::{BoxFuture, Shape, Step, StepCx, StopReason, StopSignal, stop_pair};
+use crate::steps::{StopReason, stop_pair};
 
-use super::ctx::{Attempted, Ctx, StepDone, plain_shape, shaped};
+use super::ctx::{Attempted, Ctx, StepDone, plain_shape};
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::{Note, NoteKind};
 use super::wait::{Purpose, Woken, answerable, is_retry, last_attempt};
 
+use body::{AskBody, shape_answer};
+pub(super) use body::{Body, CodeBody, KindBody};
+
 /// A step that is still running after this long is recorded as running. Shorter ones cost one row, not two.
 const START_NOTE_AFTER: Duration = Duration::from_millis(5);
-
-/// What an attempt does: a kind from the registry, or a closure.
-pub(super) trait Body: Sync {
-    fn attempt<'a>(
-        &'a self,
-        ctx: &'a Ctx,
-        record: &'a StepRecord,
-        attempt: u32,
-        stop: StopSignal,
-    ) -> BoxFuture<'a, Result<Attempted, Failure>>;
-
-    /// Applied to the payload of an answered wait.
-    fn shape(&self) -> &Shape;
-
-    fn stop_grace(&self) -> Option<Duration>;
-}
-
-/// A kind of step from the registry.
-pub(super) struct KindBody<'a> {
-    pub step: &'a Arc<dyn Step>,
-    pub params: &'a (dyn Fn(u32) -> Result<Value, Failure> + Send + Sync),
-    pub shape: Shape,
-}
-
-impl Body for KindBody<'_> {
-    fn attempt<'a>(
-        &'a self,
-        ctx: &'a Ctx,
-        record: &'a StepRecord,
-        attempt: u32,
-        stop: StopSignal,
-    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
-        Box::pin(async move {
-            let params = (self.params)(attempt)?;
-            let cx: StepCx = ctx.step_cx(record, attempt, self.shape.clone(), stop);
-            shaped(self.step.run(&cx, params).await?, &self.shape)
-        })
-    }
-
-    fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    fn stop_grace(&self) -> Option<Duration> {
-        self.step.stop_grace()
-    }
-}
-
-/// A step that is Rust code.
-pub(super) struct CodeBody<'a, F> {
-    pub work: &'a F,
-    pub shape: Shape,
-}
-
-impl<'w, F> CodeBody<'w, F> {
-    pub(super) fn new(work: &'w F) -> Self {
-        Self { work, shape: plain_shape() }
-    }
-}
-
-impl<T, F, Fut> Body for CodeBody<'_, F>
-where
-    T: serde::Serialize,
-    F: Fn() -> Fut + Send + Sync,
-    Fut: Future<Output = Result<T, Failure>> + Send,
-{
-    fn attempt<'a>(
-        &'a self,
-        _: &'a Ctx,
-        _: &'a StepRecord,
-        _: u32,
-        _: StopSignal,
-    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
-        Box::pin(async move {
-            let work = (self.work)();
-            let value = work.await?;
-            Payload::from_serialize(&value).map(Attempted::Done)
-        })
-    }
-
-    fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    fn stop_grace(&self) -> Option<Duration> {
-        None
-    }
-}
 
 /// What to do next with a step.
 enum Next {
@@ -383,38 +298,6 @@ impl Ctx {
             () = timeout => StopReason::Timeout,
         }
     }
-}
-
-/// The question after an interruption.
-struct AskBody {
-    prompt: String,
-    shape: Shape,
-}
-
-impl Body for AskBody {
-    fn attempt<'a>(
-        &'a self,
-        _: &'a Ctx,
-        _: &'a StepRecord,
-        _: u32,
-        _: StopSignal,
-    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
-        Box::pin(async { Ok(Attempted::Suspend(Wait::Approval { prompt: self.prompt.clone(), timeout: None })) })
-    }
-
-    fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    fn stop_grace(&self) -> Option<Duration> {
-        None
-    }
-}
-
-fn shape_answer(body: &dyn Body, answer: &Payload) -> Answer {
-    let value = answer.value()?;
-    let raw = json!({"event": value});
-    (body.shape())(crate::steps::StepOutput { raw, default: value })
 }
 
 fn interrupted(record: &StepRecord, then: &str) -> Failure {

@@ -5,13 +5,13 @@
 //! acknowledgements outstanding. So a checkpoint is durable before the next step starts, while the record of the last step
 //! travels together with the run's end, in one commit.
 
+mod busy;
 mod records;
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -27,6 +27,8 @@ use super::gate::Gate;
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
 use super::journal::{Acks, Journal, Note, StepRow};
+
+pub(super) use busy::Quiet;
 
 /// What the run knows of itself.
 #[derive(Clone, Debug)]
@@ -112,31 +114,6 @@ struct State {
     open: HashMap<StepKey, Box<StepRow>>,
     /// What people call the steps that have a label.
     labels: HashMap<StepKey, Arc<str>>,
-}
-
-/// A run counts as busy while this lives.
-pub(super) struct Busy<'a>(&'a Ctx);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.state().busy -= 1;
-    }
-}
-
-/// While this lives, an operation is not counted as busy: it only waits for another one.
-pub(super) struct Aside<'a>(&'a Ctx);
-
-impl Drop for Aside<'_> {
-    fn drop(&mut self) {
-        self.0.state().busy += 1;
-    }
-}
-
-/// Is the run quiet, that is: does everything in it wait?
-pub(super) enum Quiet {
-    No,
-    /// Yes, and the earliest wait is due in this long (`None`: only an answer wakes it).
-    For(Option<Duration>),
 }
 
 impl Ctx {
@@ -306,56 +283,6 @@ impl Ctx {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Marks the run as busy, unless it must stop.
-    pub(super) fn busy(&self) -> Result<Busy<'_>, Halt> {
-        if self.inbox.signal().reason().is_some() || self.is_failing() {
-            return Err(Halt::Stopped);
-        }
-        self.state().busy += 1;
-        Ok(Busy(self))
-    }
-
-    /// Begins an operation on a key that this activation has not used before.
-    pub(super) fn begin(&self, key: &StepKey) -> Result<Busy<'_>, Halt> {
-        let busy = self.busy()?;
-        if self.state().used.insert(key.clone()) {
-            return Ok(busy);
-        }
-        Err(self.failed(
-            Some(key.clone()),
-            Failure::permanent(
-                code::DUPLICATE_KEY,
-                format!("two steps of this run have the key `{key}`; every step needs its own"),
-            ),
-        ))
-    }
-
-    /// Marks a busy stretch as over for the time of a wait.
-    pub(super) fn pause_busy(&self, key: &StepKey, due: Option<Instant>, answerable: bool) {
-        let mut state = self.state();
-        state.busy -= 1;
-        state.waits.insert(key.clone(), due);
-        drop(state);
-        if answerable {
-            self.inbox.begin_wait(key.clone());
-        }
-    }
-
-    /// An operation leaves it to a nested one to be busy.
-    pub(super) fn step_aside(&self) -> Aside<'_> {
-        self.state().busy -= 1;
-        Aside(self)
-    }
-
-    /// The wait is over, the run is busy again.
-    pub(super) fn resume_busy(&self, key: &StepKey) {
-        let mut state = self.state();
-        state.busy += 1;
-        state.waits.remove(key);
-        drop(state);
-        self.inbox.end_wait(key);
-    }
-
     /// What is recorded of a step, if that is a checkpoint.
     fn recorded(&self, key: &StepKey, kind: &str) -> Result<Option<StepDone>, Halt> {
         let Some(record) = self.record_of(key, kind)? else { return Ok(None) };
@@ -408,19 +335,6 @@ impl Ctx {
         if !self.is_failing() {
             fails.await;
         }
-    }
-
-    pub(super) fn quiet(&self) -> Quiet {
-        let state = self.state();
-        if state.busy > 0 || state.waits.is_empty() {
-            return Quiet::No;
-        }
-        let now = Instant::now();
-        Quiet::For(state.waits.values().flatten().min().map(|due| due.saturating_duration_since(now)))
-    }
-
-    pub(super) fn waiting_keys(&self) -> Vec<StepKey> {
-        self.state().waits.keys().cloned().collect()
     }
 
     pub(super) fn step_cx(

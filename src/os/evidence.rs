@@ -10,7 +10,7 @@
 //! that was made anew for the next process counts from zero, and then says nothing either.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,15 +49,15 @@ pub fn facts() -> Facts {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let rss = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     let group = memory_group();
-    let limit = |group: &PathBuf| {
+    let limit = |group: &Path| {
         let text = ["memory.max", "memory.limit_in_bytes"].iter().find_map(|f| fs::read_to_string(group.join(f)).ok());
         // The older hierarchy writes "no limit" as a number near the largest.
         text?.trim().parse::<u64>().ok().filter(|bytes| *bytes < 1 << 60)
     };
     Facts {
         rss_bytes: rss.map(|kb| kb * 1024),
-        memory_limit_bytes: group.as_ref().and_then(limit),
-        oom_kills: group.as_ref().and_then(oom_kills),
+        memory_limit_bytes: group.as_deref().and_then(limit),
+        oom_kills: group.as_deref().and_then(oom_kills),
         memory_group: group,
         process_start: proc::stat(nix::unistd::getpid().as_raw()).map(|s| s.start),
         machine: machine(),
@@ -77,7 +77,7 @@ pub fn witness(facts: &Facts, pid: i32) -> Option<Seen> {
         Some(s) if matches!(s.state, 'T' | 't') => "stopped",
         Some(_) => "alive",
     };
-    let now = facts.memory_group.as_ref().and_then(oom_kills);
+    let now = facts.memory_group.as_deref().and_then(oom_kills);
     let since = now.zip(facts.oom_kills).and_then(|(now, then)| now.checked_sub(then));
     Some(Seen { process, oom_kills: since })
 }
@@ -97,7 +97,7 @@ fn memory_group() -> Option<PathBuf> {
     candidates.into_iter().flatten().find(|group| oom_kills(group).is_some())
 }
 
-fn oom_kills(group: &PathBuf) -> Option<u64> {
+fn oom_kills(group: &Path) -> Option<u64> {
     let text = ["memory.events", "memory.oom_control"].iter().find_map(|f| fs::read_to_string(group.join(f)).ok())?;
     text.lines().find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok())
 }

@@ -1,6 +1,7 @@
 //! `sql` steps: in stepd's own database the effect and the checkpoint are one transaction.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::PgConnection;
 
@@ -20,6 +21,16 @@ pub struct OwnDatabase {
     pub connections: Arc<Connections>,
     /// For tests.
     pub failpoints: Failpoints,
+    /// Has it been said that the statements may do anything?
+    told: AtomicBool,
+}
+
+impl OwnDatabase {
+    /// `guarded`: the connections' role is kept from stepd's own tables.
+    #[must_use]
+    pub fn new(db: Database, connections: Arc<Connections>, guarded: bool, failpoints: Failpoints) -> Self {
+        Self { db, connections, failpoints, told: AtomicBool::new(guarded) }
+    }
 }
 
 /// Another database: its effect is committed before the checkpoint, at least once.
@@ -28,6 +39,12 @@ pub struct NamedDatabase(pub Arc<Connections>);
 impl SqlEffect for OwnDatabase {
     fn run<'a>(&'a self, cx: &'a StepCx, request: SqlRequest) -> BoxFuture<'a, Result<Flow, Failure>> {
         Box::pin(async move {
+            if !self.told.swap(true, Ordering::Relaxed) {
+                tracing::info!(
+                    "sql steps run as the daemon's own database role, which may write to stepd's tables: \
+                     give them one of their own, [sql] role or url in the configuration"
+                );
+            }
             let mut backoff = Backoff::default();
             loop {
                 let failure = match self.once(cx, request.clone()).await {

@@ -22,6 +22,7 @@ mod retries;
 mod shutdown;
 mod smoke;
 mod sql;
+mod sql_role;
 mod state;
 #[cfg(feature = "failpoints")]
 mod stopped;

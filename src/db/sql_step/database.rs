@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::model::{Failure, SqlRequest, SqlResult, code};
 
+use super::role::quoted;
 use super::{execute, failure};
 
 /// How long a connection may take to come about.
@@ -46,6 +47,8 @@ pub type Commit<T> = Box<
 #[derive(Debug)]
 pub struct Database {
     options: PgConnectOptions,
+    /// `SET LOCAL ROLE …; `, where statements run under another role than the login's.
+    set_role: String,
     slots: Arc<Semaphore>,
     idle: Mutex<Idle>,
 }
@@ -127,8 +130,25 @@ impl Database {
     /// opened yet.
     #[must_use]
     pub fn new(options: PgConnectOptions, connections: usize) -> Arc<Self> {
+        Self::under_role(options, connections, None)
+    }
+
+    /// As [`Database::new`]; every statement runs under that role. It guards against mistakes: a statement that wants to can take
+    /// the login's role back (`set_config('role', …)`). Only a login of its own cannot be escaped from.
+    #[must_use]
+    pub fn under_role(options: PgConnectOptions, connections: usize, role: Option<&str>) -> Arc<Self> {
         let options = options.application_name("stepd sql step");
-        Arc::new(Self { options, slots: Arc::new(Semaphore::new(connections.max(1))), idle: Mutex::default() })
+        let set_role = role.map_or_else(String::new, |role| format!("SET LOCAL ROLE {}; ", quoted(role)));
+        let slots = Arc::new(Semaphore::new(connections.max(1)));
+        Arc::new(Self { options, set_role, slots, idle: Mutex::default() })
+    }
+
+    /// A connection of its own, inside a transaction under the statements' role.
+    pub(super) async fn session_as_role(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        let begin = format!("BEGIN; {}", self.set_role);
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut connection).await?;
+        Ok(connection)
     }
 
     /// Runs a statement and `commit` in one transaction. When `stop` resolves first, the statement is
@@ -225,7 +245,8 @@ impl Database {
             };
             let watch = if session.watches { WATCH } else { "" };
             let begin = format!(
-                "{clean}BEGIN; {SETTINGS}{watch}SET LOCAL statement_timeout = {limit}; SELECT pg_backend_pid()"
+                "{clean}BEGIN; {SETTINGS}{watch}SET LOCAL statement_timeout = {limit}; {}SELECT pg_backend_pid()",
+                self.set_role
             );
             let rows = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(&mut session.connection).await;
             match rows.and_then(|rows| rows.last().ok_or(sqlx::Error::RowNotFound)?.try_get_unchecked::<i32, _>(0)) {

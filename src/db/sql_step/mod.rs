@@ -6,11 +6,13 @@
 //! - [`commit_step`] writes the checkpoint beside the effect.
 //! - [`Database`] keeps dedicated connections and runs statements in transactions that no dropped
 //!   future can leave half done.
+//! - [`Rights`] says whether their role is kept from stepd's own tables.
 
 mod commit;
 mod database;
 mod execute;
 mod literal;
+mod role;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ mod tests;
 pub use commit::{FinishedStep, commit_step};
 pub use database::{Commit, Database, NOT_BEGUN, UNKNOWN};
 pub use execute::execute;
+pub use role::Rights;
 
 use sqlx::postgres::PgDatabaseError;
 

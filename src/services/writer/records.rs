@@ -40,6 +40,7 @@ impl Records {
         let (pool, turns, failpoints) = (self.pool.clone(), self.turns.clone(), self.failpoints.clone());
         let (mut tell, told) = oneshot::channel();
         // A task of its own: a statement is never dropped half-way.
+        #[expect(clippy::disallowed_methods, reason = "ends when nobody wants the records any more")]
         tokio::spawn(async move {
             let mut backoff = Backoff::default();
             while !tell.is_closed() {

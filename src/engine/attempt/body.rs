@@ -1,0 +1,134 @@
+//! What an attempt does: code of a kind from the registry, a closure, or a question.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::model::{Failure, Payload, StepRecord, Wait};
+use crate::steps::{BoxFuture, Shape, Step, StepCx, StopSignal};
+
+use super::super::ctx::{Attempted, Ctx, plain_shape, shaped};
+use super::super::inbox::Answer;
+
+/// What an attempt does: a kind from the registry, or a closure.
+pub(in crate::engine) trait Body: Sync {
+    fn attempt<'a>(
+        &'a self,
+        ctx: &'a Ctx,
+        record: &'a StepRecord,
+        attempt: u32,
+        stop: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>>;
+
+    /// Applied to the payload of an answered wait.
+    fn shape(&self) -> &Shape;
+
+    fn stop_grace(&self) -> Option<Duration>;
+}
+
+/// A kind of step from the registry.
+pub(in crate::engine) struct KindBody<'a> {
+    pub step: &'a Arc<dyn Step>,
+    pub params: &'a (dyn Fn(u32) -> Result<Value, Failure> + Send + Sync),
+    pub shape: Shape,
+}
+
+impl Body for KindBody<'_> {
+    fn attempt<'a>(
+        &'a self,
+        ctx: &'a Ctx,
+        record: &'a StepRecord,
+        attempt: u32,
+        stop: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
+        Box::pin(async move {
+            let params = (self.params)(attempt)?;
+            let cx: StepCx = ctx.step_cx(record, attempt, self.shape.clone(), stop);
+            shaped(self.step.run(&cx, params).await?, &self.shape)
+        })
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn stop_grace(&self) -> Option<Duration> {
+        self.step.stop_grace()
+    }
+}
+
+/// A step that is Rust code.
+pub(in crate::engine) struct CodeBody<'a, F> {
+    pub work: &'a F,
+    pub shape: Shape,
+}
+
+impl<'w, F> CodeBody<'w, F> {
+    pub(in crate::engine) fn new(work: &'w F) -> Self {
+        Self { work, shape: plain_shape() }
+    }
+}
+
+impl<T, F, Fut> Body for CodeBody<'_, F>
+where
+    T: serde::Serialize,
+    F: Fn() -> Fut + Send + Sync,
+    Fut: Future<Output = Result<T, Failure>> + Send,
+{
+    fn attempt<'a>(
+        &'a self,
+        _: &'a Ctx,
+        _: &'a StepRecord,
+        _: u32,
+        _: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
+        Box::pin(async move {
+            let work = (self.work)();
+            let value = work.await?;
+            Payload::from_serialize(&value).map(Attempted::Done)
+        })
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn stop_grace(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The question after an interruption.
+pub(super) struct AskBody {
+    pub(super) prompt: String,
+    pub(super) shape: Shape,
+}
+
+impl Body for AskBody {
+    fn attempt<'a>(
+        &'a self,
+        _: &'a Ctx,
+        _: &'a StepRecord,
+        _: u32,
+        _: StopSignal,
+    ) -> BoxFuture<'a, Result<Attempted, Failure>> {
+        Box::pin(async { Ok(Attempted::Suspend(Wait::Approval { prompt: self.prompt.clone(), timeout: None })) })
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn stop_grace(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Shapes the answer of a wait.
+pub(super) fn shape_answer(body: &dyn Body, answer: &Payload) -> Answer {
+    let value = answer.value()?;
+    let raw = json!({"event": value});
+    (body.shape())(crate::steps::StepOutput { raw, default: value })
+}
