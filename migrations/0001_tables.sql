@@ -265,13 +265,17 @@ CREATE TABLE stepd_engine.events (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     epoch integer,
     attempt smallint,
+    n integer,
     kind text NOT NULL,
     key text,
     by_whom text,
     data text,
     CONSTRAINT events_pkey PRIMARY KEY (run, id)
 ) WITH (autovacuum_vacuum_cost_delay = 0);
+-- A batch of unknown outcome is sent again, and may even arrive twice: a line is written once.
+CREATE UNIQUE INDEX events_once ON stepd_engine.events (run, epoch, n) WHERE n IS NOT NULL;
 COMMENT ON TABLE stepd_engine.events IS 'What the other rows cannot tell: failed attempts, resumes, crashes, operators'' actions, signals. Append-only.';
+COMMENT ON COLUMN stepd_engine.events.n IS 'On a line of the worker that ran the claim: its number within the claim; else NULL.';
 
 CREATE TABLE stepd_engine.signals (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

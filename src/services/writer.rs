@@ -286,6 +286,8 @@ impl Writer {
                 match held_of(&mut conn, &groups).await {
                     Ok(held) => {
                         unknown = false;
+                        // Only the general statement may be repeated.
+                        general = true;
                         self.conn = Some(conn);
                         todo.push(settle_after_read_back(groups, &held));
                         continue;
