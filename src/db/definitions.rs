@@ -28,7 +28,18 @@ pub async fn define<'c>(
     Ok(sqlx::query_file_scalar!("src/db/sql/define.sql", hash, workflow, body).fetch_one(db).await?)
 }
 
-/// Makes a definition the workflow's present one; true when that changed anything.
+/// What a load did to a workflow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Nothing: it was like this already.
+    Unchanged,
+    /// It is new, or has another queue, priority or file.
+    Changed,
+    /// It has another definition now than this.
+    Replaced(i32),
+}
+
+/// Makes a definition the workflow's present one.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -39,11 +50,15 @@ pub async fn load_workflow<'c>(
     queue: &str,
     priority: i16,
     source: Option<&str>,
-) -> Result<bool, DbError> {
-    let done = sqlx::query_file!("src/db/sql/load_workflow.sql", name, definition, queue, priority, source)
-        .execute(db)
+) -> Result<Load, DbError> {
+    let row = sqlx::query_file!("src/db/sql/load_workflow.sql", name, definition, queue, priority, source)
+        .fetch_optional(db)
         .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(match row.map(|r| r.was) {
+        None => Load::Unchanged,
+        Some(Some(was)) if was != definition => Load::Replaced(was),
+        Some(_) => Load::Changed,
+    })
 }
 
 /// A definition by id; without an id, the present one of the workflow.
