@@ -1,6 +1,8 @@
 //! The network between a worker and Postgres loses an answer, delivers late, or falls silent: nothing is recorded twice, nothing
 //! is taken back, nobody waits for long.
 
+use std::time::Duration;
+
 use crate::support::{Db, Files, Proxy, SOON, Spec, Worker, wait_until};
 
 const WRITER: &str = "stepd writer";
@@ -92,4 +94,57 @@ async fn what_arrives_late_after_it_was_sent_again_writes_no_line_twice_and_take
         db.count(format!("SELECT count(*) FROM stepd.history WHERE run = '{run}' AND event = 'attempt failed'")).await,
         1
     );
+}
+
+const HELD: &str = "
+name: held
+resume: never
+steps:
+  - id: first
+    run: echo first >> @DIR@/effects; until test -e @DIR@/go; do sleep 0.05; done
+  - id: second
+    run: echo second >> @DIR@/effects
+";
+
+#[tokio::test]
+async fn connections_that_fall_silent_are_given_up_within_seconds_and_the_worker_is_not_taken_over() {
+    let (db, files) = (Db::new().await, Files::new([HELD]));
+    let proxy = Proxy::new(&db).await;
+    let worker = writing(&proxy, &files).await;
+    let run = db.enqueue("held", "{}").await;
+    db.step_reaches(&run, "first", "running", SOON).await;
+    // It looks every second whether a lock is free, by a network of its own.
+    let _observer = Spec::new(&db, &files).arg("--queue").arg("none").ready().await;
+    proxy.silence();
+    std::fs::write(files.path("go"), "").unwrap();
+    let new = db.enqueue("held", "{}").await;
+    db.reaches(&run, "completed", Duration::from_secs(45)).await;
+    db.reaches(&new, "completed", Duration::from_secs(45)).await;
+    assert_eq!(db.events("crashed").await + db.events("taken_over").await, 0);
+    assert_eq!(worker.logged("\"registered\""), 1, "it kept its registration");
+    assert_eq!((files.counts("effects")["first"], files.counts("effects")["second"]), (2, 2));
+}
+
+#[tokio::test]
+async fn a_worker_that_is_cut_off_starts_no_further_step_and_comes_back_by_itself() {
+    let (db, files) = (Db::new().await, Files::new([HELD]));
+    let proxy = Proxy::new(&db).await;
+    let mut worker = writing(&proxy, &files).await;
+    let run = db.enqueue("held", "{}").await;
+    db.step_reaches(&run, "first", "running", SOON).await;
+    proxy.freeze();
+    let holder = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = 'stepd_engine.workers'::regclass::oid
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    wait_until("its lock is free", SOON, async || db.count(holder).await == 0).await;
+    std::fs::write(files.path("go"), "").unwrap();
+    worker.logs("postgres is away").await;
+    let heir = Spec::new(&db, &files).ready().await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!((files.counts("effects")["first"], files.counts("effects")["second"]), (2, 1), "the heir's");
+    proxy.cut();
+    worker.logs("postgres is back").await;
+    drop(heir);
+    let new = db.enqueue("held", "{}").await;
+    db.reaches(&new, "completed", SOON).await;
+    assert_eq!(files.counts("effects")["second"], 2);
 }

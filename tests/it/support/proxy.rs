@@ -20,6 +20,8 @@ struct Network {
     mute: bool,
     /// Nothing comes from Postgres.
     deaf: bool,
+    /// Nothing passes on these any more, in either direction, and nobody is told.
+    silent: u64,
     /// These are ended.
     cut: u64,
     /// The daemon's end of these is ended; what it has sent is still on its way to Postgres …
@@ -103,6 +105,12 @@ impl Proxy {
         self.now("", true, true);
     }
 
+    /// Silence in both directions on every connection of now: nobody is told. New ones pass.
+    pub fn silence(&self) {
+        let id = self.so_far();
+        self.network.send_modify(|n| n.silent = id);
+    }
+
     /// What these send arrives, but they hear nothing of it.
     pub fn deafen(&self, whose: &'static str) {
         self.now(whose, false, true);
@@ -172,6 +180,7 @@ async fn pump(
         let hung_up = |n: &Network| n.hung_up >= wire.id && wire.is_of(n.whose);
         let open = |n: &Network| match way {
             _ if n.cut >= wire.id => true,
+            _ if n.silent >= wire.id => false,
             Way::ToServer if hung_up(n) => n.delivered >= wire.id,
             Way::ToClient if hung_up(n) => true,
             Way::ToServer => !(n.mute && wire.is_of(n.whose)),
