@@ -368,12 +368,15 @@ CREATE TABLE stepd_engine.events (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     epoch integer,
     attempt smallint,
+    n integer,
     kind text NOT NULL,
     key text,
     by_whom text,
     data text,
     CONSTRAINT events_pkey PRIMARY KEY (run, id)
 ) WITH (autovacuum_vacuum_cost_delay = 0);
+-- A batch of unknown outcome is sent again, and may even arrive twice: a line is written once.
+CREATE UNIQUE INDEX events_once ON stepd_engine.events (run, epoch, n) WHERE n IS NOT NULL;
 COMMENT ON TABLE stepd_engine.events IS 'What the other rows cannot tell: failed attempts, resumes, crashes, operators'' actions, signals. Append-only.';
 COMMENT ON COLUMN stepd_engine.events.id IS 'The order in which the rows were written.';
 COMMENT ON COLUMN stepd_engine.events.run IS 'The run''s id; the nil UUID for what concerns a queue.';
@@ -385,7 +388,9 @@ COMMENT ON COLUMN stepd_engine.events.key IS 'The step, or the queue.';
 COMMENT ON COLUMN stepd_engine.events.by_whom IS 'The database role of the operator.';
 COMMENT ON COLUMN stepd_engine.events.data IS 'What else is known, as JSON text: the failure, the dead worker, the reason; of a received event, its number in signals.';
 COMMENT ON INDEX stepd_engine.events_pkey IS 'The trail of one run, in order.';
+COMMENT ON INDEX stepd_engine.events_once IS 'A line of a batch that arrives twice is written once.';
 COMMENT ON SEQUENCE stepd_engine.events_id_seq IS 'The order of events.';
+COMMENT ON COLUMN stepd_engine.events.n IS 'On a line of the worker that ran the claim: its number within the claim; else NULL.';
 
 CREATE TABLE stepd_engine.signals (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -66,6 +66,8 @@ pub struct Daemon {
     pub db: Database,
     pub(super) grace: Duration,
     pub(super) stop: watch::Sender<bool>,
+    /// The stop of what must go on until the drain has ended.
+    pub(super) drained: watch::Sender<bool>,
     pub(super) services: JoinSet<()>,
     pub(super) writers: Writers,
     pub(super) thread: Option<std::thread::JoinHandle<()>>,
@@ -194,6 +196,7 @@ impl Daemon {
         })?;
         let serves = (!config.queues.is_empty()).then(|| config.queues.clone());
         let (stop, stopping) = watch::channel(false);
+        let (drained, draining) = watch::channel(false);
         let mut services = JoinSet::new();
         let claimer = Claimer {
             db: db.clone(),
@@ -215,11 +218,12 @@ impl Daemon {
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
-        services.spawn(drive(Stager { db: db.clone(), hints: hints.clone() }, stopping.clone()));
+        services.spawn(drive(Stager { db: db.clone(), hints: hints.clone() }, stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
-        services.spawn(drive(requests, stopping));
+        // A run that is drained may still be cancelled, and answered.
+        services.spawn(drive(requests, draining));
         let grace = Duration::from_secs(config.grace_seconds);
-        Ok(Self { presence, runs, catalog, db, grace, stop, services, writers, thread: Some(thread) })
+        Ok(Self { presence, runs, catalog, db, grace, stop, drained, services, writers, thread: Some(thread) })
     }
 
     /// Makes the database of a configuration.

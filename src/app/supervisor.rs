@@ -26,6 +26,7 @@ impl Daemon {
                 tracing::warn!("some steps did not stop; their runs will be taken over");
             }
         }
+        self.drained.send_replace(true);
         // Without Postgres a service may wait for it; it has nothing to save.
         if tokio::time::timeout(FLUSH, async { while self.services.join_next().await.is_some() {} }).await.is_err() {
             self.services.shutdown().await;

@@ -131,10 +131,11 @@ async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
         };
         match tried.await {
             Ok(()) => return Ok(()),
-            Err(error) if error.trouble != Trouble::Lost => return Err(error),
+            Err(error) if error.trouble == Trouble::Refused => return Err(error),
             Err(error) => {
                 if !told {
-                    tracing::warn!(%error, "postgres cannot be reached yet; trying again");
+                    // Or a table that the migration changes is in use: the lock is asked for again.
+                    tracing::warn!(%error, "postgres cannot be reached, or the schema not be changed yet; trying again");
                     told = true;
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;

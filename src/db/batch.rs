@@ -43,6 +43,7 @@ pub struct StepColumns<'a> {
 #[allow(missing_docs)]
 pub struct NoteColumns<'a> {
     pub run: Vec<Uuid>,
+    pub n: Vec<i32>,
     pub attempt: Vec<Option<i16>>,
     pub kind: Vec<&'static str>,
     pub key: Vec<Option<&'a str>>,
@@ -122,6 +123,7 @@ impl Batch<'_> {
             &e.last_kind as &[Option<&str>],
             &e.last_output as &[Option<&str>],
             &s.label as &[Option<&str>],
+            &n.n,
         )
         .fetch_one(conn)
         .await?;
@@ -140,8 +142,6 @@ pub struct ReadBack {
     pub ended: bool,
     /// It left `running` under this epoch.
     pub moved: bool,
-    /// `key state attempts` of every step row of this epoch.
-    pub steps: Vec<String>,
 }
 
 /// Reads back what became of a batch.
@@ -155,8 +155,5 @@ pub async fn read_back(
     epochs: &[i32],
 ) -> Result<Vec<ReadBack>, DbError> {
     let rows = sqlx::query_file!("src/db/sql/read_back.sql", worker, runs, epochs).fetch_all(conn).await?;
-    Ok(rows
-        .into_iter()
-        .map(|r| ReadBack { run: r.id, mine: r.mine, ended: r.ended, moved: r.moved, steps: r.steps })
-        .collect())
+    Ok(rows.into_iter().map(|r| ReadBack { run: r.id, mine: r.mine, ended: r.ended, moved: r.moved }).collect())
 }

@@ -1,6 +1,6 @@
 //! Definitions and workflows.
 
-use sqlx::{Executor, PgPool, Postgres};
+use sqlx::{Executor, PgConnection, Postgres};
 
 use super::error::DbError;
 
@@ -27,18 +27,28 @@ pub struct Given<'a> {
     pub priority: i16,
     /// The file, for people.
     pub source: Option<&'a str>,
+    /// Loaded by this worker before, as it is.
+    pub known: bool,
+}
+
+/// What a load did to a workflow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The id of the definition that was given.
+    pub id: i32,
+    /// The definition that was present before.
+    pub was: Option<i32>,
+    /// Is anything of the workflow's row another now?
+    pub changed: bool,
 }
 
 /// Stores the definitions that are not there yet, in one statement.
-///
-/// # Errors
-/// Whatever the database says.
-async fn store<'c>(db: impl Executor<'c, Database = Postgres>, given: &[Given<'_>]) -> Result<(), DbError> {
+async fn store(conn: &mut PgConnection, given: &[Given<'_>]) -> Result<(), DbError> {
     let hashes: Vec<&str> = given.iter().map(|g| g.hash).collect();
     let workflows: Vec<&str> = given.iter().map(|g| g.workflow).collect();
     let bodies: Vec<Option<&str>> = given.iter().map(|g| g.body).collect();
     sqlx::query_file!("src/db/sql/define.sql", &hashes as &[&str], &workflows as &[&str], &bodies as &[Option<&str>])
-        .execute(db)
+        .execute(conn)
         .await?;
     Ok(())
 }
@@ -47,23 +57,23 @@ async fn store<'c>(db: impl Executor<'c, Database = Postgres>, given: &[Given<'_
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn define(db: &PgPool, given: Given<'_>) -> Result<i32, DbError> {
-    store(db, &[given]).await?;
-    Ok(sqlx::query_file_scalar!("src/db/sql/definition_id.sql", given.hash).fetch_one(db).await?)
+pub async fn define(conn: &mut PgConnection, given: Given<'_>) -> Result<i32, DbError> {
+    store(conn, &[given]).await?;
+    Ok(sqlx::query_file_scalar!("src/db/sql/definition_id.sql", given.hash).fetch_one(conn).await?)
 }
 
-/// Stores definitions and makes them the present ones of their workflows. For each, in the order given: its id, and whether
-/// anything changed.
+/// Stores definitions and makes them the present ones of their workflows, but for those that are known. Answers in the order given.
 ///
 /// # Errors
 /// Whatever the database says; then no workflow has changed.
-pub async fn load(db: &PgPool, given: &[Given<'_>]) -> Result<Vec<(i32, bool)>, DbError> {
-    store(db, given).await?;
+pub async fn load(conn: &mut PgConnection, given: &[Given<'_>]) -> Result<Vec<Load>, DbError> {
+    store(conn, given).await?;
     let names: Vec<&str> = given.iter().map(|g| g.workflow).collect();
     let hashes: Vec<&str> = given.iter().map(|g| g.hash).collect();
     let queues: Vec<&str> = given.iter().map(|g| g.queue).collect();
     let priorities: Vec<i16> = given.iter().map(|g| g.priority).collect();
     let sources: Vec<Option<&str>> = given.iter().map(|g| g.source).collect();
+    let known: Vec<bool> = given.iter().map(|g| g.known).collect();
     let rows = sqlx::query_file!(
         "src/db/sql/load_workflow.sql",
         &names as &[&str],
@@ -71,10 +81,11 @@ pub async fn load(db: &PgPool, given: &[Given<'_>]) -> Result<Vec<(i32, bool)>, 
         &queues as &[&str],
         &priorities,
         &sources as &[Option<&str>],
+        &known,
     )
-    .fetch_all(db)
+    .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|r| (r.id, r.changed)).collect())
+    Ok(rows.into_iter().map(|r| Load { id: r.id, was: r.was, changed: r.changed }).collect())
 }
 
 /// A definition by id; without an id, the present one of the workflow.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::model::WorkerId;
 use crate::rules::state::{CRASH_LIMIT, SOLO_AFTER};
 
-use super::error::DbError;
+use super::error::{DbError, Trouble};
 use super::migrate;
 
 /// What a worker says of itself.
@@ -71,6 +71,18 @@ pub async fn register<'c>(db: impl Executor<'c, Database = Postgres>, r: &Regist
 /// Whatever the database says.
 pub async fn lock<'c>(db: impl Executor<'c, Database = Postgres>, number: i32) -> Result<bool, DbError> {
     Ok(sqlx::query_file_scalar!("src/db/sql/lock.sql", number).fetch_one(db).await?)
+}
+
+/// Waits for the session lock as long as the session's `lock_timeout` allows; false when another session keeps it.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn await_lock<'c>(db: impl Executor<'c, Database = Postgres>, number: i32) -> Result<bool, DbError> {
+    match sqlx::query_file!("src/db/sql/await_lock.sql", number).fetch_one(db).await.map_err(DbError::from) {
+        Ok(_) => Ok(true),
+        Err(error) if error.trouble == Trouble::Busy => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sets the marker that the lock is held.

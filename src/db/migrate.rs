@@ -1,5 +1,7 @@
 //! Migrations: embedded, forward only, in a table of stepd's own, safe to start from many daemons at once.
 
+use std::time::Duration;
+
 use sqlx::{Connection, PgConnection};
 
 use super::error::DbError;
@@ -83,6 +85,9 @@ pub async fn check(conn: &mut PgConnection) -> Result<(), DbError> {
 /// Serialises migrations of one database; any number that nobody else uses (\"stepd\" in ASCII).
 const LOCK: i64 = 0x73_7465_7064;
 
+/// While another process migrates.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
 /// The applied version, and the oldest one whose daemons it serves; zeros where stepd has never been.
 ///
 /// # Errors
@@ -113,7 +118,20 @@ pub async fn migrate(conn: &mut PgConnection) -> Result<Vec<i32>, DbError> {
 /// # Errors
 /// As for [`migrate`].
 pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK).execute(&mut *conn).await?;
+    let (schema, serves) = applied(conn).await?;
+    if schema >= known(migrations) {
+        fits(schema, serves, known(migrations))?;
+        return Ok(Vec::new());
+    }
+    // Asked for again and again, for a session's lock_timeout would end a wait; a migration may take long.
+    let mut told = false;
+    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut *conn).await? {
+        if !told {
+            tracing::info!("another process is migrating this database; waiting until it has ended");
+            told = true;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
     let done = apply_missing(conn, migrations).await;
     sqlx::query("SELECT pg_advisory_unlock($1)").bind(LOCK).execute(&mut *conn).await?;
     done

@@ -16,5 +16,5 @@ pub mod runs;
 pub mod sql_step;
 pub mod waits;
 
-pub use connect::Database;
+pub use connect::{Database, within};
 pub use error::{DbError, Trouble};

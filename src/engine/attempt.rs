@@ -15,7 +15,7 @@ use crate::steps::{StopReason, stop_pair};
 use super::ctx::{Attempted, Ctx, StepDone, plain_shape};
 use super::halt::Halt;
 use super::inbox::Answer;
-use super::journal::{Note, NoteKind};
+use super::journal::NoteKind;
 use super::wait::{Purpose, Woken, answerable, is_retry, last_attempt};
 
 use body::{AskBody, shape_answer};
@@ -191,12 +191,8 @@ impl Ctx {
             "started_at": began, "ended_at": now, "failure": failure,
             "retry_in_ms": pause.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
         });
-        self.note(Note {
-            kind: NoteKind::AttemptFailed,
-            key: Some(record.key.clone()),
-            attempt: Some(record.attempts),
-            data: Payload::from_value(&data),
-        });
+        let attempt = Some(record.attempts);
+        self.note(NoteKind::AttemptFailed, Some(record.key.clone()), attempt, Payload::from_value(&data));
         match pause {
             Some(after) => {
                 Next::Wait(Purpose::Retry { next: record.attempts + 1, of: first + retry.max_attempts - 1, after })

@@ -109,6 +109,7 @@ struct State {
     waits: HashMap<StepKey, Option<Instant>>,
     deferred: Vec<StepRow>,
     notes: Vec<Note>,
+    noted: i32,
     submitted: u64,
     /// Steps whose last row says running or waiting: closed when the run ends without them.
     open: HashMap<StepKey, Box<StepRow>>,

@@ -77,6 +77,8 @@ pub struct StepRow {
 /// A line of the audit trail that no other row can tell.
 #[derive(Clone, Debug)]
 pub struct Note {
+    /// Its number within the claim, from 1: however often it is sent, it is one line.
+    pub n: i32,
     /// What happened.
     pub kind: NoteKind,
     /// To which step.

@@ -16,7 +16,7 @@ use crate::steps::StopReason;
 use super::ctx::{Ctx, Ports, Quiet};
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
-use super::journal::{CommitError, Note, NoteKind, Transition};
+use super::journal::{CommitError, NoteKind, Transition};
 use super::workflow::Workflow;
 
 /// A wait that is due sooner than this is waited out in memory: a suspend and a claim would take about as long.
@@ -118,12 +118,8 @@ pub async fn run(
 /// This worker cannot run it; another may. It looks again after a while, and nothing counts.
 async fn hand_on(ctx: &Ctx, failure: Failure) -> Outcome {
     tracing::warn!(run.id = %ctx.info.id, workflow = &*ctx.info.workflow, error = %failure, "this worker cannot run this run; leaving it to others for a while");
-    ctx.note(Note {
-        kind: NoteKind::Released,
-        key: None,
-        attempt: None,
-        data: Payload::from_serialize(&failure).unwrap_or_else(|_| Payload::null()),
-    });
+    let why = Payload::from_serialize(&failure).unwrap_or_else(|_| Payload::null());
+    ctx.note(NoteKind::Released, None, None, why);
     end(ctx, Transition::Suspend { due_in: Some(HAND_ON) }, Outcome::Interrupted).await
 }
 
@@ -176,7 +172,7 @@ async fn given_up(ctx: &Ctx) {
 /// with the start, or with the first record: never a write of its own.
 fn note_resumed(ctx: &Ctx) {
     let data = Payload::from_value(&json!({"worker": ctx.worker.0}));
-    ctx.note(Note { kind: NoteKind::Resumed, key: None, attempt: None, data });
+    ctx.note(NoteKind::Resumed, None, None, data);
 }
 
 fn run_deadline(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow) -> Option<tokio::time::Instant> {
@@ -232,7 +228,7 @@ async fn fail(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow, failed: Ste
         Some(after) => {
             let data = json!({"step": key.as_ref().map(|k| k.as_str()), "resume": resumes + 1, "of": policy.max_attempts,
                 "in_ms": u64::try_from(after.as_millis()).unwrap_or(u64::MAX), "failure": failure});
-            ctx.note(Note { kind: NoteKind::ResumeScheduled, key, attempt: None, data: Payload::from_value(&data) });
+            ctx.note(NoteKind::ResumeScheduled, key, None, Payload::from_value(&data));
             end(ctx, Transition::Resume { after, failure }, Outcome::Resuming).await
         }
         None => {
@@ -272,7 +268,7 @@ async fn stopped(ctx: &Ctx) -> Outcome {
         }
         Some(StopReason::LeaseLost) => Outcome::LeaseLost,
         Some(StopReason::Shutdown) => {
-            ctx.note(Note { kind: NoteKind::Released, key: None, attempt: None, data: Payload::null() });
+            ctx.note(NoteKind::Released, None, None, Payload::null());
             end(ctx, Transition::Release, Outcome::Interrupted).await
         }
         None => {

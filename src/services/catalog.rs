@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
-use crate::db::definitions::{self, Given};
+use crate::db::definitions::{self, Given, Load};
 use crate::db::{Database, DbError, Trouble};
 use crate::engine::Workflow;
 use crate::model::{Failure, code};
@@ -42,7 +42,12 @@ impl Loaded {
             queue: &self.queue,
             priority: self.priority,
             source: self.source.as_deref(),
+            known: false,
         }
+    }
+
+    fn row(&self) -> Row {
+        (self.hash.clone(), self.queue.clone(), self.priority, self.source.clone())
     }
 }
 
@@ -52,7 +57,12 @@ pub struct Catalog {
     compile: Compile,
     by_id: RwLock<HashMap<i32, Arc<dyn Workflow>>>,
     present: RwLock<Arc<Value>>,
+    /// What this worker has loaded into the database, by name.
+    loaded: RwLock<HashMap<String, Row>>,
 }
+
+/// A workflow's row as this worker has loaded it: hash, queue, priority, file.
+type Row = (String, String, i16, Option<String>);
 
 impl Catalog {
     /// An empty catalog.
@@ -63,25 +73,35 @@ impl Catalog {
             compile,
             by_id: RwLock::default(),
             present: RwLock::new(Arc::new(Value::Object(serde_json::Map::new()))),
+            loaded: RwLock::default(),
         }
     }
 
     /// Registers workflows in the database and makes them this worker's present ones. All or nothing, in two
-    /// statements however many they are.
+    /// statements however many they are. Returns how many changed anything.
+    ///
+    /// The last load wins: what this worker has loaded before, as it is, it does not load again, for another worker may have loaded
+    /// another version since. (With two versions about, as in a rolling deploy, a run is pinned to the one of its first claimer.)
     ///
     /// # Errors
     /// Whatever the database says; the catalog then stays as it was.
     pub async fn load(&self, loaded: Vec<Loaded>) -> Result<usize, DbError> {
-        let given: Vec<Given<'_>> = loaded.iter().map(Loaded::given).collect();
-        let known = definitions::load(self.db.pool(), &given).await?;
-        let changed = known.iter().filter(|(_, changed)| *changed).count();
-        let mut ids = serde_json::Map::new();
-        let mut workflows = Vec::new();
-        for (l, (id, _)) in loaded.into_iter().zip(known) {
+        let known: Vec<bool> = {
+            let before = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+            loaded.iter().map(|l| before.get(&l.name) == Some(&l.row())).collect()
+        };
+        let given: Vec<Given<'_>> = loaded.iter().zip(known).map(|(l, known)| Given { known, ..l.given() }).collect();
+        let found = self.db.ask(async |conn| definitions::load(conn, &given).await).await?;
+        tell(&given, &found);
+        let changed = found.iter().filter(|f| f.changed).count();
+        let (mut ids, mut rows, mut workflows) = (serde_json::Map::new(), HashMap::new(), Vec::new());
+        for (l, Load { id, .. }) in loaded.into_iter().zip(found) {
+            rows.insert(l.name.clone(), l.row());
             ids.insert(l.name, id.into());
             workflows.push((id, l.workflow));
         }
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).extend(workflows);
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = rows;
         *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Value::Object(ids));
         Ok(changed)
     }
@@ -92,7 +112,7 @@ impl Catalog {
     /// # Errors
     /// Whatever the database says; the catalog then stays as it was.
     pub async fn try_out(&self, loaded: Loaded) -> Result<i32, DbError> {
-        let id = definitions::define(self.db.pool(), loaded.given()).await?;
+        let id = self.db.ask(async |conn| definitions::define(conn, loaded.given()).await).await?;
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(id, loaded.workflow);
         let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
         let mut ids = present.as_object().cloned().unwrap_or_default();
@@ -149,10 +169,34 @@ impl Catalog {
     async fn stored(&self, id: Option<i32>, name: &str) -> Result<Option<definitions::Stored>, DbError> {
         let mut backoff = Backoff::default();
         loop {
-            match definitions::definition(self.db.pool(), id, name).await {
+            match self.db.ask(async |conn| definitions::definition(conn, id, name).await).await {
                 Err(error) if error.trouble != Trouble::Refused => tokio::time::sleep(backoff.pause()).await,
                 done => return done,
             }
         }
+    }
+}
+
+/// Says where two versions of a workflow have met.
+fn tell(given: &[Given<'_>], found: &[Load]) {
+    let other = |f: &Load| f.was.filter(|was| *was != f.id);
+    for (g, f) in given.iter().zip(found).filter(|(_, f)| f.changed) {
+        if let Some(was) = other(f) {
+            let (workflow, definition) = (g.workflow, f.id);
+            tracing::info!(
+                workflow,
+                definition,
+                was,
+                "loaded in place of another version; runs that have begun keep theirs"
+            );
+        }
+    }
+    let stay: Vec<&str> =
+        given.iter().zip(found).filter(|(g, f)| g.known && other(f).is_some()).map(|(g, _)| g.workflow).collect();
+    if !stay.is_empty() {
+        tracing::info!(
+            workflows = stay.join(", "),
+            "another worker has loaded other versions of these; their files have not changed here, so the other versions stay"
+        );
     }
 }

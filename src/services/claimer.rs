@@ -13,7 +13,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::db::claims::{self, ClaimRequest, ClaimedRow, Watermark};
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, within};
 use crate::engine::Gate;
 use crate::model::WorkerId;
 use crate::testing::Failpoints;
@@ -56,8 +56,11 @@ const SESSION: [(&str, &str); 4] = [
     // A plan that is made while the tables are empty must serve when they are full.
     ("enable_seqscan", "off"),
     ("lock_timeout", "2s"),
-    ("statement_timeout", "20s"),
+    ("statement_timeout", "10s"),
 ];
+
+/// The server ends a statement of the claimer after 10 s, and says so. Who says nothing for longer is not there.
+const ANSWERS: Duration = Duration::from_secs(12);
 
 type Pair = (Arc<str>, i16);
 
@@ -104,7 +107,6 @@ struct Position {
     unsure: bool,
     /// When the database was last asked what this worker holds.
     checked: Instant,
-    buffered_since: Option<Instant>,
 }
 
 /// Runs started a second, smoothed.
@@ -194,7 +196,10 @@ impl Claimer {
         worker: WorkerId,
     ) -> Result<Duration, DbError> {
         p.rate.update(self.runs.started());
-        self.relieve_buffer(p);
+        let n = self.runs.give_back_waiting(BUFFER_FOR);
+        if n > 0 {
+            tracing::debug!(n, "gave back runs that waited for a slot");
+        }
         let busy = p.claimed_at.is_some_and(|at| at.elapsed() < POLL);
         let overdue = p
             .looked
@@ -203,7 +208,7 @@ impl Claimer {
         let look_due = overdue && !eager;
         let conn = self.connected(conn).await?;
         if p.unsure || p.checked.elapsed() > CHECK_EVERY {
-            let held = claims::held_by(conn, worker).await?;
+            let held = within(ANSWERS, claims::held_by(conn, worker)).await?;
             let n = self.runs.give_back_unknown(worker, &held);
             if n > 0 {
                 tracing::info!(n, "gave back runs whose claim had no answer");
@@ -285,7 +290,7 @@ impl Claimer {
 
     async fn look(&self, conn: &mut PgConnection, p: &mut Position) -> Result<(), DbError> {
         let began = Instant::now();
-        let look = claims::look(conn, self.serves.as_deref()).await?;
+        let look = within(ANSWERS, claims::look(conn, self.serves.as_deref())).await?;
         // Smoothed: the first look on a new connection, with cold caches, is no measure.
         p.look_cost = (p.look_cost * 3 + began.elapsed()) / 4;
         p.looked = Some(Instant::now());
@@ -321,15 +326,12 @@ impl Claimer {
             pairs: &pairs,
         };
         self.failpoints.hit("claimer.before_claim").await;
-        let rows = claims::claim(conn, &req).await?;
+        let rows = within(ANSWERS, claims::claim(conn, &req)).await?;
         let n = rows.len();
         if n > 0 {
             self.failpoints.hit("claimer.after_claim").await;
             p.claimed_at = Some(Instant::now());
             p.advance(&rows);
-            if p.buffered_since.is_none() {
-                p.buffered_since = Some(Instant::now());
-            }
             self.runs.accept(rows.into_iter().map(|r| r.claimed), p.rate.ahead() / 2);
         }
         Ok(n)
@@ -339,7 +341,7 @@ impl Claimer {
     async fn solo(&self, conn: &mut PgConnection, p: &mut Position, worker: WorkerId) -> Result<bool, DbError> {
         if !self.runs.is_empty() {
             if !p.emptying {
-                if !claims::reserve_solo(conn, worker, self.serves.as_deref()).await? {
+                if !within(ANSWERS, claims::reserve_solo(conn, worker, self.serves.as_deref())).await? {
                     p.solo = false;
                     return Ok(false);
                 }
@@ -354,7 +356,7 @@ impl Claimer {
         let definitions = self.catalog.present();
         let req =
             ClaimRequest { worker, want: 1, definitions: &definitions, serves: self.serves.as_deref(), pairs: &[] };
-        let row = claims::claim_solo(conn, &req).await?;
+        let row = within(ANSWERS, claims::claim_solo(conn, &req)).await?;
         p.emptying = false;
         self.runs.reopen();
         let Some(row) = row else {
@@ -366,17 +368,6 @@ impl Claimer {
         self.runs.emptied().await;
         p.looked = None;
         Ok(true)
-    }
-
-    /// Gives back what has waited for a slot too long.
-    fn relieve_buffer(&self, p: &mut Position) {
-        if self.runs.buffered() == 0 {
-            p.buffered_since = None;
-        } else if p.buffered_since.is_some_and(|at| at.elapsed() > BUFFER_FOR) && p.rate.per_second < 1.0 {
-            let n = self.runs.give_back_buffer();
-            tracing::debug!(n, "gave back runs that waited for a slot");
-            p.buffered_since = None;
-        }
     }
 }
 
@@ -395,7 +386,6 @@ impl Position {
             emptying: false,
             unsure: false,
             checked: Instant::now(),
-            buffered_since: None,
         }
     }
 

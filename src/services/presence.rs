@@ -12,7 +12,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{mpsc, watch};
 
 use crate::db::liveness::{self, Registered, Registration, Seen};
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, within};
 use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
 use crate::os::evidence::facts;
@@ -35,6 +35,13 @@ const SESSION_LEASE: &str = "3s";
 
 /// No step starts when the last ping is older than this: the session may be gone by then.
 const GATE_SPAN: Duration = Duration::from_millis(2_500);
+
+/// A tick that has no answer after this long, but for its pauses: the session is given up, and another made. The gate shuts by then,
+/// and the server has not ended the old session yet, which is silent since the tick before: the new one waits for its lock.
+const TICK_ANSWERS: Duration = Duration::from_millis(1_500);
+
+/// A registration, or its end, that takes longer is given up: silently cut off.
+const REGISTRATION_ANSWERS: Duration = Duration::from_secs(5);
 
 /// The session that keeps the lock: nothing on it may take long.
 const SESSION: [(&str, &str); 6] = [
@@ -145,6 +152,7 @@ pub fn start(start: Start) -> std::io::Result<(Presence, std::thread::JoinHandle
             ticks: 0,
             birth: Instant::now(),
             established: None,
+            silent: None,
         };
         runtime.block_on(keeper.run());
     })?;
@@ -163,6 +171,8 @@ struct Keeper {
     birth: Instant,
     /// Since when the present session stands.
     established: Option<Instant>,
+    /// A session that does not answer any more. Perhaps it still holds the lock: it is dropped when there is another.
+    silent: Option<PgListener>,
 }
 
 /// Why a session ended.
@@ -214,11 +224,13 @@ impl Keeper {
 
     /// One connection's life.
     async fn session(&mut self, backoff: &mut Backoff) -> Ended {
-        let mut listener = match self.connect().await {
+        let connected = self.connect().await;
+        self.silent = None;
+        let mut listener = match connected {
             Ok(listener) => listener,
             Err(e) => return Ended::Lost(Some(e)),
         };
-        match self.establish(&mut listener).await {
+        match within(REGISTRATION_ANSWERS, self.establish(&mut listener)).await {
             Ok(true) => {}
             Ok(false) => return Ended::TakenOver,
             Err(e) => return Ended::Lost(Some(e)),
@@ -235,7 +247,10 @@ impl Keeper {
                 _ = tick.tick() => match self.tick(&mut listener).await {
                     Ok(None) => {}
                     Ok(Some(ended)) => return ended,
-                    Err(e) => return Ended::Lost(Some(e)),
+                    Err(e) => {
+                        self.silent = Some(listener);
+                        return Ended::Lost(Some(e));
+                    }
                 },
                 changed = orders.changed() => {
                     if changed.is_err() || *orders.borrow_and_update() == Order::Leave {
@@ -286,9 +301,7 @@ impl Keeper {
                 me
             }
         };
-        if liveness::lock(&mut *listener, me.number).await? {
-            liveness::mark(&mut *listener, me.worker).await?;
-        } else {
+        if !lock(listener, me).await? {
             tracing::warn!(
                 number = me.number,
                 "another session holds this worker's lock; until it lets go only the lease tells that this worker lives"
@@ -313,11 +326,12 @@ impl Keeper {
         let Some(me) = self.me else { return Ok(Some(Ended::TakenOver)) };
         let asked = Instant::now();
         self.ticks = self.ticks.wrapping_add(1);
-        let seen = self.look(listener, self.ticks.is_multiple_of(self.beat_every())).await?;
+        let beat = self.ticks.is_multiple_of(self.beat_every());
+        let seen = within(TICK_ANSWERS, self.look(listener, beat)).await?;
         let Some(own) = seen.iter().find(|s| s.worker == me.worker) else { return Ok(Some(Ended::TakenOver)) };
         self.s.gate.open(asked, GATE_SPAN);
-        if !(own.locked_by_me && own.marked) && liveness::lock(&mut *listener, me.number).await? {
-            liveness::mark(&mut *listener, me.worker).await?;
+        if !(own.locked_by_me && own.marked) {
+            within(REGISTRATION_ANSWERS, lock(listener, me)).await?;
         }
         let plan = self.digest(&seen);
         self.follow(listener, plan).await?;
@@ -359,7 +373,7 @@ impl Keeper {
     async fn follow(&mut self, listener: &mut PgListener, mut plan: Plan) -> Result<(), DbError> {
         if plan.look_again {
             tokio::time::sleep(CONFIRM).await;
-            let seen = self.look(listener, false).await?;
+            let seen = within(TICK_ANSWERS, self.look(listener, false)).await?;
             plan.suspects.extend(self.digest(&seen).suspects);
         }
         for suspect in plan.suspects {
@@ -377,9 +391,20 @@ impl Keeper {
         self.s.gate.shut();
         self.standing.send_replace(Standing::Absent);
         if let Some(me) = self.me.take()
-            && let Err(error) = liveness::deregister(&mut *listener, me.worker).await
+            && let Err(error) = within(REGISTRATION_ANSWERS, liveness::deregister(&mut *listener, me.worker)).await
         {
             tracing::debug!(%error, "the registration could not be ended; the others will find it");
         }
     }
+}
+
+/// Takes the lock, and marks that it is held. False when another session has it, and keeps it.
+async fn lock(listener: &mut PgListener, me: Registered) -> Result<bool, DbError> {
+    // In line: when an earlier session of this worker ends meanwhile, nobody sees the lock free.
+    let locked =
+        liveness::lock(&mut *listener, me.number).await? || liveness::await_lock(&mut *listener, me.number).await?;
+    if locked {
+        liveness::mark(&mut *listener, me.worker).await?;
+    }
+    Ok(locked)
 }

@@ -41,7 +41,8 @@ impl Periodic for Requests {
         if runs.is_empty() {
             return Ok(POLL);
         }
-        for request in waits::requests(self.db.pool(), worker, &runs, &waits).await? {
+        let found = self.db.ask(async |conn| waits::requests(conn, worker, &runs, &waits).await).await?;
+        for request in found {
             match request {
                 Request::Cancel(run) => {
                     if let Some(inbox) = self.runs.inbox(run) {

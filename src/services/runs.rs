@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
@@ -30,8 +31,9 @@ pub struct Runs {
 struct Inner {
     inflight: HashMap<RunId, Arc<Inbox>>,
     tasks: usize,
-    /// Boxed: a claimed run goes through several futures, each of which would keep room for it.
-    buffer: VecDeque<Box<Claimed>>,
+    /// With the time since which each waits for a slot; the first has waited longest. Boxed: a claimed run goes through several
+    /// futures, each of which would keep room for it.
+    buffer: VecDeque<(Instant, Box<Claimed>)>,
     /// Buffer below this: time to claim again.
     low_water: usize,
     door: Door,
@@ -109,9 +111,10 @@ impl Runs {
             return self.give_back(claimed.map(|c| c.lease));
         }
         inner.low_water = low_water;
-        inner.buffer.extend(claimed.map(Box::new));
+        let now = Instant::now();
+        inner.buffer.extend(claimed.map(|c| (now, Box::new(c))));
         while inner.tasks < self.slots {
-            let Some(next) = inner.buffer.pop_front() else { break };
+            let Some((_, next)) = inner.buffer.pop_front() else { break };
             inner.tasks += 1;
             let inbox = Self::admit(&mut inner, &next);
             #[expect(
@@ -155,7 +158,7 @@ impl Runs {
             inner.inflight.remove(&run);
         }
         if inner.door == Door::Open
-            && let Some(claimed) = inner.buffer.pop_front()
+            && let Some((_, claimed)) = inner.buffer.pop_front()
         {
             if inner.buffer.len() <= inner.low_water {
                 self.hints.claim.notify_one();
@@ -189,7 +192,7 @@ impl Runs {
             }
             std::mem::take(&mut inner.buffer)
         };
-        self.give_back(unstarted.into_iter().map(|c| c.lease));
+        self.give_back(unstarted.into_iter().map(|(_, claimed)| claimed.lease));
     }
 
     /// Starts runs again, unless this worker is shutting down.
@@ -200,9 +203,14 @@ impl Runs {
         }
     }
 
-    /// Gives back what is claimed and has not started: nobody is served by a run that waits for a slot here.
-    pub fn give_back_buffer(&self) -> usize {
-        let unstarted = std::mem::take(&mut self.inner().buffer);
+    /// Gives back what was claimed and has waited this long for a slot, however many others have started meanwhile: another
+    /// worker may have one. Returns how many.
+    pub fn give_back_waiting(&self, span: Duration) -> usize {
+        let unstarted: Vec<Box<Claimed>> = {
+            let mut inner = self.inner();
+            let n = inner.buffer.iter().take_while(|(since, _)| since.elapsed() > span).count();
+            inner.buffer.drain(..n).map(|(_, claimed)| claimed).collect()
+        };
         let n = unstarted.len();
         self.give_back(unstarted.into_iter().map(|c| c.lease));
         n
@@ -231,7 +239,7 @@ impl Runs {
     pub fn give_back_unknown(&self, worker: WorkerId, held: &[(RunId, i32)]) -> usize {
         let inner = self.inner();
         let mine: std::collections::HashSet<RunId> =
-            inner.inflight.keys().copied().chain(inner.buffer.iter().map(|c| c.lease.run())).collect();
+            inner.inflight.keys().copied().chain(inner.buffer.iter().map(|(_, c)| c.lease.run())).collect();
         drop(inner);
         let unknown: Vec<_> = held.iter().filter(|(run, _)| !mine.contains(run)).collect();
         for (run, epoch) in &unknown {
@@ -299,5 +307,55 @@ fn report(run: RunId, workflow: &str, outcome: Outcome) {
         Outcome::LeaseLost => {
             tracing::warn!(run.id = %run, workflow, "lease lost: nothing was written, another worker has the run")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Gate, MemoryJournal, ServerClock};
+    use crate::model::{Lease, Payload};
+    use crate::steps::Registry;
+
+    fn claimed(n: u128) -> Claimed {
+        let now = chrono::DateTime::UNIX_EPOCH;
+        Claimed {
+            lease: Lease::new(RunId(Uuid::from_u128(n)), WorkerId(Uuid::nil()), 1),
+            workflow: "w".into(),
+            definition: None,
+            input: Payload::null(),
+            queue: "default".into(),
+            scheduled_for: now,
+            started_at: now,
+            resumes: 0,
+            crashes: 0,
+            streak: 0,
+            taken: false,
+            after_failure: false,
+            traceparent: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_waited_too_long_for_a_slot_is_given_back_and_what_came_later_is_not() {
+        let journal = Arc::new(MemoryJournal::default());
+        let ports = Ports {
+            journal: journal.clone(),
+            registry: Arc::new(Registry::default()),
+            gate: Gate::always_open(),
+            clock: Arc::new(ServerClock::new(chrono::DateTime::UNIX_EPOCH)),
+            max_output: 1,
+        };
+        let db = crate::db::Database::new(sqlx::postgres::PgConnectOptions::new_without_pgpass(), 1);
+        let catalog = Arc::new(Catalog::new(db, Arc::new(|_, _| Err(crate::model::Failure::permanent("x", "x")))));
+        let runs = Runs::new(0, Arc::new(ports), catalog, Arc::default());
+        runs.accept([claimed(1), claimed(2)], 0);
+        // However many others have started meanwhile.
+        runs.started.fetch_add(1_000, Ordering::Relaxed);
+        runs.inner().buffer.iter_mut().for_each(|(since, _)| *since -= Duration::from_secs(1));
+        runs.accept([claimed(3)], 0);
+        assert_eq!(runs.give_back_waiting(Duration::from_millis(500)), 2);
+        let released = |n| journal.run(RunId(Uuid::from_u128(n))).transitions.len();
+        assert_eq!((released(1), released(2), released(3), runs.buffered()), (1, 1, 0, 1));
     }
 }

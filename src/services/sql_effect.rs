@@ -86,7 +86,7 @@ impl OwnDatabase {
     async fn recorded(&self, cx: &StepCx) -> Option<Payload> {
         let mut backoff = Backoff::default();
         while cx.stop.reason().is_none() {
-            if let Ok(found) = waits::answer_of(self.db.pool(), cx.run, &cx.key).await {
+            if let Ok(found) = self.db.ask(async |conn| waits::answer_of(conn, cx.run, &cx.key).await).await {
                 return found.and_then(Result::ok);
             }
             tokio::time::sleep(backoff.pause()).await;

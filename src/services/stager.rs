@@ -31,10 +31,13 @@ impl Periodic for Stager {
     }
 
     async fn tick(&mut self) -> Result<Duration, DbError> {
-        let done = maintenance::stage(self.db.pool(), BATCH).await?;
+        let done = self.db.ask(async |conn| maintenance::stage(conn, BATCH).await).await?;
         self.hints.set_held(done.held);
         // A statement of its own: a slow admission, or one that fails, must not keep sleeps from ending.
-        let admitted = if done.held { maintenance::admit(self.db.pool(), BATCH).await } else { Ok(0) };
+        let admitted = match done.held {
+            true => self.db.ask(async |conn| maintenance::admit(conn, BATCH).await).await,
+            false => Ok(0),
+        };
         let admitted = admitted.unwrap_or_else(|error| {
             tracing::warn!(%error, "admission failed; held runs wait for the next pass");
             0

@@ -68,7 +68,8 @@ impl Sweeper {
         self.bear_witness(suspect.worker).await;
         self.failpoints.hit("sweeper.before_take_over").await;
         for _ in 0..3 {
-            match liveness::take_over(self.db.pool(), suspect.worker, suspect.by_lock, suspect.beat, me.0).await {
+            let Suspect { worker, by_lock, beat } = suspect;
+            match self.db.ask(async |conn| liveness::take_over(conn, worker, by_lock, beat, me.0).await).await {
                 Ok(Some(done)) => {
                     self.failpoints.hit("sweeper.after_take_over").await;
                     tracing::warn!(
@@ -93,7 +94,7 @@ impl Sweeper {
     async fn fetch(&self, left: Vec<Left>) -> Vec<Left> {
         let mut still = Vec::new();
         for one in left {
-            match liveness::requeue(self.db.pool(), one.victim, &one.evidence).await {
+            match self.db.ask(async |conn| liveness::requeue(conn, one.victim, &one.evidence).await).await {
                 Ok(Some(done)) if done.requeued + done.quarantined > 0 => {
                     tracing::info!(dead.worker = %one.victim, requeued = done.requeued, quarantined = done.quarantined,
                         locked = done.locked, "took over runs that somebody had locked");
@@ -129,7 +130,8 @@ impl Sweeper {
 
     /// One pass; returns how long to wait for the next.
     async fn repair(&self, repair: &mut Repair) -> Duration {
-        match maintenance::repair(self.db.pool(), repair.batch, repair.after).await {
+        let (batch, after) = (repair.batch, repair.after);
+        match self.db.ask(async |conn| maintenance::repair(conn, batch, after).await).await {
             Ok((mended, last)) => {
                 if mended > 0 {
                     tracing::info!(mended, "mended lost wake-ups");

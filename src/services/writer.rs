@@ -17,7 +17,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
-use crate::db::{Database, Trouble, waits};
+use crate::db::{Database, Trouble, waits, within};
 use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
 use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
@@ -51,8 +51,11 @@ const SESSION: [(&str, &str); 4] = [
     // A plan that is made while the tables are empty must serve when they are full.
     ("enable_seqscan", "off"),
     ("lock_timeout", "2s"),
-    ("statement_timeout", "60s"),
+    ("statement_timeout", "20s"),
 ];
+
+/// The server ends a statement of the writer after 20 s (a batch is then split), and says so. Who says nothing for longer is not there.
+const ANSWERS: Duration = Duration::from_secs(22);
 
 /// The journal in Postgres: a handle to the writers.
 pub struct PgJournal {
@@ -125,7 +128,7 @@ impl Journal for PgJournal {
             let mut backoff = Backoff::default();
             for _ in 0..SETTLE_TRIES {
                 let one = settling.acquire().await;
-                let done = waits::settle(db.pool(), run, &keys).await;
+                let done = db.ask(async |conn| waits::settle(conn, run, &keys).await).await;
                 drop(one);
                 match done {
                     Ok(true) => break,
@@ -153,10 +156,10 @@ impl Journal for PgJournal {
                 let mut backoff = Backoff::default();
                 loop {
                     let tried = async {
-                        match waits::expire(db.pool(), run, &key, &failure, lease).await? {
+                        match db.ask(async |conn| waits::expire(conn, run, &key, &failure, lease).await).await? {
                             // The time is up; or the lease is lost, and nothing that the run still does is recorded.
                             Some(true) | None => Ok(None),
-                            Some(false) => waits::answer_of(db.pool(), run, &key).await,
+                            Some(false) => db.ask(async |conn| waits::answer_of(conn, run, &key).await).await,
                         }
                     };
                     match tried.await {
@@ -285,9 +288,11 @@ impl Writer {
                 continue;
             };
             if unknown {
-                match held_of(&mut conn, &groups).await {
+                match within(ANSWERS, held_of(&mut conn, &groups)).await {
                     Ok(held) => {
                         unknown = false;
+                        // Only the general statement may be repeated.
+                        general = true;
                         self.conn = Some(conn);
                         todo.push(settle_after_read_back(groups, &held));
                         continue;
@@ -304,8 +309,8 @@ impl Writer {
             let common = if general { None } else { plain::of(&groups) };
             let was_common = common.is_some();
             let result = match common {
-                Some(batch) => batch.commit(&mut conn, worker).await,
-                None => columns(&groups).commit(&mut conn, worker).await,
+                Some(batch) => within(ANSWERS, batch.commit(&mut conn, worker)).await,
+                None => within(ANSWERS, columns(&groups).commit(&mut conn, worker)).await,
             };
             self.failpoints.hit("writer.after_commit").await;
             match result {

@@ -258,6 +258,42 @@ async fn a_definition_that_changed_under_a_waiting_run_does_not_change_the_run()
 }
 
 #[tokio::test]
+async fn of_two_daemons_with_two_versions_of_a_workflow_the_last_load_wins_and_a_reload_of_what_has_not_changed_is_none()
+ {
+    let text = |word: &str| {
+        format!(
+            "name: both\nsteps:\n  - id: nap\n    wait: go\n  - id: say\n    set: {word}\noutput: steps.say.output\n"
+        )
+    };
+    let (db, old, new) = (Db::new().await, Files::new([text("old")]), Files::new([text("new")]));
+    let mut first = Spec::new(&db, &old).ready().await;
+    let begun = db.enqueue("both", "{}").await;
+    db.reaches(&begun, "waiting", SOON).await;
+    let mut second = Spec::new(&db, &new).ready().await;
+    assert_eq!(second.logged("in place of another version"), 1);
+    let row = "SELECT (w.definition, w.loaded_at)::text FROM stepd_engine.workflows w WHERE name = 'both'";
+    let loaded: String = db.one(row).await;
+    // A reload for the sake of another file.
+    old.write("other.yaml", "name: other\nsteps: [{id: a, set: 1}]\n");
+    first.hup();
+    first.logs("\"reloaded\"").await;
+    assert_eq!(db.one::<String>(row).await, loaded, "the later load stands");
+    assert_eq!((first.logged("stay\""), first.logged("in place of")), (1, 0), "{}", first.log());
+    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.workflows").await, 2);
+    // A load of a file that has changed wins again.
+    old.write("w0.yaml", &text("newest"));
+    first.hup();
+    first.logs("in place of another version").await;
+    assert_ne!(db.one::<String>(row).await, loaded);
+    // What has begun keeps its version, and whoever has it can run it.
+    first.kill9();
+    db.exec("SELECT stepd.emit('go')").await;
+    db.reaches(&begun, "completed", SOON).await;
+    assert_eq!(db.output(&begun).await, "\"old\"");
+    assert_eq!(second.drain(SOON).await, Some(0));
+}
+
+#[tokio::test]
 async fn a_wrong_file_at_a_reload_changes_nothing() {
     let (db, files) = (Db::new().await, Files::new([FAILING.replace("failing", "good").replace("test -e", ": ")]));
     let mut worker = Spec::new(&db, &files).ready().await;

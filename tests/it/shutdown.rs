@@ -134,3 +134,17 @@ async fn a_signal_that_comes_before_the_daemon_is_ready_is_not_lost() {
     assert_eq!(worker.drain(SOON).await, Some(0));
     assert_eq!(db.count("SELECT count(*) FROM stepd_engine.workers").await, 0);
 }
+
+#[tokio::test]
+async fn a_cancel_during_the_drain_reaches_its_run_within_two_seconds() {
+    let (db, files) = (Db::new().await, Files::new([LONG]));
+    let mut worker = Spec::new(&db, &files).grace(60).ready().await;
+    let run = db.enqueue("long", "{}").await;
+    db.step_reaches(&run, "long", "running", SOON).await;
+    worker.term();
+    worker.logs("claiming nothing more").await;
+    db.exec(format!("SELECT stepd.cancel('{run}')")).await;
+    db.reaches(&run, "cancelled", Duration::from_secs(10)).await;
+    // Nothing is left to be drained: it need not wait for the end of the grace time.
+    assert_eq!(worker.ends(SOON).await.code(), Some(0));
+}

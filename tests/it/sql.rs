@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use stepd::db::migrate;
 
-use super::support::{Db, Server};
+use super::support::{Db, Files, Server, Spec, holds_for};
 
 /// `psql`, where the machine has it. The scripts use its meta-commands; without it they are skipped, aloud.
 fn psql() -> Option<PathBuf> {
@@ -124,4 +125,21 @@ async fn objects(conn: &mut PgConnection) -> Vec<String> {
     .fetch_all(conn)
     .await
     .unwrap()
+}
+
+#[tokio::test]
+async fn sql_a_daemon_that_starts_while_another_process_migrates_waits_and_says_so_once() {
+    let server = Server::own().await;
+    server.pg.create_database("empty", None).await.unwrap();
+    let db = server.at("empty");
+    let mut other = PgConnection::connect(&db.url).await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(0x73_7465_7064_i64).execute(&mut other).await.unwrap();
+    let files = Files::new(["name: w\nsteps: [{id: a, set: 1}]"]);
+    let mut worker = Spec::new(&db, &files).start();
+    worker.logs("another process is migrating").await;
+    // Longer than the five seconds after which a lock is given up.
+    holds_for("it waits", Duration::from_secs(6), async || worker.is_running()).await;
+    assert_eq!(worker.logged("another process is migrating"), 1);
+    other.close().await.unwrap();
+    worker.logs("\"ready\"").await;
 }

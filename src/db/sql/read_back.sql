@@ -1,8 +1,7 @@
 -- After an unknown outcome (the connection was lost during the commit): what does the database hold of these runs?
--- Caller: services::writer. `mine`: the lease stands and the run has not moved. `ended`: it ended under this epoch.
+-- Caller: services::writer. `mine`: the lease stands and the run has not moved. `ended`, `moved`: it has, under this epoch.
 SELECT r.id AS "id!",
     coalesce((SELECT j.state = 'running' AND j.worker = $1 AND j.epoch = r.epoch FROM stepd.jobs j WHERE j.id = r.id), false) AS "mine!",
     EXISTS (SELECT FROM stepd_engine.ended e WHERE e.id = r.id AND e.epoch = r.epoch) AS "ended!",
-    coalesce((SELECT j.epoch = r.epoch AND j.state <> 'running' FROM stepd.jobs j WHERE j.id = r.id), false) AS "moved!",
-    ARRAY(SELECT c.key || ' ' || c.state::text || ' ' || c.attempts::text FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.epoch = r.epoch) AS "steps!"
+    coalesce((SELECT j.epoch = r.epoch AND j.state <> 'running' FROM stepd.jobs j WHERE j.id = r.id), false) AS "moved!"
 FROM unnest($2::uuid[], $3::integer[]) AS r(id, epoch)

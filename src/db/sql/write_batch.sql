@@ -2,6 +2,8 @@
 -- Caller: services::writer. Locks: the worker's row (key share), then job rows under its leases, then checkpoints.
 -- A batch either commits before a take-over of the worker, or finds its row gone and writes nothing.
 -- LATERAL with OFFSET 0 is looked up row by row, whatever the statistics say (see write_plain.sql).
+-- The same batch once more, at whatever time, changes nothing: a step's row never goes back within a claim (running, waiting, then what
+-- it ended as; attempt after attempt), a line has its number, a transition fits once. So the writer may send again what had no answer.
 -- The parts do not see each other: the writer gives at most one row for each (run, key) and one transition for each run.
 WITH me AS MATERIALIZED (
     SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
@@ -22,12 +24,13 @@ WITH me AS MATERIALIZED (
     ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, started_at = excluded.started_at, ended_at = excluded.ended_at, due_at = excluded.due_at,
         attempts = excluded.attempts, checkpoint = excluded.checkpoint, state = excluded.state, output = excluded.output,
         error = excluded.error, decision = excluded.decision, event = excluded.event, match = excluded.match, label = coalesce(excluded.label, c.label)
-        WHERE NOT c.checkpoint
+        WHERE NOT c.checkpoint AND (c.epoch, c.attempts, c.state) <= (excluded.epoch, excluded.attempts, excluded.state)
 ), note AS (
-    INSERT INTO stepd_engine.events (run, epoch, attempt, kind, key, data)
-    SELECT n.run, l.epoch, n.attempt, n.kind, n.key, n.data
-    FROM unnest($19::uuid[], $20::smallint[], $21::text[], $22::text[], $23::text[]) AS n(run, attempt, kind, key, data)
+    INSERT INTO stepd_engine.events (run, epoch, n, attempt, kind, key, data)
+    SELECT n.run, l.epoch, n.n, n.attempt, n.kind, n.key, n.data
+    FROM unnest($19::uuid[], $20::smallint[], $21::text[], $22::text[], $23::text[], $40::integer[]) AS n(run, attempt, kind, key, data, n)
     JOIN lease l ON l.id = n.run
+    ON CONFLICT (run, epoch, n) WHERE n IS NOT NULL DO NOTHING
 ), moved AS (
     UPDATE stepd.jobs j SET
         state = m.state::stepd.run_state,
@@ -36,8 +39,7 @@ WITH me AS MATERIALIZED (
         worker = CASE m.state WHEN 'running' THEN j.worker END,
         started = m.state = 'running',
         taken = j.taken AND m.state IN ('queued', 'held'),
-        -- LATERAL with OFFSET 0 is looked up row by row, whatever the statistics say (see write_plain.sql).
--- The parts do not see each other: a checkpoint of this batch is not in the table yet.
+        -- The parts do not see each other: a checkpoint of this batch is not in the table yet.
         streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND (
                 EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint)
                 OR EXISTS (SELECT FROM unnest($4::uuid[], $10::boolean[]) AS s(run, checkpoint) WHERE s.run = j.id AND s.checkpoint))

@@ -9,7 +9,7 @@ use crate::rules::policy::{OnError, StepPolicy};
 use crate::steps::StopReason;
 
 use super::super::halt::Halt;
-use super::super::journal::{CommitError, Entry, Note, StepRow, Ticket, Transition};
+use super::super::journal::{CommitError, Entry, Note, NoteKind, StepRow, Ticket, Transition};
 use super::super::wait::answerable;
 use super::{Ctx, StepDone};
 
@@ -79,8 +79,11 @@ impl Ctx {
     }
 
     /// Queues a line of the audit trail.
-    pub(in crate::engine) fn note(&self, note: Note) {
-        self.state().notes.push(note);
+    pub(in crate::engine) fn note(&self, kind: NoteKind, key: Option<StepKey>, attempt: Option<u32>, data: Payload) {
+        let mut state = self.state();
+        state.noted += 1;
+        let n = state.noted;
+        state.notes.push(Note { n, kind, key, attempt, data });
     }
 
     /// Records a step's start at leisure: nothing waits for it.

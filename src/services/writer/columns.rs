@@ -28,6 +28,7 @@ pub(super) fn columns(groups: &[Group]) -> Batch<'_> {
         }
         for note in &group.notes {
             batch.notes.run.push(group.run);
+            batch.notes.n.push(note.n);
             batch.notes.attempt.push(note.attempt.and_then(|a| i16::try_from(a).ok()));
             batch.notes.kind.push(note.kind.as_str());
             batch.notes.key.push(note.key.as_ref().map(StepKey::as_str));
