@@ -36,14 +36,23 @@ impl Database {
     pub fn new(options: PgConnectOptions, pool_size: u32) -> Self {
         let options = options.log_statements(tracing::log::LevelFilter::Trace);
         let settings = [("statement_timeout", "20s"), ("lock_timeout", "5s")];
-        let pool = pool(session(&options, "stepd", &settings), pool_size);
+        let pool = pool(pool_size)
+            // The second wall against a connection that comes back inside a transaction (sqlx #4385): the next
+            // statement on it would be acknowledged and never committed. Outside one, the two times are equal.
+            .after_release(|conn, _| {
+                Box::pin(async move {
+                    sqlx::query_scalar::<_, bool>("SELECT now() = statement_timestamp()").fetch_one(&mut *conn).await
+                })
+            })
+            .connect_lazy_with(session(&options, "stepd", &settings));
         Self { options, pool }
     }
 
-    /// A pool of its own, named `stepd <purpose>` in `pg_stat_activity`; its connections are gone when it has been idle for a while.
+    /// A pool of its own for reading, named `stepd <purpose>` in `pg_stat_activity`; its connections are gone when it has been idle for
+    /// a while. Not asked whether they still live before each use: a statement that finds out is tried again.
     #[must_use]
-    pub fn side_pool(&self, purpose: &str, size: u32, settings: &[(&str, &str)]) -> PgPool {
-        pool(self.session(purpose, settings), size)
+    pub fn reading_pool(&self, purpose: &str, size: u32, settings: &[(&str, &str)]) -> PgPool {
+        pool(size).test_before_acquire(false).connect_lazy_with(self.session(purpose, settings))
     }
 
     /// The pool.
@@ -91,20 +100,12 @@ impl Database {
     }
 }
 
-fn pool(options: PgConnectOptions, size: u32) -> PgPool {
+fn pool(size: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(size)
         .min_connections(0)
         .idle_timeout(Duration::from_secs(30))
         .acquire_timeout(CONNECT_WITHIN)
-        // The second wall against a connection that comes back inside a transaction (sqlx #4385): the next
-        // statement on it would be acknowledged and never committed. Outside one, the two times are equal.
-        .after_release(|conn, _| {
-            Box::pin(async move {
-                sqlx::query_scalar::<_, bool>("SELECT now() = statement_timestamp()").fetch_one(&mut *conn).await
-            })
-        })
-        .connect_lazy_with(options)
 }
 
 fn session(options: &PgConnectOptions, name: &str, settings: &[(&str, &str)]) -> PgConnectOptions {
