@@ -117,7 +117,7 @@ async fn reload(config: &Config, daemon: &Daemon) {
 
 /// Waits for Postgres, however late it starts, and brings the schema up to date.
 async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
-    let mut told = false;
+    let mut told = None;
     loop {
         let tried = async {
             let mut conn = db.connect("migrate", &[("lock_timeout", "5s")]).await?;
@@ -133,10 +133,14 @@ async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
             Ok(()) => return Ok(()),
             Err(error) if error.trouble == Trouble::Refused => return Err(error),
             Err(error) => {
-                if !told {
-                    // Or a table that the migration changes is in use: the lock is asked for again.
-                    tracing::warn!(%error, "postgres cannot be reached, or the schema not be changed yet; trying again");
-                    told = true;
+                if told != Some(error.trouble) {
+                    match error.trouble {
+                        Trouble::Busy => {
+                            tracing::warn!(%error, "a table that the migration changes is in use; trying again")
+                        }
+                        _ => tracing::warn!(%error, "postgres cannot be reached yet; trying again"),
+                    }
+                    told = Some(error.trouble);
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
