@@ -133,10 +133,12 @@ async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
             Ok(()) => return Ok(()),
             Err(error) if error.trouble == Trouble::Refused => return Err(error),
             Err(error) => {
-                if !told {
-                    // Or a table that the migration changes is in use: the lock is asked for again.
-                    tracing::warn!(%error, "postgres cannot be reached, or the schema not be changed yet; trying again");
-                    told = true;
+                if !std::mem::replace(&mut told, true) {
+                    match error.trouble {
+                        // A table that the migration changes is in use.
+                        Trouble::Busy => tracing::warn!(%error, "the schema cannot be changed yet; trying again"),
+                        _ => tracing::warn!(%error, "postgres cannot be reached yet; trying again"),
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
