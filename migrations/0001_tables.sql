@@ -69,14 +69,16 @@ CREATE TABLE stepd_engine.definitions (
     hash text NOT NULL UNIQUE,
     workflow text NOT NULL,
     body text,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    used_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE stepd_engine.definitions IS 'Every definition ever loaded, by content hash. A run keeps the one its first claimer had.';
+COMMENT ON TABLE stepd_engine.definitions IS 'Every definition that somebody names, by content hash. A run keeps the one its first claimer had.';
 COMMENT ON COLUMN stepd_engine.definitions.id IS 'What jobs and workflows refer to.';
 COMMENT ON COLUMN stepd_engine.definitions.hash IS 'The hash of the definition''s content.';
 COMMENT ON COLUMN stepd_engine.definitions.workflow IS 'The workflow''s name.';
 COMMENT ON COLUMN stepd_engine.definitions.body IS 'The file''s text; NULL for a workflow that is Rust code.';
 COMMENT ON COLUMN stepd_engine.definitions.created_at IS 'When it was first loaded.';
+COMMENT ON COLUMN stepd_engine.definitions.used_at IS 'When a worker last said that it has it, to the hour: what has not been said for a day, and nothing names, is removed.';
 COMMENT ON INDEX stepd_engine.definitions_pkey IS 'A run looks its definition up by id.';
 COMMENT ON INDEX stepd_engine.definitions_hash_key IS 'Loading the same content again finds the row that is there.';
 COMMENT ON SEQUENCE stepd_engine.definitions_id_seq IS 'Numbers of definitions.';

@@ -17,6 +17,11 @@ CREATE FUNCTION stepd_engine.uuid_time(id uuid) RETURNS timestamptz LANGUAGE sql
     RETURN to_timestamp(('x' || substr(id::text, 1, 8) || substr(id::text, 10, 4))::bit(48)::bigint / 1000.0);
 COMMENT ON FUNCTION stepd_engine.uuid_time(uuid) IS 'The time inside a UUIDv7: when the job was inserted, to the millisecond.';
 
+CREATE FUNCTION stepd_engine.first_id(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$ SELECT (lpad(to_hex(greatest(0, (extract(epoch FROM at) * 1000)::bigint)), 12, '0') || repeat('0', 20))::uuid $$;
+COMMENT ON FUNCTION stepd_engine.first_id(timestamptz) IS 'The smallest UUIDv7 of an instant: what was inserted before it has a smaller id.';
+
 CREATE FUNCTION stepd_engine.refuse_workflow(wanted text) RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$

@@ -18,6 +18,7 @@ use crate::services::claimer::Claimer;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
 use crate::services::requests::Requests;
+use crate::services::retention::{Export, Pruner, Walk};
 use crate::services::runs::Runs;
 use crate::services::shared::{Connectivity, Hints};
 use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
@@ -223,7 +224,15 @@ impl Daemon {
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
-        services.spawn(drive(Stager { db: db.clone(), hints: hints.clone() }, stopping));
+        services.spawn(drive(Stager { db: db.clone(), hints: hints.clone() }, stopping.clone()));
+        let pruner = Pruner {
+            db: db.clone(),
+            catalog: catalog.clone(),
+            rules: config.retention.rules(),
+            export: config.retention.export.clone().map(Export::Folder),
+            at: Walk::default(),
+        };
+        services.spawn(drive(pruner, stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
         services.spawn(drive(requests, draining));

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
+use super::retention::RetentionConfig;
+
 /// A heartbeat a second, and three of them.
 const MIN_LEASE: u64 = 3;
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub log_level: String,
     /// Hosts and networks that `http` steps may reach though they are private.
     pub http_allow: Vec<String>,
+    /// How long the history of ended runs is kept.
+    pub retention: RetentionConfig,
     /// Under which role `sql` steps run in stepd's own database.
     pub sql: SqlConfig,
     /// Named connections for `sql` steps.
@@ -60,6 +64,7 @@ impl Default for Config {
             log_format: None,
             log_level: "info".into(),
             http_allow: Vec::new(),
+            retention: RetentionConfig::default(),
             sql: SqlConfig::default(),
             connections: BTreeMap::new(),
             env: BTreeMap::new(),

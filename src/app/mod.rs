@@ -3,6 +3,7 @@
 pub mod build;
 pub mod config;
 pub mod files;
+pub mod retention;
 pub mod supervisor;
 
 pub use build::Daemon;

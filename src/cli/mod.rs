@@ -14,6 +14,7 @@ mod follow;
 mod ls;
 mod migrate;
 mod output;
+mod prune;
 mod run;
 mod serve;
 mod show;
@@ -129,6 +130,8 @@ enum Command {
     Approve(approve::Args),
     /// Answer no to a step that waits for an approval: it fails
     Reject(approve::Args),
+    /// Remove old history: runs that ended long ago, with their steps
+    Prune(prune::Args),
     /// Kill what a dead daemon has left running (started by the daemon itself)
     #[command(hide = true)]
     Guard,
@@ -183,6 +186,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Signal(args) => signal::run(&cli.global, &args).await,
         Command::Approve(args) => approve::run(&cli.global, &args, true).await,
         Command::Reject(args) => approve::run(&cli.global, &args, false).await,
+        Command::Prune(args) => prune::run(&cli.global, &args).await,
         Command::Guard => Ok(Exit::Ok),
     }
 }

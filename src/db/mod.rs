@@ -12,6 +12,7 @@ pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
 pub mod plain;
+pub mod retention;
 pub mod runs;
 pub mod sql_step;
 pub mod waits;

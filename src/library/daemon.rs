@@ -178,6 +178,8 @@ impl Builder {
     /// # Errors
     /// Something is missing or contradicts itself, a workflow file is wrong, or the database cannot be had.
     pub async fn start(mut self) -> Result<Stepd, Error> {
+        // For `http` steps. A second call fails harmlessly: the program's own provider stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let loaded = self.loaded()?;
         if self.lease < MIN_LEASE {
             return Err(Error::Configuration(ConfigError::Lease(self.lease.as_secs()).to_string()));

@@ -3,13 +3,16 @@
 //! ```text
 //!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
 //!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
+//!                                            retention
 //! ```
 
 pub mod catalog;
 pub mod claimer;
+pub mod export;
 pub mod periodic;
 pub mod presence;
 pub mod requests;
+pub mod retention;
 pub mod runs;
 pub mod shared;
 pub mod sql_effect;

@@ -20,6 +20,7 @@ mod queues;
 mod repair;
 mod requests;
 mod resume;
+mod retention;
 mod retries;
 mod shutdown;
 mod smoke;
