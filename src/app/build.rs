@@ -28,12 +28,6 @@ use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
 
-/// Connections of the pool: staging, sweeping, settling, loading. With the presence, the claimer and two writers, six.
-const POOL: u32 = 2;
-
-/// Connections for `sql` steps, to each database.
-const SQL_CONNECTIONS: usize = 8;
-
 /// What stops a daemon from being built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -103,7 +97,7 @@ pub fn registry(config: &Config) -> Result<Registry, BuildError> {
 }
 
 fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, ConfigError> {
-    let to_own = Connections::new(db.options().clone(), SQL_CONNECTIONS);
+    let to_own = Connections::new(db.hosts().clone(), config.sql_connections);
     let own = OwnDatabase { db: db.clone(), connections: to_own, failpoints: failpoints.clone() };
     connections(config, Sql::new(own))
 }
@@ -114,8 +108,9 @@ fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, C
 /// The URL of one cannot be read.
 pub fn connections(config: &Config, mut sql: Sql) -> Result<Sql, ConfigError> {
     for (name, url) in &config.connections {
-        let options = url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("connections.{name}: {e}")))?;
-        sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(options, SQL_CONNECTIONS)));
+        let hosts =
+            super::config::hosts_of(url).map_err(|why| ConfigError::Url(format!("connections.{name}: {why}")))?;
+        sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(hosts, config.sql_connections)));
     }
     Ok(sql)
 }
@@ -198,7 +193,8 @@ impl Daemon {
     /// # Errors
     /// There is no URL, or it is none.
     pub fn database(config: &Config) -> Result<Database, ConfigError> {
-        Ok(Database::new(config.database()?, POOL))
+        let patience = Duration::from_secs(config.statement_timeout_seconds);
+        Ok(Database::new(config.database()?, config.database_pool, patience))
     }
 }
 

@@ -263,10 +263,9 @@ impl Keeper {
     }
 
     async fn connect(&self) -> Result<PgListener, DbError> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(self.s.db.session("presence", &SESSION));
+        let session = self.s.db.session("presence", &SESSION).await?;
+        let pool =
+            PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(session);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.ignore_pool_close_event(true);

@@ -8,6 +8,7 @@
 mod acceptance;
 mod chaos;
 mod cli;
+mod configuration;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;

@@ -9,6 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use tokio::sync::Semaphore;
 
+use crate::db::Hosts;
 use crate::model::{Failure, SqlRequest, SqlResult, code};
 
 use super::{execute, failure};
@@ -45,7 +46,7 @@ pub type Commit<T> = Box<
 /// One database, with connections of its own: opened when needed, kept, closed after any failure.
 #[derive(Debug)]
 pub struct Database {
-    options: PgConnectOptions,
+    hosts: Hosts,
     slots: Arc<Semaphore>,
     idle: Mutex<Idle>,
 }
@@ -126,9 +127,9 @@ impl Database {
     /// A database that is reached with at most `connections` connections at one time, none of them
     /// opened yet.
     #[must_use]
-    pub fn new(options: PgConnectOptions, connections: usize) -> Arc<Self> {
-        let options = options.application_name("stepd sql step");
-        Arc::new(Self { options, slots: Arc::new(Semaphore::new(connections.max(1))), idle: Mutex::default() })
+    pub fn new(hosts: impl Into<Hosts>, connections: usize) -> Arc<Self> {
+        let hosts = hosts.into();
+        Arc::new(Self { hosts, slots: Arc::new(Semaphore::new(connections.max(1))), idle: Mutex::default() })
     }
 
     /// Runs a statement and `commit` in one transaction. When `stop` resolves first, the statement is
@@ -239,7 +240,7 @@ impl Database {
 
     async fn connect(&self) -> Result<Session, Failure> {
         let connecting = async {
-            let mut connection = self.options.connect().await?;
+            let mut connection = self.hosts.connect(session).await?;
             let watches = sqlx::raw_sql("SET client_connection_check_interval = '1s'").execute(&mut connection).await;
             Ok(Session { connection, watches: watches.is_ok() })
         };
@@ -283,12 +284,16 @@ impl Database {
     /// Cancels whatever that backend does. Best effort: a cancelled statement that has ended already is fine.
     async fn cancel(&self, pid: i32) {
         let _ = tokio::time::timeout(CONNECT, async {
-            let mut connection = self.options.connect().await?;
+            let mut connection = self.hosts.connect(session).await?;
             sqlx::query("SELECT pg_cancel_backend($1)").bind(pid).execute(&mut connection).await?;
             connection.close().await
         })
         .await;
     }
+}
+
+fn session(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().application_name("stepd sql step").log_statements(tracing::log::LevelFilter::Trace)
 }
 
 /// COMMIT was sent, and something other than yes came back.
