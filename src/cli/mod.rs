@@ -30,7 +30,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::Config;
 use crate::app::config::{Flag, Sources};
-use crate::telemetry::logs;
+use crate::telemetry::{logs, redact};
 
 pub use check::check;
 pub use output::Format;
@@ -205,5 +205,6 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Logging as a configuration says.
 fn start_logs(config: &Config) {
+    redact::add(config.confidential());
     logs::start(&config.log_format, &config.log_level);
 }

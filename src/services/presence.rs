@@ -17,6 +17,7 @@ use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
 use crate::os::evidence::facts;
 use crate::rules::sweep::{Plan, Sighting, Suspect, Watch};
+use crate::telemetry::logs;
 
 use super::shared::{Backoff, Connectivity, Hints};
 
@@ -280,6 +281,7 @@ impl Keeper {
             None => {
                 let me = liveness::register(&mut *listener, &self.s.registration).await?;
                 tracing::info!(worker.id = %me.worker, host = %self.s.registration.host, pid = self.s.registration.pid, "registered");
+                logs::set_worker(Some(me.worker));
                 self.s.clock.set(me.now);
                 self.me = Some(me);
                 me

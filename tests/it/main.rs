@@ -14,6 +14,7 @@ mod crash_loop;
 mod crash_points;
 mod demo;
 mod layout;
+mod logs;
 mod postgres_away;
 mod queues;
 mod repair;

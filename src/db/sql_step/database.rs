@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::db::Hosts;
 use crate::model::{Failure, SqlRequest, SqlResult, code};
+use crate::telemetry::context;
 
 use super::{execute, failure};
 
@@ -152,7 +153,9 @@ impl Database {
             clippy::disallowed_methods,
             reason = "awaited below, but for a caller that goes: a transaction is never dropped half-way"
         )]
-        let mut task = tokio::spawn(async move { database.transaction(&request, &shared, commit).await });
+        let mut task = tokio::spawn(context::within(context::here(), async move {
+            database.transaction(&request, &shared, commit).await
+        }));
         let ended = tokio::select! {
             ended = &mut task => ended,
             () = stop => loop {
