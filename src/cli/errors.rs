@@ -48,7 +48,7 @@ pub(super) fn told(error: &anyhow::Error) -> (String, Exit) {
             exit = refused.exit;
             notes.extend(refused.hint.clone().map(|h| format!("hint: {h}")));
         }
-        if matches!(e.downcast_ref::<ConfigError>(), Some(ConfigError::NoDatabase | ConfigError::Url(_))) {
+        if e.is::<ConfigError>() {
             exit = Exit::Usage;
         }
     }

@@ -6,6 +6,7 @@ mod act;
 mod approve;
 mod check;
 mod client;
+mod config;
 mod demo;
 mod dev;
 mod enqueue;
@@ -28,7 +29,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::Config;
-use crate::telemetry::logs;
+use crate::app::config::{Flag, Sources};
+use crate::telemetry::{logs, redact};
 
 pub use check::check;
 pub use output::Format;
@@ -76,10 +78,10 @@ struct Cli {
 /// What every command takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Global {
-    /// The database: postgres://user:password@host:port/database (else DATABASE_URL, else the configuration)
+    /// The database: postgres://user:password@host:port/database (else DATABASE_URL, PGHOST and the like, else the configuration)
     #[arg(long, global = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// The configuration file (else STEPD_CONFIG, else /etc/stepd/stepd.toml where there is one)
+    /// The configuration file (else STEPD_CONFIG, else ./stepd.toml, else /etc/stepd/stepd.toml where there is one)
     #[arg(long, global = true, value_name = "FILE", env = "STEPD_CONFIG")]
     pub config: Option<PathBuf>,
     /// The form of the data on stdout: for people, for programs, or ids for the next command
@@ -89,11 +91,14 @@ pub struct Global {
 
 impl Global {
     fn configuration(&self) -> anyhow::Result<Config> {
-        let mut config = Config::load(self.config.as_deref())?;
-        if self.database_url.is_some() {
-            config.database_url.clone_from(&self.database_url);
-        }
-        Ok(config)
+        Ok(self.sources().load()?.config)
+    }
+
+    /// Where the configuration comes from.
+    fn sources(&self) -> Sources {
+        let url = self.database_url.iter();
+        let flag = |url: &String| Flag { flag: "--database-url", key: "database_url", texts: vec![url.clone()] };
+        Sources { file: self.config.clone(), flags: url.map(flag).collect() }
     }
 }
 
@@ -107,6 +112,8 @@ enum Command {
     Serve(serve::Args),
     /// Check workflow files: everything that is wrong with them, with line, column and a suggestion
     Check(CheckArgs),
+    /// Show the configuration in force, and where each value came from
+    Config(config::Args),
     /// Create or update stepd's two schemas in the database
     Migrate(migrate::Args),
     /// Run a workflow here and now, without a daemon; ends with the run's result
@@ -172,6 +179,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             1 => Exit::Error,
             _ => Exit::Usage,
         }),
+        Command::Config(args) => config::run(&cli.global, &args),
         Command::Migrate(args) => migrate::run(&cli.global, &args).await,
         Command::Run(args) => Box::pin(run::run(&cli.global, args)).await,
         Command::Enqueue(args) => enqueue::run(&cli.global, args).await,
@@ -197,5 +205,6 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Logging as a configuration says.
 fn start_logs(config: &Config) {
-    logs::start(config.log_format.as_deref(), &config.log_level);
+    redact::add(config.confidential());
+    logs::start(&config.log_format, &config.log_level);
 }

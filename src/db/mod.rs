@@ -8,6 +8,7 @@ pub mod connect;
 pub mod definitions;
 pub mod demo;
 pub mod error;
+pub mod hosts;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
@@ -18,3 +19,4 @@ pub mod waits;
 
 pub use connect::{Database, within};
 pub use error::{DbError, Trouble};
+pub use hosts::Hosts;

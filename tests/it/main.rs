@@ -8,11 +8,13 @@
 mod acceptance;
 mod chaos;
 mod cli;
+mod configuration;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod demo;
 mod layout;
+mod logs;
 mod network;
 mod postgres_away;
 mod queues;
