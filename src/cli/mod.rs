@@ -123,6 +123,10 @@ enum Command {
     Cancel(act::Cancel),
     /// Take up failed runs again, from their last checkpoints: by id, or all that a filter leaves
     Retry(act::Retry),
+    /// Pause runs until unpause: at once, or after the step that runs now; by id, or all that a filter leaves
+    Pause(act::Pause),
+    /// Let paused runs go on from where they stood: by id, or all that a filter leaves
+    Unpause(act::Unpause),
     /// Send a signal to a run
     Signal(signal::Args),
     /// Answer yes to a step that waits for an approval
@@ -180,6 +184,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Why(args) => why::run(&cli.global, &args).await,
         Command::Cancel(args) => act::cancel(&cli.global, &args).await,
         Command::Retry(args) => act::retry(&cli.global, &args).await,
+        Command::Pause(args) => act::pause(&cli.global, &args).await,
+        Command::Unpause(args) => act::unpause(&cli.global, &args).await,
         Command::Signal(args) => signal::run(&cli.global, &args).await,
         Command::Approve(args) => approve::run(&cli.global, &args, true).await,
         Command::Reject(args) => approve::run(&cli.global, &args, false).await,

@@ -308,7 +308,7 @@ impl Ctx {
 
     /// Marks the run as busy, unless it must stop.
     pub(super) fn busy(&self) -> Result<Busy<'_>, Halt> {
-        if self.inbox.signal().reason().is_some() || self.is_failing() {
+        if self.must_stop() {
             return Err(Halt::Stopped);
         }
         self.state().busy += 1;
@@ -397,6 +397,11 @@ impl Ctx {
 
     fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Acquire)
+    }
+
+    /// Nothing more is to be started.
+    fn must_stop(&self) -> bool {
+        self.inbox.signal().reason().is_some() || self.is_failing() || self.inbox.is_pausing()
     }
 
     /// Resolves when the run is going to fail.
