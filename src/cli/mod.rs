@@ -8,19 +8,27 @@ mod check;
 mod client;
 mod demo;
 mod dev;
+mod emit;
 mod enqueue;
 mod errors;
 mod follow;
+mod history;
+mod logs;
 mod ls;
 mod migrate;
 mod output;
+mod queue;
 mod run;
 mod serve;
 mod show;
 mod signal;
+mod sizes;
 mod text;
 mod values;
+mod watch;
 mod why;
+mod worker;
+mod workflow;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,7 +36,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::Config;
-use crate::telemetry::logs;
+use crate::telemetry;
 
 pub use check::check;
 pub use output::Format;
@@ -117,6 +125,10 @@ enum Command {
     Ls(ls::Args),
     /// Show a run: state, steps, and a timeline
     Show(show::Args),
+    /// Watch a run until its end, and end as it does; without a run, tell every change of every run
+    Watch(watch::Args),
+    /// Show a run's history as lines: steps, attempts with their errors, crashes, what operators did
+    Logs(logs::Args),
     /// Say in one sentence where a run stands and what it waits for
     Why(why::Args),
     /// Cancel runs: by id, or all that a filter leaves
@@ -129,13 +141,23 @@ enum Command {
     Unpause(act::Unpause),
     /// Send a signal to a run
     Signal(signal::Args),
+    /// Emit an event: answers every step of every run that waits for it
+    Emit(emit::Args),
     /// Answer yes to a step that waits for an approval
     Approve(approve::Args),
     /// Answer no to a step that waits for an approval: it fails
     Reject(approve::Args),
-    /// Kill what a dead daemon has left running (started by the daemon itself)
-    #[command(hide = true)]
-    Guard,
+    /// Queues: ls, pause, unpause, limit
+    #[command(subcommand)]
+    Queue(queue::Command),
+    /// Workers: ls
+    #[command(subcommand)]
+    Worker(worker::Command),
+    /// Workflows: ls, show
+    #[command(subcommand)]
+    Workflow(workflow::Command),
+    /// Show how many runs there are in each state, how large the tables are, and what bloats
+    Db,
 }
 
 #[derive(clap::Args)]
@@ -148,10 +170,11 @@ struct CheckArgs {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if matches!(cli.command, Command::Guard) {
+    // Kills what a dead daemon has left running. The daemon starts it; no help, completion or manual page need know it.
+    if std::env::args_os().nth(1).is_some_and(|word| word == "guard") {
         return crate::steps::guard_main();
     }
+    let cli = Cli::parse();
     // A second call fails harmlessly: the provider is there.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -189,7 +212,13 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Signal(args) => signal::run(&cli.global, &args).await,
         Command::Approve(args) => approve::run(&cli.global, &args, true).await,
         Command::Reject(args) => approve::run(&cli.global, &args, false).await,
-        Command::Guard => Ok(Exit::Ok),
+        Command::Watch(args) => watch::run(&cli.global, &args).await,
+        Command::Logs(args) => logs::run(&cli.global, &args).await,
+        Command::Emit(args) => emit::run(&cli.global, &args).await,
+        Command::Queue(command) => queue::run(&cli.global, &command).await,
+        Command::Worker(command) => worker::run(&cli.global, &command).await,
+        Command::Workflow(command) => workflow::run(&cli.global, &command).await,
+        Command::Db => sizes::run(&cli.global).await,
     }
 }
 
@@ -203,5 +232,5 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Logging as a configuration says.
 fn start_logs(config: &Config) {
-    logs::start(config.log_format.as_deref(), &config.log_level);
+    telemetry::logs::start(config.log_format.as_deref(), &config.log_level);
 }

@@ -92,6 +92,14 @@ pub async fn signal<'c>(
     Ok(sqlx::query_file_scalar!("src/db/sql/signal.sql", run, name, payload).fetch_one(db).await?)
 }
 
+/// Emits an event with a JSON payload; gives how many runs it has reached.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn emit<'c>(db: impl Executor<'c, Database = Postgres>, name: &str, payload: &str) -> Result<i64, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/emit.sql", name, payload).fetch_one(db).await?)
+}
+
 /// Answers an approval; gives the key of the step that waited.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ pub mod error;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
+pub mod operate;
 pub mod plain;
 pub mod runs;
 pub mod sql_step;

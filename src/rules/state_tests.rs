@@ -36,13 +36,16 @@ fn every_event(job: &Job) -> Vec<Event> {
                 Event::Paused { by, progressed },
                 Event::Cancel,
                 Event::Pause,
-                Event::Unpause { from: RunState::Scheduled, due: true, limited },
                 Event::Unpause { from: RunState::Queued, due: false, limited },
                 Event::Unpause { from: RunState::Held, due: false, limited },
                 Event::Unpause { from: RunState::Waiting, due: begun, limited },
                 Event::Unpause { from: RunState::Resuming, due: true, limited },
                 Event::Retry { limited },
             ]);
+        }
+        // What has been claimed was never paused while its first time was ahead.
+        if job.epoch == 0 {
+            all.push(Event::Unpause { from: RunState::Scheduled, due: true, limited });
         }
     }
     all

@@ -13,6 +13,7 @@ mod crash_loop;
 mod crash_points;
 mod demo;
 mod layout;
+mod operators;
 mod pause;
 mod postgres_away;
 mod queues;
