@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod demo;
 mod dev;
+mod doctor;
 mod emit;
 mod enqueue;
 mod errors;
@@ -115,6 +116,8 @@ enum Command {
     Serve(serve::Args),
     /// Check workflow files: everything that is wrong with them, with line, column and a suggestion
     Check(CheckArgs),
+    /// Look for what is wrong around stepd: database, connections, workers; each finding says what to do
+    Doctor(doctor::Args),
     /// Create or update stepd's two schemas in the database
     Migrate(migrate::Args),
     /// Run a workflow here and now, without a daemon; ends with the run's result
@@ -212,6 +215,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Signal(args) => signal::run(&cli.global, &args).await,
         Command::Approve(args) => approve::run(&cli.global, &args, true).await,
         Command::Reject(args) => approve::run(&cli.global, &args, false).await,
+        Command::Doctor(args) => doctor::run(&cli.global, &args).await,
         Command::Watch(args) => watch::run(&cli.global, &args).await,
         Command::Logs(args) => logs::run(&cli.global, &args).await,
         Command::Emit(args) => emit::run(&cli.global, &args).await,

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod connect;
 pub mod definitions;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod liveness;
 pub mod maintenance;

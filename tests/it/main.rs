@@ -12,6 +12,7 @@ mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod demo;
+mod doctor;
 mod layout;
 mod operators;
 mod pause;
