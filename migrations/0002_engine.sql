@@ -35,7 +35,7 @@ BEGIN
             ELSE format('%s workflows are loaded; SELECT name FROM stepd.workflows lists them.', known) END,
         HINT = CASE WHEN near IS NOT NULL THEN format('Did you mean "%s"?', near)
             WHEN known = 0 THEN 'Start a daemon with the folder of your workflow files: stepd serve --workflows DIR.'
-            ELSE 'Load its file with stepd serve --workflows DIR, or correct the name.' END;
+            ELSE 'Load its file with stepd serve --workflows DIR, or correct the name.' END || ' (stepd explain SD001)';
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.refuse_workflow(text) IS 'Raises SD001 with the nearest known name.';

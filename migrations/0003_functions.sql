@@ -58,7 +58,7 @@ AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'SD010',
         MESSAGE = format('stepd SD010: there is no run %s', coalesce(run::text, 'NULL')),
-        HINT = 'SELECT id, workflow, state FROM stepd.runs ORDER BY id DESC LIMIT 20 shows the latest.';
+        HINT = 'SELECT id, workflow, state FROM stepd.runs ORDER BY id DESC LIMIT 20 shows the latest. (stepd explain SD010)';
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.refuse_unknown(uuid) IS 'Raises SD010.';
@@ -157,7 +157,7 @@ BEGIN
             EXIT WHEN asked;
             RAISE EXCEPTION USING ERRCODE = 'SD011',
                 MESSAGE = format('stepd SD011: run %s has already ended as %s', cancel.id, state_),
-                HINT = 'There is nothing left to cancel.';
+                HINT = 'There is nothing left to cancel. (stepd explain SD011)';
         ELSIF state_ = 'running' THEN
             EXIT WHEN asked;
             INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
@@ -210,7 +210,7 @@ BEGIN
                 HINT = CASE
                     WHEN state_ IN ('completed', 'cancelled') THEN 'Enqueue a new run with the same input.'
                     WHEN state_ = 'paused' THEN format('It has not failed; SELECT stepd.unpause(%L) lets it go on.', retry.id)
-                    ELSE format('It has not failed; SELECT stepd.why(%L) says what it waits for.', retry.id) END;
+                    ELSE format('It has not failed; SELECT stepd.why(%L) says what it waits for.', retry.id) END || ' (stepd explain SD012)';
         END IF;
     END LOOP;
 
@@ -223,7 +223,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'SD013',
             MESSAGE = format('stepd SD013: run %s cannot be retried: its unique key "%s" now belongs to run %s',
                 retry.id, e.unique_key, coalesce(other::text, '(just ended)')),
-            HINT = 'Wait until that run has ended, or cancel it, then retry.';
+            HINT = 'Wait until that run has ended, or cancel it, then retry. (stepd explain SD013)';
     END IF;
     UPDATE stepd.jobs j SET id = e.id, epoch = e.epoch, definition = e.definition, crashes = e.crashes, run_at = e.run_at,
             first_started_at = e.started_at, ready_at = e.ready_at, created_by = e.created_by,
@@ -356,7 +356,7 @@ BEGIN
             EXIT WHEN asked;
             RAISE EXCEPTION USING ERRCODE = 'SD011',
                 MESSAGE = format('stepd SD011: run %s has already ended as %s', pause.id, state_),
-                HINT = 'There is nothing left to pause.';
+                HINT = 'There is nothing left to pause. (stepd explain SD011)';
         ELSIF state_ = 'running' THEN
             EXIT WHEN asked;
             INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
@@ -397,14 +397,14 @@ BEGIN
         ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
             RAISE EXCEPTION USING ERRCODE = 'SD011',
                 MESSAGE = format('stepd SD011: run %s has already ended as %s', unpause.id, state_),
-                HINT = CASE state_ WHEN 'failed' THEN 'stepd.retry(id) takes it up again.' ELSE 'There is nothing left to unpause.' END;
+                HINT = CASE state_ WHEN 'failed' THEN 'stepd.retry(id) takes it up again.' ELSE 'There is nothing left to unpause.' END || ' (stepd explain SD011)';
         ELSIF state_ <> 'paused' THEN
             -- A request that its worker has not carried out is withdrawn.
             DELETE FROM stepd_engine.signals g WHERE g.run = unpause.id AND g.kind = 'pause';
             IF NOT FOUND THEN
                 RAISE EXCEPTION USING ERRCODE = 'SD012',
                     MESSAGE = format('stepd SD012: run %s is %s; only a paused run can be unpaused', unpause.id, state_),
-                    HINT = format('SELECT stepd.why(%L) says what it waits for.', unpause.id);
+                    HINT = format('SELECT stepd.why(%L) says what it waits for.', unpause.id) || ' (stepd explain SD012)';
             END IF;
             INSERT INTO stepd_engine.events (run, kind, by_whom, data)
                 VALUES (unpause.id, 'unpaused', session_user, json_build_object('to', state_)::text);
@@ -432,9 +432,9 @@ BEGIN
     ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
         RAISE EXCEPTION USING ERRCODE = 'SD011',
             MESSAGE = format('stepd SD011: run %s has already ended as %s', signal.id, state_),
-            HINT = CASE state_ WHEN 'failed' THEN 'stepd.retry(id) takes it up again; signal it then.' ELSE 'No step of it can receive a signal.' END;
+            HINT = CASE state_ WHEN 'failed' THEN 'stepd.retry(id) takes it up again; signal it then.' ELSE 'No step of it can receive a signal.' END || ' (stepd explain SD011)';
     ELSIF name IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: a signal needs a name', HINT = 'stepd.signal(id, name, payload)';
+        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: a signal needs a name', HINT = 'stepd.signal(id, name, payload) (stepd explain SD016)';
     END IF;
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(signal.name));
     INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
@@ -464,7 +464,7 @@ DECLARE
     r record;
 BEGIN
     IF name IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: an event needs a name', HINT = 'stepd.emit(name, payload)';
+        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: an event needs a name', HINT = 'stepd.emit(name, payload) (stepd explain SD016)';
     END IF;
     -- Shared with other emitters; a wait that is being recorded takes it alone, then looks for what is kept here.
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(emit.name));
@@ -501,7 +501,7 @@ BEGIN
         PERFORM stepd_engine.refuse_unknown(run_);
     ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
         RAISE EXCEPTION USING ERRCODE = 'SD011', MESSAGE = format('stepd SD011: run %s has already ended as %s', run_, state_),
-            HINT = 'No step of it waits for an approval.';
+            HINT = 'No step of it waits for an approval. (stepd explain SD011)';
     END IF;
     SELECT array_agg(c.key ORDER BY c.seq, c.key) INTO asked FROM stepd_engine.checkpoints c
         WHERE c.run = run_ AND c.state = 'waiting' AND c.kind = 'approve';
@@ -509,7 +509,7 @@ BEGIN
     IF step_ IS NULL AND cardinality(asked) = 1 THEN RETURN asked[1]; END IF;
     IF step_ IS NULL AND cardinality(asked) > 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'SD015', MESSAGE = format('stepd SD015: %s approvals wait in run %s', cardinality(asked), run_),
-            HINT = format('Name the step: %s.', array_to_string(asked, ', '));
+            HINT = format('Name the step: %s.', array_to_string(asked, ', ')) || ' (stepd explain SD015)';
     END IF;
     SELECT c.state::text INTO step_state FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = step_;
     RAISE EXCEPTION USING ERRCODE = 'SD014',
@@ -518,7 +518,7 @@ BEGIN
             WHEN step_state IS NULL THEN format('stepd SD014: run %s has no step "%s" that waits for an approval', run_, step_)
             ELSE format('stepd SD014: step "%s" of run %s does not wait for an approval; it is %s', step_, run_, step_state) END,
         HINT = CASE WHEN asked IS NULL THEN format('SELECT stepd.why(%L) says what the run waits for.', run_)
-            ELSE format('What waits for one: %s.', array_to_string(asked, ', ')) END;
+            ELSE format('What waits for one: %s.', array_to_string(asked, ', ')) END || ' (stepd explain SD014)';
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.approval_of(uuid, text) IS 'The step that an approval means; raises SD014 or SD015 where that is not clear.';

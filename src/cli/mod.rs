@@ -12,6 +12,7 @@ mod doctor;
 mod emit;
 mod enqueue;
 mod errors;
+mod explain;
 mod follow;
 mod history;
 mod logs;
@@ -161,6 +162,8 @@ enum Command {
     Workflow(workflow::Command),
     /// Show how many runs there are in each state, how large the tables are, and what bloats
     Db,
+    /// Explain an error: what it means, and what to do; without a code, list them all
+    Explain(explain::Args),
 }
 
 #[derive(clap::Args)]
@@ -223,6 +226,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Worker(command) => worker::run(&cli.global, &command).await,
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db => sizes::run(&cli.global).await,
+        Command::Explain(args) => explain::run(&cli.global, &args),
     }
 }
 

@@ -13,6 +13,7 @@ mod crash_loop;
 mod crash_points;
 mod demo;
 mod doctor;
+mod errors;
 mod layout;
 mod operators;
 mod pause;
