@@ -17,6 +17,7 @@ mod follow;
 mod history;
 mod logs;
 mod ls;
+mod manual;
 mod migrate;
 mod output;
 mod queue;
@@ -164,6 +165,10 @@ enum Command {
     Db,
     /// Explain an error: what it means, and what to do; without a code, list them all
     Explain(explain::Args),
+    /// Print completions for a shell: bash, elvish, fish, powershell, zsh
+    Completions(manual::Completions),
+    /// Print a manual page, or write them all
+    Man(manual::Man),
 }
 
 #[derive(clap::Args)]
@@ -227,6 +232,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db => sizes::run(&cli.global).await,
         Command::Explain(args) => explain::run(&cli.global, &args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }
 }
 

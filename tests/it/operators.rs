@@ -263,3 +263,21 @@ async fn the_database_says_how_much_there_is_of_what() {
     let told = stepd(&db, &["db"]).await.is(0).out;
     assert!(told.contains("ALTER TABLE stepd.jobs RESET (autovacuum_enabled)"), "{told}");
 }
+
+#[test]
+fn completions_and_manual_pages_are_made_from_the_command_line_itself() {
+    for (shell, word) in [("bash", "_stepd"), ("zsh", "#compdef stepd"), ("fish", "complete -c stepd")] {
+        let text = stepd_at(None, &["completions", shell]).is(0).out;
+        assert!(text.contains(word) && text.contains("doctor"), "{shell}");
+        assert!(!text.contains("guard"), "{shell}: what is hidden is not completed");
+    }
+    let page = stepd_at(None, &["man"]).is(0).out;
+    assert!(page.contains(".TH stepd 1") && page.contains("stepd\\-doctor(1)"), "{page}");
+    assert!(stepd_at(None, &["man", "queue", "pause"]).is(0).out.contains("Stop a queue"));
+    stepd_at(None, &["man", "nothing"]).is(3);
+    let dir = tempfile::tempdir().unwrap();
+    stepd_at(None, &["man", "--dir", &dir.path().display().to_string()]).is(0);
+    for name in ["stepd.1", "stepd-doctor.1", "stepd-queue-pause.1"] {
+        assert!(dir.path().join(name).is_file(), "{name}");
+    }
+}
