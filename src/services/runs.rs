@@ -304,7 +304,7 @@ impl Runs {
 fn report(run: RunId, workflow: &str, outcome: Outcome) {
     match outcome {
         Outcome::Done | Outcome::Suspended => tracing::debug!(run.id = %run, workflow, ?outcome, "run left"),
-        Outcome::Failed | Outcome::Resuming | Outcome::Cancelled | Outcome::Interrupted => {
+        Outcome::Failed | Outcome::Resuming | Outcome::Cancelled | Outcome::Paused | Outcome::Interrupted => {
             tracing::info!(run.id = %run, workflow, ?outcome, "run left");
         }
         Outcome::LeaseLost => {

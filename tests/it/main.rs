@@ -13,9 +13,13 @@ mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod demo;
+mod doctor;
+mod errors;
 mod layout;
 mod logs;
 mod network;
+mod operators;
+mod pause;
 mod postgres_away;
 mod queues;
 mod repair;
