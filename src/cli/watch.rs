@@ -100,7 +100,11 @@ async fn all(global: &Global, conn: &mut PgConnection, filter: &Filter) -> anyho
         Some(since) => runs::first_id_at(since),
         None => runs::last(&mut *conn).await?.unwrap_or(Uuid::nil()),
     };
-    for change in runs::unfinished(&mut *conn, &everything).await? {
+    let unfinished = runs::unfinished(&mut *conn, &everything).await?;
+    if i64::try_from(unfinished.len()) == Ok(runs::WATCHED) {
+        talk(&format!("there are more: the newest {} unfinished runs are watched, and all that come", runs::WATCHED));
+    }
+    for change in unfinished {
         if wanted(&change) {
             tell(global, &turning, &change)?;
         }

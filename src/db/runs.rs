@@ -150,8 +150,8 @@ pub struct Change {
 const CHANGE: &str = "SELECT r.id, r.state::text AS state, r.workflow, r.step, r.error_code, r.error_message, statement_timestamp() AS now
     FROM stepd.runs r WHERE true";
 
-/// Runs that one look at all of them gives at the most.
-const WATCHED: i64 = 2_000;
+/// Unfinished runs that a watch begins with, and new ones that one look gives, at the most.
+pub const WATCHED: i64 = 2_000;
 
 async fn watched<'c>(
     db: impl Executor<'c, Database = Postgres>,
@@ -202,7 +202,8 @@ pub async fn changes<'c>(
     let mut sql = QueryBuilder::new(CHANGE);
     filter.conditions(&mut sql);
     sql.push(" AND (r.id > ").push_bind(last).push(" OR r.id = ANY (").push_bind(known.to_vec()).push("))");
-    sql.push(" ORDER BY r.id LIMIT ").push_bind(WATCHED * 2);
+    let most = WATCHED + i64::try_from(known.len()).unwrap_or(0);
+    sql.push(" ORDER BY r.id LIMIT ").push_bind(most);
     watched(db, sql).await
 }
 

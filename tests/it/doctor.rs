@@ -63,6 +63,7 @@ async fn nothing_is_wrong_where_nothing_is_wrong() {
             "autovacuum",
             "statistics",
             "workers",
+            "queue lag",
             "runs without a worker",
             "disk"
         ]
@@ -124,7 +125,10 @@ async fn runs_that_no_worker_takes_are_found() {
     assert_eq!(worker.drain(SOON).await, Some(0));
     doctor(&db, &[]).await.finds("workers", "note", "start stepd serve");
     db.enqueue("hello", r#"{"who":"me"}"#).await;
-    doctor(&db, &[]).await.finds("runs without a worker", "wrong", "1 run waits in queue default");
+    db.exec("UPDATE stepd.jobs SET ready_at = now() - interval '2 min'").await;
+    let found = doctor(&db, &[]).await;
+    found.finds("runs without a worker", "wrong", "1 run waits in queue default");
+    found.finds("queue lag", "note", "the oldest ready run has waited for 2 min");
     let _other = Spec::new(&db, &files).arg("--queue=gpu").ready().await;
     let found = doctor(&db, &[]).await;
     found.finds("workers", "ok", "1 worker");

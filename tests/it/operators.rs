@@ -186,6 +186,23 @@ async fn workers_say_whether_they_live_and_what_they_serve() {
 }
 
 #[tokio::test]
+async fn the_documented_query_for_advisory_locks_finds_the_lock_of_a_worker_with_a_live_run() {
+    let (db, files) = (Db::new().await, Files::new(["name: long\nsteps:\n  - id: s\n    run: sleep 60\n"]));
+    let worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("long", "{}").await;
+    db.step_reaches(&run, "s", "running", SOON).await;
+    let held =
+        "SELECT locktype, database, classid, objid, mode, granted, pid FROM pg_locks WHERE locktype = 'advisory'";
+    let holder = format!(
+        "SELECT w.pid FROM ({held}) l JOIN stepd_engine.workers w ON w.number = l.objid::bigint
+         WHERE l.granted AND l.classid = 'stepd_engine.workers'::regclass::oid
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND w.id = (SELECT worker FROM stepd.runs WHERE id = '{run}')"
+    );
+    assert_eq!(db.all::<i32>(holder).await, [worker.pid()]);
+}
+
+#[tokio::test]
 async fn workflows_show_runs_failures_and_durations_of_the_last_day_and_the_definition() {
     let (db, files) = (Db::new().await, Files::new([HELLO, BAD, ASK]));
     let _worker = Spec::new(&db, &files).ready().await;

@@ -142,6 +142,35 @@ async fn a_pause_that_is_withdrawn_leaves_the_run_at_work() {
 }
 
 #[tokio::test]
+async fn a_pause_that_its_worker_did_not_live_to_carry_out_is_carried_out_by_the_next() {
+    let (db, files) = (Db::new().await, Files::new([TWO_STEPS]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("two_steps", "{}").await;
+    db.step_reaches(&run, "first", "running", SOON).await;
+    db.exec(format!("SELECT stepd.pause('{run}')")).await;
+    worker.kill9();
+    let _other = Spec::new(&db, &files).ready().await;
+    wait_until("the first step runs again", SOON, async || {
+        db.count(format!("SELECT epoch::bigint FROM stepd.runs WHERE id = '{run}'")).await > 1
+    })
+    .await;
+    // Its worker looks for requests at least every two seconds; the step takes longer.
+    wait_until("it has been told, or paused before its claim", SOON, async || {
+        files.counts("effects").get("first").is_some_and(|n| *n == 2) || db.state(&run).await == "paused"
+    })
+    .await;
+    holds_for("the second step never runs", Duration::from_millis(2_500), async || {
+        !files.counts("effects").contains_key("second")
+    })
+    .await;
+    go(&files);
+    db.reaches(&run, "paused", SOON).await;
+    db.exec(format!("SELECT stepd.unpause('{run}')")).await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(files.counts("effects")["second"], 1);
+}
+
+#[tokio::test]
 async fn a_bulk_pause_counts_each_outcome_and_one_bad_run_does_not_stop_the_others() {
     let (db, files) = (Db::new().await, Files::new([TWO_STEPS, BRANCHES]));
     let _worker = Spec::new(&db, &files).concurrency(1).ready().await;

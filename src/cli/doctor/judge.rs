@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 
 use crate::db::doctor::{Server, Transaction, Unserved};
 use crate::db::migrate::Unfit;
-use crate::db::operate::{TableSize, WorkerLine};
+use crate::db::operate::{QueueLine, TableSize, WorkerLine};
 use crate::db::{DbError, Trouble};
 
 use super::super::sizes::{bytes, is_bloated};
@@ -61,6 +61,9 @@ const PER_WORKER: i64 = 6;
 
 /// A clock that is further away makes times in logs and traces hard to read; no decision rests on it.
 const CLOCK: TimeDelta = TimeDelta::seconds(2);
+
+/// A run that is ready is claimed within two seconds where there is a free slot.
+const LAG: TimeDelta = TimeDelta::minutes(1);
 
 /// A table of so many changed rows should have been analyzed.
 const CHANGED: i64 = 50_000;
@@ -291,6 +294,22 @@ pub(super) fn workers(workers: &[WorkerLine]) -> Finding {
                 format!("{n} {word}, {running} of {slots} slots in use, the oldest heartbeat is {} old", span(oldest)),
             )
         }
+    }
+}
+
+/// The first figure to alert on: how long what is ready waits for a slot.
+pub(super) fn lag(queues: &[QueueLine]) -> Finding {
+    const CHECK: &str = "queue lag";
+    let ready = queues.iter().filter_map(|q| Some((q.now - q.oldest_ready_at?, q.name.as_str(), q.queued)));
+    let Some((age, name, queued)) = ready.max() else { return ok(CHECK, "nothing waits for a slot") };
+    let says = format!("the oldest ready run has waited for {}, in queue {name} with {queued} queued", span(age));
+    match age <= LAG {
+        true => ok(CHECK, says),
+        false => note(
+            CHECK,
+            says,
+            "are all slots in use? stepd worker ls; more workers or a higher --concurrency take more runs at once",
+        ),
     }
 }
 

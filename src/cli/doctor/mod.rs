@@ -64,6 +64,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         tables(&mut conn, server.as_ref(), &mut findings).await;
         let workers = ask(&mut findings, "workers", operate::workers(&mut conn).await);
         findings.extend(workers.map(|w| judge::workers(&w)));
+        let queues = ask(&mut findings, "queue lag", operate::queues(&mut conn, None).await);
+        findings.extend(queues.map(|q| judge::lag(&q)));
         let unserved = ask(&mut findings, "runs without a worker", doctor::unserved(&mut conn).await);
         findings.extend(unserved.map(|u| judge::unserved(&u)));
     }

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::db::doctor::{Server, Transaction, Unserved};
-use crate::db::operate::{TableSize, WorkerLine};
+use crate::db::operate::{QueueLine, TableSize, WorkerLine};
 
 use super::machine::Space;
 use super::*;
@@ -91,6 +91,26 @@ fn waits(queue: Option<&str>, workflow: Option<&str>, exclusive: bool) -> Unserv
     }
 }
 
+fn ready(seconds: i64) -> QueueLine {
+    QueueLine {
+        name: "default".into(),
+        paused: false,
+        paused_by: None,
+        paused_at: None,
+        max_running: None,
+        exclusive: false,
+        queued: 40,
+        held: 0,
+        running: 100,
+        scheduled: 0,
+        waiting: 0,
+        resuming: 0,
+        runs_paused: 0,
+        oldest_ready_at: Some(now() - TimeDelta::seconds(seconds)),
+        now: now(),
+    }
+}
+
 fn plain(findings: &[Finding]) -> String {
     anstream::adapter::strip_str(&drawn(findings)).to_string()
 }
@@ -111,6 +131,8 @@ fn what_is_fine_takes_one_line() {
         judge::autovacuum(&server(), &[size("stepd.jobs")]),
         judge::statistics(&[size("stepd.jobs")]),
         judge::workers(&[worker(2), worker(3)]),
+        judge::lag(&[]),
+        judge::lag(&[ready(3), ready(1)]),
         judge::unserved(&[]),
         judge::disk(Some(Space { free: 50 << 30, total: 100 << 30 }), Some("/var/lib/postgresql/15/main"), None),
     ];
@@ -165,6 +187,7 @@ fn what_could_be_better_or_cannot_be_seen_says_what_to_do_too() {
         judge::notifications(true, false),
         judge::connections(&Server { used: 90, ..server() }, 2),
         judge::workers(&[]),
+        judge::lag(&[ready(3), ready(400)]),
         judge::disk(None, None, Some(7_340_032_000)),
         judge::unanswered("autovacuum", &DbError::unanswered(Duration::from_secs(5))),
     ];
