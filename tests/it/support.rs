@@ -5,12 +5,15 @@
 
 mod db;
 mod files;
+mod manager;
 mod worker;
 
 #[allow(unused_imports)]
 pub use db::{Db, Server};
 #[allow(unused_imports)]
 pub use files::Files;
+#[allow(unused_imports)]
+pub use manager::Manager;
 #[allow(unused_imports)]
 pub use worker::{Spec, Worker};
 
