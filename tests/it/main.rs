@@ -12,6 +12,7 @@ mod configuration;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
+mod daemon;
 mod demo;
 mod doctor;
 mod errors;

@@ -5,6 +5,7 @@
 
 mod db;
 mod files;
+mod manager;
 mod proxy;
 mod worker;
 
@@ -12,6 +13,8 @@ mod worker;
 pub use db::{Db, Server};
 #[allow(unused_imports)]
 pub use files::Files;
+#[allow(unused_imports)]
+pub use manager::Manager;
 #[allow(unused_imports)]
 pub use proxy::Proxy;
 #[allow(unused_imports)]

@@ -226,7 +226,11 @@ fn the_template_is_the_default_configuration_and_names_every_key_once_with_its_m
     // With the examples taken in, all of it can be read; `_file` and `sql_role` are other ways to say the same as a key beside them.
     let examples: String = TEMPLATE
         .lines()
-        .map(|l| l.strip_prefix("# ").filter(|l| names(l).is_some() && !l.contains("_file") && !l.contains("sql_role")).unwrap_or(l))
+        .map(|l| {
+            l.strip_prefix("# ")
+                .filter(|l| names(l).is_some() && !l.contains("_file") && !l.contains("sql_role"))
+                .unwrap_or(l)
+        })
         .fold(String::new(), |all, line| all + line + "\n");
     let all = load(&examples, &[], &[]).unwrap().config;
     assert!(all.database_url.is_some() && all.database_port.as_deref() == Some("5432"), "{all:?}");
