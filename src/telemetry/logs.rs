@@ -67,7 +67,9 @@ pub fn set_worker(worker: Option<WorkerId>) {
 }
 
 fn panicked(info: &std::panic::PanicHookInfo<'_>) {
-    let said = info.payload_as_str().unwrap_or("no message");
+    let payload = info.payload();
+    let said = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let said = said.unwrap_or("no message");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     tracing::error!(panic = said, place, "panicked");
 }

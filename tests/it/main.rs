@@ -35,6 +35,7 @@ mod state;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;
+mod systemd;
 mod take_over;
 mod try_out;
 mod values;
