@@ -141,7 +141,15 @@ impl Config {
     /// There is no URL, or it is none.
     pub fn database(&self) -> Result<PgConnectOptions, ConfigError> {
         let url = self.database_url.as_deref().ok_or(ConfigError::NoDatabase)?;
-        PgConnectOptions::from_str(url).map_err(|e| ConfigError::Url(e.to_string()))
+        if let Some((scheme, _)) = url.split_once("://").filter(|(s, _)| !matches!(*s, "postgres" | "postgresql")) {
+            return Err(ConfigError::Url(format!("it begins with {scheme}://, and stepd works with Postgres alone")));
+        }
+        PgConnectOptions::from_str(url).map_err(|e| {
+            ConfigError::Url(match e {
+                sqlx::Error::Configuration(why) => why.to_string(),
+                other => other.to_string(),
+            })
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use signal_hook_tokio::Signals;
 
 use crate::app::build::{self, Parts};
 use crate::app::{Config, Daemon, files};
-use crate::db::{Database, DbError, Trouble, migrate};
+use crate::db::{Database, DbError, Trouble, migrate, server};
 
 use super::{Exit, Global, start_logs};
 
@@ -120,6 +120,7 @@ async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
     let mut told = None;
     loop {
         let tried = async {
+            server::check(db).await?;
             let mut conn = db.connect("migrate", &[("lock_timeout", "5s")]).await?;
             if migrate_now {
                 let done = migrate::migrate(&mut conn).await?;
@@ -138,7 +139,7 @@ async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
                         Trouble::Busy => {
                             tracing::warn!(%error, "a table that the migration changes is in use; trying again")
                         }
-                        _ => tracing::warn!(%error, "postgres cannot be reached yet; trying again"),
+                        _ => tracing::warn!(%error, "postgres cannot be used yet; trying again"),
                     }
                     told = Some(error.trouble);
                 }

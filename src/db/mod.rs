@@ -13,6 +13,7 @@ pub mod maintenance;
 pub mod migrate;
 pub mod plain;
 pub mod runs;
+pub mod server;
 pub mod sql_step;
 pub mod waits;
 
