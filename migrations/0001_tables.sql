@@ -10,7 +10,7 @@
 --     Measured: every claim is HOT then.
 --   * Claimed and finished rows leave dead entries at the head of the ready index. Every claim starts at a
 --     low watermark per (queue, priority) on (ready_at, id) and so never walks them; a full look now and
---     then finds what committed late below it. Measured: a drain after 0.4 million jobs of churn runs at 0.98 of the first,
+--     then finds what committed late below it. Measured: a drain after 0.4 million jobs of churn runs at 0.99 of the first,
 --     over 5 queues and 3 priorities at 0.90; each figure with docs/performance.md.
 --   * Runs that come back (woken, resumed, taken over) are few: a small index of their own, no watermark.
 --   * What can wait for a time (`scheduled`, `waiting`, `resuming`) has `due_at`, the one column the stager reads.
@@ -18,7 +18,7 @@
 --     and thirty-digit numbers included; the views cast them to json.
 --   * The last step's record rides as columns of the `ended` row: a job of one step costs one row there, not two.
 --     Measured: 679 bytes of WAL a job with input, output, checkpoint and history.
---   * The insert trigger costs about 20 µs a row, 2.7 times a bare insert with the same indexes: the look-up of the
+--   * The insert trigger costs about 7 µs a row, 2.5 times a bare insert with the same indexes: the look-up of the
 --     workflow is half of it, and is what makes a plain INSERT complete.
 
 CREATE SCHEMA IF NOT EXISTS stepd;
@@ -262,8 +262,8 @@ COMMENT ON COLUMN stepd.jobs.started IS 'Has the present claim been recorded as 
 COMMENT ON COLUMN stepd.jobs.taken IS 'Was the run last taken from a dead worker? Its next claimer records the start before anything else.';
 COMMENT ON COLUMN stepd.jobs.ready_at IS 'The place in the queue: the database''s clock when the row became ready.';
 COMMENT ON COLUMN stepd.jobs.due_at IS 'When the stager looks at the row again: run_at, the next wake-up, or the next resume.';
-COMMENT ON COLUMN stepd.jobs.started_at IS 'The first claim since the job was enqueued, or since an operator last retried it after it had failed: the workflow''s timeout counts from here.';
-COMMENT ON COLUMN stepd.jobs.first_started_at IS 'On a run that an operator has retried after it had failed: the very first claim, which the views and the ended row show. Else NULL: it is started_at.';
+COMMENT ON COLUMN stepd.jobs.started_at IS 'The first claim since the job was enqueued, or since an operator last retried it after it had failed; later by the time it was paused: the workflow''s timeout counts from here.';
+COMMENT ON COLUMN stepd.jobs.first_started_at IS 'On a run that an operator has paused, or retried after it had failed: the very first claim, which the views and the ended row show. Else NULL: it is started_at.';
 COMMENT ON COLUMN stepd.jobs.worker IS 'The holder of the lease; on a queued row, the worker that empties itself to run it alone.';
 COMMENT ON COLUMN stepd.jobs.error IS 'The failure that the next automatic resume follows, as JSON.';
 
@@ -394,7 +394,7 @@ COMMENT ON COLUMN stepd_engine.events.run IS 'The run''s id; the nil UUID for wh
 COMMENT ON COLUMN stepd_engine.events.at IS 'When it happened.';
 COMMENT ON COLUMN stepd_engine.events.epoch IS 'The claim under which it happened, where there was one.';
 COMMENT ON COLUMN stepd_engine.events.attempt IS 'Which attempt of the step.';
-COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, retried, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited.';
+COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, pause_requested, paused, unpaused, retried, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited.';
 COMMENT ON COLUMN stepd_engine.events.key IS 'The step, or the queue.';
 COMMENT ON COLUMN stepd_engine.events.by_whom IS 'The database role of the operator.';
 COMMENT ON COLUMN stepd_engine.events.data IS 'What else is known, as JSON text: the failure, the dead worker, the reason; of a received event, its number in signals.';
@@ -406,7 +406,7 @@ COMMENT ON COLUMN stepd_engine.events.n IS 'On a line of the worker that ran the
 CREATE TABLE stepd_engine.signals (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run uuid,
-    kind text NOT NULL CHECK (kind IN ('signal', 'event', 'cancel')),
+    kind text NOT NULL CHECK (kind IN ('signal', 'event', 'cancel', 'pause')),
     name text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at timestamptz,
@@ -418,20 +418,22 @@ CREATE TABLE stepd_engine.signals (
 CREATE INDEX signals_of_run ON stepd_engine.signals (run, name) WHERE run IS NOT NULL;
 CREATE INDEX signals_events ON stepd_engine.signals (name, id) WHERE run IS NULL;
 CREATE INDEX signals_cancels ON stepd_engine.signals (run) WHERE kind = 'cancel';
+CREATE UNIQUE INDEX signals_pauses ON stepd_engine.signals (run) WHERE kind = 'pause';
 CREATE INDEX signals_expiry ON stepd_engine.signals (expires_at) WHERE expires_at IS NOT NULL;
-COMMENT ON TABLE stepd_engine.signals IS 'Signals and cancel requests to runs (kept until the run ends), and emitted events (kept for settings.event_ttl).';
+COMMENT ON TABLE stepd_engine.signals IS 'Signals and cancel requests to runs (kept until the run ends), pauses (kept as long as they hold), and emitted events (kept for settings.event_ttl).';
 COMMENT ON COLUMN stepd_engine.signals.id IS 'The order in which they came.';
 COMMENT ON COLUMN stepd_engine.signals.run IS 'The run it is sent to; NULL for an emitted event.';
-COMMENT ON COLUMN stepd_engine.signals.kind IS 'signal, event or cancel.';
+COMMENT ON COLUMN stepd_engine.signals.kind IS 'signal, event, cancel or pause.';
 COMMENT ON COLUMN stepd_engine.signals.name IS 'The name that a step waits for.';
 COMMENT ON COLUMN stepd_engine.signals.at IS 'When it came.';
 COMMENT ON COLUMN stepd_engine.signals.expires_at IS 'Until when an emitted event is kept for late waiters.';
 COMMENT ON COLUMN stepd_engine.signals.taken_by IS 'The step that a signal has answered; a signal answers one.';
 COMMENT ON COLUMN stepd_engine.signals.by_whom IS 'The database role of the sender.';
-COMMENT ON COLUMN stepd_engine.signals.payload IS 'What the step is given as its output.';
+COMMENT ON COLUMN stepd_engine.signals.payload IS 'What the step is given as its output; of a cancel the reason; of a pause the reason, and the state and the due time to which an unpause brings the run back.';
 COMMENT ON INDEX stepd_engine.signals_pkey IS 'Signals by number.';
 COMMENT ON INDEX stepd_engine.signals_of_run IS 'What is kept for one run, by name.';
 COMMENT ON INDEX stepd_engine.signals_events IS 'Kept events, by name, oldest first.';
-COMMENT ON INDEX stepd_engine.signals_cancels IS 'A worker asks which of its runs are to be cancelled.';
+COMMENT ON INDEX stepd_engine.signals_cancels IS 'The sweep asks which runs are to be cancelled.';
+COMMENT ON INDEX stepd_engine.signals_pauses IS 'One pause for each run.';
 COMMENT ON INDEX stepd_engine.signals_expiry IS 'The sweep removes what has expired.';
 COMMENT ON SEQUENCE stepd_engine.signals_id_seq IS 'The order of signals.';

@@ -36,7 +36,7 @@ BEGIN
             ELSE format('%s workflows are loaded; SELECT name FROM stepd.workflows lists them.', known) END,
         HINT = CASE WHEN near IS NOT NULL THEN format('Did you mean "%s"?', near)
             WHEN known = 0 THEN 'Start a daemon with the folder of your workflow files: stepd serve --workflows DIR.'
-            ELSE 'Load its file with stepd serve --workflows DIR, or correct the name.' END;
+            ELSE 'Load its file with stepd serve --workflows DIR, or correct the name.' END || ' (stepd explain SD001)';
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.refuse_workflow(text) IS 'Raises SD001 with the nearest known name.';
@@ -86,7 +86,7 @@ BEGIN
     IF n IS NULL OR n > most THEN
         RAISE EXCEPTION USING ERRCODE = 'SD002',
             MESSAGE = format('stepd SD002: the %s has %s bytes as JSON text, and at most %s are allowed', what, coalesce(n::text, 'more than 1073741823'), most),
-            HINT = 'Store the data elsewhere and say where it is; or an administrator raises max_input_bytes in stepd_engine.settings.';
+            HINT = 'Store the data elsewhere and say where it is; or an administrator raises max_input_bytes in stepd_engine.settings. (stepd explain SD002)';
     END IF;
 END
 $$;
@@ -334,7 +334,7 @@ CREATE FUNCTION stepd_engine.answer(run_ uuid, key_ text, output_ text, error_ t
 AS $$
 BEGIN
     -- The job's row first, as a cancel does: the other way round they could wait for each other. A running run's row is left alone.
-    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state = 'waiting' FOR UPDATE;
+    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state IN ('waiting', 'paused') FOR UPDATE;
     UPDATE stepd_engine.checkpoints c SET
             state = CASE WHEN error_ IS NULL THEN 'completed' ELSE 'failed' END::stepd.step_state,
             checkpoint = error_ IS NULL, output = output_, error = error_, ended_at = clock_timestamp(), due_at = NULL
@@ -348,20 +348,28 @@ COMMENT ON FUNCTION stepd_engine.answer(uuid, text, text, text) IS 'Answers a wa
 
 -- answered: with a new checkpoint, so that no crash before it and none after it are in a row. (An answer to a run that is still
 -- running is not counted: its worker goes on from it, and the next checkpoint is.)
+-- A paused run stays paused; what it waited for has come, so that an unpause brings it to a worker.
 CREATE FUNCTION stepd_engine.bring_back(run_ uuid, answered boolean DEFAULT false) RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    state_ stepd.run_state;
 BEGIN
     UPDATE stepd.jobs j SET due_at = NULL, streak = CASE WHEN answered THEN 0 ELSE j.streak END,
-            state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
-            lane = CASE WHEN l.limited THEN 5 ELSE 1 END
+            state = CASE WHEN j.state = 'paused' THEN 'paused' WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
+            lane = CASE WHEN j.state = 'paused' THEN 3 WHEN l.limited THEN 5 ELSE 1 END
         FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = run_) l
-        WHERE j.id = l.id AND j.state = 'waiting';
+        WHERE j.id = l.id AND j.state IN ('waiting', 'paused') RETURNING j.state INTO state_;
+    IF state_ = 'paused' THEN
+        UPDATE stepd_engine.signals g SET payload = g.payload - 'from' - 'due_at'
+            WHERE g.run = run_ AND g.kind = 'pause' AND g.payload ->> 'from' = 'waiting';
+        RETURN;
+    END IF;
     -- A run that is still running hears of the answer from its worker's own look.
     PERFORM stepd_engine.wake();
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.bring_back(uuid, boolean) IS 'A waiting run becomes ready again.';
+COMMENT ON FUNCTION stepd_engine.bring_back(uuid, boolean) IS 'A waiting run becomes ready again; a paused one will be when its pause ends.';
 
 CREATE FUNCTION stepd_engine.fits(payload jsonb, match jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
@@ -382,7 +390,7 @@ CREATE FUNCTION stepd_engine.run_lock(run uuid) RETURNS bigint LANGUAGE sql IMMU
 AS $$
     SELECT hashtextextended('stepd run ' || run::text, 0)
 $$;
-COMMENT ON FUNCTION stepd_engine.run_lock(uuid) IS 'The advisory lock of what people ask of a run: approvals and cancels share it, the look after a suspend takes it alone.';
+COMMENT ON FUNCTION stepd_engine.run_lock(uuid) IS 'The advisory lock of what people ask of a run: approvals, cancels and pauses share it, the look after a suspend takes it alone.';
 
 -- Called after a wait has been committed, on a connection of its own: an emit that was under way while
 -- the wait was recorded holds the name's lock; once it is let go, a new snapshot sees what it kept.
@@ -423,7 +431,7 @@ DECLARE
     k text;
     settled boolean := true;
 BEGIN
-    -- Approvals and cancels that are under way hold this shared; with it, a new snapshot sees what they did.
+    -- Approvals, cancels and pauses that are under way hold this shared; with it, a new snapshot sees what they did.
     IF NOT pg_try_advisory_xact_lock(stepd_engine.run_lock(run_)) THEN RETURN false; END IF;
     FOREACH k IN ARRAY keys LOOP
         settled := (stepd_engine.settle_wait(run_, k) IS NOT NULL) AND settled;
@@ -433,6 +441,7 @@ BEGIN
     END IF;
     PERFORM stepd_engine.end_cancelled(run_, g.payload ->> 'reason', g.by_whom) FROM stepd_engine.signals g
         WHERE g.run = run_ AND g.kind = 'cancel' ORDER BY g.id LIMIT 1;
+    PERFORM stepd_engine.settle_pause(run_);
     RETURN settled;
 END
 $$;
@@ -653,6 +662,13 @@ BEGIN
         mended := mended + coalesce(stepd_engine.settle_wait(r.run, r.key), false)::integer;
     END LOOP;
     mended := mended + stepd_engine.settle_cancels(batch);
+    FOR r IN SELECT j.id FROM stepd.jobs j LEFT JOIN stepd_engine.signals g ON g.run = j.id AND g.kind = 'pause'
+            WHERE j.id = ANY (ids) AND j.state <> 'running' AND (j.state = 'paused') <> (g.id IS NOT NULL)
+            ORDER BY j.id FOR UPDATE OF j SKIP LOCKED
+    LOOP
+        PERFORM stepd_engine.settle_pause(r.id);
+        mended := mended + 1;
+    END LOOP;
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.expires_at < clock_timestamp() ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use stepd::app::Daemon;
 use stepd::app::build::Parts;
-use stepd::app::{Config, Daemon};
 use stepd::engine::{Ctx, Halt, Workflow};
 use stepd::model::{Payload, StepKey};
 use stepd::rules::policy::{ResumePolicy, StepPolicy};
@@ -198,9 +198,9 @@ fn code(name: &str, steps: usize, pause: Duration) -> Loaded {
 
 /// This program as a daemon.
 pub async fn serve(args: &[String]) -> Result<()> {
-    let mut config = Config::load(None)?;
+    let mut config = stepd::app::config::Sources::default().load()?.config;
     config.concurrency = args.first().context("concurrency")?.parse()?;
-    stepd::telemetry::logs::start(config.log_format.as_deref(), &config.log_level);
+    stepd::telemetry::logs::start(&config.log_format, &config.log_level);
     let db = Daemon::database(&config)?;
     let mut conn = db.connect("migrate", &[]).await?;
     stepd::db::migrate::migrate(&mut conn).await?;

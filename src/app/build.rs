@@ -28,12 +28,6 @@ use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
 
-/// Connections of the pool: staging, sweeping, settling, loading. With the presence, the claimer and two writers, six.
-const POOL: u32 = 2;
-
-/// Connections for `sql` steps, to each database.
-const SQL_CONNECTIONS: usize = 8;
-
 /// What stops a daemon from being built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -108,12 +102,12 @@ pub fn registry(config: &Config) -> Result<Registry, BuildError> {
 }
 
 async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, BuildError> {
-    let options = match &config.sql.url {
-        Some(url) => url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("sql.url: {e}")))?,
-        None => db.options().clone(),
+    let hosts = match &config.sql_url {
+        Some(url) => super::config::hosts_of(url).map_err(|why| ConfigError::Url(format!("sql_url: {why}")))?.into(),
+        None => db.hosts().clone(),
     };
-    let to_own = Connections::under_role(options, SQL_CONNECTIONS, config.sql.role.as_deref());
-    let guarded = config.sql.role.is_some() || config.sql.url.is_some();
+    let to_own = Connections::under_role(hosts, config.sql_connections, config.sql_role.as_deref());
+    let guarded = config.sql_role.is_some() || config.sql_url.is_some();
     if guarded {
         check_role(&to_own).await?;
     }
@@ -123,17 +117,17 @@ async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<
 
 /// The role that is to keep `sql` steps from stepd's own tables must do that, and be able to record a finished step.
 async fn check_role(statements: &Connections) -> Result<(), BuildError> {
-    let rights = statements.rights().await.map_err(|e| BuildError::SqlRole(format!("[sql]: {e}")))?;
+    let rights = statements.rights().await.map_err(|e| BuildError::SqlRole(format!("sql_role, sql_url: {e}")))?;
     let role = &rights.role;
     if rights.writes {
         return Err(BuildError::SqlRole(format!(
-            "[sql]: the role {role} may write to stepd's own tables, which it is there to prevent; name one that may not"
+            "sql_role, sql_url: the role {role} may write to stepd's own tables, which it is there to prevent; name one that may not"
         )));
     }
     if !rights.records {
         let grants = rights.grants();
         return Err(BuildError::SqlRole(format!(
-            "[sql]: the role {role} may not record a finished step; run: {grants}"
+            "sql_role, sql_url: the role {role} may not record a finished step; run: {grants}"
         )));
     }
     Ok(())
@@ -145,8 +139,9 @@ async fn check_role(statements: &Connections) -> Result<(), BuildError> {
 /// The URL of one cannot be read.
 pub fn connections(config: &Config, mut sql: Sql) -> Result<Sql, ConfigError> {
     for (name, url) in &config.connections {
-        let options = url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("connections.{name}: {e}")))?;
-        sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(options, SQL_CONNECTIONS)));
+        let hosts =
+            super::config::hosts_of(url).map_err(|why| ConfigError::Url(format!("connections.{name}: {why}")))?;
+        sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(hosts, config.sql_connections)));
     }
     Ok(sql)
 }
@@ -231,7 +226,8 @@ impl Daemon {
     /// # Errors
     /// There is no URL, or it is none.
     pub fn database(config: &Config) -> Result<Database, ConfigError> {
-        Ok(Database::new(config.database()?, POOL))
+        let patience = Duration::from_secs(config.statement_timeout_seconds);
+        Ok(Database::new(config.database()?, config.database_pool, patience))
     }
 }
 

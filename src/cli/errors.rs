@@ -49,7 +49,7 @@ pub(super) fn told(error: &anyhow::Error) -> (String, Exit) {
             exit = refused.exit;
             notes.extend(refused.hint.clone().map(|h| format!("hint: {h}")));
         }
-        if matches!(e.downcast_ref::<ConfigError>(), Some(ConfigError::NoDatabase | ConfigError::Url(_))) {
+        if e.is::<ConfigError>() {
             exit = Exit::Usage;
         }
     }
@@ -72,6 +72,14 @@ fn hint_of(error: &DbError) -> Option<String> {
         Some("3F000" | "42P01" | "42883") => {
             Some("this database has no stepd schema, or an older one: run stepd migrate".to_owned())
         }
+        Some("42P05" | "26000") => Some(
+            "a transaction pooler shares prepared statements between its clients: connect to the server itself, or set max_prepared_statements in PgBouncer 1.21 or later"
+                .to_owned(),
+        ),
+        Some("08P01") if error.to_string().contains("startup parameter") => Some(
+            "connect to the server itself, or set ignore_startup_parameters = options, extra_float_digits in pgbouncer.ini"
+                .to_owned(),
+        ),
         Some("42501") => {
             Some("the database role lacks the right; connect as one that may, or ask for a grant".to_owned())
         }

@@ -1,5 +1,6 @@
 //! `stepd serve`: the daemon.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,14 +9,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 
 use crate::app::build::{self, Parts};
+use crate::app::config::{Flag, Sources};
 use crate::app::{Config, Daemon, files};
-use crate::db::{Database, DbError, Trouble, migrate, server};
+use crate::db::{Database, DbError, Trouble, definitions, migrate, server};
 
 use super::{Exit, Global, start_logs};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A folder (or file) of workflow definitions; may be given several times
+    /// A folder (or file) of workflow definitions, instead of the configured ones; may be given several times
     #[arg(long, short, value_name = "DIR")]
     workflows: Vec<PathBuf>,
     /// A queue to serve; may be given several times (default: all that are not exclusive)
@@ -23,20 +25,31 @@ pub(super) struct Args {
     queue: Vec<String>,
     /// Runs at once
     #[arg(long, value_name = "N")]
-    concurrency: Option<usize>,
+    concurrency: Option<u64>,
     /// Do not create or update the schema at start
     #[arg(long)]
     no_migrate: bool,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
-    let mut config = global.configuration()?;
-    config.workflows.extend(args.workflows);
-    config.queues.extend(args.queue);
-    if let Some(n) = args.concurrency {
-        anyhow::ensure!(n > 0, "--concurrency must be at least 1");
-        config.concurrency = n;
+impl Args {
+    fn sources(&self, global: &Global) -> Sources {
+        let mut sources = global.sources();
+        let paths = self.workflows.iter().map(|p| p.display().to_string()).collect();
+        let number = self.concurrency.iter().map(ToString::to_string).collect();
+        let given = [
+            ("--workflows", "workflows", paths),
+            ("--queue", "queues", self.queue.clone()),
+            ("--concurrency", "concurrency", number),
+        ];
+        let given = given.into_iter().filter(|(_, _, texts): &(_, _, Vec<String>)| !texts.is_empty());
+        sources.flags.extend(given.map(|(flag, key, texts)| Flag { flag, key, texts }));
+        sources
     }
+}
+
+pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
+    let sources = args.sources(global);
+    let config = sources.load()?.config;
     start_logs(&config);
     let db = Daemon::database(&config)?;
     let host = build::host(&config);
@@ -52,6 +65,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         concurrency = config.concurrency,
         "starting"
     );
+    settle(&config, &db).await?;
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
     let early = tokio::select! {
@@ -115,9 +129,19 @@ async fn reload(config: &Config, daemon: &Daemon) {
     }
 }
 
+/// What the configuration says of the whole database.
+async fn settle(config: &Config, db: &Database) -> Result<(), DbError> {
+    let Some(choice) = &config.on_unknown_workflow else { return Ok(()) };
+    if definitions::on_unknown_workflow(db.pool(), choice).await? {
+        tracing::info!(choice, "an INSERT with an unknown workflow does this from now on");
+    }
+    Ok(())
+}
+
 /// Waits for Postgres, however late it starts, and brings the schema up to date.
 async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
-    let mut told = None;
+    // Each reason once: what comes and goes by turns is still said once.
+    let mut told = HashSet::new();
     loop {
         let tried = async {
             server::check(db).await?;
@@ -134,14 +158,13 @@ async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
             Ok(()) => return Ok(()),
             Err(error) if error.trouble == Trouble::Refused => return Err(error),
             Err(error) => {
-                if told != Some(error.trouble) {
+                if told.insert(error.to_string()) {
                     match error.trouble {
                         Trouble::Busy => {
                             tracing::warn!(%error, "a table that the migration changes is in use; trying again")
                         }
                         _ => tracing::warn!(%error, "postgres cannot be used yet; trying again"),
                     }
-                    told = Some(error.trouble);
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }

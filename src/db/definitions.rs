@@ -118,3 +118,12 @@ pub async fn exclusive_queue<'c>(db: impl Executor<'c, Database = Postgres>, nam
     sqlx::query_file!("src/db/sql/exclusive_queue.sql", name).execute(db).await?;
     Ok(())
 }
+
+/// Sets what an INSERT with an unknown workflow does: `refuse` or `park`. True where that is a change.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn on_unknown_workflow(db: &sqlx::PgPool, choice: &str) -> Result<bool, DbError> {
+    let done = sqlx::query_file!("src/db/sql/on_unknown_workflow.sql", choice).execute(db).await?;
+    Ok(done.rows_affected() > 0)
+}

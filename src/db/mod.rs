@@ -7,10 +7,13 @@ pub mod claims;
 pub mod connect;
 pub mod definitions;
 pub mod demo;
+pub mod doctor;
 pub mod error;
+pub mod hosts;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
+pub mod operate;
 pub mod plain;
 pub mod runs;
 pub mod server;
@@ -19,3 +22,4 @@ pub mod waits;
 
 pub use connect::{Database, within};
 pub use error::{DbError, Trouble};
+pub use hosts::Hosts;

@@ -1,6 +1,7 @@
-//! What reaches a running run from outside: a stop, and answers to its waits.
+//! What reaches a running run from outside: a stop, a pause, and answers to its waits.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -16,6 +17,7 @@ pub type Answer = Result<Payload, Failure>;
 pub struct Inbox {
     trigger: StopTrigger,
     signal: StopSignal,
+    pausing: AtomicBool,
     answers: Mutex<HashMap<StepKey, Answer>>,
     arrived: Notify,
     waits: Mutex<Vec<StepKey>>,
@@ -24,7 +26,14 @@ pub struct Inbox {
 impl Default for Inbox {
     fn default() -> Self {
         let (trigger, signal) = stop_pair();
-        Self { trigger, signal, answers: Mutex::default(), arrived: Notify::new(), waits: Mutex::default() }
+        Self {
+            trigger,
+            signal,
+            pausing: AtomicBool::new(false),
+            answers: Mutex::default(),
+            arrived: Notify::new(),
+            waits: Mutex::default(),
+        }
     }
 }
 
@@ -42,6 +51,31 @@ impl Inbox {
     #[must_use]
     pub fn signal(&self) -> &StopSignal {
         &self.signal
+    }
+
+    /// Tells the run to start no further step, and to let go when what is at work has ended.
+    pub fn pause(&self) {
+        self.pausing.store(true, Ordering::Release);
+        self.arrived.notify_waiters();
+    }
+
+    /// Has it been told so?
+    #[must_use]
+    pub fn is_pausing(&self) -> bool {
+        self.pausing.load(Ordering::Acquire)
+    }
+
+    /// Resolves when it is told so.
+    pub(super) async fn paused(&self) {
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if self.is_pausing() {
+                return;
+            }
+            arrived.await;
+        }
     }
 
     /// Delivers the answer to a waiting step.

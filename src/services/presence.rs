@@ -17,6 +17,7 @@ use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
 use crate::os::evidence::facts;
 use crate::rules::sweep::{Plan, Sighting, Suspect, Watch};
+use crate::telemetry::logs;
 
 use super::shared::{Backoff, Connectivity, Hints};
 
@@ -278,10 +279,9 @@ impl Keeper {
     }
 
     async fn connect(&self) -> Result<PgListener, DbError> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(self.s.db.session("presence", &SESSION));
+        let session = self.s.db.session("presence", &SESSION).await?;
+        let pool =
+            PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(session);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.ignore_pool_close_event(true);
@@ -296,6 +296,7 @@ impl Keeper {
             None => {
                 let me = liveness::register(&mut *listener, &self.s.registration).await?;
                 tracing::info!(worker.id = %me.worker, host = %self.s.registration.host, pid = self.s.registration.pid, "registered");
+                logs::set_worker(Some(me.worker));
                 self.s.clock.set(me.now);
                 self.me = Some(me);
                 me

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
 use crate::model::{Claimed, Lease, RunId, StepKey, WorkerId};
 use crate::steps::StopReason;
+use crate::telemetry::context::{self, Place};
 
 use super::catalog::Catalog;
 use super::shared::Hints;
@@ -138,11 +139,13 @@ impl Runs {
             let run = claimed.lease.run();
             self.started.fetch_add(1, Ordering::Relaxed);
             let name = claimed.workflow.clone();
+            let place = Place { run, worker: claimed.lease.worker(), step: None };
             let work = async {
                 let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
                 crate::engine::run(claimed, workflow, self.ports.clone(), inbox.clone()).await
             };
-            match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+            let work = std::pin::pin!(std::panic::AssertUnwindSafe(work).catch_unwind());
+            match context::within(Some(place), work).await {
                 Ok(outcome) => report(run, &name, outcome),
                 // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
                 Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
@@ -301,7 +304,7 @@ impl Runs {
 fn report(run: RunId, workflow: &str, outcome: Outcome) {
     match outcome {
         Outcome::Done | Outcome::Suspended => tracing::debug!(run.id = %run, workflow, ?outcome, "run left"),
-        Outcome::Failed | Outcome::Resuming | Outcome::Cancelled | Outcome::Interrupted => {
+        Outcome::Failed | Outcome::Resuming | Outcome::Cancelled | Outcome::Paused | Outcome::Interrupted => {
             tracing::info!(run.id = %run, workflow, ?outcome, "run left");
         }
         Outcome::LeaseLost => {
@@ -346,7 +349,11 @@ mod tests {
             clock: Arc::new(ServerClock::new(chrono::DateTime::UNIX_EPOCH)),
             max_output: 1,
         };
-        let db = crate::db::Database::new(sqlx::postgres::PgConnectOptions::new_without_pgpass(), 1);
+        let db = crate::db::Database::new(
+            sqlx::postgres::PgConnectOptions::new_without_pgpass(),
+            1,
+            Duration::from_secs(30),
+        );
         let catalog = Arc::new(Catalog::new(db, Arc::new(|_, _| Err(crate::model::Failure::permanent("x", "x")))));
         let runs = Runs::new(0, Arc::new(ports), catalog, Arc::default());
         runs.accept([claimed(1), claimed(2)], 0);

@@ -9,12 +9,18 @@ mod acceptance;
 mod bad_input;
 mod chaos;
 mod cli;
+mod configuration;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod demo;
+mod doctor;
+mod errors;
 mod layout;
+mod logs;
 mod network;
+mod operators;
+mod pause;
 mod postgres_away;
 mod queues;
 mod repair;

@@ -182,7 +182,11 @@ async fn a_transaction_pooler_is_found_at_the_start_however_it_is_configured() {
     for (settings, database, sign) in [
         ("pool_mode = transaction", "", "it refuses the settings of the session"),
         (settings, "", "the settings of the session are not those"),
-        ("pool_mode = session\nignore_startup_parameters = extra_float_digits,options", "", "the settings of the session are not those"),
+        (
+            "pool_mode = session\nignore_startup_parameters = extra_float_digits,options",
+            "",
+            "the settings of the session are not those",
+        ),
         (
             settings,
             "SET idle_in_transaction_session_timeout = '10s'",
@@ -259,7 +263,7 @@ async fn a_clock_two_hours_off_changes_nothing() {
     assert_eq!(db.count(strange).await, 0);
     // As the run saw it: what one worker notes and what the next does are milliseconds apart at most.
     let order = "SELECT coalesce(string_agg(h.event || ' ' || (h.at - before), ', '), '') FROM
-        (SELECT event, at, lag(at) OVER (ORDER BY seq) AS before FROM stepd.history) h WHERE h.at < h.before";
+        (SELECT event, at, lag(at) OVER (PARTITION BY run ORDER BY seq) AS before FROM stepd.history) h WHERE h.at < h.before";
     assert_eq!(db.one::<String>(order).await, "", "the history is in order");
     let nap = "SELECT extract(epoch FROM ended_at - started_at) BETWEEN 1.4 AND 10 FROM stepd.steps WHERE key = ";
     assert!(db.one::<bool>(format!("{nap} 'nap'")).await);
