@@ -54,13 +54,15 @@ CREATE TABLE stepd_engine.settings (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     on_unknown_workflow text NOT NULL DEFAULT 'refuse' CHECK (on_unknown_workflow IN ('refuse', 'park')),
     notify boolean NOT NULL DEFAULT true,
-    event_ttl interval NOT NULL DEFAULT '1 hour'
+    event_ttl interval NOT NULL DEFAULT '1 hour',
+    max_input_bytes integer NOT NULL DEFAULT 16777216 CHECK (max_input_bytes > 0)
 );
 INSERT INTO stepd_engine.settings DEFAULT VALUES;
 COMMENT ON TABLE stepd_engine.settings IS 'Settings that the database itself must know: one row.';
 COMMENT ON COLUMN stepd_engine.settings.one IS 'Always true: there is one row.';
 COMMENT ON COLUMN stepd_engine.settings.on_unknown_workflow IS 'What an INSERT with an unknown workflow does: refuse (SD001) or park (held until the workflow is loaded).';
 COMMENT ON COLUMN stepd_engine.settings.notify IS 'Wake the workers by NOTIFY, once per statement; without it they poll.';
+COMMENT ON COLUMN stepd_engine.settings.max_input_bytes IS 'The largest input of a job, and payload of a signal or event, in bytes of its JSON text; a larger one is refused (SD002).';
 COMMENT ON COLUMN stepd_engine.settings.event_ttl IS 'How long an emitted event is kept for runs that begin to wait for it later.';
 COMMENT ON INDEX stepd_engine.settings_pkey IS 'Keeps it one row.';
 
@@ -174,7 +176,7 @@ CREATE TABLE stepd.jobs (
     state stepd.run_state NOT NULL DEFAULT 'queued',
     epoch integer NOT NULL DEFAULT 0,
     definition integer,
-    priority smallint CHECK (priority BETWEEN 0 AND 9),
+    priority smallint CONSTRAINT priority_is_0_to_9 CHECK (priority BETWEEN 0 AND 9),
     lane smallint NOT NULL DEFAULT 0 CHECK (lane BETWEEN 0 AND 5),
     resumes smallint NOT NULL DEFAULT 0,
     crashes smallint NOT NULL DEFAULT 0,
@@ -187,18 +189,26 @@ CREATE TABLE stepd.jobs (
     started_at timestamptz,
     first_started_at timestamptz,
     worker uuid,
-    workflow text NOT NULL,
-    queue text CHECK (length(queue) BETWEEN 1 AND 200),
+    workflow text NOT NULL CONSTRAINT workflow_has_1_to_200_characters CHECK (length(workflow) BETWEEN 1 AND 200),
+    queue text CONSTRAINT queue_has_1_to_200_characters CHECK (length(queue) BETWEEN 1 AND 200),
     input jsonb NOT NULL DEFAULT '{}',
-    labels jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(labels) = 'object'),
-    unique_key text CHECK (length(unique_key) <= 1000),
-    concurrency_key text CHECK (length(concurrency_key) <= 1000),
-    traceparent text CHECK (length(traceparent) <= 200),
+    labels jsonb NOT NULL DEFAULT '{}' CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object')
+        CONSTRAINT labels_have_at_most_8192_bytes CHECK (pg_column_size(labels) <= 8192),
+    unique_key text CONSTRAINT unique_key_has_at_most_1000_characters CHECK (length(unique_key) <= 1000),
+    concurrency_key text CONSTRAINT concurrency_key_has_at_most_1000_characters CHECK (length(concurrency_key) <= 1000),
+    traceparent text CONSTRAINT traceparent_has_at_most_200_characters CHECK (length(traceparent) <= 200),
     created_by text,
     error text,
     CONSTRAINT jobs_pkey PRIMARY KEY (id) WITH (fillfactor = 80),
-    -- An infinite or far-away time is legal in Postgres and fatal to clients.
-    CONSTRAINT jobs_run_at_sane CHECK (isfinite(run_at) AND run_at BETWEEN '1970-01-01' AND '2200-01-01'),
+    -- What an INSERT can break has a name that says what is right: it is all that the error says. They are checked in the order of
+    -- their names.
+    -- An infinite or far-away time is legal in Postgres and fatal to clients, here and in what the engine alone writes.
+    CONSTRAINT run_at_is_from_1970_to_2200 CHECK (run_at BETWEEN '1970-01-01' AND '2200-01-01'),
+    CONSTRAINT times_are_from_1970_to_2300 CHECK (least(ready_at, due_at, started_at, first_started_at) >= '1970-01-01'
+        AND greatest(ready_at, due_at, started_at, first_started_at) < '2300-01-01'),
+    -- The views read it: one row that is none would break them for all.
+    CONSTRAINT jobs_error_is_json CHECK (error IS NULL OR error::json IS NOT NULL),
+    CONSTRAINT jobs_counts_are_counts CHECK (epoch >= 0 AND resumes >= 0 AND crashes >= 0 AND streak >= 0),
     -- Only what may be claimed stands in a claim lane.
     CONSTRAINT jobs_lane_fits_state CHECK (CASE state
         WHEN 'queued' THEN lane IN (0, 1)
@@ -338,6 +348,7 @@ CREATE TABLE stepd_engine.checkpoints (
     match jsonb,
     label text,
     CONSTRAINT checkpoints_pkey PRIMARY KEY (run, key),
+    CONSTRAINT checkpoints_times_are_near CHECK (least(started_at, ended_at) >= '1970-01-01' AND greatest(started_at, ended_at) < '2300-01-01'),
     CONSTRAINT checkpoints_final CHECK (checkpoint = (state IN ('completed', 'skipped')) OR state = 'failed')
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
 CREATE INDEX checkpoints_waiting ON stepd_engine.checkpoints (event, run) WHERE state = 'waiting';

@@ -32,6 +32,7 @@ BEGIN
         ERRCODE = 'SD001',
         MESSAGE = format('stepd SD001: unknown workflow %s', coalesce('"' || wanted || '"', 'NULL')),
         DETAIL = CASE known WHEN 0 THEN 'No workflow has been loaded into this database yet.'
+            WHEN 1 THEN '1 workflow is loaded; SELECT name FROM stepd.workflows shows it.'
             ELSE format('%s workflows are loaded; SELECT name FROM stepd.workflows lists them.', known) END,
         HINT = CASE WHEN near IS NOT NULL THEN format('Did you mean "%s"?', near)
             WHEN known = 0 THEN 'Start a daemon with the folder of your workflow files: stepd serve --workflows DIR.'
@@ -64,6 +65,32 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.distance(text, text) IS 'Edit distance, for "did you mean".';
+
+-- What must be read whole by every worker that claims it is bounded before it is stored. The text counts, which may be ten thousand
+-- times larger than what Postgres keeps: a number of 131072 digits takes it twelve bytes.
+CREATE FUNCTION stepd_engine.refuse_large(value jsonb, what text) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    n bigint;
+    most integer;
+BEGIN
+    -- 1000 bytes are 83 such numbers, or 6000 characters of escapes.
+    IF value IS NULL OR pg_column_size(value) <= 1000 AND pg_column_compression(value) IS NULL THEN RETURN; END IF;
+    SELECT s.max_input_bytes INTO most FROM stepd_engine.settings s;
+    BEGIN
+        n := octet_length(value::text);
+    EXCEPTION WHEN program_limit_exceeded OR out_of_memory OR internal_error THEN
+        -- Postgres makes no text of more than a gigabyte.
+    END;
+    IF n IS NULL OR n > most THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD002',
+            MESSAGE = format('stepd SD002: the %s has %s bytes as JSON text, and at most %s are allowed', what, coalesce(n::text, 'more than 1073741823'), most),
+            HINT = 'Store the data elsewhere and say where it is; or an administrator raises max_input_bytes in stepd_engine.settings. (stepd explain SD002)';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.refuse_large(jsonb, text) IS 'Raises SD002 when the JSON text is longer than settings.max_input_bytes.';
 
 CREATE FUNCTION stepd_engine.reset_job(job stepd.jobs) RETURNS stepd.jobs LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -134,6 +161,10 @@ BEGIN
     -- 48 bits of milliseconds (12 digits until the year 2527 with the leading zero), the version, the rest of a UUIDv4.
     NEW.id := pg_catalog.concat('0', pg_catalog.to_hex((pg_catalog.date_part('epoch', now_) OPERATOR(pg_catalog.*) 1000::pg_catalog.float8)::pg_catalog.int8),
         '7', pg_catalog.substr(pg_catalog.gen_random_uuid()::pg_catalog.text, 16))::pg_catalog.uuid;
+    -- As refuse_large would find out: the call costs more.
+    IF pg_catalog.pg_column_size(NEW.input) OPERATOR(pg_catalog.>) 1000 OR pg_catalog.pg_column_compression(NEW.input) IS NOT NULL THEN
+        PERFORM stepd_engine.refuse_large(NEW.input, 'input');
+    END IF;
     NEW.queue := queue_;
     NEW.created_by := session_user;
     NEW.ready_at := now_;
@@ -282,7 +313,7 @@ BEGIN
             state = CASE WHEN stepd_engine.queue_limited(j.queue) THEN 'held' ELSE 'queued' END::stepd.run_state,
             lane = CASE WHEN j.state = 'scheduled' THEN 0 ELSE 1 END + CASE WHEN stepd_engine.queue_limited(j.queue) THEN 4 ELSE 0 END,
             ready_at = CASE WHEN j.state = 'scheduled' THEN clock_timestamp() ELSE j.ready_at END,
-            resumes = j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END,
+            resumes = least(j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END, 32767),
             due_at = NULL
         WHERE j.ctid = ANY (ARRAY(SELECT d.ctid FROM stepd.jobs d
               WHERE d.due_at <= now_ ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED))
@@ -487,6 +518,7 @@ COMMENT ON FUNCTION stepd_engine.take_over(uuid, boolean, bigint, uuid, integer,
 -- evidence that came back (told): by the sweeper that began, or by the repair.
 -- A run that was alone with its dead worker is twice as suspect as one in company: where workers die for other reasons, the
 -- many that were there must not each end up waiting to be run alone.
+-- least: a count that somebody has written by hand must not keep the other runs of a dead worker from coming back.
 CREATE FUNCTION stepd_engine.requeue(victim uuid, evidence jsonb, solo_after integer, crash_limit integer,
     OUT requeued integer, OUT quarantined integer, OUT locked integer, OUT told jsonb) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -506,9 +538,9 @@ BEGIN
     ), company AS (
         SELECT coalesce((evidence ->> 'alone')::boolean, count(*) FILTER (WHERE h.begun) = 1) AS alone, count(*)::integer AS n FROM held h
     ), back AS (
-        UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
-                crashes = j.crashes + h.begun::integer,
-                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END + CASE WHEN NOT h.begun THEN 0 WHEN y.alone THEN 2 ELSE 1 END,
+        UPDATE stepd.jobs j SET epoch = least(j.epoch, 2147483646) + 1, worker = NULL, started = false, taken = true,
+                crashes = least(j.crashes + h.begun::integer, 32767),
+                streak = least(CASE WHEN h.progressed THEN 0 ELSE j.streak END + CASE WHEN NOT h.begun THEN 0 WHEN y.alone THEN 2 ELSE 1 END, 32767),
                 state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
                 lane = CASE WHEN h.limited THEN 5 ELSE 1 END
             FROM held h, company y
@@ -536,6 +568,19 @@ $$;
 COMMENT ON FUNCTION stepd_engine.requeue(uuid, jsonb, integer, integer) IS
     'Brings back the runs of a worker whose registration is gone; what somebody else has locked stays behind and is counted.';
 
+-- What steps said may hold what no jsonb can (a NUL, a number beyond numeric): then as text. A cast that fails here would keep every
+-- run of a dead worker from coming back.
+CREATE FUNCTION stepd_engine.as_jsonb(data text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN data::jsonb;
+EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
+    RETURN to_jsonb(data);
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.as_jsonb(text) IS 'JSON text as jsonb; what no jsonb can hold, as a string.';
+
 CREATE FUNCTION stepd_engine.quarantine(ids uuid[], evidence jsonb) RETURNS integer LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -553,8 +598,8 @@ BEGIN
                     'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them%s', g.crashes,
                         CASE WHEN (evidence #>> '{facts,seen,oom_kills}')::bigint > 0 THEN '; the kernel killed in that worker''s memory group, for want of memory' ELSE '' END),
                     'details', evidence || jsonb_build_object('deaths',
-                        (SELECT jsonb_agg(e.data::jsonb ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
-                        'last_failure', (SELECT e.data::jsonb FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
+                        (SELECT jsonb_agg(stepd_engine.as_jsonb(e.data) ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
+                        'last_failure', (SELECT stepd_engine.as_jsonb(e.data) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
             FROM gone g RETURNING 1
     )
     SELECT count(*) INTO n FROM kept;

@@ -4,7 +4,7 @@
 --   * Lock order, everywhere: the job's row, then its steps' rows, then signals and events.
 --   * A function that reads private tables is SECURITY DEFINER, with its search_path pinned, and is taken
 --     from PUBLIC: grant it to the roles that need it. stepd.enqueue is not: what an INSERT into stepd.jobs may do, it may do.
---   * Errors: SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
+--   * Errors: SD002 too large, SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
 --     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing.
 
 -- Small words for people -----------------------------------------------------------------------------
@@ -436,6 +436,7 @@ BEGIN
     ELSIF name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: a signal needs a name', HINT = 'stepd.signal(id, name, payload) (stepd explain SD016)';
     END IF;
+    PERFORM stepd_engine.refuse_large(signal.payload, 'payload');
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(signal.name));
     INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
         VALUES (signal.id, 'signal', signal.name, session_user, coalesce(signal.payload, 'null')) RETURNING g.id INTO sent;
@@ -452,7 +453,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd.signal(uuid, text, jsonb) IS
-    'Sends a signal to one run: answers its first step that waits for this name with a matching payload (returns ''delivered''), else is kept for it until the run ends (''kept''). Raises SD010 for an unknown run, SD011 for an ended one.';
+    'Sends a signal to one run: answers its first step that waits for this name with a matching payload (returns ''delivered''), else is kept for it until the run ends (''kept''). Raises SD010 for an unknown run, SD011 for an ended one, SD002 for a payload that is too large.';
 
 CREATE FUNCTION stepd.emit(name text, payload jsonb DEFAULT '{}') RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -466,6 +467,7 @@ BEGIN
     IF name IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: an event needs a name', HINT = 'stepd.emit(name, payload) (stepd explain SD016)';
     END IF;
+    PERFORM stepd_engine.refuse_large(emit.payload, 'payload');
     -- Shared with other emitters; a wait that is being recorded takes it alone, then looks for what is kept here.
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(emit.name));
     INSERT INTO stepd_engine.signals AS g (kind, name, expires_at, by_whom, payload)
@@ -674,12 +676,13 @@ BEGIN
             SELECT c.key INTO at_step FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.state = 'failed' AND NOT c.checkpoint
                 ORDER BY c.ended_at DESC NULLS LAST, c.seq DESC LIMIT 1;
             IF e.last_output IS NULL THEN at_step := coalesce(e.last_key, at_step); END IF;
-            RETURN format('failed%s %s ago%s: %s; SELECT stepd.retry(''%s'') takes it up again%s', coalesce(' at ' || at_step, ''),
+            RETURN format('failed%s %s ago%s: %s; ', coalesce(' at ' || at_step, ''),
                 stepd_engine.span(clock_timestamp() - e.ended_at),
                 CASE e.resumes WHEN 0 THEN '' WHEN 1 THEN ', after 1 resume' ELSE format(', after %s resumes', e.resumes) END,
-                coalesce(stepd_engine.failure_text(e.error), 'no failure was recorded'), e.id,
-                CASE WHEN EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.checkpoint) OR e.last_output IS NOT NULL
-                    THEN ' from there' ELSE '' END);
+                coalesce(stepd_engine.failure_text(e.error), 'no failure was recorded'))
+                || CASE WHEN stepd_engine.failure_field(e.error, 'code') = 'invalid_input' THEN 'enqueue a new run with an input that fits'
+                ELSE format('SELECT stepd.retry(''%s'') takes it up again%s', e.id, CASE WHEN EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.checkpoint) OR e.last_output IS NOT NULL
+                    THEN ' from there' ELSE '' END) END;
         END IF;
         SELECT x.* INTO ev FROM stepd_engine.events x WHERE x.run = e.id AND x.kind IN ('cancelled', 'cancel_requested')
             ORDER BY (x.by_whom IS NULL), x.id DESC LIMIT 1;

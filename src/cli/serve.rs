@@ -1,5 +1,6 @@
 //! `stepd serve`: the daemon.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::app::herald::{Herald, Remark};
 use crate::app::reload::Reloaded;
 use crate::app::systemd::Systemd;
 use crate::app::{Config, Daemon, files};
-use crate::db::{Database, DbError, Trouble, definitions, migrate};
+use crate::db::{Database, DbError, Trouble, definitions, migrate, server};
 
 use crate::telemetry::logs;
 
@@ -196,9 +197,11 @@ async fn settle(config: &Config, db: &Database) -> Result<(), DbError> {
 
 /// Waits for Postgres, however late it starts, and brings the schema up to date.
 async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -> Result<(), DbError> {
-    let mut told = None;
+    // Each reason once: what comes and goes by turns is still said once.
+    let mut told = HashSet::new();
     loop {
         let tried = async {
+            server::check(db).await?;
             let mut conn = db.connect("migrate", &[("lock_timeout", "5s")]).await?;
             if migrate_now {
                 let done = migrate::migrate(&mut conn).await?;
@@ -212,14 +215,13 @@ async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -> Result<()
             Ok(()) => return Ok(()),
             Err(error) if error.trouble == Trouble::Refused => return Err(error),
             Err(error) => {
-                if told != Some(error.trouble) {
+                if told.insert(error.to_string()) {
                     match error.trouble {
                         Trouble::Busy => {
                             tracing::warn!(%error, "a table that the migration changes is in use; trying again")
                         }
-                        _ => tracing::warn!(%error, "postgres cannot be reached yet; trying again"),
+                        _ => tracing::warn!(%error, "postgres cannot be used yet; trying again"),
                     }
-                    told = Some(error.trouble);
                 }
                 systemd.still_starting("waiting for postgres", STARTING);
                 tokio::time::sleep(AGAIN).await;

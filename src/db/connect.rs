@@ -25,6 +25,9 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, DbE
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(DbError::unanswered(limit)))
 }
 
+/// No transaction of a daemon's own stands open for longer. Also the sign that a session's settings have arrived.
+pub(super) const IDLE_IN_TRANSACTION: &str = "10s";
+
 /// Where the database is, and a small pool on it.
 #[derive(Clone, Debug)]
 pub struct Database {
@@ -159,7 +162,7 @@ fn pool(size: u32) -> PgPoolOptions {
 fn session(options: &PgConnectOptions, name: &str, settings: &[(&str, &str)]) -> PgConnectOptions {
     // A peer that is silently gone is found in 11 s while idle, and in 10 s while it owes an acknowledgement.
     const BASE: [(&str, &str); 7] = [
-        ("idle_in_transaction_session_timeout", "10s"),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
         ("client_connection_check_interval", "200ms"),
         ("jit", "off"),
         ("tcp_keepalives_idle", "5"),

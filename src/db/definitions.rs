@@ -101,6 +101,15 @@ pub async fn definition<'c>(
     Ok(row.map(|r| Stored { id: r.id, hash: r.hash, workflow: r.workflow, body: r.body }))
 }
 
+/// Refuses an unknown workflow as an INSERT would: SD001, with the nearest name.
+///
+/// # Errors
+/// Always, unless the workflow has become known.
+pub async fn refuse<'c>(db: impl Executor<'c, Database = Postgres>, workflow: &str) -> Result<(), DbError> {
+    sqlx::query_file!("src/db/sql/refuse_workflow.sql", workflow).execute(db).await?;
+    Ok(())
+}
+
 /// Makes a queue one that only workers that name it serve.
 ///
 /// # Errors

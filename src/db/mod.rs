@@ -16,6 +16,7 @@ pub mod migrate;
 pub mod operate;
 pub mod plain;
 pub mod runs;
+pub mod server;
 pub mod sql_step;
 pub mod waits;
 

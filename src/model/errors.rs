@@ -4,6 +4,7 @@
 /// `http_503`).
 pub const PAGES: &[(&str, &str)] = &[
     ("SD001", include_str!("../../docs/errors/SD001.md")),
+    ("SD002", include_str!("../../docs/errors/SD002.md")),
     ("SD010", include_str!("../../docs/errors/SD010.md")),
     ("SD011", include_str!("../../docs/errors/SD011.md")),
     ("SD012", include_str!("../../docs/errors/SD012.md")),

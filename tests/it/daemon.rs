@@ -141,7 +141,7 @@ async fn a_daemon_that_starts_before_its_postgres_waits_for_it() {
     let (db, files, manager) = (server.db().await, Files::new([QUICK]), Manager::new());
     server.pg.stop(StopMode::Fast);
     let mut worker = manager.spec(Spec::new(&db, &files), None).start();
-    worker.logs("postgres cannot be reached yet").await;
+    worker.logs("postgres cannot be used yet").await;
     // A reload meanwhile changes nothing; it does not end the daemon either.
     worker.hup();
     holds_for("it waits", span, async || worker.is_running() && manager.count("READY=1") == 0).await;
@@ -149,7 +149,7 @@ async fn a_daemon_that_starts_before_its_postgres_waits_for_it() {
     assert!(manager.count("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting for postgres") > 2);
     server.pg.start_again().unwrap();
     worker.logs("\"ready\"").await;
-    assert_eq!(worker.logged("postgres cannot be reached yet"), 1, "said once");
+    assert_eq!(worker.logged("postgres cannot be used yet"), 1, "said once");
     let run = db.enqueue("quick", "{}").await;
     db.reaches(&run, "completed", SOON).await;
     assert_eq!(worker.drain(SOON).await, Some(0));
@@ -161,7 +161,7 @@ async fn a_daemon_that_is_told_to_end_while_it_waits_for_postgres_ends_at_once()
     let (db, files) = (server.db().await, Files::new([QUICK]));
     server.pg.stop(StopMode::Fast);
     let mut worker = Spec::new(&db, &files).start();
-    worker.logs("postgres cannot be reached yet").await;
+    worker.logs("postgres cannot be used yet").await;
     worker.term();
     assert_eq!(worker.ends(Duration::from_secs(3)).await.code(), Some(0));
 }

@@ -174,7 +174,11 @@ fn options(url: &Url) -> Result<Vec<PgConnectOptions>, String> {
 }
 
 fn plain(error: &sqlx::Error) -> String {
-    format!("{error}; a database's URL looks like postgres://user:password@host:5432/database")
+    let why = match error {
+        sqlx::Error::Configuration(why) => why.to_string(),
+        other => other.to_string(),
+    };
+    format!("{why}; a database's URL looks like postgres://user:password@host:5432/database")
 }
 
 /// All that is no letter, digit or one of `-._~` as `%XX`.
