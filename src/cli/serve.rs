@@ -221,7 +221,7 @@ async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -> Result<()
                     }
                     told = Some(error.trouble);
                 }
-                systemd.still_starting("waiting for postgres", STARTING);
+                systemd.still_starting(&format!("waiting: {error}"), STARTING);
                 tokio::time::sleep(AGAIN).await;
             }
         }
