@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::telemetry::redact;
+
 /// How long a message may take to be taken.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -92,9 +94,9 @@ pub fn watchdog() -> Option<Duration> {
     number("WATCHDOG_USEC").filter(|usec| mine && *usec > 0).map(Duration::from_micros)
 }
 
-/// A status is one line, and not endless.
+/// A status is one line, not endless, and without secrets.
 fn line(text: &str) -> String {
-    text.chars().take(1_000).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    redact::hide(text).chars().take(1_000).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(target_os = "linux")]

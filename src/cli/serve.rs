@@ -223,7 +223,7 @@ async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -> Result<()
                         _ => tracing::warn!(%error, "postgres cannot be used yet; trying again"),
                     }
                 }
-                systemd.still_starting("waiting for postgres", STARTING);
+                systemd.still_starting(&format!("waiting: {error}"), STARTING);
                 tokio::time::sleep(AGAIN).await;
             }
         }

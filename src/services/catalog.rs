@@ -176,7 +176,11 @@ impl Catalog {
         };
         let compile = self.compile.read().unwrap_or_else(PoisonError::into_inner).clone();
         let workflow = compile(name, &body)?;
-        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(stored.id, workflow.clone());
+        let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        // Not kept where a reload came between: it would go on with the secrets of before.
+        if Arc::ptr_eq(&compile, &self.compile.read().unwrap_or_else(PoisonError::into_inner)) {
+            by_id.insert(stored.id, workflow.clone());
+        }
         Ok(workflow)
     }
 

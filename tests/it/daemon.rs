@@ -146,7 +146,7 @@ async fn a_daemon_that_starts_before_its_postgres_waits_for_it() {
     worker.hup();
     holds_for("it waits", span, async || worker.is_running() && manager.count("READY=1") == 0).await;
     // The manager hears that it goes on, and gives it more time.
-    assert!(manager.count("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting for postgres") > 2);
+    assert!(manager.count("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting: ") > 2);
     server.pg.start_again().unwrap();
     worker.logs("\"ready\"").await;
     assert_eq!(worker.logged("postgres cannot be used yet"), 1, "said once");
