@@ -10,7 +10,7 @@
 --     Measured: every claim is HOT then.
 --   * Claimed and finished rows leave dead entries at the head of the ready index. Every claim starts at a
 --     low watermark per (queue, priority) on (ready_at, id) and so never walks them; a full look now and
---     then finds what committed late below it. Measured: a drain after 0.4 million jobs of churn runs at 0.98 of the first,
+--     then finds what committed late below it. Measured: a drain after 0.4 million jobs of churn runs at 0.99 of the first,
 --     over 5 queues and 3 priorities at 0.90; each figure with docs/performance.md.
 --   * Runs that come back (woken, resumed, taken over) are few: a small index of their own, no watermark.
 --   * What can wait for a time (`scheduled`, `waiting`, `resuming`) has `due_at`, the one column the stager reads.
@@ -18,7 +18,7 @@
 --     and thirty-digit numbers included; the views cast them to json.
 --   * The last step's record rides as columns of the `ended` row: a job of one step costs one row there, not two.
 --     Measured: 679 bytes of WAL a job with input, output, checkpoint and history.
---   * The insert trigger costs about 20 µs a row, 2.7 times a bare insert with the same indexes: the look-up of the
+--   * The insert trigger costs about 7 µs a row, 2.5 times a bare insert with the same indexes: the look-up of the
 --     workflow is half of it, and is what makes a plain INSERT complete.
 
 CREATE SCHEMA IF NOT EXISTS stepd;
@@ -54,13 +54,15 @@ CREATE TABLE stepd_engine.settings (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     on_unknown_workflow text NOT NULL DEFAULT 'refuse' CHECK (on_unknown_workflow IN ('refuse', 'park')),
     notify boolean NOT NULL DEFAULT true,
-    event_ttl interval NOT NULL DEFAULT '1 hour'
+    event_ttl interval NOT NULL DEFAULT '1 hour',
+    max_input_bytes integer NOT NULL DEFAULT 16777216 CHECK (max_input_bytes > 0)
 );
 INSERT INTO stepd_engine.settings DEFAULT VALUES;
 COMMENT ON TABLE stepd_engine.settings IS 'Settings that the database itself must know: one row.';
 COMMENT ON COLUMN stepd_engine.settings.one IS 'Always true: there is one row.';
 COMMENT ON COLUMN stepd_engine.settings.on_unknown_workflow IS 'What an INSERT with an unknown workflow does: refuse (SD001) or park (held until the workflow is loaded).';
 COMMENT ON COLUMN stepd_engine.settings.notify IS 'Wake the workers by NOTIFY, once per statement; without it they poll.';
+COMMENT ON COLUMN stepd_engine.settings.max_input_bytes IS 'The largest input of a job, and payload of a signal or event, in bytes of its JSON text; a larger one is refused (SD002).';
 COMMENT ON COLUMN stepd_engine.settings.event_ttl IS 'How long an emitted event is kept for runs that begin to wait for it later.';
 COMMENT ON INDEX stepd_engine.settings_pkey IS 'Keeps it one row.';
 
@@ -176,7 +178,7 @@ CREATE TABLE stepd.jobs (
     state stepd.run_state NOT NULL DEFAULT 'queued',
     epoch integer NOT NULL DEFAULT 0,
     definition integer,
-    priority smallint CHECK (priority BETWEEN 0 AND 9),
+    priority smallint CONSTRAINT priority_is_0_to_9 CHECK (priority BETWEEN 0 AND 9),
     lane smallint NOT NULL DEFAULT 0 CHECK (lane BETWEEN 0 AND 5),
     resumes smallint NOT NULL DEFAULT 0,
     crashes smallint NOT NULL DEFAULT 0,
@@ -189,18 +191,26 @@ CREATE TABLE stepd.jobs (
     started_at timestamptz,
     first_started_at timestamptz,
     worker uuid,
-    workflow text NOT NULL,
-    queue text CHECK (length(queue) BETWEEN 1 AND 200),
+    workflow text NOT NULL CONSTRAINT workflow_has_1_to_200_characters CHECK (length(workflow) BETWEEN 1 AND 200),
+    queue text CONSTRAINT queue_has_1_to_200_characters CHECK (length(queue) BETWEEN 1 AND 200),
     input jsonb NOT NULL DEFAULT '{}',
-    labels jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(labels) = 'object'),
-    unique_key text CHECK (length(unique_key) <= 1000),
-    concurrency_key text CHECK (length(concurrency_key) <= 1000),
-    traceparent text CHECK (length(traceparent) <= 200),
+    labels jsonb NOT NULL DEFAULT '{}' CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object')
+        CONSTRAINT labels_have_at_most_8192_bytes CHECK (pg_column_size(labels) <= 8192),
+    unique_key text CONSTRAINT unique_key_has_at_most_1000_characters CHECK (length(unique_key) <= 1000),
+    concurrency_key text CONSTRAINT concurrency_key_has_at_most_1000_characters CHECK (length(concurrency_key) <= 1000),
+    traceparent text CONSTRAINT traceparent_has_at_most_200_characters CHECK (length(traceparent) <= 200),
     created_by text,
     error text,
     CONSTRAINT jobs_pkey PRIMARY KEY (id) WITH (fillfactor = 80),
-    -- An infinite or far-away time is legal in Postgres and fatal to clients.
-    CONSTRAINT jobs_run_at_sane CHECK (isfinite(run_at) AND run_at BETWEEN '1970-01-01' AND '2200-01-01'),
+    -- What an INSERT can break has a name that says what is right: it is all that the error says. They are checked in the order of
+    -- their names.
+    -- An infinite or far-away time is legal in Postgres and fatal to clients, here and in what the engine alone writes.
+    CONSTRAINT run_at_is_from_1970_to_2200 CHECK (run_at BETWEEN '1970-01-01' AND '2200-01-01'),
+    CONSTRAINT times_are_from_1970_to_2300 CHECK (least(ready_at, due_at, started_at, first_started_at) >= '1970-01-01'
+        AND greatest(ready_at, due_at, started_at, first_started_at) < '2300-01-01'),
+    -- The views read it: one row that is none would break them for all.
+    CONSTRAINT jobs_error_is_json CHECK (error IS NULL OR error::json IS NOT NULL),
+    CONSTRAINT jobs_counts_are_counts CHECK (epoch >= 0 AND resumes >= 0 AND crashes >= 0 AND streak >= 0),
     -- Only what may be claimed stands in a claim lane.
     CONSTRAINT jobs_lane_fits_state CHECK (CASE state
         WHEN 'queued' THEN lane IN (0, 1)
@@ -254,8 +264,8 @@ COMMENT ON COLUMN stepd.jobs.started IS 'Has the present claim been recorded as 
 COMMENT ON COLUMN stepd.jobs.taken IS 'Was the run last taken from a dead worker? Its next claimer records the start before anything else.';
 COMMENT ON COLUMN stepd.jobs.ready_at IS 'The place in the queue: the database''s clock when the row became ready.';
 COMMENT ON COLUMN stepd.jobs.due_at IS 'When the stager looks at the row again: run_at, the next wake-up, or the next resume.';
-COMMENT ON COLUMN stepd.jobs.started_at IS 'The first claim since the job was enqueued, or since an operator last retried it after it had failed: the workflow''s timeout counts from here.';
-COMMENT ON COLUMN stepd.jobs.first_started_at IS 'On a run that an operator has retried after it had failed: the very first claim, which the views and the ended row show. Else NULL: it is started_at.';
+COMMENT ON COLUMN stepd.jobs.started_at IS 'The first claim since the job was enqueued, or since an operator last retried it after it had failed; later by the time it was paused: the workflow''s timeout counts from here.';
+COMMENT ON COLUMN stepd.jobs.first_started_at IS 'On a run that an operator has paused, or retried after it had failed: the very first claim, which the views and the ended row show. Else NULL: it is started_at.';
 COMMENT ON COLUMN stepd.jobs.worker IS 'The holder of the lease; on a queued row, the worker that empties itself to run it alone.';
 COMMENT ON COLUMN stepd.jobs.error IS 'The failure that the next automatic resume follows, as JSON.';
 
@@ -340,6 +350,7 @@ CREATE TABLE stepd_engine.checkpoints (
     match jsonb,
     label text,
     CONSTRAINT checkpoints_pkey PRIMARY KEY (run, key),
+    CONSTRAINT checkpoints_times_are_near CHECK (least(started_at, ended_at) >= '1970-01-01' AND greatest(started_at, ended_at) < '2300-01-01'),
     CONSTRAINT checkpoints_final CHECK (checkpoint = (state IN ('completed', 'skipped')) OR state = 'failed')
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
 CREATE INDEX checkpoints_waiting ON stepd_engine.checkpoints (event, run) WHERE state = 'waiting';
@@ -385,7 +396,7 @@ COMMENT ON COLUMN stepd_engine.events.run IS 'The run''s id; the nil UUID for wh
 COMMENT ON COLUMN stepd_engine.events.at IS 'When it happened.';
 COMMENT ON COLUMN stepd_engine.events.epoch IS 'The claim under which it happened, where there was one.';
 COMMENT ON COLUMN stepd_engine.events.attempt IS 'Which attempt of the step.';
-COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, retried, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited.';
+COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, pause_requested, paused, unpaused, retried, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited.';
 COMMENT ON COLUMN stepd_engine.events.key IS 'The step, or the queue.';
 COMMENT ON COLUMN stepd_engine.events.by_whom IS 'The database role of the operator.';
 COMMENT ON COLUMN stepd_engine.events.data IS 'What else is known, as JSON text: the failure, the dead worker, the reason; of a received event, its number in signals.';
@@ -397,7 +408,7 @@ COMMENT ON COLUMN stepd_engine.events.n IS 'On a line of the worker that ran the
 CREATE TABLE stepd_engine.signals (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run uuid,
-    kind text NOT NULL CHECK (kind IN ('signal', 'event', 'cancel')),
+    kind text NOT NULL CHECK (kind IN ('signal', 'event', 'cancel', 'pause')),
     name text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at timestamptz,
@@ -409,20 +420,22 @@ CREATE TABLE stepd_engine.signals (
 CREATE INDEX signals_of_run ON stepd_engine.signals (run, name) WHERE run IS NOT NULL;
 CREATE INDEX signals_events ON stepd_engine.signals (name, id) WHERE run IS NULL;
 CREATE INDEX signals_cancels ON stepd_engine.signals (run) WHERE kind = 'cancel';
+CREATE UNIQUE INDEX signals_pauses ON stepd_engine.signals (run) WHERE kind = 'pause';
 CREATE INDEX signals_expiry ON stepd_engine.signals (expires_at) WHERE expires_at IS NOT NULL;
-COMMENT ON TABLE stepd_engine.signals IS 'Signals and cancel requests to runs (kept until the run ends), and emitted events (kept for settings.event_ttl).';
+COMMENT ON TABLE stepd_engine.signals IS 'Signals and cancel requests to runs (kept until the run ends), pauses (kept as long as they hold), and emitted events (kept for settings.event_ttl).';
 COMMENT ON COLUMN stepd_engine.signals.id IS 'The order in which they came.';
 COMMENT ON COLUMN stepd_engine.signals.run IS 'The run it is sent to; NULL for an emitted event.';
-COMMENT ON COLUMN stepd_engine.signals.kind IS 'signal, event or cancel.';
+COMMENT ON COLUMN stepd_engine.signals.kind IS 'signal, event, cancel or pause.';
 COMMENT ON COLUMN stepd_engine.signals.name IS 'The name that a step waits for.';
 COMMENT ON COLUMN stepd_engine.signals.at IS 'When it came.';
 COMMENT ON COLUMN stepd_engine.signals.expires_at IS 'Until when an emitted event is kept for late waiters.';
 COMMENT ON COLUMN stepd_engine.signals.taken_by IS 'The step that a signal has answered; a signal answers one.';
 COMMENT ON COLUMN stepd_engine.signals.by_whom IS 'The database role of the sender.';
-COMMENT ON COLUMN stepd_engine.signals.payload IS 'What the step is given as its output.';
+COMMENT ON COLUMN stepd_engine.signals.payload IS 'What the step is given as its output; of a cancel the reason; of a pause the reason, and the state and the due time to which an unpause brings the run back.';
 COMMENT ON INDEX stepd_engine.signals_pkey IS 'Signals by number.';
 COMMENT ON INDEX stepd_engine.signals_of_run IS 'What is kept for one run, by name.';
 COMMENT ON INDEX stepd_engine.signals_events IS 'Kept events, by name, oldest first.';
-COMMENT ON INDEX stepd_engine.signals_cancels IS 'A worker asks which of its runs are to be cancelled.';
+COMMENT ON INDEX stepd_engine.signals_cancels IS 'The sweep asks which runs are to be cancelled.';
+COMMENT ON INDEX stepd_engine.signals_pauses IS 'One pause for each run.';
 COMMENT ON INDEX stepd_engine.signals_expiry IS 'The sweep removes what has expired.';
 COMMENT ON SEQUENCE stepd_engine.signals_id_seq IS 'The order of signals.';

@@ -37,10 +37,11 @@ BEGIN
         ERRCODE = 'SD001',
         MESSAGE = format('stepd SD001: unknown workflow %s', coalesce('"' || wanted || '"', 'NULL')),
         DETAIL = CASE known WHEN 0 THEN 'No workflow has been loaded into this database yet.'
+            WHEN 1 THEN '1 workflow is loaded; SELECT name FROM stepd.workflows shows it.'
             ELSE format('%s workflows are loaded; SELECT name FROM stepd.workflows lists them.', known) END,
         HINT = CASE WHEN near IS NOT NULL THEN format('Did you mean "%s"?', near)
             WHEN known = 0 THEN 'Start a daemon with the folder of your workflow files: stepd serve --workflows DIR.'
-            ELSE 'Load its file with stepd serve --workflows DIR, or correct the name.' END;
+            ELSE 'Load its file with stepd serve --workflows DIR, or correct the name.' END || ' (stepd explain SD001)';
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.refuse_workflow(text) IS 'Raises SD001 with the nearest known name.';
@@ -69,6 +70,32 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.distance(text, text) IS 'Edit distance, for "did you mean".';
+
+-- What must be read whole by every worker that claims it is bounded before it is stored. The text counts, which may be ten thousand
+-- times larger than what Postgres keeps: a number of 131072 digits takes it twelve bytes.
+CREATE FUNCTION stepd_engine.refuse_large(value jsonb, what text) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    n bigint;
+    most integer;
+BEGIN
+    -- 1000 bytes are 83 such numbers, or 6000 characters of escapes.
+    IF value IS NULL OR pg_column_size(value) <= 1000 AND pg_column_compression(value) IS NULL THEN RETURN; END IF;
+    SELECT s.max_input_bytes INTO most FROM stepd_engine.settings s;
+    BEGIN
+        n := octet_length(value::text);
+    EXCEPTION WHEN program_limit_exceeded OR out_of_memory OR internal_error THEN
+        -- Postgres makes no text of more than a gigabyte.
+    END;
+    IF n IS NULL OR n > most THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD002',
+            MESSAGE = format('stepd SD002: the %s has %s bytes as JSON text, and at most %s are allowed', what, coalesce(n::text, 'more than 1073741823'), most),
+            HINT = 'Store the data elsewhere and say where it is; or an administrator raises max_input_bytes in stepd_engine.settings. (stepd explain SD002)';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.refuse_large(jsonb, text) IS 'Raises SD002 when the JSON text is longer than settings.max_input_bytes.';
 
 CREATE FUNCTION stepd_engine.reset_job(job stepd.jobs) RETURNS stepd.jobs LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -139,6 +166,10 @@ BEGIN
     -- 48 bits of milliseconds (12 digits until the year 2527 with the leading zero), the version, the rest of a UUIDv4.
     NEW.id := pg_catalog.concat('0', pg_catalog.to_hex((pg_catalog.date_part('epoch', now_) OPERATOR(pg_catalog.*) 1000::pg_catalog.float8)::pg_catalog.int8),
         '7', pg_catalog.substr(pg_catalog.gen_random_uuid()::pg_catalog.text, 16))::pg_catalog.uuid;
+    -- As refuse_large would find out: the call costs more.
+    IF pg_catalog.pg_column_size(NEW.input) OPERATOR(pg_catalog.>) 1000 OR pg_catalog.pg_column_compression(NEW.input) IS NOT NULL THEN
+        PERFORM stepd_engine.refuse_large(NEW.input, 'input');
+    END IF;
     NEW.queue := queue_;
     NEW.created_by := session_user;
     NEW.ready_at := now_;
@@ -287,7 +318,7 @@ BEGIN
             state = CASE WHEN stepd_engine.queue_limited(j.queue) THEN 'held' ELSE 'queued' END::stepd.run_state,
             lane = CASE WHEN j.state = 'scheduled' THEN 0 ELSE 1 END + CASE WHEN stepd_engine.queue_limited(j.queue) THEN 4 ELSE 0 END,
             ready_at = CASE WHEN j.state = 'scheduled' THEN clock_timestamp() ELSE j.ready_at END,
-            resumes = j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END,
+            resumes = least(j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END, 32767),
             due_at = NULL
         WHERE j.ctid = ANY (ARRAY(SELECT d.ctid FROM stepd.jobs d
               WHERE d.due_at <= now_ ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED))
@@ -308,7 +339,7 @@ CREATE FUNCTION stepd_engine.answer(run_ uuid, key_ text, output_ text, error_ t
 AS $$
 BEGIN
     -- The job's row first, as a cancel does: the other way round they could wait for each other. A running run's row is left alone.
-    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state = 'waiting' FOR UPDATE;
+    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state IN ('waiting', 'paused') FOR UPDATE;
     UPDATE stepd_engine.checkpoints c SET
             state = CASE WHEN error_ IS NULL THEN 'completed' ELSE 'failed' END::stepd.step_state,
             checkpoint = error_ IS NULL, output = output_, error = error_, ended_at = clock_timestamp(), due_at = NULL
@@ -322,20 +353,28 @@ COMMENT ON FUNCTION stepd_engine.answer(uuid, text, text, text) IS 'Answers a wa
 
 -- answered: with a new checkpoint, so that no crash before it and none after it are in a row. (An answer to a run that is still
 -- running is not counted: its worker goes on from it, and the next checkpoint is.)
+-- A paused run stays paused; what it waited for has come, so that an unpause brings it to a worker.
 CREATE FUNCTION stepd_engine.bring_back(run_ uuid, answered boolean DEFAULT false) RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    state_ stepd.run_state;
 BEGIN
     UPDATE stepd.jobs j SET due_at = NULL, streak = CASE WHEN answered THEN 0 ELSE j.streak END,
-            state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
-            lane = CASE WHEN l.limited THEN 5 ELSE 1 END
+            state = CASE WHEN j.state = 'paused' THEN 'paused' WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
+            lane = CASE WHEN j.state = 'paused' THEN 3 WHEN l.limited THEN 5 ELSE 1 END
         FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = run_) l
-        WHERE j.id = l.id AND j.state = 'waiting';
+        WHERE j.id = l.id AND j.state IN ('waiting', 'paused') RETURNING j.state INTO state_;
+    IF state_ = 'paused' THEN
+        UPDATE stepd_engine.signals g SET payload = g.payload - 'from' - 'due_at'
+            WHERE g.run = run_ AND g.kind = 'pause' AND g.payload ->> 'from' = 'waiting';
+        RETURN;
+    END IF;
     -- A run that is still running hears of the answer from its worker's own look.
     PERFORM stepd_engine.wake();
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.bring_back(uuid, boolean) IS 'A waiting run becomes ready again.';
+COMMENT ON FUNCTION stepd_engine.bring_back(uuid, boolean) IS 'A waiting run becomes ready again; a paused one will be when its pause ends.';
 
 CREATE FUNCTION stepd_engine.fits(payload jsonb, match jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
@@ -356,7 +395,7 @@ CREATE FUNCTION stepd_engine.run_lock(run uuid) RETURNS bigint LANGUAGE sql IMMU
 AS $$
     SELECT hashtextextended('stepd run ' || run::text, 0)
 $$;
-COMMENT ON FUNCTION stepd_engine.run_lock(uuid) IS 'The advisory lock of what people ask of a run: approvals and cancels share it, the look after a suspend takes it alone.';
+COMMENT ON FUNCTION stepd_engine.run_lock(uuid) IS 'The advisory lock of what people ask of a run: approvals, cancels and pauses share it, the look after a suspend takes it alone.';
 
 -- Called after a wait has been committed, on a connection of its own: an emit that was under way while
 -- the wait was recorded holds the name's lock; once it is let go, a new snapshot sees what it kept.
@@ -397,7 +436,7 @@ DECLARE
     k text;
     settled boolean := true;
 BEGIN
-    -- Approvals and cancels that are under way hold this shared; with it, a new snapshot sees what they did.
+    -- Approvals, cancels and pauses that are under way hold this shared; with it, a new snapshot sees what they did.
     IF NOT pg_try_advisory_xact_lock(stepd_engine.run_lock(run_)) THEN RETURN false; END IF;
     FOREACH k IN ARRAY keys LOOP
         settled := (stepd_engine.settle_wait(run_, k) IS NOT NULL) AND settled;
@@ -407,6 +446,7 @@ BEGIN
     END IF;
     PERFORM stepd_engine.end_cancelled(run_, g.payload ->> 'reason', g.by_whom) FROM stepd_engine.signals g
         WHERE g.run = run_ AND g.kind = 'cancel' ORDER BY g.id LIMIT 1;
+    PERFORM stepd_engine.settle_pause(run_);
     RETURN settled;
 END
 $$;
@@ -483,6 +523,7 @@ COMMENT ON FUNCTION stepd_engine.take_over(uuid, boolean, bigint, uuid, integer,
 -- evidence that came back (told): by the sweeper that began, or by the repair.
 -- A run that was alone with its dead worker is twice as suspect as one in company: where workers die for other reasons, the
 -- many that were there must not each end up waiting to be run alone.
+-- least: a count that somebody has written by hand must not keep the other runs of a dead worker from coming back.
 CREATE FUNCTION stepd_engine.requeue(victim uuid, evidence jsonb, solo_after integer, crash_limit integer,
     OUT requeued integer, OUT quarantined integer, OUT locked integer, OUT told jsonb) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -502,9 +543,9 @@ BEGIN
     ), company AS (
         SELECT coalesce((evidence ->> 'alone')::boolean, count(*) FILTER (WHERE h.begun) = 1) AS alone, count(*)::integer AS n FROM held h
     ), back AS (
-        UPDATE stepd.jobs j SET epoch = j.epoch + 1, worker = NULL, started = false, taken = true,
-                crashes = j.crashes + h.begun::integer,
-                streak = CASE WHEN h.progressed THEN 0 ELSE j.streak END + CASE WHEN NOT h.begun THEN 0 WHEN y.alone THEN 2 ELSE 1 END,
+        UPDATE stepd.jobs j SET epoch = least(j.epoch, 2147483646) + 1, worker = NULL, started = false, taken = true,
+                crashes = least(j.crashes + h.begun::integer, 32767),
+                streak = least(CASE WHEN h.progressed THEN 0 ELSE j.streak END + CASE WHEN NOT h.begun THEN 0 WHEN y.alone THEN 2 ELSE 1 END, 32767),
                 state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
                 lane = CASE WHEN h.limited THEN 5 ELSE 1 END
             FROM held h, company y
@@ -532,6 +573,19 @@ $$;
 COMMENT ON FUNCTION stepd_engine.requeue(uuid, jsonb, integer, integer) IS
     'Brings back the runs of a worker whose registration is gone; what somebody else has locked stays behind and is counted.';
 
+-- What steps said may hold what no jsonb can (a NUL, a number beyond numeric): then as text. A cast that fails here would keep every
+-- run of a dead worker from coming back.
+CREATE FUNCTION stepd_engine.as_jsonb(data text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN data::jsonb;
+EXCEPTION WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
+    RETURN to_jsonb(data);
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.as_jsonb(text) IS 'JSON text as jsonb; what no jsonb can hold, as a string.';
+
 CREATE FUNCTION stepd_engine.quarantine(ids uuid[], evidence jsonb) RETURNS integer LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -549,8 +603,8 @@ BEGIN
                     'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them%s', g.crashes,
                         CASE WHEN (evidence #>> '{facts,seen,oom_kills}')::bigint > 0 THEN '; the kernel killed in that worker''s memory group, for want of memory' ELSE '' END),
                     'details', evidence || jsonb_build_object('deaths',
-                        (SELECT jsonb_agg(e.data::jsonb ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
-                        'last_failure', (SELECT e.data::jsonb FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
+                        (SELECT jsonb_agg(stepd_engine.as_jsonb(e.data) ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
+                        'last_failure', (SELECT stepd_engine.as_jsonb(e.data) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
             FROM gone g RETURNING 1
     )
     SELECT count(*) INTO n FROM kept;
@@ -613,6 +667,13 @@ BEGIN
         mended := mended + coalesce(stepd_engine.settle_wait(r.run, r.key), false)::integer;
     END LOOP;
     mended := mended + stepd_engine.settle_cancels(batch);
+    FOR r IN SELECT j.id FROM stepd.jobs j LEFT JOIN stepd_engine.signals g ON g.run = j.id AND g.kind = 'pause'
+            WHERE j.id = ANY (ids) AND j.state <> 'running' AND (j.state = 'paused') <> (g.id IS NOT NULL)
+            ORDER BY j.id FOR UPDATE OF j SKIP LOCKED
+    LOOP
+        PERFORM stepd_engine.settle_pause(r.id);
+        mended := mended + 1;
+    END LOOP;
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.expires_at < clock_timestamp() ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (

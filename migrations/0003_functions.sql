@@ -4,7 +4,7 @@
 --   * Lock order, everywhere: the job's row, then its steps' rows, then signals and events.
 --   * A function that reads private tables is SECURITY DEFINER, with its search_path pinned, and is taken
 --     from PUBLIC: grant it to the roles that need it. stepd.enqueue is not: what an INSERT into stepd.jobs may do, it may do.
---   * Errors: SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
+--   * Errors: SD002 too large, SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
 --     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing.
 
 -- Small words for people -----------------------------------------------------------------------------
@@ -58,7 +58,7 @@ AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'SD010',
         MESSAGE = format('stepd SD010: there is no run %s', coalesce(run::text, 'NULL')),
-        HINT = 'SELECT id, workflow, state FROM stepd.runs ORDER BY id DESC LIMIT 20 shows the latest.';
+        HINT = 'SELECT id, workflow, state FROM stepd.runs ORDER BY id DESC LIMIT 20 shows the latest. (stepd explain SD010)';
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.refuse_unknown(uuid) IS 'Raises SD010.';
@@ -157,7 +157,7 @@ BEGIN
             EXIT WHEN asked;
             RAISE EXCEPTION USING ERRCODE = 'SD011',
                 MESSAGE = format('stepd SD011: run %s has already ended as %s', cancel.id, state_),
-                HINT = 'There is nothing left to cancel.';
+                HINT = 'There is nothing left to cancel. (stepd explain SD011)';
         ELSIF state_ = 'running' THEN
             EXIT WHEN asked;
             INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
@@ -209,7 +209,8 @@ BEGIN
                 MESSAGE = format('stepd SD012: run %s is %s; only a failed or resuming run can be retried', retry.id, state_),
                 HINT = CASE
                     WHEN state_ IN ('completed', 'cancelled') THEN 'Enqueue a new run with the same input.'
-                    ELSE format('It has not failed; SELECT stepd.why(%L) says what it waits for.', retry.id) END;
+                    WHEN state_ = 'paused' THEN format('It has not failed; SELECT stepd.unpause(%L) lets it go on.', retry.id)
+                    ELSE format('It has not failed; SELECT stepd.why(%L) says what it waits for.', retry.id) END || ' (stepd explain SD012)';
         END IF;
     END LOOP;
 
@@ -222,15 +223,15 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'SD013',
             MESSAGE = format('stepd SD013: run %s cannot be retried: its unique key "%s" now belongs to run %s',
                 retry.id, e.unique_key, coalesce(other::text, '(just ended)')),
-            HINT = 'Wait until that run has ended, or cancel it, then retry.';
+            HINT = 'Wait until that run has ended, or cancel it, then retry. (stepd explain SD013)';
     END IF;
     UPDATE stepd.jobs j SET id = e.id, epoch = e.epoch, definition = e.definition, crashes = e.crashes, run_at = e.run_at,
             first_started_at = e.started_at, ready_at = e.ready_at, created_by = e.created_by,
             lane = CASE j.state WHEN 'held' THEN 5 ELSE 1 END
         WHERE j.id = fresh RETURNING j.state::text INTO state_;
 
-    -- A cancel that came too late for the last run must not end this one.
-    DELETE FROM stepd_engine.signals g WHERE g.run = e.id AND g.kind = 'cancel';
+    -- A cancel or a pause that came too late for the last run must not meet this one.
+    DELETE FROM stepd_engine.signals g WHERE g.run = e.id AND g.kind IN ('cancel', 'pause');
     -- Only a step that completed leaves an output; else the last step is the one that failed the run.
     IF e.last_key IS NOT NULL THEN
         INSERT INTO stepd_engine.checkpoints AS c (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output, error)
@@ -264,6 +265,157 @@ $$;
 COMMENT ON FUNCTION stepd.retry(uuid) IS
     'Takes up a failed run again under the same id: finished steps keep their results, failed ones get fresh attempts, the workflow''s timeout begins anew; a resuming run goes on at once. Returns the new state, queued or held. Raises SD010 for an unknown run, SD012 for another state, SD013 when the unique key has been taken.';
 
+-- Pause and unpause -------------------------------------------------------------------------------------
+-- While a run is paused, or is to be, its one signal of kind 'pause' says by whom and why, and where an unpause brings it:
+-- `from` is the state and `due_at` the time that it had. Without `from` it goes back to a worker.
+
+-- Pauses a run that is not running. False when there is no such row, a worker has it, or it is paused already.
+CREATE FUNCTION stepd_engine.pause_now(run_ uuid, reason text, by_whom text) RETURNS boolean LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    was record;
+BEGIN
+    SELECT j.state, j.due_at INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state NOT IN ('running', 'paused') FOR UPDATE;
+    IF NOT FOUND THEN RETURN false; END IF;
+    UPDATE stepd.jobs j SET state = 'paused', lane = 3, due_at = NULL, worker = NULL WHERE j.id = run_;
+    INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
+        VALUES (run_, 'pause', 'pause', by_whom, jsonb_build_object('reason', reason, 'from', was.state, 'due_at', was.due_at))
+        ON CONFLICT (run) WHERE kind = 'pause' DO UPDATE SET payload = g.payload || jsonb_build_object('from', was.state, 'due_at', was.due_at);
+    INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+        VALUES (run_, 'paused', by_whom, json_build_object('reason', reason, 'from', was.state)::text);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.pause_now(uuid, text, text) IS 'Pauses a run that no worker has, and keeps where it came from.';
+
+-- Ends a pause whose signal is gone: its payload says where the run belongs. The workflow's timeout has stood still meanwhile.
+CREATE FUNCTION stepd_engine.unpause_now(run_ uuid, kept jsonb, by_whom text) RETURNS text LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    from_ text := kept ->> 'from';
+    due timestamptz := CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN (kept ->> 'due_at')::timestamptz END;
+    -- Held for what the admitter knows, perhaps an unknown workflow: it looks again.
+    limited boolean := from_ = 'held' OR (SELECT stepd_engine.queue_limited(j.queue) FROM stepd.jobs j WHERE j.id = run_);
+    pause interval;
+    state_ text;
+BEGIN
+    SELECT clock_timestamp() - max(v.at) INTO pause FROM stepd_engine.events v WHERE v.run = run_ AND v.kind = 'paused';
+    UPDATE stepd.jobs j SET due_at = due,
+            state = CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN from_ WHEN limited THEN 'held' ELSE 'queued' END::stepd.run_state,
+            lane = CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN 3 WHEN limited THEN 5 ELSE 1 END,
+            first_started_at = coalesce(j.first_started_at, j.started_at), started_at = j.started_at + coalesce(pause, '0')
+        WHERE j.id = run_ AND j.state = 'paused' RETURNING j.state::text INTO state_;
+    INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+        VALUES (run_, 'unpaused', by_whom, json_build_object('to', state_)::text);
+    PERFORM stepd_engine.wake();
+    RETURN state_;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.unpause_now(uuid, jsonb, text) IS 'Brings a paused run back to where it belongs.';
+
+-- A request can meet a run in the instant in which its worker lets it go; and it can be withdrawn in the instant in which its worker
+-- pauses it. Called when that is over, and by the sweep.
+CREATE FUNCTION stepd_engine.settle_pause(run_ uuid) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    asked record;
+BEGIN
+    SELECT g.by_whom, g.payload INTO asked FROM stepd_engine.signals g WHERE g.run = run_ AND g.kind = 'pause';
+    IF FOUND THEN
+        PERFORM stepd_engine.pause_now(run_, asked.payload ->> 'reason', asked.by_whom);
+        RETURN;
+    END IF;
+    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state = 'paused' FOR UPDATE;
+    IF FOUND THEN PERFORM stepd_engine.unpause_now(run_, NULL, NULL); END IF;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.settle_pause(uuid) IS 'Makes a run that no worker has paused where a pause is asked for, and not paused where none is.';
+
+CREATE FUNCTION stepd.pause(id uuid, reason text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    state_ text;
+    asked boolean := false;
+BEGIN
+    -- As a cancel does: a worker that lets the run go meanwhile looks again afterwards.
+    PERFORM pg_advisory_xact_lock_shared(stepd_engine.run_lock(pause.id));
+    LOOP
+        IF stepd_engine.pause_now(pause.id, pause.reason, session_user) THEN
+            RETURN 'paused';
+        END IF;
+        state_ := stepd_engine.state_of(pause.id);
+        IF state_ IS NULL THEN
+            PERFORM stepd_engine.refuse_unknown(pause.id);
+        ELSIF state_ = 'paused' THEN
+            RETURN 'paused';
+        ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
+            EXIT WHEN asked;
+            RAISE EXCEPTION USING ERRCODE = 'SD011',
+                MESSAGE = format('stepd SD011: run %s has already ended as %s', pause.id, state_),
+                HINT = 'There is nothing left to pause. (stepd explain SD011)';
+        ELSIF state_ = 'running' THEN
+            EXIT WHEN asked;
+            INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
+                VALUES (pause.id, 'pause', 'pause', session_user, jsonb_build_object('reason', pause.reason))
+                ON CONFLICT (run) WHERE kind = 'pause' DO NOTHING;
+            IF FOUND THEN
+                INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+                    VALUES (pause.id, 'pause_requested', session_user, json_build_object('reason', pause.reason)::text);
+                PERFORM stepd_engine.wake();
+            END IF;
+            asked := true;
+        END IF;
+        -- Else, and after a request, one more look: the worker may have let it go between the statements.
+    END LOOP;
+    RETURN 'requested';
+END
+$$;
+COMMENT ON FUNCTION stepd.pause(uuid, text) IS
+    'Pauses a run until stepd.unpause: at once where no worker has it (returns ''paused''), else when the steps that run now have ended, and before another starts (''requested''). A paused run holds no slot; answers, signals and events that come meanwhile are kept. No error where it is paused already. Raises SD010 for an unknown run, SD011 for an ended one.';
+
+CREATE FUNCTION stepd.unpause(id uuid) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    kept jsonb;
+    state_ text;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(stepd_engine.run_lock(unpause.id));
+    LOOP
+        PERFORM FROM stepd.jobs j WHERE j.id = unpause.id AND j.state = 'paused' FOR UPDATE;
+        IF FOUND THEN
+            DELETE FROM stepd_engine.signals g WHERE g.run = unpause.id AND g.kind = 'pause' RETURNING g.payload INTO kept;
+            RETURN stepd_engine.unpause_now(unpause.id, kept, session_user);
+        END IF;
+        state_ := stepd_engine.state_of(unpause.id);
+        IF state_ IS NULL THEN
+            PERFORM stepd_engine.refuse_unknown(unpause.id);
+        ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
+            RAISE EXCEPTION USING ERRCODE = 'SD011',
+                MESSAGE = format('stepd SD011: run %s has already ended as %s', unpause.id, state_),
+                HINT = CASE state_ WHEN 'failed' THEN 'stepd.retry(id) takes it up again.' ELSE 'There is nothing left to unpause.' END || ' (stepd explain SD011)';
+        ELSIF state_ <> 'paused' THEN
+            -- A request that its worker has not carried out is withdrawn.
+            DELETE FROM stepd_engine.signals g WHERE g.run = unpause.id AND g.kind = 'pause';
+            IF NOT FOUND THEN
+                RAISE EXCEPTION USING ERRCODE = 'SD012',
+                    MESSAGE = format('stepd SD012: run %s is %s; only a paused run can be unpaused', unpause.id, state_),
+                    HINT = format('SELECT stepd.why(%L) says what it waits for.', unpause.id) || ' (stepd explain SD012)';
+            END IF;
+            INSERT INTO stepd_engine.events (run, kind, by_whom, data)
+                VALUES (unpause.id, 'unpaused', session_user, json_build_object('to', state_)::text);
+            RETURN state_;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION stepd.unpause(uuid) IS
+    'Ends a pause. Returns where the run is again: scheduled, waiting or resuming with the due time that it had, else queued or held; running where the pause was only requested. Raises SD010 for an unknown run, SD011 for an ended one, SD012 for one that is not paused.';
+
 -- Signals, events, approvals -------------------------------------------------------------------------
 
 CREATE FUNCTION stepd.signal(id uuid, name text, payload jsonb DEFAULT '{}') RETURNS text LANGUAGE plpgsql SECURITY DEFINER
@@ -280,10 +432,11 @@ BEGIN
     ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
         RAISE EXCEPTION USING ERRCODE = 'SD011',
             MESSAGE = format('stepd SD011: run %s has already ended as %s', signal.id, state_),
-            HINT = CASE state_ WHEN 'failed' THEN 'stepd.retry(id) takes it up again; signal it then.' ELSE 'No step of it can receive a signal.' END;
+            HINT = CASE state_ WHEN 'failed' THEN 'stepd.retry(id) takes it up again; signal it then.' ELSE 'No step of it can receive a signal.' END || ' (stepd explain SD011)';
     ELSIF name IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: a signal needs a name', HINT = 'stepd.signal(id, name, payload)';
+        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: a signal needs a name', HINT = 'stepd.signal(id, name, payload) (stepd explain SD016)';
     END IF;
+    PERFORM stepd_engine.refuse_large(signal.payload, 'payload');
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(signal.name));
     INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
         VALUES (signal.id, 'signal', signal.name, session_user, coalesce(signal.payload, 'null')) RETURNING g.id INTO sent;
@@ -300,7 +453,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd.signal(uuid, text, jsonb) IS
-    'Sends a signal to one run: answers its first step that waits for this name with a matching payload (returns ''delivered''), else is kept for it until the run ends (''kept''). Raises SD010 for an unknown run, SD011 for an ended one.';
+    'Sends a signal to one run: answers its first step that waits for this name with a matching payload (returns ''delivered''), else is kept for it until the run ends (''kept''). Raises SD010 for an unknown run, SD011 for an ended one, SD002 for a payload that is too large.';
 
 CREATE FUNCTION stepd.emit(name text, payload jsonb DEFAULT '{}') RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -312,8 +465,9 @@ DECLARE
     r record;
 BEGIN
     IF name IS NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: an event needs a name', HINT = 'stepd.emit(name, payload)';
+        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: an event needs a name', HINT = 'stepd.emit(name, payload) (stepd explain SD016)';
     END IF;
+    PERFORM stepd_engine.refuse_large(emit.payload, 'payload');
     -- Shared with other emitters; a wait that is being recorded takes it alone, then looks for what is kept here.
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(emit.name));
     INSERT INTO stepd_engine.signals AS g (kind, name, expires_at, by_whom, payload)
@@ -349,7 +503,7 @@ BEGIN
         PERFORM stepd_engine.refuse_unknown(run_);
     ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
         RAISE EXCEPTION USING ERRCODE = 'SD011', MESSAGE = format('stepd SD011: run %s has already ended as %s', run_, state_),
-            HINT = 'No step of it waits for an approval.';
+            HINT = 'No step of it waits for an approval. (stepd explain SD011)';
     END IF;
     SELECT array_agg(c.key ORDER BY c.seq, c.key) INTO asked FROM stepd_engine.checkpoints c
         WHERE c.run = run_ AND c.state = 'waiting' AND c.kind = 'approve';
@@ -357,7 +511,7 @@ BEGIN
     IF step_ IS NULL AND cardinality(asked) = 1 THEN RETURN asked[1]; END IF;
     IF step_ IS NULL AND cardinality(asked) > 1 THEN
         RAISE EXCEPTION USING ERRCODE = 'SD015', MESSAGE = format('stepd SD015: %s approvals wait in run %s', cardinality(asked), run_),
-            HINT = format('Name the step: %s.', array_to_string(asked, ', '));
+            HINT = format('Name the step: %s.', array_to_string(asked, ', ')) || ' (stepd explain SD015)';
     END IF;
     SELECT c.state::text INTO step_state FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = step_;
     RAISE EXCEPTION USING ERRCODE = 'SD014',
@@ -366,7 +520,7 @@ BEGIN
             WHEN step_state IS NULL THEN format('stepd SD014: run %s has no step "%s" that waits for an approval', run_, step_)
             ELSE format('stepd SD014: step "%s" of run %s does not wait for an approval; it is %s', step_, run_, step_state) END,
         HINT = CASE WHEN asked IS NULL THEN format('SELECT stepd.why(%L) says what the run waits for.', run_)
-            ELSE format('What waits for one: %s.', array_to_string(asked, ', ')) END;
+            ELSE format('What waits for one: %s.', array_to_string(asked, ', ')) END || ' (stepd explain SD014)';
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.approval_of(uuid, text) IS 'The step that an approval means; raises SD014 or SD015 where that is not clear.';
@@ -522,12 +676,13 @@ BEGIN
             SELECT c.key INTO at_step FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.state = 'failed' AND NOT c.checkpoint
                 ORDER BY c.ended_at DESC NULLS LAST, c.seq DESC LIMIT 1;
             IF e.last_output IS NULL THEN at_step := coalesce(e.last_key, at_step); END IF;
-            RETURN format('failed%s %s ago%s: %s; SELECT stepd.retry(''%s'') takes it up again%s', coalesce(' at ' || at_step, ''),
+            RETURN format('failed%s %s ago%s: %s; ', coalesce(' at ' || at_step, ''),
                 stepd_engine.span(clock_timestamp() - e.ended_at),
                 CASE e.resumes WHEN 0 THEN '' WHEN 1 THEN ', after 1 resume' ELSE format(', after %s resumes', e.resumes) END,
-                coalesce(stepd_engine.failure_text(e.error), 'no failure was recorded'), e.id,
-                CASE WHEN EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.checkpoint) OR e.last_output IS NOT NULL
-                    THEN ' from there' ELSE '' END);
+                coalesce(stepd_engine.failure_text(e.error), 'no failure was recorded'))
+                || CASE WHEN stepd_engine.failure_field(e.error, 'code') = 'invalid_input' THEN 'enqueue a new run with an input that fits'
+                ELSE format('SELECT stepd.retry(''%s'') takes it up again%s', e.id, CASE WHEN EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.checkpoint) OR e.last_output IS NOT NULL
+                    THEN ' from there' ELSE '' END) END;
         END IF;
         SELECT x.* INTO ev FROM stepd_engine.events x WHERE x.run = e.id AND x.kind IN ('cancelled', 'cancel_requested')
             ORDER BY (x.by_whom IS NULL), x.id DESC LIMIT 1;
@@ -538,6 +693,9 @@ BEGIN
     SELECT * INTO q FROM stepd_engine.queues x WHERE x.name = j.queue;
     IF EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run = j.id AND g.kind = 'cancel') THEN
         asked := '; its cancel has been requested';
+    ELSIF j.state = 'running' THEN
+        SELECT format('; a pause has been requested%s', coalesce(' by ' || g.by_whom, '')) INTO asked
+            FROM stepd_engine.signals g WHERE g.run = j.id AND g.kind = 'pause';
     END IF;
 
     IF j.state = 'scheduled' THEN
@@ -608,7 +766,10 @@ BEGIN
 
     ELSIF j.state = 'paused' THEN
         SELECT x.* INTO ev FROM stepd_engine.events x WHERE x.run = j.id AND x.kind = 'paused' ORDER BY x.id DESC LIMIT 1;
-        RETURN format('paused%s%s', coalesce(' by ' || ev.by_whom, ''), coalesce(' since ' || stepd_engine.span(clock_timestamp() - ev.at), '')) || coalesce(asked, '');
+        SELECT coalesce(' by ' || g.by_whom, ''), coalesce(' "' || (g.payload ->> 'reason') || '"', '') INTO at_step, t
+            FROM stepd_engine.signals g WHERE g.run = j.id AND g.kind = 'pause';
+        RETURN format('paused%s%s%s; SELECT stepd.unpause(%L) lets it go on', at_step,
+            coalesce(' since ' || stepd_engine.span(clock_timestamp() - ev.at), ''), t, j.id) || coalesce(asked, '');
     END IF;
     RETURN format('%s', j.state);
 END

@@ -155,10 +155,13 @@ CROSS JOIN LATERAL (
             coalesce((SELECT j.created_by FROM stepd.jobs j WHERE j.id = r.id), (SELECT e.created_by FROM stepd_engine.ended e WHERE e.id = r.id)) AS by_whom,
             NULL::integer AS epoch, NULL::json AS data
         UNION ALL
-        SELECT 1, coalesce(j.first_started_at, j.started_at), 1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd.jobs j
+        -- A step's start is dated by its worker, which may be a moment behind the database.
+        SELECT 1, least(coalesce(j.first_started_at, j.started_at), (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id)),
+            1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd.jobs j
             WHERE j.id = r.id AND coalesce(j.first_started_at, j.started_at) IS NOT NULL
         UNION ALL
-        SELECT 1, e.started_at, 1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd_engine.ended e WHERE e.id = r.id AND e.started_at IS NOT NULL
+        SELECT 1, least(e.started_at, (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id)),
+            1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd_engine.ended e WHERE e.id = r.id AND e.started_at IS NOT NULL
         UNION ALL
         SELECT 1, s.started_at, 3, s.seq, 0, 'step started', s.key, NULL, NULL, s.epoch, json_build_object('kind', s.kind)
             FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'skipped'
@@ -179,7 +182,7 @@ COMMENT ON VIEW stepd.history IS 'The audit trail: what happened to a run, stric
 COMMENT ON COLUMN stepd.history.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd.history.seq IS 'The place in the run''s trail, from 1. A number may shift when a late record comes in before it.';
 COMMENT ON COLUMN stepd.history.at IS 'When it happened.';
-COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), attempt failed, resume scheduled, resumed, crashed, taken over, released, event received, cancel requested, cancelled, retried, approved, rejected, signalled, run completed (failed, cancelled).';
+COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), attempt failed, resume scheduled, resumed, crashed, taken over, released, event received, cancel requested, cancelled, pause requested, paused, unpaused, retried, approved, rejected, signalled, run completed (failed, cancelled).';
 COMMENT ON COLUMN stepd.history.key IS 'The step''s key, where it concerns a step.';
 COMMENT ON COLUMN stepd.history.attempt IS 'Which attempt of the step.';
 COMMENT ON COLUMN stepd.history.by_whom IS 'The database role of the enqueuer or operator.';

@@ -171,7 +171,7 @@ fn code(name: &str, steps: usize, pause: Duration) -> Workflow {
 
 /// This program as a daemon.
 pub async fn serve(args: &[String]) -> Result<()> {
-    stepd::telemetry::logs::start(Some("json"), "info");
+    stepd::telemetry::logs::start("json", "info");
     let daemon = Stepd::builder()
         .queue("figures")
         .concurrency(args.first().context("concurrency")?.parse()?)

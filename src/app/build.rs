@@ -17,6 +17,7 @@ use crate::services::catalog::{Catalog, Loaded};
 use crate::services::claimer::Claimer;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
+use crate::services::progress::Progress;
 use crate::services::requests::Requests;
 use crate::services::retention::{Export, Pruner, Walk};
 use crate::services::runs::Runs;
@@ -30,11 +31,11 @@ use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
 
-/// Connections of the pool: staging, sweeping, settling, loading. With the presence, the claimer and two writers, six.
-const POOL: u32 = 2;
+/// The presence ticks every second; a reconnect may take some.
+const PRESENCE_BOUND: Duration = Duration::from_secs(20);
 
-/// Connections for `sql` steps, to each database.
-const SQL_CONNECTIONS: usize = 8;
+/// The claimer looks every two seconds; a claim may take as long as its session lets it, a reconnect five seconds.
+const CLAIMER_BOUND: Duration = Duration::from_secs(30);
 
 /// What stops a daemon from being built.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,8 @@ pub struct Daemon {
     pub catalog: Arc<Catalog>,
     /// Its database.
     pub db: Database,
+    pub(super) connectivity: Arc<Connectivity>,
+    pub(super) progress: Arc<Progress>,
     pub(super) grace: Duration,
     pub(super) stop: watch::Sender<bool>,
     /// The stop of what must go on until the drain has ended.
@@ -116,12 +119,12 @@ fn kinds(config: &Config, guard: Vec<OsString>) -> Result<Registry, BuildError> 
 }
 
 async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, BuildError> {
-    let options = match &config.sql.url {
-        Some(url) => url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("sql.url: {e}")))?,
-        None => db.options().clone(),
+    let hosts = match &config.sql_url {
+        Some(url) => super::config::hosts_of(url).map_err(|why| ConfigError::Url(format!("sql_url: {why}")))?.into(),
+        None => db.hosts().clone(),
     };
-    let to_own = Connections::under_role(options, SQL_CONNECTIONS, config.sql.role.as_deref());
-    let guarded = config.sql.role.is_some() || config.sql.url.is_some();
+    let to_own = Connections::under_role(hosts, config.sql_connections, config.sql_role.as_deref());
+    let guarded = config.sql_role.is_some() || config.sql_url.is_some();
     if guarded {
         check_role(&to_own).await?;
     }
@@ -131,17 +134,17 @@ async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<
 
 /// The role that is to keep `sql` steps from stepd's own tables must do that, and be able to record a finished step.
 async fn check_role(statements: &Connections) -> Result<(), BuildError> {
-    let rights = statements.rights().await.map_err(|e| BuildError::SqlRole(format!("[sql]: {e}")))?;
+    let rights = statements.rights().await.map_err(|e| BuildError::SqlRole(format!("sql_role, sql_url: {e}")))?;
     let role = &rights.role;
     if rights.writes {
         return Err(BuildError::SqlRole(format!(
-            "[sql]: the role {role} may write to stepd's own tables, which it is there to prevent; name one that may not"
+            "sql_role, sql_url: the role {role} may write to stepd's own tables, which it is there to prevent; name one that may not"
         )));
     }
     if !rights.records {
         let grants = rights.grants();
         return Err(BuildError::SqlRole(format!(
-            "[sql]: the role {role} may not record a finished step; run: {grants}"
+            "sql_role, sql_url: the role {role} may not record a finished step; run: {grants}"
         )));
     }
     Ok(())
@@ -153,8 +156,9 @@ async fn check_role(statements: &Connections) -> Result<(), BuildError> {
 /// The URL of one cannot be read.
 pub fn connections(config: &Config, mut sql: Sql) -> Result<Sql, ConfigError> {
     for (name, url) in &config.connections {
-        let options = url.parse().map_err(|e: sqlx::Error| ConfigError::Url(format!("connections.{name}: {e}")))?;
-        sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(options, SQL_CONNECTIONS)));
+        let hosts =
+            super::config::hosts_of(url).map_err(|why| ConfigError::Url(format!("connections.{name}: {why}")))?;
+        sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(hosts, config.sql_connections)));
     }
     Ok(sql)
 }
@@ -165,6 +169,7 @@ impl Daemon {
     /// # Errors
     /// The configuration makes no sense, or the database refuses.
     pub async fn start(config: &Config, db: Database, parts: Parts) -> Result<Self, BuildError> {
+        let progress = Arc::new(Progress::default());
         let hints = Arc::new(Hints::default());
         let connectivity = Arc::new(Connectivity::default());
         #[expect(clippy::disallowed_methods, reason = "until the registration brings the database's time")]
@@ -174,7 +179,7 @@ impl Daemon {
         let registry = kinds(config, guard)?.with(sql(config, &db, &parts.failpoints).await?).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler(host(config))));
         catalog.load(parts.workflows).await?;
-        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &parts.failpoints);
+        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
         let ports = Arc::new(Ports {
             journal: Arc::new(journal),
             registry: Arc::new(registry),
@@ -192,6 +197,7 @@ impl Daemon {
             hints: hints.clone(),
             connectivity: connectivity.clone(),
             gate: keeper,
+            pulse: progress.pulse("presence", PRESENCE_BOUND),
             clock,
             suspects: suspects_tx,
             on_lost: Box::new(move |worker| {
@@ -201,6 +207,8 @@ impl Daemon {
             }),
         })?;
         let serves = (!config.queues.is_empty()).then(|| config.queues.clone());
+        // A pass makes two or three statements.
+        let pool_bound = PRESENCE_BOUND + 4 * Duration::from_secs(config.statement_timeout_seconds);
         let (stop, stopping) = watch::channel(false);
         let (drained, draining) = watch::channel(false);
         let mut services = JoinSet::new();
@@ -210,9 +218,10 @@ impl Daemon {
             runs: runs.clone(),
             catalog: catalog.clone(),
             hints: hints.clone(),
-            connectivity,
+            connectivity: connectivity.clone(),
             gate,
             serves,
+            pulse: progress.pulse("claimer", CLAIMER_BOUND),
             failpoints: parts.failpoints.clone(),
         };
         services.spawn(claimer.run(stopping.clone()));
@@ -221,23 +230,40 @@ impl Daemon {
             presence: presence.clone(),
             hints: hints.clone(),
             suspects,
+            pulse: progress.pulse("sweeper", pool_bound),
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
-        services.spawn(drive(Stager { db: db.clone(), hints: hints.clone() }, stopping.clone()));
+        let stager = Stager { db: db.clone(), hints: hints.clone() };
+        services.spawn(drive(stager, progress.pulse("stager", pool_bound), stopping.clone()));
         let pruner = Pruner {
             db: db.clone(),
             catalog: catalog.clone(),
-            rules: config.retention.rules(),
-            export: config.retention.export.clone().map(Export::Folder),
+            rules: config.retention(),
+            export: config.retention_export.clone().map(Export::Folder),
             at: Walk::default(),
         };
-        services.spawn(drive(pruner, stopping));
+        // A pass is up to three things on the pool.
+        services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
-        services.spawn(drive(requests, draining));
+        services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining));
         let grace = Duration::from_secs(config.grace_seconds);
-        Ok(Self { presence, runs, catalog, db, grace, stop, drained, services, writers, thread: Some(thread) })
+        let thread = Some(thread);
+        Ok(Self {
+            presence,
+            runs,
+            catalog,
+            db,
+            connectivity,
+            progress,
+            grace,
+            stop,
+            drained,
+            services,
+            writers,
+            thread,
+        })
     }
 
     /// Makes the database of a configuration.
@@ -245,7 +271,8 @@ impl Daemon {
     /// # Errors
     /// There is no URL, or it is none.
     pub fn database(config: &Config) -> Result<Database, ConfigError> {
-        Ok(Database::new(config.database()?, POOL))
+        let patience = Duration::from_secs(config.statement_timeout_seconds);
+        Ok(Database::new(config.database()?, config.database_pool, patience))
     }
 }
 

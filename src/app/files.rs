@@ -1,5 +1,6 @@
 //! Workflow files: found, read, checked, made into workflows.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,7 +57,9 @@ fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> Result<(), LoadEr
         for entry in std::fs::read_dir(path).map_err(read)? {
             walk(&entry.map_err(read)?.path(), false, found)?;
         }
-    } else if named || matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json")) {
+    } else if named
+        || meta.is_file() && matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"))
+    {
         found.push(path.to_owned());
     }
     Ok(())
@@ -70,10 +73,10 @@ pub fn load(paths: &[PathBuf], host: &Arc<Host>) -> Result<Vec<Loaded>, LoadErro
     let mut loaded: Vec<Loaded> = Vec::new();
     let mut wrong = String::new();
     for path in find(paths)? {
-        let text = std::fs::read_to_string(&path).map_err(|error| LoadError::Read { path: path.clone(), error })?;
+        let bytes = read(&path).map_err(|error| LoadError::Read { path: path.clone(), error })?;
         let source = path.display().to_string();
-        match definition::load(&source, &text) {
-            Ok(definition) => {
+        match definition::read(&source, bytes) {
+            Ok((text, definition)) => {
                 let name = definition.name.to_string();
                 if let Some(other) = loaded.iter().find(|l| l.name == name) {
                     let first = other.source.clone().unwrap_or_default();
@@ -85,6 +88,17 @@ pub fn load(paths: &[PathBuf], host: &Arc<Host>) -> Result<Vec<Loaded>, LoadErro
         }
     }
     if wrong.is_empty() { Ok(loaded) } else { Err(LoadError::Wrong(wrong)) }
+}
+
+/// The bytes of a file; of a larger one than a definition may be, enough to show that it is.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(definition::MAX_BYTES).unwrap_or(u64::MAX) + 1;
+    std::fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn shown(diagnostics: &Diagnostics) -> String {

@@ -1,86 +1,55 @@
-//! `[retention]` of the configuration.
+//! `[retention]` of the configuration: how long the history of ended runs is kept.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-
-use serde::{Deserialize, Deserializer};
 
 use crate::definition::parse_duration;
 use crate::model::RunState;
 use crate::rules::retention::{ENDED, Retention, Rule};
 
-/// How long the history of ended runs is kept. Unset: for ever.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RetentionConfig {
-    /// Of every state that has no word of its own.
-    pub default: Option<Keep>,
-    /// Of completed runs.
-    pub completed: Option<Keep>,
-    /// Of failed runs.
-    pub failed: Option<Keep>,
-    /// Of cancelled runs.
-    pub cancelled: Option<Keep>,
-    /// A folder: before runs are removed they are written there, a file a day.
-    pub export: Option<PathBuf>,
-    /// Of single workflows, by name; what is unset is as for all.
-    pub workflows: BTreeMap<String, OfWorkflow>,
-}
+use super::Config;
 
-/// How long the history of one workflow is kept.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct OfWorkflow {
-    pub default: Option<Keep>,
-    pub completed: Option<Keep>,
-    pub failed: Option<Keep>,
-    pub cancelled: Option<Keep>,
-}
-
-/// A span, or for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep(pub Option<Duration>);
-
-impl<'de> Deserialize<'de> for Keep {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        match text.as_str() {
-            "forever" => Ok(Self(None)),
-            text => parse_duration(text)
-                .map(|d| Self(Some(d)))
-                .map_err(|why| serde::de::Error::custom(format!("{why}; or \"forever\""))),
-        }
+/// A span, or for ever (`None`).
+///
+/// # Errors
+/// The text is neither; says what is.
+pub fn span(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "forever" => Ok(None),
+        text => parse_duration(text).map(Some).map_err(|why| format!("{why}; or \"forever\"")),
     }
 }
 
-impl RetentionConfig {
-    /// One answer for every workflow and state: that of the workflow, its default, that of the state, the default, for ever.
+impl Config {
+    /// One answer for every workflow and state: that of the workflow and state, of the workflow, of the state, the default, for ever.
     #[must_use]
-    pub fn rules(&self) -> Retention {
-        let common = |state| pick(state, self.completed, self.failed, self.cancelled).or(self.default);
-        let rule = |workflow: Option<&String>, state, keep: Option<Keep>| Rule {
-            workflow: workflow.cloned(),
-            state,
-            age: keep.and_then(|keep| keep.0),
+    pub fn retention(&self) -> Retention {
+        let named = |table: &BTreeMap<String, String>, name: &str| {
+            // What the configuration holds has been checked; what has not is kept.
+            table.get(name).map(|text| span(text).unwrap_or_default())
         };
-        let mut rules: Vec<Rule> = ENDED.iter().map(|s| rule(None, *s, common(*s))).collect();
-        for (name, of) in &self.workflows {
-            rules.extend(ENDED.iter().map(|s| {
-                let own = pick(*s, of.completed, of.failed, of.cancelled).or(of.default);
-                rule(Some(name), *s, own.or(common(*s)))
+        let common = |state: RunState| {
+            named(&self.retention, state.as_str()).or_else(|| named(&self.retention, "default")).flatten()
+        };
+        let mut rules: Vec<Rule> =
+            ENDED.into_iter().map(|state| Rule { workflow: None, state, age: common(state) }).collect();
+        let workflows: BTreeSet<&str> = self.retention_workflows.keys().map(|name| workflow_of(name)).collect();
+        for workflow in workflows {
+            rules.extend(ENDED.into_iter().map(|state| {
+                let own = named(&self.retention_workflows, &format!("{workflow}.{}", state.as_str()))
+                    .or_else(|| named(&self.retention_workflows, workflow));
+                Rule { workflow: Some(workflow.to_owned()), state, age: own.unwrap_or_else(|| common(state)) }
             }));
         }
         Retention::new(rules)
     }
 }
 
-fn pick(state: RunState, completed: Option<Keep>, failed: Option<Keep>, cancelled: Option<Keep>) -> Option<Keep> {
-    match state {
-        RunState::Completed => completed,
-        RunState::Failed => failed,
-        _ => cancelled,
+/// `nightly_backup` of `nightly_backup.completed`.
+fn workflow_of(name: &str) -> &str {
+    match name.rsplit_once('.') {
+        Some((workflow, state)) if ENDED.iter().any(|s| s.as_str() == state) => workflow,
+        _ => name,
     }
 }
 
@@ -88,42 +57,48 @@ fn pick(state: RunState, completed: Option<Keep>, failed: Option<Keep>, cancelle
 mod tests {
     use super::*;
 
-    fn rules(text: &str) -> Vec<(String, String)> {
-        let read = config::Config::builder().add_source(config::File::from_str(text, config::FileFormat::Toml));
-        let read: RetentionConfig = read.build().unwrap().try_deserialize().unwrap();
+    fn rules(all: &[(&str, &str)], workflows: &[(&str, &str)]) -> Vec<String> {
+        let table = |entries: &[(&str, &str)]| entries.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let config = Config { retention: table(all), retention_workflows: table(workflows), ..Config::default() };
         let told = |r: &Rule| {
             let age = r.age.map_or("forever".into(), |age| format!("{} h", age.as_secs() / 3_600));
-            (format!("{} {}", r.workflow.as_deref().unwrap_or("all"), r.state.as_str()), age)
+            format!("{} {} {age}", r.workflow.as_deref().unwrap_or("all"), r.state.as_str())
         };
-        read.rules().rules().iter().map(told).collect()
+        config.retention().rules().iter().map(told).collect()
     }
 
     #[test]
     fn without_a_word_everything_is_kept_for_ever() {
-        assert!(rules("").iter().all(|(_, age)| age == "forever"));
-        assert_eq!(RetentionConfig::default().rules().shortest(), None);
+        assert_eq!(Config::default().retention().shortest(), None);
+        assert_eq!(rules(&[], &[]), ["all completed forever", "all failed forever", "all cancelled forever"]);
     }
 
     #[test]
     fn the_nearest_word_counts() {
-        let text = "default = \"2h\"\nfailed = \"forever\"\n[workflows.a]\ncompleted = \"1h\"\n[workflows.b]\ndefault = \"3h\"";
+        let told = rules(
+            &[("default", "2h"), ("failed", "forever")],
+            &[("a.completed", "1h"), ("b", "3h"), ("b.failed", "4h"), ("b-2", "forever")],
+        );
         let expected = [
-            ("all completed", "2 h"),
-            ("all failed", "forever"),
-            ("all cancelled", "2 h"),
-            ("a completed", "1 h"),
-            ("a failed", "forever"),
-            ("a cancelled", "2 h"),
-            ("b completed", "3 h"),
-            ("b failed", "3 h"),
-            ("b cancelled", "3 h"),
+            "all completed 2 h",
+            "all failed forever",
+            "all cancelled 2 h",
+            "a completed 1 h",
+            "a failed forever",
+            "a cancelled 2 h",
+            "b completed 3 h",
+            "b failed 4 h",
+            "b cancelled 3 h",
+            "b-2 completed forever",
+            "b-2 failed forever",
+            "b-2 cancelled forever",
         ];
-        assert_eq!(rules(text), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(told, expected);
     }
 
     #[test]
     fn what_is_no_span_is_refused_with_the_forms_that_are() {
-        let wrong = serde_json::from_str::<Keep>("\"a while\"").unwrap_err().to_string();
+        let wrong = span("a while").unwrap_err();
         assert!(wrong.contains("`a while`") && wrong.contains("7d") && wrong.contains("forever"), "{wrong}");
     }
 }

@@ -1,4 +1,4 @@
-//! `stepd cancel` and `stepd retry`: by id, or all runs that a filter leaves.
+//! `stepd cancel`, `retry`, `pause` and `unpause`: by id, or all runs that a filter leaves.
 
 use serde_json::json;
 use sqlx::PgConnection;
@@ -28,6 +28,21 @@ pub(super) struct Retry {
 }
 
 #[derive(clap::Args)]
+pub(super) struct Pause {
+    #[command(flatten)]
+    which: Which,
+    /// Why, for whoever looks at the run later
+    #[arg(long, short = 'm', value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub(super) struct Unpause {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(clap::Args)]
 struct Which {
     /// The runs: ids, starts of ids, or @last; else a filter says which
     #[arg(value_name = "RUN")]
@@ -43,6 +58,8 @@ struct Which {
 enum Action<'a> {
     Cancel(Option<&'a str>),
     Retry,
+    Pause(Option<&'a str>),
+    Unpause,
 }
 
 impl Action<'_> {
@@ -51,6 +68,8 @@ impl Action<'_> {
         match self {
             Self::Cancel(_) => &["scheduled", "queued", "held", "running", "waiting", "paused", "resuming"],
             Self::Retry => &["failed", "resuming"],
+            Self::Pause(_) => &["scheduled", "queued", "held", "running", "waiting", "resuming"],
+            Self::Unpause => &["paused"],
         }
     }
 
@@ -58,6 +77,17 @@ impl Action<'_> {
         match self {
             Self::Cancel(_) => "cancel",
             Self::Retry => "retry",
+            Self::Pause(_) => "pause",
+            Self::Unpause => "unpause",
+        }
+    }
+
+    fn past(&self) -> &'static str {
+        match self {
+            Self::Cancel(_) => "cancelled",
+            Self::Retry => "retried",
+            Self::Pause(_) => "paused",
+            Self::Unpause => "unpaused",
         }
     }
 
@@ -65,15 +95,26 @@ impl Action<'_> {
         match self {
             Self::Cancel(reason) => actions::cancel(conn, run, *reason).await,
             Self::Retry => actions::retry(conn, run).await,
+            Self::Pause(reason) => actions::pause(conn, run, *reason).await,
+            Self::Unpause => actions::unpause(conn, run).await,
         }
     }
 
-    /// What its answer means.
+    /// What its answer means, in a word.
+    fn outcome(&self, answer: &str) -> &'static str {
+        match (self, answer) {
+            (Self::Cancel(_), "requested") => "cancel requested",
+            (Self::Pause(_), "requested") => "pause requested",
+            _ => self.past(),
+        }
+    }
+
+    /// … and where the run stands now.
     fn told(&self, answer: &str) -> String {
         match (self, answer) {
-            (Self::Cancel(_), "requested") => "cancel requested".into(),
-            (Self::Cancel(_), answer) => answer.into(),
-            (Self::Retry, state) => format!("retried, {state}"),
+            (Self::Pause(_), "requested") => "pause requested: the step that runs now ends first".into(),
+            (Self::Cancel(_) | Self::Pause(_), _) => self.outcome(answer).into(),
+            (Self::Retry | Self::Unpause, state) => format!("{}, {state}", self.past()),
         }
     }
 }
@@ -84,6 +125,14 @@ pub(super) async fn cancel(global: &Global, args: &Cancel) -> anyhow::Result<Exi
 
 pub(super) async fn retry(global: &Global, args: &Retry) -> anyhow::Result<Exit> {
     act(global, &args.which, &Action::Retry).await
+}
+
+pub(super) async fn pause(global: &Global, args: &Pause) -> anyhow::Result<Exit> {
+    act(global, &args.which, &Action::Pause(args.reason.as_deref())).await
+}
+
+pub(super) async fn unpause(global: &Global, args: &Unpause) -> anyhow::Result<Exit> {
+    act(global, &args.which, &Action::Unpause).await
 }
 
 async fn act(global: &Global, which: &Which, action: &Action<'_>) -> anyhow::Result<Exit> {
@@ -139,7 +188,7 @@ async fn in_bulk(global: &Global, conn: &mut PgConnection, which: &Which, action
     if filter.states.is_empty() {
         filter.states = fits.iter().map(|s| (*s).to_owned()).collect();
     } else if let Some(odd) = filter.states.iter().find(|s| !fits.contains(&s.as_str())) {
-        return Err(refused(Exit::Usage, format!("a run that is {odd} cannot be {}", past(action))));
+        return Err(refused(Exit::Usage, format!("a run that is {odd} cannot be {}", action.past())));
     }
     let ids = runs::ids(&mut *conn, &filter).await?;
     let word = action.word();
@@ -155,31 +204,62 @@ async fn in_bulk(global: &Global, conn: &mut PgConnection, which: &Which, action
             "the same again with --yes does it",
         ));
     }
-    let (mut done, mut missed) = (0_usize, 0_usize);
+    let mut tally = Tally::default();
     for id in ids {
         match action.on(&mut *conn, id).await {
             Ok(answer) => {
-                done += 1;
+                tally.add(action.outcome(&answer));
                 report(global, id, action, &answer)?;
             }
             // It has moved on since it was counted.
-            Err(e) if e.trouble == Trouble::Refused && e.sqlstate().is_some_and(|s| s.starts_with("SD01")) => {
-                missed += 1
+            Err(e)
+                if e.trouble == Trouble::Refused
+                    && matches!(e.sqlstate().as_deref(), Some("SD010" | "SD011" | "SD012")) =>
+            {
+                tally.add("had moved on meanwhile");
             }
-            Err(e) => return Err(anyhow::Error::from(e).context(format!("after {}", counted(done)))),
+            Err(e) if e.trouble == Trouble::Lost => {
+                talk(&tally.told(&count));
+                return Err(e.into());
+            }
+            // One that cannot be helped keeps the others from nothing.
+            Err(e) => {
+                tally.failed += 1;
+                talk(&format!("{id}  {}", told(&e.into()).0.trim_start_matches("stepd: ")));
+            }
         }
     }
-    talk(&match missed {
-        0 => format!("{} {}", counted(done), past(action)),
-        n => format!("{} {}; {} had moved on meanwhile", counted(done), past(action), counted(n)),
-    });
-    Ok(Exit::Ok)
+    talk(&tally.told(&count));
+    Ok(if tally.failed == 0 { Exit::Ok } else { Exit::Error })
 }
 
-fn past(action: &Action<'_>) -> &'static str {
-    match action {
-        Action::Cancel(_) => "cancelled",
-        Action::Retry => "retried",
+/// How often each outcome was met, in the order of its first time.
+#[derive(Default)]
+struct Tally {
+    outcomes: Vec<(&'static str, usize)>,
+    failed: usize,
+}
+
+impl Tally {
+    fn add(&mut self, outcome: &'static str) {
+        match self.outcomes.iter_mut().find(|(word, _)| *word == outcome) {
+            Some((_, n)) => *n += 1,
+            None => self.outcomes.push((outcome, 1)),
+        }
+    }
+
+    /// `3 runs cancelled`, or `5 runs: 3 cancelled, 1 cancel requested, 1 refused`.
+    fn told(&self, count: &str) -> String {
+        match (self.outcomes.as_slice(), self.failed) {
+            ([(outcome, _)], 0) => format!("{count} {outcome}"),
+            (outcomes, failed) => {
+                let mut parts: Vec<_> = outcomes.iter().map(|(outcome, n)| format!("{n} {outcome}")).collect();
+                if failed > 0 {
+                    parts.push(format!("{failed} refused"));
+                }
+                format!("{count}: {}", if parts.is_empty() { "none done".to_owned() } else { parts.join(", ") })
+            }
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::definition::{Diagnostics, load};
+use crate::app::files;
+use crate::definition::read;
 
 /// Checks files, and the `.yaml`, `.yml` and `.json` files of folders and their sub-folders. Complaints go to stderr, a
 /// line about each good file to stdout. The exit code: 0 when all are good, 1 when one is not or there is none, 2 when one
@@ -31,16 +32,16 @@ fn check_to(files: &[PathBuf], out: &mut dyn Write, err: &mut dyn Write) -> std:
     let (mut wrong, mut errors) = (0, 0);
     for path in &found {
         let name = path.display().to_string();
-        let text = match std::fs::read(path) {
-            Ok(bytes) => String::from_utf8(bytes).map_err(|_| "the file is not UTF-8".to_owned()),
+        let bytes = match files::read(path) {
+            Ok(bytes) => bytes,
             Err(e) => {
                 writeln!(err, "error: {name} cannot be read: {e}")?;
                 code = 2;
                 continue;
             }
         };
-        match text.map_err(|e| Diagnostics::whole(&name, e)).and_then(|text| load(&name, &text)) {
-            Ok(definition) => writeln!(out, "ok {name}: {}", definition.name)?,
+        match read(&name, bytes) {
+            Ok((_, definition)) => writeln!(out, "ok {name}: {}", definition.name)?,
             Err(diagnostics) => {
                 writeln!(err, "{diagnostics}")?;
                 wrong += 1;
@@ -50,7 +51,8 @@ fn check_to(files: &[PathBuf], out: &mut dyn Write, err: &mut dyn Write) -> std:
         }
     }
     if wrong > 0 {
-        writeln!(err, "{errors} errors in {wrong} of {} files", found.len())?;
+        let s = |n| if n == 1 { "" } else { "s" };
+        writeln!(err, "{errors} error{} in {wrong} of {} file{}", s(errors), found.len(), s(found.len()))?;
     }
     Ok(code)
 }
@@ -61,7 +63,8 @@ fn collect(path: &Path, named: bool, out: &mut Vec<PathBuf>) -> anyhow::Result<(
     let kind = std::fs::metadata(path).with_context(about)?;
     if !kind.is_dir() {
         let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        if named || matches!(ending, "yaml" | "yml" | "json") {
+        // A pipe that is named may be meant; one that lies in a folder would only be waited for.
+        if named || kind.is_file() && matches!(ending, "yaml" | "yml" | "json") {
             out.push(path.to_owned());
         }
         return Ok(());

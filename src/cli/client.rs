@@ -26,15 +26,18 @@ impl Global {
 
 /// One connection; the error says where it was sought.
 pub(super) async fn connect(db: &Database) -> anyhow::Result<PgConnection> {
-    db.connect("cli", &SESSION).await.with_context(|| {
-        let o = db.options();
-        let place = match o.get_socket() {
-            Some(socket) => socket.display().to_string(),
-            None => o.get_host().to_owned(),
-        };
-        let name = o.get_database().unwrap_or(o.get_username());
-        format!("cannot use the database {name} at {place}:{}", o.get_port())
-    })
+    db.connect("cli", &SESSION).await.with_context(|| place(db))
+}
+
+/// What could not be used, and where it was sought.
+pub(super) fn place(db: &Database) -> String {
+    let o = db.options();
+    let place = match o.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => o.get_host().to_owned(),
+    };
+    let name = o.get_database().unwrap_or(o.get_username());
+    format!("cannot use the database {name} at {place}:{}", o.get_port())
 }
 
 /// The run that a text means: an id, the start of one, or `@last`.

@@ -47,7 +47,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     // Not raced against a signal: a server that is half started must be stopped in order.
     let mut server = tokio::task::spawn_blocking(move || PrivatePostgres::start(&options)).await??;
     let url = server.url("postgres");
-    config.database_url = Some(url.clone());
+    config.use_database(&url);
     let done = work(&config, &url, args.data.as_deref(), &mut signals).await;
     // In order, where the data is to be used again; dropped it would recover at its next start.
     if args.data.is_some() {

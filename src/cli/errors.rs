@@ -37,7 +37,8 @@ pub(super) fn told(error: &anyhow::Error) -> (String, Exit) {
     for e in error.chain() {
         if let Some(db) = e.downcast_ref::<DbError>() {
             parts.push(db.to_string().trim_start_matches("stepd ").to_owned());
-            notes.extend(db.detail());
+            // The whole row, with its input: nobody asked for it, and the constraint's name says what is right.
+            notes.extend(db.detail().filter(|d| !d.starts_with("Failing row contains")));
             notes.extend(hint_of(db));
             exit = exit_of(db);
             // Its source says the same again.
@@ -48,7 +49,7 @@ pub(super) fn told(error: &anyhow::Error) -> (String, Exit) {
             exit = refused.exit;
             notes.extend(refused.hint.clone().map(|h| format!("hint: {h}")));
         }
-        if matches!(e.downcast_ref::<ConfigError>(), Some(ConfigError::NoDatabase | ConfigError::Url(_))) {
+        if e.is::<ConfigError>() {
             exit = Exit::Usage;
         }
     }
@@ -71,9 +72,29 @@ fn hint_of(error: &DbError) -> Option<String> {
         Some("3F000" | "42P01" | "42883") => {
             Some("this database has no stepd schema, or an older one: run stepd migrate".to_owned())
         }
+        Some("42P05" | "26000") => Some(
+            "a transaction pooler shares prepared statements between its clients: connect to the server itself, or set max_prepared_statements in PgBouncer 1.21 or later"
+                .to_owned(),
+        ),
+        Some("08P01") if error.to_string().contains("startup parameter") => Some(
+            "connect to the server itself, or set ignore_startup_parameters = options, extra_float_digits in pgbouncer.ini"
+                .to_owned(),
+        ),
         Some("42501") => {
             Some("the database role lacks the right; connect as one that may, or ask for a grant".to_owned())
         }
+        Some("28P01" | "28000") => {
+            Some("check user and password in the database URL, and pg_hba.conf on the server".to_owned())
+        }
+        Some("3D000") => Some("create it with createdb, or correct the name in the database URL".to_owned()),
+        Some("25006") => Some(
+            "the server takes no writes: it is a standby, or default_transaction_read_only is on; name the primary"
+                .to_owned(),
+        ),
+        Some("53300") => Some(
+            "close other sessions, or raise max_connections or the limit of the role or database; a daemon needs 8 connections"
+                .to_owned(),
+        ),
         _ => error.hint(),
     };
     hint.map(|h| format!("hint: {h}"))
@@ -83,7 +104,7 @@ fn exit_of(error: &DbError) -> Exit {
     match error.sqlstate().as_deref() {
         Some("SD001" | "SD010" | "SD014") => Exit::NotFound,
         Some("SD011" | "SD012" | "SD013" | "42501" | "28000" | "28P01") => Exit::NotAllowed,
-        Some("SD015" | "SD016") => Exit::Usage,
+        Some("SD002" | "SD015" | "SD016" | "23514") => Exit::Usage,
         // The server is there, the database is not.
         Some("3D000") => Exit::Unreachable,
         _ if error.trouble == Trouble::Lost => Exit::Unreachable,

@@ -56,6 +56,14 @@ impl Turning {
         }
     }
 
+    /// Something else writes to the terminal meanwhile.
+    pub(super) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
     /// Out of the way, for a question on the terminal; and back.
     pub(super) fn hide(&self, hide: bool) {
         if let Some(bar) = &self.0 {

@@ -1,8 +1,11 @@
 //! `stepd migrate`.
 
-use crate::app::Daemon;
-use crate::db::migrate;
+use anyhow::Context;
 
+use crate::app::Daemon;
+use crate::db::{migrate, server};
+
+use super::client::place;
 use super::{Exit, Global};
 
 #[derive(clap::Args)]
@@ -18,6 +21,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     let db = Daemon::database(&global.configuration()?)?;
+    server::check(&db).await.with_context(|| place(&db))?;
     let mut conn = db.connect("migrate", &[]).await?;
     let done = migrate::migrate(&mut conn).await?;
     match done.last() {

@@ -6,22 +6,34 @@ mod act;
 mod approve;
 mod check;
 mod client;
+mod config;
 mod demo;
 mod dev;
+mod doctor;
+mod emit;
 mod enqueue;
 mod errors;
+mod explain;
 mod follow;
+mod history;
+mod logs;
 mod ls;
+mod manual;
 mod migrate;
 mod output;
 mod prune;
+mod queue;
 mod run;
 mod serve;
 mod show;
 mod signal;
+mod sizes;
 mod text;
 mod values;
+mod watch;
 mod why;
+mod worker;
+mod workflow;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,7 +41,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::Config;
-use crate::telemetry::logs;
+use crate::app::config::{Flag, Sources};
+use crate::telemetry::{self, redact};
 
 pub use check::check;
 pub use output::Format;
@@ -77,10 +90,10 @@ struct Cli {
 /// What every command takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Global {
-    /// The database: postgres://user:password@host:port/database (else DATABASE_URL, else the configuration)
+    /// The database: postgres://user:password@host:port/database (else DATABASE_URL, PGHOST and the like, else the configuration)
     #[arg(long, global = true, value_name = "URL")]
     pub database_url: Option<String>,
-    /// The configuration file (else STEPD_CONFIG, else /etc/stepd/stepd.toml where there is one)
+    /// The configuration file (else STEPD_CONFIG, else ./stepd.toml, else /etc/stepd/stepd.toml where there is one)
     #[arg(long, global = true, value_name = "FILE", env = "STEPD_CONFIG")]
     pub config: Option<PathBuf>,
     /// The form of the data on stdout: for people, for programs, or ids for the next command
@@ -90,11 +103,14 @@ pub struct Global {
 
 impl Global {
     fn configuration(&self) -> anyhow::Result<Config> {
-        let mut config = Config::load(self.config.as_deref())?;
-        if self.database_url.is_some() {
-            config.database_url.clone_from(&self.database_url);
-        }
-        Ok(config)
+        Ok(self.sources().load()?.config)
+    }
+
+    /// Where the configuration comes from.
+    fn sources(&self) -> Sources {
+        let url = self.database_url.iter();
+        let flag = |url: &String| Flag { flag: "--database-url", key: "database_url", texts: vec![url.clone()] };
+        Sources { file: self.config.clone(), flags: url.map(flag).collect(), ..Sources::default() }
     }
 }
 
@@ -108,6 +124,10 @@ enum Command {
     Serve(serve::Args),
     /// Check workflow files: everything that is wrong with them, with line, column and a suggestion
     Check(CheckArgs),
+    /// Show the configuration in force, and where each value came from
+    Config(config::Args),
+    /// Look for what is wrong around stepd: database, connections, workers; each finding says what to do
+    Doctor(doctor::Args),
     /// Create or update stepd's two schemas in the database
     Migrate(migrate::Args),
     /// Run a workflow here and now, without a daemon; ends with the run's result
@@ -118,23 +138,47 @@ enum Command {
     Ls(ls::Args),
     /// Show a run: state, steps, and a timeline
     Show(show::Args),
+    /// Watch a run until its end, and end as it does; without a run, tell every change of every run
+    Watch(watch::Args),
+    /// Show a run's history as lines: steps, attempts with their errors, crashes, what operators did
+    Logs(logs::Args),
     /// Say in one sentence where a run stands and what it waits for
     Why(why::Args),
     /// Cancel runs: by id, or all that a filter leaves
     Cancel(act::Cancel),
     /// Take up failed runs again, from their last checkpoints: by id, or all that a filter leaves
     Retry(act::Retry),
+    /// Pause runs until unpause: at once, or after the step that runs now; by id, or all that a filter leaves
+    Pause(act::Pause),
+    /// Let paused runs go on from where they stood: by id, or all that a filter leaves
+    Unpause(act::Unpause),
     /// Send a signal to a run
     Signal(signal::Args),
+    /// Emit an event: answers every step of every run that waits for it
+    Emit(emit::Args),
     /// Answer yes to a step that waits for an approval
     Approve(approve::Args),
     /// Answer no to a step that waits for an approval: it fails
     Reject(approve::Args),
     /// Remove old history: runs that ended long ago, with their steps
     Prune(prune::Args),
-    /// Kill what a dead daemon has left running (started by the daemon itself)
-    #[command(hide = true)]
-    Guard,
+    /// Queues: ls, pause, unpause, limit
+    #[command(subcommand)]
+    Queue(queue::Command),
+    /// Workers: ls
+    #[command(subcommand)]
+    Worker(worker::Command),
+    /// Workflows: ls, show
+    #[command(subcommand)]
+    Workflow(workflow::Command),
+    /// Show how many runs there are in each state, how large the tables are, and what bloats
+    Db,
+    /// Explain an error: what it means, and what to do; without a code, list them all
+    Explain(explain::Args),
+    /// Print completions for a shell: bash, elvish, fish, powershell, zsh
+    Completions(manual::Completions),
+    /// Print a manual page, or write them all
+    Man(manual::Man),
 }
 
 #[derive(clap::Args)]
@@ -147,10 +191,11 @@ struct CheckArgs {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    if matches!(cli.command, Command::Guard) {
+    // Kills what a dead daemon has left running. The daemon starts it; no help, completion or manual page need know it.
+    if std::env::args_os().nth(1).is_some_and(|word| word == "guard") {
         return crate::steps::guard_main();
     }
+    let cli = Cli::parse();
     // A second call fails harmlessly: the provider is there.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -175,6 +220,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             1 => Exit::Error,
             _ => Exit::Usage,
         }),
+        Command::Config(args) => config::run(&cli.global, &args),
         Command::Migrate(args) => migrate::run(&cli.global, &args).await,
         Command::Run(args) => Box::pin(run::run(&cli.global, args)).await,
         Command::Enqueue(args) => enqueue::run(&cli.global, args).await,
@@ -183,11 +229,23 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Why(args) => why::run(&cli.global, &args).await,
         Command::Cancel(args) => act::cancel(&cli.global, &args).await,
         Command::Retry(args) => act::retry(&cli.global, &args).await,
+        Command::Pause(args) => act::pause(&cli.global, &args).await,
+        Command::Unpause(args) => act::unpause(&cli.global, &args).await,
         Command::Signal(args) => signal::run(&cli.global, &args).await,
         Command::Approve(args) => approve::run(&cli.global, &args, true).await,
         Command::Reject(args) => approve::run(&cli.global, &args, false).await,
         Command::Prune(args) => prune::run(&cli.global, &args).await,
-        Command::Guard => Ok(Exit::Ok),
+        Command::Doctor(args) => doctor::run(&cli.global, &args).await,
+        Command::Watch(args) => watch::run(&cli.global, &args).await,
+        Command::Logs(args) => logs::run(&cli.global, &args).await,
+        Command::Emit(args) => emit::run(&cli.global, &args).await,
+        Command::Queue(command) => queue::run(&cli.global, &command).await,
+        Command::Worker(command) => worker::run(&cli.global, &command).await,
+        Command::Workflow(command) => workflow::run(&cli.global, &command).await,
+        Command::Db => sizes::run(&cli.global).await,
+        Command::Explain(args) => explain::run(&cli.global, &args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }
 }
 
@@ -201,5 +259,6 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Logging as a configuration says.
 fn start_logs(config: &Config) {
-    logs::start(config.log_format.as_deref(), &config.log_level);
+    redact::add(config.confidential());
+    telemetry::logs::start(&config.log_format, &config.log_level);
 }

@@ -45,7 +45,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let config = global.configuration()?;
-    let rules = rules(args, &config.retention.rules())?;
+    let rules = rules(args, &config.retention())?;
     if !args.dry_run && !args.yes {
         return Err(refused_with(
             Exit::Usage,
@@ -63,7 +63,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     drop(conn);
-    let export = args.export.clone().map(Export::File).or_else(|| config.retention.export.map(Export::Folder));
+    let export = args.export.clone().map(Export::File).or_else(|| config.retention_export.map(Export::Folder));
     let mut removed: Vec<Count> = Vec::new();
     let mut after = Uuid::nil();
     loop {

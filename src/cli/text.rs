@@ -6,35 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use owo_colors::{OwoColorize, Style};
 use unicode_width::UnicodeWidthStr;
 
-/// Characters that change what a terminal shows beside themselves: controls, marks that turn the direction of text, and
-/// those without width.
-fn is_dangerous(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// Data for a line of a table: whatever could move the cursor, hide text or turn its direction is escaped.
-pub(super) fn clean(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if is_dangerous(c) => {
-                // Writing to a string cannot fail.
-                let _ = if u32::from(c) < 0x100 {
-                    write!(out, "\\x{:02x}", u32::from(c))
-                } else {
-                    write!(out, "\\u{{{:x}}}", u32::from(c))
-                };
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
+pub(super) use crate::telemetry::escape::clean;
+use crate::telemetry::escape::is_dangerous;
 
 /// JSON text with every such character as a JSON escape. The value is the same.
 pub(super) fn clean_json(text: &str) -> String {

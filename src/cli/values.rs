@@ -69,6 +69,13 @@ pub(super) fn labels(list: &[(String, String)]) -> serde_json::Value {
     list.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect::<serde_json::Map<_, _>>().into()
 }
 
+/// The name that was probably meant.
+pub(super) fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let far = |name: &str| strsim::damerau_levenshtein(&name.to_lowercase(), &wanted.to_lowercase());
+    let near = names.map(|name| (far(name), name)).min()?;
+    (near.0 <= (wanted.chars().count() / 3).max(1)).then_some(near.1)
+}
+
 fn states() -> clap::builder::PossibleValuesParser {
     RunState::ALL.map(RunState::as_str).into()
 }

@@ -59,6 +59,26 @@ pub async fn retry<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) ->
     Ok(sqlx::query_file_scalar!("src/db/sql/retry.sql", run).fetch_one(db).await?)
 }
 
+/// Pauses a run: `paused`, or `requested` where a worker has it.
+///
+/// # Errors
+/// SD010, SD011; whatever else the database says.
+pub async fn pause<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    reason: Option<&str>,
+) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/pause.sql", run, reason).fetch_one(db).await?)
+}
+
+/// Ends a run's pause; gives its new state.
+///
+/// # Errors
+/// SD010, SD011, SD012; whatever else the database says.
+pub async fn unpause<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/unpause.sql", run).fetch_one(db).await?)
+}
+
 /// Sends a signal with a JSON payload: `delivered`, or `kept` until a step waits for it.
 ///
 /// # Errors
@@ -70,6 +90,14 @@ pub async fn signal<'c>(
     payload: &str,
 ) -> Result<String, DbError> {
     Ok(sqlx::query_file_scalar!("src/db/sql/signal.sql", run, name, payload).fetch_one(db).await?)
+}
+
+/// Emits an event with a JSON payload; gives how many runs it has reached.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn emit<'c>(db: impl Executor<'c, Database = Postgres>, name: &str, payload: &str) -> Result<i64, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/emit.sql", name, payload).fetch_one(db).await?)
 }
 
 /// Answers an approval; gives the key of the step that waited.

@@ -101,6 +101,15 @@ pub async fn definition<'c>(
     Ok(row.map(|r| Stored { id: r.id, hash: r.hash, workflow: r.workflow, body: r.body }))
 }
 
+/// Refuses an unknown workflow as an INSERT would: SD001, with the nearest name.
+///
+/// # Errors
+/// Always, unless the workflow has become known.
+pub async fn refuse<'c>(db: impl Executor<'c, Database = Postgres>, workflow: &str) -> Result<(), DbError> {
+    sqlx::query_file!("src/db/sql/refuse_workflow.sql", workflow).execute(db).await?;
+    Ok(())
+}
+
 /// Makes a queue one that only workers that name it serve.
 ///
 /// # Errors
@@ -108,4 +117,13 @@ pub async fn definition<'c>(
 pub async fn exclusive_queue<'c>(db: impl Executor<'c, Database = Postgres>, name: &str) -> Result<(), DbError> {
     sqlx::query_file!("src/db/sql/exclusive_queue.sql", name).execute(db).await?;
     Ok(())
+}
+
+/// Sets what an INSERT with an unknown workflow does: `refuse` or `park`. True where that is a change.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn on_unknown_workflow(db: &sqlx::PgPool, choice: &str) -> Result<bool, DbError> {
+    let done = sqlx::query_file!("src/db/sql/on_unknown_workflow.sql", choice).execute(db).await?;
+    Ok(done.rows_affected() > 0)
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::migrate::Unfit;
+use super::server::{self, Unsuitable};
 
 /// An error of the database, sorted.
 #[derive(Debug)]
@@ -43,6 +44,13 @@ impl DbError {
         sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text)).into()
     }
 
+    /// A server that takes no writes, for now: it may be promoted, or another may be found.
+    #[must_use]
+    pub fn read_only(why: &str) -> Self {
+        let text = format!("the server takes no writes: {why}");
+        Self { trouble: Trouble::Lost, source: sqlx::Error::Configuration(text.into()) }
+    }
+
     /// The server's hint, where it gave one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -61,6 +69,7 @@ impl DbError {
 impl From<sqlx::Error> for DbError {
     fn from(source: sqlx::Error) -> Self {
         let trouble = match &source {
+            sqlx::Error::Database(e) if server::of_refusal(e.message()).is_some() => Trouble::Refused,
             sqlx::Error::Database(e) => sorted(e.code().as_deref().unwrap_or("")),
             sqlx::Error::RowNotFound
             | sqlx::Error::Encode(_)
@@ -82,10 +91,16 @@ impl From<Unfit> for DbError {
     }
 }
 
+impl From<Unsuitable> for DbError {
+    fn from(unsuitable: Unsuitable) -> Self {
+        Self { trouble: Trouble::Refused, source: sqlx::Error::Configuration(Box::new(unsuitable)) }
+    }
+}
+
 fn sorted(sqlstate: &str) -> Trouble {
     match sqlstate {
-        // Shutting down, starting up, or a read-only node after a failover.
-        "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" => Trouble::Lost,
+        // Shutting down, starting up, or a read-only node after a failover; or all the connections that there may be are in use.
+        "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" | "53300" => Trouble::Lost,
         s if s.starts_with("08") => Trouble::Lost,
         "55P03" | "57014" => Trouble::Busy,
         s if s.starts_with("40") || s.starts_with("53") => Trouble::Busy,
@@ -96,9 +111,19 @@ fn sorted(sqlstate: &str) -> Trouble {
 impl fmt::Display for DbError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            sqlx::Error::Database(e) => f.write_str(e.message()),
-            // Said by this program, about the schema.
+            sqlx::Error::Database(e) => match server::of_refusal(e.message()) {
+                Some(unsuitable) => unsuitable.fmt(f),
+                None => f.write_str(e.message()),
+            },
+            // Said by this program, about the schema or the server.
             sqlx::Error::Configuration(e) => e.fmt(f),
+            sqlx::Error::Protocol(why) => {
+                write!(f, "what answers there does not speak as Postgres does ({why}): is it another server's port?")
+            }
+            sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                write!(f, "{e}: is Postgres running there?")
+            }
+            sqlx::Error::Io(e) => e.fmt(f),
             other => other.fmt(f),
         }
     }
@@ -116,14 +141,14 @@ mod tests {
 
     #[test]
     fn a_server_that_is_going_or_cannot_write_is_a_lost_connection() {
-        for state in ["57P01", "57P03", "25006", "08006"] {
+        for state in ["57P01", "57P03", "25006", "08006", "53300"] {
             assert_eq!(sorted(state), Trouble::Lost, "{state}");
         }
     }
 
     #[test]
     fn what_may_pass_is_busy_and_the_rest_is_refused() {
-        for state in ["40001", "40P01", "53300", "55P03", "57014"] {
+        for state in ["40001", "40P01", "53200", "55P03", "57014"] {
             assert_eq!(sorted(state), Trouble::Busy, "{state}");
         }
         for state in ["22021", "23505", "42P01", ""] {

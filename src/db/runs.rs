@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Executor, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
-use crate::model::{Failure, Payload, code};
+use crate::model::{Failure, Payload, RunState, code};
 
 use super::error::DbError;
 
@@ -51,10 +51,14 @@ pub struct RunLine {
 impl Filter {
     /// The conditions, behind `WHERE true`.
     fn conditions(&self, sql: &mut QueryBuilder<Postgres>) {
-        // The enum is cast to text: a word that is no state matches nothing, and the caller has refused it already.
-        for (column, words) in
-            [("r.state::text", &self.states), ("r.workflow", &self.workflows), ("r.queue", &self.queues)]
-        {
+        if !self.states.is_empty() {
+            // Written out, so that the planner can leave out the half of the view that has none of them: the words are known ones.
+            let known = self.states.iter().filter_map(|word| RunState::from_word(word));
+            let words = known.map(|state| format!("'{}'", state.as_str())).collect::<Vec<_>>().join(", ");
+            let words = if words.is_empty() { "NULL".to_owned() } else { words };
+            sql.push(format_args!(" AND r.state IN ({words})"));
+        }
+        for (column, words) in [("r.workflow", &self.workflows), ("r.queue", &self.queues)] {
             if !words.is_empty() {
                 sql.push(format_args!(" AND {column} = ANY (")).push_bind(words.clone()).push(")");
             }
@@ -70,7 +74,8 @@ impl Filter {
 }
 
 /// The smallest UUIDv7 of an instant.
-fn first_id_at(at: DateTime<Utc>) -> Uuid {
+#[must_use]
+pub fn first_id_at(at: DateTime<Utc>) -> Uuid {
     let ms = u128::try_from(at.timestamp_millis().max(0)).unwrap_or(0);
     Uuid::from_u128(ms << 80)
 }
@@ -126,6 +131,80 @@ pub async fn ids<'c>(db: impl Executor<'c, Database = Postgres>, filter: &Filter
     filter.conditions(&mut sql);
     sql.push(" ORDER BY r.id");
     Ok(sql.build_query_scalar().fetch_all(db).await?)
+}
+
+/// Where a run stands, for whoever watches them all.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Change {
+    pub id: Uuid,
+    pub state: String,
+    pub workflow: String,
+    pub step: Option<String>,
+    pub error_code: Option<String>,
+    pub error_message: Option<String>,
+    /// The server's time.
+    pub now: DateTime<Utc>,
+}
+
+const CHANGE: &str = "SELECT r.id, r.state::text AS state, r.workflow, r.step, r.error_code, r.error_message, statement_timestamp() AS now
+    FROM stepd.runs r WHERE true";
+
+/// Unfinished runs that a watch begins with, and new ones that one look gives, at the most.
+pub const WATCHED: i64 = 2_000;
+
+async fn watched<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    mut sql: QueryBuilder<Postgres>,
+) -> Result<Vec<Change>, DbError> {
+    let rows = sql.build().fetch_all(db).await?;
+    let change = |row: &sqlx::postgres::PgRow| -> Result<Change, sqlx::Error> {
+        Ok(Change {
+            id: row.try_get("id")?,
+            state: row.try_get("state")?,
+            workflow: row.try_get("workflow")?,
+            step: row.try_get("step")?,
+            error_code: row.try_get("error_code")?,
+            error_message: row.try_get("error_message")?,
+            now: row.try_get("now")?,
+        })
+    };
+    rows.iter().map(|row| change(row).map_err(DbError::from)).collect()
+}
+
+/// The newest unfinished runs that a filter leaves, oldest first.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn unfinished<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    filter: &Filter,
+) -> Result<Vec<Change>, DbError> {
+    let states = RunState::ALL.into_iter().filter(|s| !s.is_final()).map(|s| s.as_str().to_owned()).collect();
+    let mut sql = QueryBuilder::new(CHANGE);
+    Filter { states, ..filter.clone() }.conditions(&mut sql);
+    sql.push(" ORDER BY r.id DESC LIMIT ").push_bind(WATCHED);
+    let mut list = watched(db, sql).await?;
+    list.reverse();
+    Ok(list)
+}
+
+/// Runs that came after `last`, and where the `known` ones stand, oldest first.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn changes<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    filter: &Filter,
+    last: Uuid,
+    known: &[Uuid],
+) -> Result<Vec<Change>, DbError> {
+    let mut sql = QueryBuilder::new(CHANGE);
+    filter.conditions(&mut sql);
+    sql.push(" AND (r.id > ").push_bind(last).push(" OR r.id = ANY (").push_bind(known.to_vec()).push("))");
+    let most = WATCHED + i64::try_from(known.len()).unwrap_or(0);
+    sql.push(" ORDER BY r.id LIMIT ").push_bind(most);
+    watched(db, sql).await
 }
 
 /// A run that a prefix may mean.
@@ -249,6 +328,14 @@ pub async fn steps<'c>(
 /// Whatever the database says.
 pub async fn history<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Vec<HistoryLine>, DbError> {
     Ok(sqlx::query_file_as!(HistoryLine, "src/db/sql/run_history.sql", run).fetch_all(db).await?)
+}
+
+/// Everything that happened to a run, in order.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn log<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Vec<HistoryLine>, DbError> {
+    Ok(sqlx::query_file_as!(HistoryLine, "src/db/sql/run_log.sql", run).fetch_all(db).await?)
 }
 
 /// Where a run stands.

@@ -63,6 +63,8 @@ fn as_answer(output: Option<String>, error: Option<String>) -> Result<Payload, F
 pub enum Request {
     /// Stop it.
     Cancel(RunId),
+    /// Let it go when the steps that are at work have ended.
+    Pause(RunId),
     /// One of its waits has been answered.
     Answer(RunId, StepKey, Result<Payload, Failure>),
 }
@@ -84,8 +86,9 @@ pub async fn requests<'c>(
         .await?;
     Ok(rows
         .into_iter()
-        .map(|r| match (r.cancel, r.key) {
-            (false, Some(key)) => Request::Answer(RunId(r.run), key.into(), as_answer(r.output, r.error)),
+        .map(|r| match (r.kind.as_str(), r.key) {
+            ("pause", _) => Request::Pause(RunId(r.run)),
+            ("answer", Some(key)) => Request::Answer(RunId(r.run), key.into(), as_answer(r.output, r.error)),
             _ => Request::Cancel(RunId(r.run)),
         })
         .collect())

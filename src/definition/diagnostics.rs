@@ -32,9 +32,28 @@ pub struct Diagnostics {
 impl Diagnostics {
     /// A complaint about a file as a whole (it cannot be read).
     #[must_use]
-    pub fn whole(source_name: &str, message: impl Into<String>) -> Self {
-        let first = Diagnostic { message: message.into(), line: 1, column: 1, width: 1, suggestion: None };
+    pub fn whole(source_name: &str, message: impl Into<String>, suggestion: &str) -> Self {
+        let suggestion = Some(suggestion.to_owned());
+        let first = Diagnostic { message: message.into(), line: 1, column: 1, width: 1, suggestion };
         Self { source_name: source_name.to_owned(), list: vec![first], lines: Vec::new() }
+    }
+
+    /// A complaint about bytes that are no text.
+    pub(super) fn not_utf8(source_name: &str, bytes: &[u8]) -> Self {
+        let good = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        let sixteen = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+        let message = match sixteen {
+            true => "the file is UTF-16, not UTF-8".to_owned(),
+            false => {
+                format!("the file is not UTF-8: byte 0x{:02x}", bytes.get(good.len()).copied().unwrap_or_default())
+            }
+        };
+        let mut told = Self::whole(source_name, message, "save it as UTF-8");
+        for first in &mut told.list {
+            first.line = 1 + good.matches('\n').count();
+            first.column = 1 + good.rsplit('\n').next().map_or(0, |line| line.chars().count());
+        }
+        told
     }
 }
 
@@ -46,7 +65,7 @@ impl fmt::Display for Diagnostics {
                 writeln!(f)?;
             }
             let gutter = d.line.to_string().len();
-            writeln!(f, "error: {}", d.message)?;
+            writeln!(f, "error: {}", shown(&d.message))?;
             writeln!(f, "{:gutter$}--> {}:{}:{}", "", self.source_name, d.line, d.column)?;
             if let Some(line) = self.lines.get(d.line - 1).filter(|line| !line.trim().is_empty()) {
                 let (text, lead) = window(line, d.column);
@@ -56,7 +75,7 @@ impl fmt::Display for Diagnostics {
                 writeln!(f, "{:gutter$} | {:lead$}{caret}", "", "")?;
             }
             if let Some(help) = &d.suggestion {
-                writeln!(f, "{:gutter$} = help: {help}", "")?;
+                writeln!(f, "{:gutter$} = help: {}", "", shown(help))?;
             }
         }
         Ok(())
@@ -70,12 +89,33 @@ impl std::error::Error for Diagnostics {}
 fn window(line: &str, column: usize) -> (String, usize) {
     const WIDTH: usize = 140;
     let at = column.saturating_sub(1);
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let clean = |c: char| if c == '\t' { ' ' } else { harmless(c) };
     if line.chars().count() <= WIDTH {
         return (line.trim_end().chars().map(clean).collect(), at);
     }
     let start = at.saturating_sub(WIDTH / 2);
     (line.chars().skip(start).take(WIDTH).map(clean).collect(), at - start)
+}
+
+/// A message quotes the file: nothing of it may move the cursor, hide text, or turn its direction; and a name of a megabyte is none.
+fn shown(text: &str) -> String {
+    const MOST: usize = 400;
+    let mut out: String = text.chars().take(MOST).map(harmless).collect();
+    if text.chars().nth(MOST).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// One character wide, as what it stands for should be.
+fn harmless(c: char) -> char {
+    match c {
+        c if c.is_control() => '\u{fffd}',
+        '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {
+            '\u{fffd}'
+        }
+        c => c,
+    }
 }
 
 /// Collects complaints while a file is read.
@@ -127,6 +167,11 @@ impl<'t> Report<'t> {
     /// The text of a span.
     pub(super) fn source(&self, span: Span) -> &'t str {
         self.text.get(span.start..span.end).unwrap_or_default()
+    }
+
+    /// There are more complaints than anybody reads: to look for suggestions is a waste.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.len() >= MOST
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -13,6 +13,9 @@ pub(super) fn unknown_keys(node: &Node, known: &[&str], quiet: &[&str], what: &s
     let NodeValue::Map(entries) = &node.value else { return };
     let expected = |key: &str| known.contains(&key) || quiet.contains(&key);
     for entry in entries.iter().filter(|e| !expected(&e.key)) {
+        if report.is_full() {
+            return;
+        }
         let meant = nearest(&entry.key, known.iter().copied());
         let message = format!("{what} has no key `{}`", entry.key);
         report.name(entry.key_span, message, meant, &format!("it may have: {}", known.join(", ")));

@@ -24,17 +24,41 @@ pub use plan::{Graph, Plan};
 pub use schema::Schema;
 pub use spec::{Block, Definition, Kind, MapStep, Params, Step, Tolerate};
 
+/// Bytes of one file: far above any real one, and read in no time.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// As [`load`], from the bytes of a file; gives its text, too.
+///
+/// # Errors
+/// As [`load`], or that it is not UTF-8.
+pub fn read(source_name: &str, bytes: Vec<u8>) -> Result<(String, Definition), Diagnostics> {
+    if bytes.len() > MAX_BYTES {
+        return Err(too_large(source_name));
+    }
+    let text = String::from_utf8(bytes).map_err(|e| Diagnostics::not_utf8(source_name, e.as_bytes()))?;
+    let definition = load(source_name, &text)?;
+    Ok((text, definition))
+}
+
 /// Reads, checks and compiles one workflow file. `source_name` is what messages call it.
 ///
 /// # Errors
 /// Everything that is wrong with it, in the order of its lines.
 pub fn load(source_name: &str, text: &str) -> Result<Definition, Diagnostics> {
+    if text.len() > MAX_BYTES {
+        return Err(too_large(source_name));
+    }
     let mut report = diagnostics::Report::new(text);
     let definition = yaml::parse(text, &mut report).and_then(|root| parse::workflow(&root, text, &mut report));
     match definition {
         Some(definition) if report.is_empty() => Ok(definition),
         _ => Err(report.finish(source_name)),
     }
+}
+
+fn too_large(source_name: &str) -> Diagnostics {
+    let help = "hand data over as input or in a table, and make several workflows of it";
+    Diagnostics::whole(source_name, "the file is larger than 1 MiB", help)
 }
 
 #[cfg(test)]

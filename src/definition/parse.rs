@@ -97,6 +97,9 @@ fn hash(source: &str) -> String {
 
 fn top_keys(entries: &[Entry], report: &mut Report<'_>) {
     for entry in entries {
+        if report.is_full() {
+            return;
+        }
         if LATER.contains(&entry.key.as_str()) {
             later(entry, report);
         } else if !KEYS.contains(&entry.key.as_str()) {

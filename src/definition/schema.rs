@@ -32,7 +32,17 @@ impl Schema {
         }
         match jsonschema::options().should_validate_formats(true).build(&source) {
             Ok(validator) => Ok(Self { source, validator }),
-            Err(e) => Err((e.to_string(), e.instance_path().to_string())),
+            Err(e) => {
+                let message = match e.to_string() {
+                    // Nothing is fetched: a definition must mean the same tomorrow, and on every host.
+                    m if m.contains("is not present in a registry") => {
+                        "a `$ref` leads out of it; refer to a part of the schema itself, such as `#/$defs/part`"
+                            .to_owned()
+                    }
+                    m => m,
+                };
+                Err((message, e.instance_path().to_string()))
+            }
         }
     }
 

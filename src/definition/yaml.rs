@@ -1,7 +1,7 @@
 //! From text to the positioned tree, over the parser's events: serde would stop at the first error, and would not
 //! know where a value stands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Number;
 use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span as YamlSpan};
@@ -57,7 +57,7 @@ fn place(span: YamlSpan) -> Span {
 
 enum Open {
     Seq { items: Vec<Node>, span: Span, anchor: usize },
-    Map { entries: Vec<Entry>, key: Option<(String, Span)>, span: Span, anchor: usize },
+    Map { entries: Vec<Entry>, known: HashSet<String>, key: Option<(String, Span)>, span: Span, anchor: usize },
 }
 
 struct Builder<'t> {
@@ -86,7 +86,7 @@ impl Builder<'_> {
             }
             Event::SequenceStart(_, anchor, _) => self.open(Open::Seq { items: Vec::new(), span, anchor }, report),
             Event::MappingStart(_, anchor, _) => {
-                self.open(Open::Map { entries: Vec::new(), key: None, span, anchor }, report)
+                self.open(Open::Map { entries: Vec::new(), known: HashSet::new(), key: None, span, anchor }, report)
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let (node, anchor) = match self.stack.pop()? {
@@ -139,9 +139,16 @@ impl Builder<'_> {
         match self.stack.last_mut() {
             None => self.root = Some(node),
             Some(Open::Seq { items, .. }) => items.push(node),
-            Some(Open::Map { entries, key, .. }) => match key.take() {
+            Some(Open::Map { entries, known, key, .. }) => match key.take() {
                 Some((key, key_span)) => {
-                    if entries.iter().any(|e| e.key == key) {
+                    if key == "<<" {
+                        self.failed = true;
+                        report.help(
+                            key_span,
+                            "`<<` is read as a key like any other, not as a merge",
+                            "write the keys out",
+                        );
+                    } else if !known.insert(key.clone()) {
                         self.failed = true;
                         report.error(key_span, format!("`{key}` stands here twice"));
                     } else {
@@ -260,7 +267,12 @@ fn scan_error(text: &str, e: &ScanError, report: &mut Report<'_>) {
     let span = Span { line: mark.line().max(1), column: before + 1, start: offset, end: offset };
     let line = text.lines().nth(span.line - 1).unwrap_or_default();
     let tab = line.trim_start_matches(' ').starts_with('\t');
-    let message = format!("this is not YAML: {}", e.info().lines().next().unwrap_or_default());
+    let info = e.info();
+    let why = info.lines().next().unwrap_or_default();
+    let message = match why.contains("recursion limit") {
+        true => format!("nested deeper than {DEPTH}"),
+        false => format!("this is not YAML: {why}"),
+    };
     match tab {
         true => report.help(span, message, "indent with blanks, not with tabs"),
         false => report.error(span, message),

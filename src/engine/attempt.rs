@@ -11,6 +11,8 @@ use crate::model::{Class, Failure, Payload, StepKey, StepRecord, StepState, code
 use crate::rules::policy::{OnInterrupt, RetryPolicy, StepPolicy};
 use crate::rules::retry::next_attempt;
 use crate::steps::{StopReason, stop_pair};
+use crate::telemetry::context::{Place, within};
+use crate::telemetry::redact;
 
 use super::ctx::{Attempted, Ctx, StepDone, plain_shape};
 use super::halt::Halt;
@@ -65,8 +67,8 @@ impl Ctx {
             next = match next {
                 Next::Attempt(n) => {
                     let began = self.ports.clock.now();
-                    match self.one_attempt(&mut record, n, policy, body).await?.and_then(|done| self.within_limit(done))
-                    {
+                    let done = self.one_attempt(&mut record, n, policy, body).await?;
+                    match done.and_then(|done| self.within_limit(done)).map_err(hidden) {
                         Ok(Attempted::Done(output)) => return self.finish(record, Ok(output), policy),
                         Ok(Attempted::Committed(output)) => {
                             return Ok(StepDone { state: StepState::Completed, output, error: None });
@@ -239,8 +241,10 @@ impl Ctx {
         let (trigger, own) = if grace.is_some() { Some(stop_pair()).unzip() } else { (None, None) };
         let signal = own.unwrap_or_else(|| self.inbox.signal().clone());
         let record = &*record;
+        let _at_work = self.inbox.begin_work();
         let work = std::panic::AssertUnwindSafe(body.attempt(self, record, n, signal));
-        let work = futures_util::FutureExt::catch_unwind(work);
+        let place = Place { run: self.info.id, worker: self.worker, step: Some((record.key.clone(), n)) };
+        let work = within(Some(place), futures_util::FutureExt::catch_unwind(work));
         tokio::pin!(work);
         let note_after = (!start_first).then_some(START_NOTE_AFTER);
         let why = tokio::select! {
@@ -317,6 +321,17 @@ fn timed_out(record: &StepRecord, limit: Option<Duration>) -> Failure {
 /// What is left of a limit that began at `since`.
 fn remaining(limit: Option<Duration>, since: DateTime<Utc>, now: DateTime<Utc>) -> Option<Duration> {
     limit.map(|l| l.saturating_sub((now - since).to_std().unwrap_or_default()))
+}
+
+/// What a failure says is stored, shown and logged: no secret may be in it.
+fn hidden(mut failure: Failure) -> Failure {
+    if let std::borrow::Cow::Owned(message) = redact::hide(&failure.message) {
+        failure.message = message;
+    }
+    if let Some(details) = failure.details.as_deref_mut() {
+        redact::hide_in(details);
+    }
+    failure
 }
 
 type Unwound = Result<Result<Attempted, Failure>, Box<dyn std::any::Any + Send>>;

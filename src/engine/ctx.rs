@@ -317,6 +317,11 @@ impl Ctx {
         self.failing.load(Ordering::Acquire)
     }
 
+    /// Nothing more is to be started.
+    fn must_stop(&self) -> bool {
+        self.inbox.signal().reason().is_some() || self.is_failing() || self.inbox.is_pausing()
+    }
+
     /// Resolves when the run is going to fail.
     pub(super) async fn failing(&self) {
         // Enabled before the look, so that a failure between look and wait is not missed.

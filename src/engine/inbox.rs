@@ -1,6 +1,7 @@
-//! What reaches a running run from outside: a stop, and answers to its waits.
+//! What reaches a running run from outside: a stop, a pause, and answers to its waits.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -16,15 +17,35 @@ pub type Answer = Result<Payload, Failure>;
 pub struct Inbox {
     trigger: StopTrigger,
     signal: StopSignal,
+    pausing: AtomicBool,
     answers: Mutex<HashMap<StepKey, Answer>>,
     arrived: Notify,
     waits: Mutex<Vec<StepKey>>,
+    at_work: AtomicUsize,
+}
+
+/// An attempt at work, until it is dropped.
+#[derive(Debug)]
+pub struct AtWork<'a>(&'a AtomicUsize);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for Inbox {
     fn default() -> Self {
         let (trigger, signal) = stop_pair();
-        Self { trigger, signal, answers: Mutex::default(), arrived: Notify::new(), waits: Mutex::default() }
+        Self {
+            trigger,
+            signal,
+            pausing: AtomicBool::new(false),
+            answers: Mutex::default(),
+            arrived: Notify::new(),
+            waits: Mutex::default(),
+            at_work: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -42,6 +63,43 @@ impl Inbox {
     #[must_use]
     pub fn signal(&self) -> &StopSignal {
         &self.signal
+    }
+
+    /// Tells the run to start no further step, and to let go when what is at work has ended.
+    pub fn pause(&self) {
+        self.pausing.store(true, Ordering::Release);
+        self.arrived.notify_waiters();
+    }
+
+    /// Has it been told so?
+    #[must_use]
+    pub fn is_pausing(&self) -> bool {
+        self.pausing.load(Ordering::Acquire)
+    }
+
+    /// Resolves when it is told so.
+    pub(super) async fn paused(&self) {
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if self.is_pausing() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    /// Counts an attempt.
+    pub fn begin_work(&self) -> AtWork<'_> {
+        self.at_work.fetch_add(1, Ordering::Relaxed);
+        AtWork(&self.at_work)
+    }
+
+    /// How many attempts of the run's steps are at work: not those that wait for their records to be written.
+    #[must_use]
+    pub fn at_work(&self) -> usize {
+        self.at_work.load(Ordering::Relaxed)
     }
 
     /// Delivers the answer to a waiting step.

@@ -23,7 +23,8 @@ pub trait Journal: Send + Sync {
     /// The records cannot be read, and trying again would not help.
     fn load(&self, run: RunId) -> BoxFuture<'static, Result<Vec<StepRecord>, Failure>>;
 
-    /// After a suspend has been committed: looks whether one of the waits was answered in the meantime, and if so brings the run back.
+    /// After the run has been let go: looks whether one of the waits was answered in the meantime, and if so brings the run back; and
+    /// whether a cancel or a pause has come, or a pause was withdrawn.
     /// Returns at once: nothing is held meanwhile.
     fn settle(&self, run: RunId, keys: Vec<StepKey>);
 
@@ -97,6 +98,7 @@ pub enum NoteKind {
     ResumeScheduled,
     Resumed,
     Released,
+    Paused,
 }
 
 impl NoteKind {
@@ -108,6 +110,7 @@ impl NoteKind {
             Self::ResumeScheduled => "resume_scheduled",
             Self::Resumed => "resumed",
             Self::Released => "released",
+            Self::Paused => "paused",
         }
     }
 }
@@ -148,6 +151,8 @@ pub enum Transition {
     },
     /// It is given back unharmed: nothing counts.
     Release,
+    /// It stands still until an operator lets it go on.
+    Pause,
 }
 
 /// Why an entry was not recorded.

@@ -38,6 +38,8 @@ pub enum Outcome {
     Resuming,
     /// The run is `cancelled`.
     Cancelled,
+    /// The run is paused, and holds nothing here.
+    Paused,
     /// The run was given back; nothing counts.
     Interrupted,
     /// Another worker has it; nothing was written.
@@ -271,6 +273,10 @@ async fn stopped(ctx: &Ctx) -> Outcome {
             ctx.note(NoteKind::Released, None, None, Payload::null());
             end(ctx, Transition::Release, Outcome::Interrupted).await
         }
+        None if ctx.inbox.is_pausing() => {
+            ctx.note(NoteKind::Paused, None, None, Payload::null());
+            end(ctx, Transition::Pause, Outcome::Paused).await
+        }
         None => {
             let bug = "the workflow returned `Halt::Stopped` though nothing had told it to stop; return the halt that the context gave";
             end(ctx, Transition::Fail { failure: Failure::permanent(code::INTERNAL, bug) }, Outcome::Failed).await
@@ -279,8 +285,14 @@ async fn stopped(ctx: &Ctx) -> Outcome {
 }
 
 async fn end(ctx: &Ctx, transition: Transition, outcome: Outcome) -> Outcome {
+    let keys = if ctx.inbox.is_pausing() { Some(ctx.open_waits()) } else { None };
     match ctx.transition(transition).await {
-        Ok(()) => outcome,
+        Ok(()) => {
+            if let Some(keys) = keys {
+                ctx.ports.journal.settle(ctx.info.id, keys);
+            }
+            outcome
+        }
         Err(CommitError::LeaseLost) => Outcome::LeaseLost,
         Err(CommitError::Refused(why)) => Box::pin(refused(ctx, why)).await,
     }

@@ -99,6 +99,7 @@ impl Ctx {
             biased;
             _ = self.inbox.signal().stopped() => Err(Halt::Stopped),
             () = self.failing() => Err(Halt::Stopped),
+            () = self.inbox.paused() => Err(Halt::Stopped),
             answer = self.inbox.answered(&record.key) => Ok(Woken::Answered(answer)),
             never = self.look_for_kept(record) => match never {},
             () = sleep_until(due) => Ok(Woken::Due),

@@ -19,6 +19,9 @@ use super::error::Error;
 /// Connections of a client that does nothing but enqueue and look.
 const POOL: u32 = 4;
 
+/// The longest that a statement may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A look is one small statement by primary key; the pause between two grows from the first to the second.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(500));
 
@@ -43,7 +46,7 @@ impl Client {
     /// Of connection options. Connects at the first use.
     #[must_use]
     pub fn with_options(options: PgConnectOptions) -> Self {
-        Self { db: Database::new(options, POOL) }
+        Self { db: Database::new(options, POOL, PATIENCE) }
     }
 
     /// Enqueues a run when it is awaited; gives the run's id. By then the run is committed: it will come to an end.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::app::build::{self, Parts};
-use crate::app::config::ConfigError;
 use crate::app::{Config, Daemon, files};
 use crate::db::{definitions, migrate};
 use crate::steps::{Registry, Step};
@@ -182,7 +181,7 @@ impl Builder {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let loaded = self.loaded()?;
         if self.lease < MIN_LEASE {
-            return Err(Error::Configuration(ConfigError::Lease(self.lease.as_secs()).to_string()));
+            return Err(wrong("the lease is shorter than a living worker needs to show itself: at least 3 s"));
         }
         self.config.lease_seconds = self.lease.as_secs();
         let options = match self.options.take() {

@@ -1,6 +1,7 @@
 //! Plain data: what the tables hold and what the engine passes around. No I/O, no clocks, no decisions.
 
 mod checkpoint;
+pub mod errors;
 mod failure;
 mod ids;
 mod job;

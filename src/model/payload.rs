@@ -61,8 +61,14 @@ impl Payload {
     /// # Errors
     /// A permanent failure `invalid_json`, when serde cannot hold the value.
     pub fn value(&self) -> Result<Value, Failure> {
-        serde_json::from_str(&self.0)
-            .map_err(|e| Failure::permanent(code::INVALID_JSON, format!("the JSON cannot be read: {e}")))
+        serde_json::from_str(&self.0).map_err(|e| {
+            let why = match e.to_string() {
+                // serde_json's own limit; Postgres takes some thousand.
+                why if why.starts_with("recursion limit") => "it is nested deeper than 127 levels".to_owned(),
+                why => why,
+            };
+            Failure::permanent(code::INVALID_JSON, format!("the JSON cannot be read: {why}"))
+        })
     }
 
     /// The JSON text.

@@ -18,18 +18,22 @@
 //! | claim alone | | running | | | | | | | | |
 //! | start | | | | running | | | | | | |
 //! | suspend | | | | waiting | | | | | | |
-//! | wake | | | | | ready | | | | | |
+//! | wake | | | | | ready | paused | | | | |
 //! | take over | | | | ready, failed | | | | | | |
 //! | release | | | | ready | | | | | | |
 //! | complete | | | | completed | | | | | | |
 //! | fail | | | | failed | | | | | | |
 //! | schedule a resume | | | | resuming | | | | | | |
 //! | acknowledge the cancel | | | | cancelled | | | | | | |
+//! | acknowledge the pause | | | | paused | | | | | | |
 //! | cancel | cancelled | cancelled | cancelled | asked | cancelled | cancelled | cancelled | | | |
+//! | pause | paused | paused | paused | asked | paused | | paused | | | |
+//! | unpause | | | | | | ready, resuming, scheduled, waiting | | | | |
 //! | retry | | | | | | | ready | | ready | |
 //!
 //! *ready* is `queued`, or `held` where the queue is paused or limited. *asked* leaves the row alone: the worker is
-//! told, and acknowledges. A take-over ends in `failed` (code `crash_loop`) when the streak has reached the limit.
+//! told, and acknowledges. What a paused run was before stands with the request for the pause, and an unpause brings it back there; to
+//! a worker, where one had it, and where what it waited for has come meanwhile. A take-over ends in `failed` (code `crash_loop`) when the streak has reached the limit.
 //!
 //! What else changes, and what never does:
 //! - `epoch` rises with every claim and every take-over, and never falls; so a lease that was lost fits nothing any more.
@@ -99,6 +103,12 @@ pub enum Event {
     Cancelled(Fence),
     /// An operator wants it stopped.
     Cancel,
+    /// Its worker has paused it, with no step of it at work.
+    Paused { by: Fence, progressed: bool },
+    /// An operator wants it to stand still.
+    Pause,
+    /// An operator lets it go on. `from`: what it was before, `due` its time then.
+    Unpause { from: RunState, due: bool, limited: bool },
     /// An operator wants it taken up again, now.
     Retry { limited: bool },
 }
@@ -124,6 +134,9 @@ impl Event {
             Self::ScheduleResume { .. } => "schedule a resume",
             Self::Cancelled(_) => "acknowledge the cancel",
             Self::Cancel => "cancel",
+            Self::Paused { .. } => "acknowledge the pause",
+            Self::Pause => "pause",
+            Self::Unpause { .. } => "unpause",
             Self::Retry { .. } => "retry",
         }
     }
@@ -176,6 +189,7 @@ pub fn next(job: &Job, event: &Event) -> Result<Next, IllegalTransition> {
         (Event::Wake { limited, progressed }, Waiting) => {
             Next::Live(back(Job { streak: streak(job, *progressed), ..*job }, *limited))
         }
+        (Event::Wake { progressed, .. }, Paused) => Next::Live(Job { streak: streak(job, *progressed), ..*job }),
         (Event::Stage { limited } | Event::Retry { limited }, Resuming) => {
             Next::Live(back(Job { resumes: job.resumes + 1, ..*job }, *limited))
         }
@@ -215,7 +229,20 @@ pub fn next(job: &Job, event: &Event) -> Result<Next, IllegalTransition> {
         (Event::Fail(by), Running) if mine(by) => Next::Ended(ended(*job, Failed)),
         (Event::Cancelled(by), Running) if mine(by) => Next::Ended(ended(*job, Cancelled)),
 
-        (Event::Cancel, Running) => Next::Asked,
+        (Event::Paused { by, progressed }, Running) if mine(by) => {
+            let streak = streak(job, *progressed);
+            Next::Live(Job { state: Paused, lane: Lane::Parked, streak, ..let_go(*job) })
+        }
+        (Event::Pause, Scheduled | Queued | Held | Waiting | Resuming) => {
+            Next::Live(Job { state: Paused, lane: Lane::Parked, worker: None, due: false, ..*job })
+        }
+        (Event::Unpause { from: from @ (Scheduled | Waiting | Resuming), due, .. }, Paused) => {
+            Next::Live(Job { state: *from, due: *due, ..*job })
+        }
+        // Held for what the admitter knows: it looks again.
+        (Event::Unpause { from, limited, .. }, Paused) => Next::Live(back(*job, *limited || *from == Held)),
+
+        (Event::Pause | Event::Cancel, Running) => Next::Asked,
         (Event::Cancel, Scheduled | Queued | Held | Waiting | Paused | Resuming) => {
             Next::Ended(ended(Job { worker: None, ..*job }, Cancelled))
         }

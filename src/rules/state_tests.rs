@@ -33,9 +33,19 @@ fn every_event(job: &Job) -> Vec<Event> {
                 Event::Fail(by),
                 Event::ScheduleResume { by, progressed },
                 Event::Cancelled(by),
+                Event::Paused { by, progressed },
                 Event::Cancel,
+                Event::Pause,
+                Event::Unpause { from: RunState::Queued, due: false, limited },
+                Event::Unpause { from: RunState::Held, due: false, limited },
+                Event::Unpause { from: RunState::Waiting, due: begun, limited },
+                Event::Unpause { from: RunState::Resuming, due: true, limited },
                 Event::Retry { limited },
             ]);
+        }
+        // What has been claimed was never paused while its first time was ahead.
+        if job.epoch == 0 {
+            all.push(Event::Unpause { from: RunState::Scheduled, due: true, limited });
         }
     }
     all
@@ -128,6 +138,7 @@ fn any_event(job: Job, choice: usize, stranger: bool) -> Event {
         Event::Suspend { due, progressed, .. } => Event::Suspend { by, due, progressed },
         Event::Release { progressed, limited, .. } => Event::Release { by, progressed, limited },
         Event::ScheduleResume { progressed, .. } => Event::ScheduleResume { by, progressed },
+        Event::Paused { progressed, .. } => Event::Paused { by, progressed },
         Event::Claim { .. } => Event::Claim { worker: by.worker, open: choice.is_multiple_of(2) },
         Event::ClaimSolo { .. } => Event::ClaimSolo { worker: by.worker, open: choice.is_multiple_of(2) },
         Event::Reserve { .. } => Event::Reserve { worker: by.worker, free: choice.is_multiple_of(2) },

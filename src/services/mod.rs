@@ -11,6 +11,7 @@ pub mod claimer;
 pub mod export;
 pub mod periodic;
 pub mod presence;
+pub mod progress;
 pub mod requests;
 pub mod retention;
 pub mod runs;

@@ -17,7 +17,9 @@ use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
 use crate::os::evidence::facts;
 use crate::rules::sweep::{Plan, Sighting, Suspect, Watch};
+use crate::telemetry::logs;
 
+use super::progress::Pulse;
 use super::shared::{Backoff, Connectivity, Hints};
 
 /// Ping and look. One statement a second is half of what an idle worker may cost.
@@ -125,6 +127,8 @@ pub struct Start {
     pub connectivity: Arc<Connectivity>,
     /// The gate before every step.
     pub gate: GateKeeper,
+    /// Proof that the thread turns.
+    pub pulse: Arc<Pulse>,
     /// The server's clock.
     pub clock: Arc<ServerClock>,
     /// Where dead workers are reported.
@@ -189,6 +193,7 @@ impl Keeper {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {
+            self.s.pulse.beat();
             match self.session(&mut backoff).await {
                 Ended::Left => return,
                 Ended::TakenOver => {
@@ -278,10 +283,9 @@ impl Keeper {
     }
 
     async fn connect(&self) -> Result<PgListener, DbError> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(self.s.db.session("presence", &SESSION));
+        let session = self.s.db.session("presence", &SESSION).await?;
+        let pool =
+            PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(session);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.ignore_pool_close_event(true);
@@ -296,6 +300,7 @@ impl Keeper {
             None => {
                 let me = liveness::register(&mut *listener, &self.s.registration).await?;
                 tracing::info!(worker.id = %me.worker, host = %self.s.registration.host, pid = self.s.registration.pid, "registered");
+                logs::set_worker(Some(me.worker));
                 self.s.clock.set(me.now);
                 self.me = Some(me);
                 me
@@ -325,6 +330,7 @@ impl Keeper {
     async fn tick(&mut self, listener: &mut PgListener) -> Result<Option<Ended>, DbError> {
         let Some(me) = self.me else { return Ok(Some(Ended::TakenOver)) };
         let asked = Instant::now();
+        self.s.pulse.beat();
         self.ticks = self.ticks.wrapping_add(1);
         let beat = self.ticks.is_multiple_of(self.beat_every());
         let seen = within(TICK_ANSWERS, self.look(listener, beat)).await?;

@@ -1,4 +1,4 @@
-//! What others want of the runs in flight: cancels, and answers to waits kept in memory.
+//! What others want of the runs in flight: cancels, pauses, and answers to waits kept in memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,11 @@ impl Periodic for Requests {
                 Request::Cancel(run) => {
                     if let Some(inbox) = self.runs.inbox(run) {
                         inbox.stop(StopReason::Cancelled);
+                    }
+                }
+                Request::Pause(run) => {
+                    if let Some(inbox) = self.runs.inbox(run) {
+                        inbox.pause();
                     }
                 }
                 Request::Answer(run, key, answer) => {

@@ -108,13 +108,19 @@ impl Pruner {
     }
 
     /// The end of a walk.
-    async fn walked(&mut self, shortest: Duration) -> Result<Duration, DbError> {
-        let definitions = self.db.ask(async |conn| retention::definitions(conn, DEFINITIONS).await).await?;
-        let Walk { removed, .. } = std::mem::take(&mut self.at);
+    async fn walked(&mut self, shortest: Duration) -> Duration {
+        let gone = self.db.ask(async |conn| retention::definitions(conn, DEFINITIONS).await).await;
+        // There is time: the next walk tries again.
+        let definitions = gone.unwrap_or_else(|error| {
+            tracing::debug!(%error, "definitions that nothing names could not be removed");
+            0
+        });
+        let removed = std::mem::take(&mut self.at.removed);
+        self.at.after = Uuid::nil();
         if removed > 0 || definitions > 0 {
             tracing::info!(runs = removed, definitions, "removed history that was older than it is kept");
         }
-        Ok((shortest / 10).clamp(PAUSES.0, PAUSES.1))
+        (shortest / 10).clamp(PAUSES.0, PAUSES.1)
     }
 }
 
@@ -145,7 +151,7 @@ impl Periodic for Pruner {
                 self.at.after = last;
                 Ok(began.elapsed() * REST)
             }
-            None => self.walked(shortest).await,
+            None => Ok(self.walked(shortest).await),
         }
     }
 

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
 use crate::model::{Claimed, Lease, RunId, StepKey, WorkerId};
 use crate::steps::StopReason;
+use crate::telemetry::context::{self, Place};
 
 use super::catalog::Catalog;
 use super::shared::Hints;
@@ -95,6 +96,19 @@ impl Runs {
         inner.tasks == 0 && inner.buffer.is_empty()
     }
 
+    /// How many runs are being run, and how many wait for a slot.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let inner = self.inner();
+        (inner.tasks, inner.buffer.len())
+    }
+
+    /// How many attempts of steps are at work.
+    #[must_use]
+    pub fn at_work(&self) -> usize {
+        self.inner().inflight.values().map(|inbox| inbox.at_work()).sum()
+    }
+
     /// Runs started since the process began.
     #[must_use]
     pub fn started(&self) -> u64 {
@@ -138,11 +152,13 @@ impl Runs {
             let run = claimed.lease.run();
             self.started.fetch_add(1, Ordering::Relaxed);
             let name = claimed.workflow.clone();
+            let place = Place { run, worker: claimed.lease.worker(), step: None };
             let work = async {
                 let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
                 crate::engine::run(claimed, workflow, self.ports.clone(), inbox.clone()).await
             };
-            match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+            let work = std::pin::pin!(std::panic::AssertUnwindSafe(work).catch_unwind());
+            match context::within(Some(place), work).await {
                 Ok(outcome) => report(run, &name, outcome),
                 // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
                 Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
@@ -301,7 +317,7 @@ impl Runs {
 fn report(run: RunId, workflow: &str, outcome: Outcome) {
     match outcome {
         Outcome::Done | Outcome::Suspended => tracing::debug!(run.id = %run, workflow, ?outcome, "run left"),
-        Outcome::Failed | Outcome::Resuming | Outcome::Cancelled | Outcome::Interrupted => {
+        Outcome::Failed | Outcome::Resuming | Outcome::Cancelled | Outcome::Paused | Outcome::Interrupted => {
             tracing::info!(run.id = %run, workflow, ?outcome, "run left");
         }
         Outcome::LeaseLost => {
@@ -346,7 +362,11 @@ mod tests {
             clock: Arc::new(ServerClock::new(chrono::DateTime::UNIX_EPOCH)),
             max_output: 1,
         };
-        let db = crate::db::Database::new(sqlx::postgres::PgConnectOptions::new_without_pgpass(), 1);
+        let db = crate::db::Database::new(
+            sqlx::postgres::PgConnectOptions::new_without_pgpass(),
+            1,
+            Duration::from_secs(30),
+        );
         let catalog = Arc::new(Catalog::new(db, Arc::new(|_, _| Err(crate::model::Failure::permanent("x", "x")))));
         let runs = Runs::new(0, Arc::new(ports), catalog, Arc::default());
         runs.accept([claimed(1), claimed(2)], 0);

@@ -42,7 +42,7 @@ impl SqlEffect for OwnDatabase {
             if !self.told.swap(true, Ordering::Relaxed) {
                 tracing::info!(
                     "sql steps run as the daemon's own database role, which may write to stepd's tables: \
-                     give them one of their own, [sql] role or url in the configuration"
+                     give them one of their own, sql_role or sql_url in the configuration"
                 );
             }
             let mut backoff = Backoff::default();

@@ -11,7 +11,7 @@
 //! runs the statement again. Such statements should be harmless the second time
 //! (`ON CONFLICT DO NOTHING`).
 //!
-//! In stepd's own database the statement may run under a role of its own (`[sql]` of the configuration), which has no rights on
+//! In stepd's own database the statement may run under a role of its own (`sql_role`, `sql_url` of the configuration), which has no rights on
 //! stepd's tables; the checkpoint beside the effect is written by a function with its owner's rights. `role` is taken by SET ROLE
 //! and guards against mistakes: a statement that means harm can take the login's role back. `url` is another login and guards against
 //! malice, too.

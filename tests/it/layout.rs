@@ -15,9 +15,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rules", &["model"]),
     ("expression", &["model"]),
     ("definition", &["model", "rules", "expression"]),
-    ("db", &["model", "rules"]),
-    ("steps", &["model", "rules", "expression", "definition", "os"]),
-    ("engine", &["model", "rules", "expression", "definition", "steps", "testing"]),
+    ("db", &["model", "rules", "telemetry"]),
+    ("steps", &["model", "rules", "expression", "definition", "os", "telemetry"]),
+    ("engine", &["model", "rules", "expression", "definition", "steps", "testing", "telemetry"]),
     (
         "services",
         &["model", "rules", "expression", "definition", "steps", "engine", "db", "telemetry", "testing", "os"],

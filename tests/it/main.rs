@@ -6,15 +6,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod acceptance;
+mod bad_input;
 mod chaos;
 mod cli;
+mod configuration;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
+mod daemon;
 mod demo;
+mod doctor;
+mod errors;
 mod layout;
 mod library;
+mod logs;
 mod network;
+mod operators;
+mod pause;
 mod postgres_away;
 mod queues;
 mod repair;
@@ -30,6 +38,7 @@ mod state;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;
+mod systemd;
 mod take_over;
 mod try_out;
 mod values;

@@ -108,7 +108,7 @@ async fn each_workflow_and_state_is_kept_as_long_as_it_says_and_what_goes_goes_w
     let db = Db::new().await;
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("stepd.toml");
-    let text = "[retention]\ndefault = \"30d\"\nfailed = \"forever\"\n[retention.workflows.quick]\ncompleted = \"1d\"\nfailed = \"60d\"\n";
+    let text = "[retention]\ndefault = \"30d\"\nfailed = \"forever\"\n[retention_workflows]\n\"quick.completed\" = \"1d\"\n\"quick.failed\" = \"60d\"\n";
     std::fs::write(&config, text).unwrap();
     for (workflow, state, days, runs) in [
         ("quick", "completed", 2, 10),
@@ -312,7 +312,7 @@ async fn the_daemon_exports_into_a_file_of_the_day_and_keeps_history_where_it_is
     let folder = files.path("exported");
     let spec = Spec::new(&db, &files)
         .env("STEPD_RETENTION__COMPLETED", "365d")
-        .env("STEPD_RETENTION__EXPORT", folder.display());
+        .env("STEPD_RETENTION_EXPORT", folder.display());
     let mut worker = spec.ready().await;
     worker.logs("cannot be exported").await;
     assert_eq!(db.count(LEFT[0]).await, 10);

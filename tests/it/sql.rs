@@ -43,6 +43,11 @@ async fn sql_signals_events_approvals_and_queues_do_what_they_say() {
 }
 
 #[tokio::test]
+async fn sql_pause_stands_still_and_unpause_brings_a_run_back_to_where_it_belongs() {
+    script("pause.sql").await;
+}
+
+#[tokio::test]
 async fn sql_why_has_one_true_sentence_for_every_state() {
     script("why.sql").await;
 }

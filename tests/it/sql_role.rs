@@ -63,7 +63,7 @@ async fn a_sql_step_cannot_touch_what_is_stepds() {
     let all: Vec<&str> = refused.into_iter().chain(escapes).collect();
     let files = Files::new(all.iter().enumerate().map(|(n, statement)| flow(&format!("w{n}"), statement)));
     for (key, value, n) in
-        [("STEPD_SQL__ROLE", role.clone(), refused.len()), ("STEPD_SQL__URL", login(&db, &role), all.len())]
+        [("STEPD_SQL_ROLE", role.clone(), refused.len()), ("STEPD_SQL_URL", login(&db, &role), all.len())]
     {
         let mut worker = Spec::new(&db, &files).env(key, value).ready().await;
         for (n, statement) in all[..n].iter().enumerate() {
@@ -91,7 +91,7 @@ async fn under_its_own_role_a_sql_step_happens_exactly_once_over_a_kill() {
     let role = role(&db).await;
     may_record(&db, &role).await;
     let files = Files::new([flow("flow", "SELECT 1")]);
-    for value in [("STEPD_SQL__ROLE", role.clone()), ("STEPD_SQL__URL", login(&db, &role))] {
+    for value in [("STEPD_SQL_ROLE", role.clone()), ("STEPD_SQL_URL", login(&db, &role))] {
         let spec = Spec::new(&db, &files).env(value.0, &value.1);
         for point in ["sql.before_commit", "sql.after_commit"] {
             let mut doomed = spec.clone().failpoints(&format!("{point}=1:kill")).ready().await;
@@ -114,14 +114,13 @@ async fn a_role_that_is_of_no_use_is_refused_at_the_start_with_the_next_step() {
     let grants = format!(
         "the role {role} may not record a finished step; run: GRANT USAGE ON SCHEMA stepd_engine TO \\\"{role}\\\"; \
          GRANT EXECUTE ON FUNCTION stepd_engine.commit_step TO \\\"{role}\\\""
-    )
-    .replace("\\\"", "\"");
+    );
     for (spec, told) in [
-        (own.clone().env("STEPD_SQL__ROLE", &role), grants.as_str()),
-        (own.clone().env("STEPD_SQL__ROLE", "postgres"), "the role postgres may write to stepd's own tables"),
-        (own.clone().env("STEPD_SQL__ROLE", "nobody\"; SELECT 1"), "does not exist"),
-        (own.clone().env("STEPD_SQL__ROLE", &role).env("STEPD_SQL__URL", &db.url), "sql.role and sql.url are both set"),
-        (own.clone().env("STEPD_SQL__URL", "mysql"), "sql.url"),
+        (own.clone().env("STEPD_SQL_ROLE", &role), grants.as_str()),
+        (own.clone().env("STEPD_SQL_ROLE", "postgres"), "the role postgres may write to stepd's own tables"),
+        (own.clone().env("STEPD_SQL_ROLE", "nobody\"; SELECT 1"), "does not exist"),
+        (own.clone().env("STEPD_SQL_ROLE", &role).env("STEPD_SQL_URL", &db.url), "sql_role and sql_url are both set"),
+        (own.clone().env("STEPD_SQL_URL", "mysql"), "sql_url"),
     ] {
         let mut worker = spec.start();
         let code = worker.ends(SOON).await.code();

@@ -113,7 +113,7 @@ async fn a_value_nested_too_deep_fails_its_own_job_alone() {
     assert!(
         db.one::<String>(format!("SELECT error_message FROM stepd.runs WHERE id = '{bad}'"))
             .await
-            .contains("recursion limit")
+            .contains("nested deeper than 127 levels")
     );
     drop(worker);
 }

@@ -25,12 +25,17 @@ SELECT t.cheap('SELECT * FROM stepd.runs LIMIT 5', 100);
 SELECT t.cheap('SELECT * FROM stepd.runs ORDER BY id DESC LIMIT 20', 300);
 SELECT t.cheap('SELECT * FROM stepd.runs WHERE id = ''' || (SELECT id FROM stepd_engine.ended LIMIT 1) || '''', 30);
 SELECT t.cheap('SELECT * FROM stepd.runs WHERE state = ''failed'' ORDER BY id DESC LIMIT 20', 800);
+-- A state that no ended run has, as ls and the bulk actions write it: the ended half is not read.
+SELECT t.cheap('SELECT id FROM stepd.runs r WHERE true AND r.state IN (''paused'', ''waiting'') ORDER BY r.id', 200);
+-- What watch asks every second: what is newer than the last, and where the known ones stand.
+SELECT t.cheap('SELECT r.id, r.state, r.step FROM stepd.runs r WHERE true AND (r.id > ''' || (SELECT id FROM stepd.jobs ORDER BY id DESC LIMIT 1)
+    || ''' OR r.id = ANY (''' || (SELECT array_agg(id)::text FROM (SELECT id FROM stepd.jobs LIMIT 5) x) || ''')) ORDER BY r.id LIMIT 4000', 100);
 SELECT t.cheap('SELECT * FROM stepd.steps LIMIT 5', 100);
 SELECT t.cheap('SELECT * FROM stepd.steps WHERE run = ''' || (SELECT id FROM stepd_engine.ended LIMIT 1) || '''', 30);
 SELECT t.cheap('SELECT * FROM stepd.attempts LIMIT 5', 100);
 SELECT t.cheap('SELECT * FROM stepd.attempts WHERE run = ''' || (SELECT id FROM stepd_engine.ended LIMIT 1) || '''', 40);
 SELECT t.cheap('SELECT * FROM stepd.history LIMIT 5', 200);
-SELECT t.cheap('SELECT * FROM stepd.history WHERE run = ''' || (SELECT id FROM stepd_engine.ended LIMIT 1) || ''' ORDER BY seq', 60);
+SELECT t.cheap('SELECT * FROM stepd.history WHERE run = ''' || (SELECT id FROM stepd_engine.ended LIMIT 1) || ''' ORDER BY seq', 80);
 SELECT t.cheap('SELECT * FROM stepd.waiting LIMIT 5', 30);
 SELECT t.cheap('SELECT * FROM stepd.queues', 200);
 SELECT t.cheap('SELECT * FROM stepd.workers', 200);

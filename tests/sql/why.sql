@@ -51,8 +51,12 @@ BEGIN
     INSERT INTO stepd_engine.events (run, kind, key, data) VALUES (a, 'resume_scheduled', 'charge', '{"step":"charge","resume":3,"of":10,"failure":{"class":"transient","code":"http_503","message":"busy \u0000"}}');
     UPDATE stepd.jobs SET state = 'resuming', lane = 3, worker = NULL, due_at = clock_timestamp() + interval '40 s', error = '{"class":"transient","code":"http_503","message":"busy \u0000"}' WHERE id = a;
     PERFORM t.like(stepd.why(a), '^failed at charge, resume 3 of 10 in 40 s: http_503: busy ', 'resuming');
-    a := t.run(); UPDATE stepd.jobs SET state = 'paused', lane = 3 WHERE id = a;
-    PERFORM t.same(stepd.why(a), 'paused', 'paused');
+    a := t.run(); PERFORM stepd.pause(a);
+    PERFORM t.like(stepd.why(a), format('^paused by %s since \d+ ms; SELECT stepd.unpause\(''%s''\) lets it go on$', session_user, a), 'paused');
+    a := t.run(); PERFORM stepd.pause(a, 'the bank is down');
+    PERFORM t.like(stepd.why(a), '^paused by .+ since \d+ ms "the bank is down"; SELECT', 'paused, with a reason');
+    a := t.run(); PERFORM t.claim(a); PERFORM stepd.pause(a);
+    PERFORM t.like(stepd.why(a), '^running since .*; a pause has been requested by .+$', 'pause asked');
 
     a := t.run(); PERFORM t.claim(a); PERFORM t.finish(a, 'completed', '1', NULL, 's', '1');
     PERFORM t.like(stepd.why(a), '^completed \d+ ms ago, \d+ ms after its start$', 'completed');

@@ -20,13 +20,13 @@ use uuid::Uuid;
 use crate::app::build::{self, Parts};
 use crate::app::{Config, Daemon, files};
 use crate::db::actions::{self, NewJob, Trial};
-use crate::db::{Database, definitions, migrate, runs};
+use crate::db::{Database, definitions, migrate, runs, server};
 use crate::definition::{self, Definition, Diagnostics};
-use crate::expression::Host;
+use crate::expression::{Host, nearest};
 use crate::rules::policy::ResumePolicy;
 use crate::services::catalog::Loaded;
 
-use super::client::connect;
+use super::client::{connect, place};
 use super::enqueue::check_input;
 use super::errors::{refused, refused_with};
 use super::follow::{self, Turning};
@@ -74,6 +74,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         return ephemeral::run(global, &config, definition, input, signals).await;
     }
     let db = Daemon::database(&config)?;
+    server::check(&db).await.with_context(|| place(&db))?;
     let mut conn = connect(&db).await?;
     migrate::check(&mut conn).await?;
     let definition = match read(&args.what)? {
@@ -102,19 +103,33 @@ fn read(what: &str) -> anyhow::Result<Option<Definition>> {
     if !path.is_file() && !looks_like_file {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{what} cannot be read"))?;
-    definition::load(what, &text).map(Some).map_err(|d| wrong(&d))
+    if !path.exists() {
+        return Err(refused_with(Exit::NotFound, format!("there is no file {what}"), near(path)));
+    }
+    let bytes = files::read(path).with_context(|| format!("{what} cannot be read"))?;
+    definition::read(what, bytes).map(|(_, definition)| Some(definition)).map_err(|d| wrong(&d))
+}
+
+/// The file that was probably meant, or what else to do.
+fn near(path: &Path) -> String {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names: Vec<String> = std::fs::read_dir(folder)
+        .map(|inside| inside.flatten().filter_map(|e| e.file_name().into_string().ok()).collect())
+        .unwrap_or_default();
+    let wanted = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+    match nearest(&wanted, names.iter().map(String::as_str)) {
+        Some(name) => format!("did you mean {}?", folder.join(name).display()),
+        None => "a workflow that the database knows is named without / and without ending".to_owned(),
+    }
 }
 
 /// The definition that the database holds for a workflow's name.
 async fn stored(conn: &mut PgConnection, name: &str) -> anyhow::Result<Definition> {
-    let stored = definitions::definition(conn, None, name).await?.ok_or_else(|| {
-        refused_with(
-            Exit::NotFound,
-            format!("there is neither a file nor a workflow {name}"),
-            "stepd run FILE takes a path such as ./flow.yaml",
-        )
-    })?;
+    let Some(stored) = definitions::definition(&mut *conn, None, name).await? else {
+        // As an INSERT would be refused, with the nearest name.
+        definitions::refuse(conn, name).await.context("there is no such file")?;
+        return Err(refused(Exit::NotFound, format!("there is neither a file nor a workflow {name}")));
+    };
     let body = stored.body.ok_or_else(|| {
         refused(
             Exit::NotAllowed,

@@ -37,7 +37,7 @@ WITH RECURSIVE me AS MATERIALIZED (
     LIMIT $2 - (SELECT count(*) FROM back)
 )
 UPDATE stepd.jobs j SET
-    state = 'running', worker = $1, epoch = j.epoch + 1, started = false,
+    state = 'running', worker = $1, epoch = least(j.epoch, 2147483646) + 1, started = false,
     lane = CASE j.lane WHEN 0 THEN 0 ELSE 2 END,
     started_at = coalesce(j.started_at, clock_timestamp()),
     definition = coalesce(j.definition, ($3::jsonb -> j.workflow)::integer,

@@ -23,7 +23,7 @@ WITH RECURSIVE me AS MATERIALIZED (
     LIMIT 1
 )
 UPDATE stepd.jobs j SET
-    state = 'running', worker = $1, epoch = j.epoch + 1, started = false, lane = 2,
+    state = 'running', worker = $1, epoch = least(j.epoch, 2147483646) + 1, started = false, lane = 2,
     started_at = coalesce(j.started_at, clock_timestamp()),
     definition = coalesce(j.definition, ($2::jsonb -> j.workflow)::integer,
         (SELECT w.definition FROM stepd_engine.workflows w WHERE w.name = j.workflow))

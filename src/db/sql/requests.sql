@@ -1,11 +1,11 @@
--- What operators and others want of this worker's runs: cancels, and answers to waits that its runs keep in memory.
+-- What operators and others want of this worker's runs: cancels, pauses, and answers to waits that its runs keep in memory.
 -- Caller: services::requests. Index: signals_of_run, checkpoints_pkey.
 -- An answer is a row that has ended and still says what it waited for; a row that has not caught up with its wait yet is none.
-SELECT s.run AS "run!", NULL::text AS key, NULL::text AS output, s.payload #>> '{}' AS error, true AS "cancel!"
+SELECT s.run AS "run!", NULL::text AS key, NULL::text AS output, NULL::text AS error, s.kind AS "kind!"
 FROM stepd_engine.signals s, LATERAL (SELECT FROM stepd.jobs j WHERE j.id = s.run AND j.worker = $1 AND j.state = 'running' OFFSET 0) j
-WHERE s.kind = 'cancel' AND s.run = ANY ($2::uuid[])
+WHERE s.kind IN ('cancel', 'pause') AND s.run = ANY ($2::uuid[])
 UNION ALL
-SELECT c.run, c.key, c.output, c.error, false
+SELECT c.run, c.key, c.output, c.error, 'answer'
 FROM unnest($3::uuid[], $4::text[]) AS w(run, key)
 JOIN stepd_engine.checkpoints c ON c.run = w.run AND c.key = w.key AND c.state IN ('completed', 'failed')
     AND (c.decision LIKE '{"wait":"event"%' OR c.decision LIKE '{"wait":"approval"%')

@@ -9,7 +9,9 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use tokio::sync::Semaphore;
 
+use crate::db::Hosts;
 use crate::model::{Failure, SqlRequest, SqlResult, code};
+use crate::telemetry::context;
 
 use super::role::quoted;
 use super::{execute, failure};
@@ -46,7 +48,7 @@ pub type Commit<T> = Box<
 /// One database, with connections of its own: opened when needed, kept, closed after any failure.
 #[derive(Debug)]
 pub struct Database {
-    options: PgConnectOptions,
+    hosts: Hosts,
     /// `SET LOCAL ROLE …; `, where statements run under another role than the login's.
     set_role: String,
     slots: Arc<Semaphore>,
@@ -129,23 +131,22 @@ impl Database {
     /// A database that is reached with at most `connections` connections at one time, none of them
     /// opened yet.
     #[must_use]
-    pub fn new(options: PgConnectOptions, connections: usize) -> Arc<Self> {
-        Self::under_role(options, connections, None)
+    pub fn new(hosts: impl Into<Hosts>, connections: usize) -> Arc<Self> {
+        Self::under_role(hosts, connections, None)
     }
 
     /// As [`Database::new`]; every statement runs under that role. It guards against mistakes: a statement that wants to can take
     /// the login's role back (`set_config('role', …)`). Only a login of its own cannot be escaped from.
     #[must_use]
-    pub fn under_role(options: PgConnectOptions, connections: usize, role: Option<&str>) -> Arc<Self> {
-        let options = options.application_name("stepd sql step");
+    pub fn under_role(hosts: impl Into<Hosts>, connections: usize, role: Option<&str>) -> Arc<Self> {
         let set_role = role.map_or_else(String::new, |role| format!("SET LOCAL ROLE {}; ", quoted(role)));
         let slots = Arc::new(Semaphore::new(connections.max(1)));
-        Arc::new(Self { options, set_role, slots, idle: Mutex::default() })
+        Arc::new(Self { hosts: hosts.into(), set_role, slots, idle: Mutex::default() })
     }
 
     /// A connection of its own, inside a transaction under the statements' role.
     pub(super) async fn session_as_role(&self) -> Result<PgConnection, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
+        let mut connection = self.hosts.connect(session).await?;
         let begin = format!("BEGIN; {}", self.set_role);
         sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut connection).await?;
         Ok(connection)
@@ -171,7 +172,9 @@ impl Database {
             clippy::disallowed_methods,
             reason = "awaited below, but for a caller that goes: a transaction is never dropped half-way"
         )]
-        let mut task = tokio::spawn(async move { database.transaction(&request, &shared, commit).await });
+        let mut task = tokio::spawn(context::within(context::here(), async move {
+            database.transaction(&request, &shared, commit).await
+        }));
         let ended = tokio::select! {
             ended = &mut task => ended,
             () = stop => loop {
@@ -260,7 +263,7 @@ impl Database {
 
     async fn connect(&self) -> Result<Session, Failure> {
         let connecting = async {
-            let mut connection = self.options.connect().await?;
+            let mut connection = self.hosts.connect(session).await?;
             let watches = sqlx::raw_sql("SET client_connection_check_interval = '1s'").execute(&mut connection).await;
             Ok(Session { connection, watches: watches.is_ok() })
         };
@@ -304,12 +307,16 @@ impl Database {
     /// Cancels whatever that backend does. Best effort: a cancelled statement that has ended already is fine.
     async fn cancel(&self, pid: i32) {
         let _ = tokio::time::timeout(CONNECT, async {
-            let mut connection = self.options.connect().await?;
+            let mut connection = self.hosts.connect(session).await?;
             sqlx::query("SELECT pg_cancel_backend($1)").bind(pid).execute(&mut connection).await?;
             connection.close().await
         })
         .await;
     }
+}
+
+fn session(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().application_name("stepd sql step").log_statements(tracing::log::LevelFilter::Trace)
 }
 
 /// COMMIT was sent, and something other than yes came back.

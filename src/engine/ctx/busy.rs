@@ -37,7 +37,7 @@ pub(in crate::engine) enum Quiet {
 impl Ctx {
     /// Marks the run as busy, unless it must stop.
     pub(in crate::engine) fn busy(&self) -> Result<Busy<'_>, Halt> {
-        if self.inbox.signal().reason().is_some() || self.is_failing() {
+        if self.must_stop() {
             return Err(Halt::Stopped);
         }
         self.state().busy += 1;

@@ -133,7 +133,7 @@ impl Ctx {
                 _ = self.inbox.signal().stopped() => {}
             }
         }
-        if self.inbox.signal().reason().is_some() || self.is_failing() { Err(Halt::Stopped) } else { Ok(()) }
+        if self.must_stop() { Err(Halt::Stopped) } else { Ok(()) }
     }
 
     /// Commits the run's next state, with all that is deferred.
@@ -155,6 +155,13 @@ impl Ctx {
         let (steps, transition) = self.ride_along(steps, transition);
         self.ports.journal.submit(self.entry(steps, notes, Some(transition), Some(Ticket::new(self.acks.clone(), n))));
         self.acks.reached(n).await
+    }
+
+    /// The steps whose last row says that they wait.
+    pub(in crate::engine) fn open_waits(&self) -> Vec<StepKey> {
+        let state = self.state();
+        let waits = state.open.values().filter(|row| row.record.state == StepState::Waiting);
+        waits.map(|row| row.record.key.clone()).collect()
     }
 
     /// Marks what still runs or waits as cancelled: the run ends without it.

@@ -77,6 +77,7 @@ pub(super) fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {
         Some(Transition::Suspend { due_in }) => moved(RunState::Waiting, *due_in, None),
         Some(Transition::Resume { after, failure }) => moved(RunState::Resuming, Some(*after), Some(text(failure))),
         Some(Transition::Release) => moved(RunState::Queued, None, None),
+        Some(Transition::Pause) => moved(RunState::Paused, None, None),
         Some(Transition::Complete { output, last }) => {
             push_end(batch, group.run, RunState::Completed, Some(output.as_str()), None, last.as_deref())
         }

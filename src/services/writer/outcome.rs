@@ -20,7 +20,9 @@ pub(super) async fn held_of(conn: &mut PgConnection, groups: &[Group]) -> Result
 fn has_arrived(group: &Group, held: &ReadBack) -> bool {
     match group.transition {
         Some(Transition::Complete { .. } | Transition::Fail { .. } | Transition::Cancel { .. }) => held.ended,
-        Some(Transition::Suspend { .. } | Transition::Resume { .. } | Transition::Release) => held.moved,
+        Some(Transition::Suspend { .. } | Transition::Resume { .. } | Transition::Release | Transition::Pause) => {
+            held.moved
+        }
         Some(Transition::Start) | None => false,
     }
 }

@@ -19,6 +19,7 @@ mod guard;
 mod kill;
 mod output;
 mod program;
+mod stderr;
 #[cfg(test)]
 mod tests;
 

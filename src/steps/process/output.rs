@@ -8,6 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use crate::model::Failure;
 use crate::steps::step::StepOutput;
 
+use super::stderr::Lines;
+
 /// Bytes kept of the beginning and of the end of a stream that is not kept whole. Together they are
 /// the 256 KiB that a failure's details hold of each stream.
 const HEAD: usize = 64 << 10;
@@ -26,20 +28,25 @@ pub(super) struct Capture {
     tail: Vec<u8>,
     /// Bytes between head and tail that are gone.
     dropped: u64,
+    /// Also said in the log, line by line.
+    log: Option<Lines>,
 }
 
 impl Capture {
     /// For stdout: all of it, up to a limit.
     pub(super) fn whole(limit: usize) -> Self {
-        Self { whole: limit, head: Vec::new(), tail: Vec::new(), dropped: 0 }
+        Self { whole: limit, head: Vec::new(), tail: Vec::new(), dropped: 0, log: None }
     }
 
-    /// For stderr: its two ends.
+    /// For stderr: its two ends, and the log where that wants it.
     pub(super) fn ends() -> Self {
-        Self::whole(HEAD)
+        Self { log: Lines::wanted(), ..Self::whole(HEAD) }
     }
 
     fn push(&mut self, bytes: &[u8]) {
+        if let Some(log) = &mut self.log {
+            log.push(bytes);
+        }
         let room = self.whole.saturating_sub(self.head.len()).min(bytes.len());
         self.head.extend_from_slice(&bytes[..room]);
         self.tail.extend_from_slice(&bytes[room..]);
@@ -61,7 +68,12 @@ impl Capture {
         let mut buffer = vec![0; 16 << 10];
         loop {
             match pipe.read(&mut buffer).await {
-                Ok(0) | Err(_) => return Ok(()),
+                Ok(0) | Err(_) => {
+                    if let Some(mut log) = self.log.take() {
+                        log.end();
+                    }
+                    return Ok(());
+                }
                 Ok(n) => self.push(&buffer[..n]),
             }
             if strict && !self.tail.is_empty() {

@@ -106,6 +106,10 @@ pub enum Act {
     Resume(Fence, Steps),
     Cancelled(Fence),
     Cancel,
+    Paused(Fence, Steps),
+    Pause,
+    /// From a pause that has met the run in this state, with a due time or without one.
+    Unpause(RunState, bool),
     Retry,
 }
 
@@ -113,7 +117,9 @@ pub enum Act {
 pub fn acts(job: &Job) -> Vec<Act> {
     let holder = job.worker.unwrap_or(A);
     let stranger = if holder == A { B } else { A };
-    let mut all = vec![Act::Stage, Act::StageEarly, Act::Admission, Act::Cancel, Act::Retry];
+    let mut all = vec![Act::Stage, Act::StageEarly, Act::Admission, Act::Cancel, Act::Pause, Act::Retry];
+    all.extend([RunState::Queued, RunState::Held, RunState::Waiting].map(|from| Act::Unpause(from, false)));
+    all.extend([RunState::Scheduled, RunState::Waiting, RunState::Resuming].map(|from| Act::Unpause(from, true)));
     all.extend([Answer::Signal, Answer::Emit, Answer::Approve, Answer::Reject].map(Act::Answer));
     for worker in [A, B] {
         all.extend([Act::Reserve(worker), Act::Claim(worker), Act::ClaimSolo(worker)]);
@@ -126,7 +132,7 @@ pub fn acts(job: &Job) -> Vec<Act> {
         all.extend([Act::Start(by), Act::SuspendAtOnce(by), Act::Complete(by), Act::Fail(by), Act::Cancelled(by)]);
         for steps in [Steps::None, Steps::Progressed] {
             all.extend([Act::Suspend(by, true, steps), Act::Suspend(by, false, steps)]);
-            all.extend([Act::Release(by, steps), Act::Resume(by, steps)]);
+            all.extend([Act::Release(by, steps), Act::Resume(by, steps), Act::Paused(by, steps)]);
         }
     }
     all
@@ -140,10 +146,19 @@ impl Act {
 
     /// Does it look at the queue, in SQL?
     pub fn heeds_the_queue(&self) -> bool {
-        use Act::{Admission, Answer, Claim, ClaimSolo, Release, Reserve, Retry, Stage, TakeOver};
+        use Act::{Admission, Answer, Claim, ClaimSolo, Release, Reserve, Retry, Stage, TakeOver, Unpause};
         matches!(
             self,
-            Admission | Answer(_) | Claim(_) | ClaimSolo(_) | Release(..) | Reserve(_) | Retry | Stage | TakeOver(..)
+            Admission
+                | Answer(_)
+                | Claim(_)
+                | ClaimSolo(_)
+                | Release(..)
+                | Reserve(_)
+                | Retry
+                | Stage
+                | TakeOver(..)
+                | Unpause(..)
         )
     }
 
@@ -153,6 +168,7 @@ impl Act {
             Self::TakeOver(_, steps)
             | Self::Release(_, steps)
             | Self::Resume(_, steps)
+            | Self::Paused(_, steps)
             | Self::Suspend(_, _, steps) => *steps,
             Self::Answer(Answer::Approve | Answer::Reject) => Steps::Asking,
             Self::Answer(_) => Steps::Waiting,
@@ -192,6 +208,9 @@ impl Act {
             Self::Resume(by, _) => Event::ScheduleResume { by, progressed },
             Self::Cancelled(by) => Event::Cancelled(by),
             Self::Cancel => Event::Cancel,
+            Self::Paused(by, _) => Event::Paused { by, progressed },
+            Self::Pause => Event::Pause,
+            Self::Unpause(from, due) => Event::Unpause { from, due, limited },
             Self::Retry => Event::Retry { limited },
         })
     }
@@ -234,6 +253,12 @@ impl Act {
             Self::Cancel => {
                 sqlx::query("SELECT stepd.cancel($1)").bind(RUN).execute(conn).await?;
             }
+            Self::Pause => {
+                sqlx::query("SELECT stepd.pause($1)").bind(RUN).execute(conn).await?;
+            }
+            Self::Unpause(..) => {
+                sqlx::query("SELECT stepd.unpause($1)").bind(RUN).execute(conn).await?;
+            }
             Self::Retry => {
                 sqlx::query("SELECT stepd.retry($1)").bind(RUN).execute(conn).await?;
             }
@@ -241,6 +266,7 @@ impl Act {
             Self::Suspend(by, due, _) => return moved(conn, by, RunState::Waiting, due.then_some(1000)).await,
             Self::Resume(by, _) => return moved(conn, by, RunState::Resuming, Some(1000)).await,
             Self::Release(by, _) => return moved(conn, by, RunState::Queued, None).await,
+            Self::Paused(by, _) => return moved(conn, by, RunState::Paused, None).await,
             Self::SuspendAtOnce(by) => {
                 let mut batch = batch(by);
                 checkpoint(&mut batch);

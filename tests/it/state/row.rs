@@ -54,7 +54,6 @@ pub fn every_kind_of_row() -> Vec<Job> {
         Job { epoch: 0, resumes: 0, ..live(RunState::Scheduled, Lane::Parked) },
         live(RunState::Queued, Lane::Fresh),
         live(RunState::Held, Lane::Held),
-        live(RunState::Paused, Lane::Parked),
     ];
     let streaks = [0, SOLO_AFTER - 1, SOLO_AFTER, SOLO_AFTER + CRASH_LIMIT - 1];
     for streak in streaks {
@@ -80,6 +79,7 @@ pub fn every_kind_of_row() -> Vec<Job> {
             all.push(Job { streak, crashes, due, ..live(RunState::Waiting, Lane::Parked) });
         }
         all.push(Job { streak, crashes, ..live(RunState::Resuming, Lane::Parked) });
+        all.push(Job { streak, crashes, ..live(RunState::Paused, Lane::Parked) });
     }
     for started in [false, true] {
         all.push(Job { started, epoch: 1, worker: Some(A), ..live(RunState::Running, Lane::Fresh) });
@@ -92,6 +92,16 @@ pub fn every_kind_of_row() -> Vec<Job> {
 
 fn quoted(worker: Option<WorkerId>) -> String {
     worker.map_or("NULL".to_owned(), |w| format!("'{}'", w.0))
+}
+
+/// What stands with a paused run.
+fn pause(from: RunState, due: bool) -> String {
+    let due = if due { "'2100-01-01'" } else { "NULL" };
+    format!(
+        "INSERT INTO stepd_engine.signals (run, kind, name, payload)
+         VALUES ('{RUN}', 'pause', 'pause', jsonb_build_object('from', '{}', 'due_at', {due}));",
+        from.as_str()
+    )
 }
 
 /// Ends the pair before, if any; then puts the run into its table, with its steps. From then on the triggers work again.
@@ -136,8 +146,13 @@ pub async fn put(conn: &mut PgConnection, job: &Job, act: &Act, queue: Queue) {
             job.epoch
         )
     });
+    let pause = match (job.state, act) {
+        (RunState::Paused, Act::Unpause(from, due)) => pause(*from, *due),
+        (RunState::Paused, _) => pause(RunState::Queued, false),
+        _ => String::new(),
+    };
     let text = format!(
-        "ROLLBACK; BEGIN; SET LOCAL session_replication_role = replica; {} {row}; {step}
+        "ROLLBACK; BEGIN; SET LOCAL session_replication_role = replica; {} {row}; {step} {pause}
          SET LOCAL session_replication_role = origin; SAVEPOINT act",
         queue.setting()
     );
@@ -153,7 +168,7 @@ pub struct Found {
     pub kept: String,
     /// Its place in the queue.
     pub ready: String,
-    /// Has its worker been asked to stop it?
+    /// Has its worker been asked to stop or to pause it?
     pub asked: bool,
 }
 
@@ -168,7 +183,7 @@ const READ: &str = "
             to_jsonb(e)::text, ready_at, workflow, queue, priority, definition, input, labels, unique_key,
             concurrency_key, traceparent, created_by, run_at
         FROM stepd_engine.ended e WHERE workflow = 'w')
-    SELECT *, ready_at::text AS ready, EXISTS (SELECT FROM stepd_engine.signals WHERE kind = 'cancel') AS asked,
+    SELECT *, ready_at::text AS ready, EXISTS (SELECT FROM stepd_engine.signals s WHERE s.kind = 'cancel' OR s.kind = 'pause' AND state = 'running') AS asked,
         jsonb_build_array(id, workflow, queue, priority, definition, input, labels, unique_key, concurrency_key,
             traceparent, created_by, run_at)::text AS kept
     FROM found";

@@ -1,0 +1,72 @@
+//! The effective values, and where each came from.
+
+use config::{Value, ValueKind};
+use serde::Serialize;
+
+use super::keys::{Form, KEYS, Key};
+use super::{Config, Loaded, database};
+
+/// One effective value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Shown {
+    /// `concurrency`, `secrets.stripe`
+    pub key: String,
+    /// The value; a secret as `***`; null: not set.
+    pub value: serde_json::Value,
+    /// `default`, `STEPD_CONCURRENCY`, `--concurrency`, `/etc/stepd/stepd.toml:3`, …
+    pub source: String,
+}
+
+const HIDDEN: &str = "***";
+
+impl Loaded {
+    /// Every key in the order of the template; tables entry by entry.
+    #[must_use]
+    pub fn shown(&self) -> Vec<Shown> {
+        let values = self.config.as_json();
+        let said = match &self.merged.kind {
+            ValueKind::Table(said) => Some(said),
+            _ => None,
+        };
+        let origin = |value: Option<&Value>| {
+            let value = value.filter(|v| v.kind != ValueKind::Nil);
+            value.and_then(Value::origin).unwrap_or("default").to_owned()
+        };
+        let mut shown = Vec::new();
+        for key in &KEYS {
+            let value = values.get(key.name).cloned().unwrap_or_default();
+            let said = said.and_then(|s| s.get(key.name));
+            match (value.as_object(), said.map(|s| &s.kind)) {
+                (Some(entries), Some(ValueKind::Table(said))) => {
+                    for (name, value) in entries {
+                        let value = hidden(key, value.clone());
+                        shown.push(Shown {
+                            key: format!("{}.{name}", key.name),
+                            value,
+                            source: origin(said.get(name)),
+                        });
+                    }
+                }
+                _ => shown.push(Shown { key: key.name.to_owned(), value: hidden(key, value), source: origin(said) }),
+            }
+        }
+        shown
+    }
+}
+
+fn hidden(key: &Key, value: serde_json::Value) -> serde_json::Value {
+    match &value {
+        serde_json::Value::String(text) if key.form == Form::Url || key.name == "connections" => {
+            database::masked(text).into()
+        }
+        serde_json::Value::String(_) if key.secret => HIDDEN.into(),
+        _ => value,
+    }
+}
+
+impl Config {
+    /// The names of all keys.
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        KEYS.iter().map(|k| k.name)
+    }
+}

@@ -1,0 +1,366 @@
+//! What the answers mean: pure, from facts to findings. Every finding that is not fine says what to do.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use crate::db::doctor::{Server, Transaction, Unserved};
+use crate::db::migrate::Unfit;
+use crate::db::operate::{QueueLine, TableSize, WorkerLine};
+use crate::db::{DbError, Trouble};
+
+use super::super::sizes::{bytes, is_bloated};
+use super::super::text::span;
+use super::machine::Space;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Finding {
+    pub check: &'static str,
+    pub level: Level,
+    pub says: String,
+    pub advice: Option<String>,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Ok,
+    /// It works, and could be better.
+    Note,
+    Wrong,
+    /// It could not be looked at.
+    Unknown,
+}
+
+impl Level {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Wrong => "wrong",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+fn ok(check: &'static str, says: impl Into<String>) -> Finding {
+    Finding { check, level: Level::Ok, says: says.into(), advice: None }
+}
+
+fn note(check: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { check, level: Level::Note, says: says.into(), advice: Some(advice.into()) }
+}
+
+fn wrong(check: &'static str, says: impl Into<String>, advice: impl Into<String>) -> Finding {
+    Finding { check, level: Level::Wrong, says: says.into(), advice: Some(advice.into()) }
+}
+
+/// A worker holds so many connections when it idles.
+const PER_WORKER: i64 = 6;
+
+/// A clock that is further away makes times in logs and traces hard to read; no decision rests on it.
+const CLOCK: TimeDelta = TimeDelta::seconds(2);
+
+/// A run that is ready is claimed within two seconds where there is a free slot.
+const LAG: TimeDelta = TimeDelta::minutes(1);
+
+/// A table of so many changed rows should have been analyzed.
+const CHANGED: i64 = 50_000;
+
+pub(super) fn unreachable(error: &str) -> Finding {
+    if error.contains("unsupported startup parameter") {
+        return wrong(
+            "server",
+            format!("PgBouncer refuses the session's settings: {error}"),
+            "give the daemon a direct connection; for other programs, set ignore_startup_parameters = options, extra_float_digits in pgbouncer.ini",
+        );
+    }
+    let advice = "look at the address and at the server: is it running, and does pg_hba.conf let this role in?";
+    wrong("server", format!("no connection: {error}"), advice)
+}
+
+pub(super) fn unanswered(check: &'static str, error: &DbError) -> Finding {
+    let advice = match (error.sqlstate().as_deref(), error.trouble) {
+        (Some("42501"), _) => "ask as a role that may look: GRANT pg_monitor and the rights on stepd's schemas",
+        (_, Trouble::Busy) => "something is in the way: try again, and look at the oldest transaction",
+        _ => "try again; behind a pooler, connect directly",
+    };
+    Finding { check, level: Level::Unknown, says: format!("no answer: {error}"), advice: Some(advice.into()) }
+}
+
+pub(super) fn server(s: &Server) -> Finding {
+    let says = format!("Postgres {}, database {}, {}", s.version, s.database, bytes(s.bytes));
+    match s.standby {
+        false => ok("server", says),
+        true => wrong(
+            "server",
+            format!("{says}: a standby, which cannot be written to"),
+            "connect to the primary, or promote this one",
+        ),
+    }
+}
+
+pub(super) fn schema(fits: Result<(), Unfit>, version: i32) -> Finding {
+    match fits {
+        Ok(()) => ok("schema version", format!("version {version}, which this stepd works with")),
+        Err(why) => {
+            let advice = match why {
+                Unfit::Missing { .. } | Unfit::Older { .. } => "stepd migrate",
+                Unfit::Newer { .. } | Unfit::AtWork { .. } => "install the stepd that the schema was made for",
+            };
+            wrong("schema version", why.to_string(), advice)
+        }
+    }
+}
+
+pub(super) fn pooler(pooled: bool) -> Finding {
+    match pooled {
+        false => ok("pooler", "none: each session has its own backend"),
+        true => note(
+            "pooler",
+            "a transaction pooler (PgBouncer) stands between: session locks do not hold, and a dead worker is found after its lease (15 s), not within 2 s",
+            "give stepd serve the server's own address, or a pool with pool_mode = session; applications may stay behind the pooler",
+        ),
+    }
+}
+
+pub(super) fn notifications(hears: bool, wanted: bool) -> Finding {
+    match (wanted, hears) {
+        (true, true) => ok("notifications", "LISTEN hears what NOTIFY says"),
+        (true, false) => wrong(
+            "notifications",
+            "LISTEN hears nothing: new runs are found by polling, up to 2 s late",
+            "connect directly, or in session mode: a transaction pooler does not carry notifications",
+        ),
+        (false, _) => note(
+            "notifications",
+            "switched off by the settings: new runs are found by polling, up to 2 s late",
+            "where that is not wanted: UPDATE stepd_engine.settings SET notify = true",
+        ),
+    }
+}
+
+pub(super) fn clock(ahead: TimeDelta) -> Finding {
+    let which = if ahead < TimeDelta::zero() { "behind" } else { "ahead of" };
+    match ahead.abs() <= CLOCK {
+        true => ok("clock", format!("the server's is {} {which} this machine's", span(ahead.abs()))),
+        false => wrong(
+            "clock",
+            format!(
+                "the server's is {} {which} this machine's: times in logs and rows do not fit each other",
+                span(ahead.abs())
+            ),
+            "keep both in time by NTP (timedatectl, chronyc tracking); stepd itself decides by the server's alone",
+        ),
+    }
+}
+
+/// The closest of the limits on connections.
+pub(super) fn connections(s: &Server, workers: i64) -> Finding {
+    let limits = [
+        (i64::from(s.room), s.used, "max_connections", "raise max_connections, or put applications behind a pooler"),
+        (
+            i64::from(s.database_room),
+            s.database_used,
+            "the database's CONNECTION LIMIT",
+            "ALTER DATABASE … CONNECTION LIMIT -1, or a higher one",
+        ),
+        (
+            i64::from(s.role_room),
+            s.role_used,
+            "the role's CONNECTION LIMIT",
+            "ALTER ROLE … CONNECTION LIMIT -1, or a higher one",
+        ),
+    ];
+    // The first one is always a limit; a negative number says that the others are none.
+    let (most, used, name, advice) = limits
+        .into_iter()
+        .filter(|(most, ..)| *most >= 0)
+        .min_by_key(|(most, used, ..)| most - used)
+        .unwrap_or((i64::MAX, 0, "max_connections", ""));
+    let free = (most - used).max(0);
+    let says = format!("{used} of {most} are used ({name}), {free} are free");
+    match free {
+        free if free < PER_WORKER => wrong("connections", format!("{says}; a worker needs {PER_WORKER}"), advice),
+        free if free < PER_WORKER * workers => note(
+            "connections",
+            format!("{says}; should all workers reconnect at once, they need {}", PER_WORKER * workers),
+            advice,
+        ),
+        _ => ok("connections", says),
+    }
+}
+
+pub(super) fn transaction(oldest: Option<&Transaction>, limit: Duration) -> Finding {
+    const CHECK: &str = "oldest transaction";
+    let Some(t) = oldest else { return ok(CHECK, "none is open") };
+    let age = t.now - t.since;
+    let who = t.who.as_deref().unwrap_or("somebody");
+    let what = match t.pid {
+        Some(pid) => format!("open for {} by {who} ({}, pid {pid})", span(age), t.what),
+        None => format!("open for {} by {who} ({})", span(age), t.what),
+    };
+    let unseen = if t.hidden > 0 { format!("; {} sessions hide what they do", t.hidden) } else { String::new() };
+    if age < TimeDelta::from_std(limit).unwrap_or(TimeDelta::MAX) {
+        return ok(CHECK, format!("{what}{unseen}"));
+    }
+    let advice = match (t.pid, &t.gid) {
+        (Some(pid), _) => format!(
+            "end it: SELECT pg_terminate_backend({pid}); and give such sessions an idle_in_transaction_session_timeout"
+        ),
+        (None, Some(gid)) => format!("end it: ROLLBACK PREPARED '{}'", gid.replace('\'', "''")),
+        (None, None) => "end it".to_owned(),
+    };
+    wrong(CHECK, format!("{what}: no dead row that is younger can be vacuumed{unseen}"), advice)
+}
+
+pub(super) fn autovacuum(s: &Server, tables: &[TableSize]) -> Finding {
+    const CHECK: &str = "autovacuum";
+    if !s.autovacuum || !s.track_counts {
+        let off = if s.autovacuum { "track_counts" } else { "autovacuum" };
+        return wrong(
+            CHECK,
+            format!("{off} is off: dead rows stay, and claims slow down"),
+            format!("ALTER SYSTEM SET {off} = on; SELECT pg_reload_conf()"),
+        );
+    }
+    if let Some(t) = tables.iter().find(|t| t.switched_off) {
+        return wrong(
+            CHECK,
+            format!("it is switched off for {}", t.name),
+            format!("ALTER TABLE {} RESET (autovacuum_enabled)", t.name),
+        );
+    }
+    let dead = |t: &TableSize| format!("{} has {} dead rows beside {} live ones", t.name, t.dead, t.live);
+    match tables.iter().find(|t| is_bloated(t)) {
+        Some(t) => wrong(
+            CHECK,
+            format!("it is behind: {}", dead(t)),
+            format!("look for an old transaction; raise autovacuum_max_workers; now: VACUUM {}", t.name),
+        ),
+        None => ok(
+            CHECK,
+            match tables.iter().max_by_key(|t| t.dead).filter(|t| t.dead > 0) {
+                Some(t) => format!("it keeps up: {} at the most", dead(t)),
+                None => "it keeps up: no dead rows".to_owned(),
+            },
+        ),
+    }
+}
+
+pub(super) fn statistics(tables: &[TableSize]) -> Finding {
+    const CHECK: &str = "statistics";
+    let stale = |t: &&TableSize| t.changed > CHANGED && t.changed > t.live / 2;
+    match tables.iter().filter(stale).max_by_key(|t| t.changed) {
+        Some(t) => wrong(
+            CHECK,
+            format!("{} has {} changed rows since its last ANALYZE", t.name, t.changed),
+            format!("ANALYZE {}", t.name),
+        ),
+        None => ok(CHECK, "the planner knows the tables"),
+    }
+}
+
+pub(super) fn workers(workers: &[WorkerLine]) -> Finding {
+    const CHECK: &str = "workers";
+    if let Some(w) = workers.iter().find(|w| !w.alive) {
+        return wrong(
+            CHECK,
+            format!(
+                "the last heartbeat of {}:{} is {} old, its lease is {}: it is dead or hangs, and nobody has taken over its {} runs",
+                w.host,
+                w.pid,
+                span(w.now - w.beat_at),
+                span(TimeDelta::milliseconds(w.lease_ms)),
+                w.running
+            ),
+            match workers.iter().any(|w| w.alive) {
+                true => {
+                    "another worker takes over within seconds; if this stays, look at its log for \"take-over failed\""
+                }
+                false => "no other worker lives to take over: start stepd serve",
+            },
+        );
+    }
+    match workers.len() {
+        0 => note(CHECK, "none is registered: nothing is claimed", "start stepd serve"),
+        n => {
+            let (running, slots) = workers.iter().fold((0, 0), |(r, s), w| (r + w.running, s + i64::from(w.slots)));
+            let oldest = workers.iter().map(|w| w.now - w.beat_at).max().unwrap_or_default();
+            let word = if n == 1 { "worker" } else { "workers" };
+            ok(
+                CHECK,
+                format!("{n} {word}, {running} of {slots} slots in use, the oldest heartbeat is {} old", span(oldest)),
+            )
+        }
+    }
+}
+
+/// The first figure to alert on: how long what is ready waits for a slot.
+pub(super) fn lag(queues: &[QueueLine]) -> Finding {
+    const CHECK: &str = "queue lag";
+    let ready = queues.iter().filter_map(|q| Some((q.now - q.oldest_ready_at?, q.name.as_str(), q.queued)));
+    let Some((age, name, queued)) = ready.max() else { return ok(CHECK, "nothing waits for a slot") };
+    let says = format!("the oldest ready run has waited for {}, in queue {name} with {queued} queued", span(age));
+    match age <= LAG {
+        true => ok(CHECK, says),
+        false => note(
+            CHECK,
+            says,
+            "are all slots in use? stepd worker ls; more workers or a higher --concurrency take more runs at once",
+        ),
+    }
+}
+
+pub(super) fn unserved(runs: &[Unserved]) -> Finding {
+    const CHECK: &str = "runs without a worker";
+    let Some(first) = runs.first() else { return ok(CHECK, "none: what is queued, some worker serves") };
+    let count = if first.n == 1 { "1 run waits".to_owned() } else { format!("{} runs wait", first.n) };
+    let since = span(first.now - first.since);
+    let more = match runs.len() {
+        1 => String::new(),
+        n => format!("; and {} more like it", n - 1),
+    };
+    match (&first.queue, &first.workflow) {
+        (Some(queue), _) => wrong(
+            CHECK,
+            format!("{count} in queue {queue}, since {since}, and no live worker serves it{more}"),
+            match first.exclusive {
+                true => format!("stepd serve --queue {queue}: only a worker that names it serves it"),
+                false => format!("start stepd serve, or let one serve it: stepd serve --queue {queue}"),
+            },
+        ),
+        (None, workflow) => wrong(
+            CHECK,
+            format!(
+                "{count} for workflow {}, since {since}, which no worker has loaded{more}",
+                workflow.as_deref().unwrap_or("?")
+            ),
+            "load its file: stepd serve --workflows DIR",
+        ),
+    }
+}
+
+pub(super) fn disk(space: Option<Space>, path: Option<&str>, database: Option<i64>) -> Finding {
+    const CHECK: &str = "disk";
+    let Some(Space { free, total }) = space else {
+        let size = database.map(|n| format!("the database has {}; ", bytes(n))).unwrap_or_default();
+        return Finding {
+            check: CHECK,
+            level: Level::Unknown,
+            says: format!("{size}how much is free cannot be seen from here"),
+            advice: Some("look on the server: df".into()),
+        };
+    };
+    let big = |n: u64| bytes(i64::try_from(n).unwrap_or(i64::MAX));
+    let says = format!("{} of {} are free under {}", big(free), big(total), path.unwrap_or("the data directory"));
+    match free < (1 << 30) || free < total / 20 {
+        true => wrong(
+            CHECK,
+            says,
+            "make room before Postgres stops: a full disk stops every write; stepd db says what is large",
+        ),
+        false => ok(CHECK, says),
+    }
+}

@@ -1,0 +1,163 @@
+//! What `stepd doctor` asks the database. Nothing here may rest on what a transaction pooler breaks, for that is one of the findings:
+//! no statement is kept prepared, and each question is asked in a transaction of its own, so on one backend.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgListener;
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Postgres, Row};
+use uuid::Uuid;
+
+use super::connect::Database;
+use super::error::DbError;
+
+const SESSION: [(&str, &str); 2] = [("statement_timeout", "20s"), ("lock_timeout", "5s")];
+
+/// How often two sessions are compared: a pooler may have several backends to give.
+const LOOKS: usize = 3;
+
+/// A connection for the questions.
+///
+/// # Errors
+/// None comes about in five seconds.
+pub async fn connect(db: &Database) -> Result<PgConnection, DbError> {
+    let options = db.session("doctor", &SESSION).await?.statement_cache_capacity(0);
+    match tokio::time::timeout(Duration::from_secs(5), options.connect()).await {
+        Ok(conn) => Ok(conn?),
+        Err(_) => Err(DbError::unanswered(Duration::from_secs(5))),
+    }
+}
+
+/// Are two sessions served by one backend in turns? Then a transaction pooler stands between.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn is_pooled(db: &Database) -> Result<bool, DbError> {
+    let (mut one, mut two) = (connect(db).await?, connect(db).await?);
+    let mut pooled = false;
+    for _ in 0..LOOKS {
+        pooled |= backend(&mut one).await? == backend(&mut two).await?;
+    }
+    let _ = one.close().await;
+    let _ = two.close().await;
+    Ok(pooled)
+}
+
+/// By the simple protocol: one round trip.
+async fn backend(conn: &mut PgConnection) -> Result<i32, DbError> {
+    let row = conn.fetch_one(sqlx::raw_sql("SELECT pg_backend_pid() AS pid")).await?;
+    Ok(row.try_get_unchecked::<String, _>("pid").map_or(0, |pid| pid.parse().unwrap_or(0)))
+}
+
+/// Does a notification arrive that another session sends?
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn hears(db: &Database, limit: Duration) -> Result<bool, DbError> {
+    let channel = format!("stepd_doctor_{}", Uuid::new_v4().simple());
+    let pool = db.reading_pool("doctor", 1, &SESSION);
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen(&channel).await?;
+    let mut conn = connect(db).await?;
+    conn.execute(sqlx::AssertSqlSafe(format!("NOTIFY {channel}"))).await?;
+    let heard = tokio::time::timeout(limit, listener.recv()).await;
+    let _ = conn.close().await;
+    match heard {
+        Ok(heard) => Ok(heard.map(|_| true)?),
+        Err(_) => Ok(false),
+    }
+}
+
+/// What the server says of itself.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Server {
+    pub database: String,
+    pub version: String,
+    pub now: DateTime<Utc>,
+    pub autovacuum: bool,
+    pub track_counts: bool,
+    /// Connections that ordinary roles may have in all.
+    pub room: i32,
+    pub used: i64,
+    /// -1: no limit of its own.
+    pub database_room: i32,
+    pub database_used: i64,
+    /// -1: no limit of its own.
+    pub role_room: i32,
+    pub role_used: i64,
+    pub superuser: bool,
+    pub bytes: i64,
+    pub standby: bool,
+}
+
+/// The server.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn server<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Server, DbError> {
+    Ok(sqlx::query_file_as!(Server, "src/db/sql/server_facts.sql").fetch_one(db).await?)
+}
+
+/// A transaction that has been open for a while.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Transaction {
+    /// `None`: a prepared one.
+    pub pid: Option<i32>,
+    pub who: Option<String>,
+    pub what: String,
+    pub since: DateTime<Utc>,
+    /// Of a prepared one.
+    pub gid: Option<String>,
+    pub now: DateTime<Utc>,
+    /// Sessions that do not show this role what they do.
+    pub hidden: i64,
+}
+
+/// The transaction that has been open for longest.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn oldest_transaction<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+) -> Result<Option<Transaction>, DbError> {
+    Ok(sqlx::query_file_as!(Transaction, "src/db/sql/old_transactions.sql").fetch_optional(db).await?)
+}
+
+/// Where the server keeps its data.
+///
+/// # Errors
+/// This role may not know, or whatever else the database says.
+pub async fn data_directory<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/data_directory.sql").fetch_one(db).await?)
+}
+
+/// Do inserts wake the workers?
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn notifies<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<bool, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/notifies.sql").fetch_one(db).await?)
+}
+
+/// Runs that no worker can take.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Unserved {
+    /// The queue that nobody serves; `None`: the workflow is what nobody has.
+    pub queue: Option<String>,
+    pub workflow: Option<String>,
+    pub exclusive: bool,
+    pub n: i64,
+    pub since: DateTime<Utc>,
+    pub now: DateTime<Utc>,
+}
+
+/// Runs that no worker can take, what has waited for longest first.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn unserved<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Vec<Unserved>, DbError> {
+    Ok(sqlx::query_file_as!(Unserved, "src/db/sql/unserved.sql").fetch_all(db).await?)
+}

@@ -1,0 +1,78 @@
+//! The catalogue of errors: one page for each code, compiled in. The pages stand in `docs/errors`.
+
+/// Every page, by its code: stepd's own errors (`SD001`), failure codes (`timeout`), and families of failure codes (`http`, for
+/// `http_503`).
+pub const PAGES: &[(&str, &str)] = &[
+    ("SD001", include_str!("../../docs/errors/SD001.md")),
+    ("SD002", include_str!("../../docs/errors/SD002.md")),
+    ("SD010", include_str!("../../docs/errors/SD010.md")),
+    ("SD011", include_str!("../../docs/errors/SD011.md")),
+    ("SD012", include_str!("../../docs/errors/SD012.md")),
+    ("SD013", include_str!("../../docs/errors/SD013.md")),
+    ("SD014", include_str!("../../docs/errors/SD014.md")),
+    ("SD015", include_str!("../../docs/errors/SD015.md")),
+    ("SD016", include_str!("../../docs/errors/SD016.md")),
+    ("cancelled", include_str!("../../docs/errors/cancelled.md")),
+    ("connection", include_str!("../../docs/errors/connection.md")),
+    ("crash_loop", include_str!("../../docs/errors/crash_loop.md")),
+    ("definition", include_str!("../../docs/errors/definition.md")),
+    ("duplicate_key", include_str!("../../docs/errors/duplicate_key.md")),
+    ("exit", include_str!("../../docs/errors/exit.md")),
+    ("expression", include_str!("../../docs/errors/expression.md")),
+    ("fingerprint_mismatch", include_str!("../../docs/errors/fingerprint_mismatch.md")),
+    ("forbidden_target", include_str!("../../docs/errors/forbidden_target.md")),
+    ("http", include_str!("../../docs/errors/http.md")),
+    ("internal", include_str!("../../docs/errors/internal.md")),
+    ("interrupted", include_str!("../../docs/errors/interrupted.md")),
+    ("invalid_input", include_str!("../../docs/errors/invalid_input.md")),
+    ("invalid_json", include_str!("../../docs/errors/invalid_json.md")),
+    ("invalid_params", include_str!("../../docs/errors/invalid_params.md")),
+    ("lease_lost", include_str!("../../docs/errors/lease_lost.md")),
+    ("map_failed", include_str!("../../docs/errors/map_failed.md")),
+    ("not_storable", include_str!("../../docs/errors/not_storable.md")),
+    ("panic", include_str!("../../docs/errors/panic.md")),
+    ("rejected", include_str!("../../docs/errors/rejected.md")),
+    ("schema_mismatch", include_str!("../../docs/errors/schema_mismatch.md")),
+    ("signal", include_str!("../../docs/errors/signal.md")),
+    ("spawn", include_str!("../../docs/errors/spawn.md")),
+    ("sql", include_str!("../../docs/errors/sql.md")),
+    ("timeout", include_str!("../../docs/errors/timeout.md")),
+    ("too_large", include_str!("../../docs/errors/too_large.md")),
+];
+
+/// The families: what follows the dash is a number, or a SQLSTATE.
+const FAMILIES: [&str; 4] = ["exit", "signal", "http", "sql"];
+
+/// The page of a code, in Markdown. A code of a family (`http_503`, `http_5xx`) has the family's.
+#[must_use]
+pub fn explanation(code: &str) -> Option<&'static str> {
+    let page = |wanted: &str| PAGES.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, text)| *text);
+    page(code)
+        .or_else(|| code.split_once('_').filter(|(family, _)| FAMILIES.contains(family)).and_then(|(f, _)| page(f)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_finds_its_page_and_a_member_that_of_its_family() {
+        assert!(explanation("sd001").unwrap().starts_with("# SD001: "));
+        assert!(explanation("crash_loop").unwrap().starts_with("# crash_loop: "));
+        for (code, page) in [("http_503", "http"), ("http_5xx", "http"), ("exit_75", "exit"), ("sql_23505", "sql")] {
+            assert!(explanation(code).unwrap().starts_with(&format!("# {page}: ")), "{code}");
+        }
+        for none in ["SD999", "", "time_out", "_", "http_"] {
+            assert_eq!(explanation(none).is_some(), none == "http_", "{none}");
+        }
+    }
+
+    #[test]
+    fn every_page_says_what_it_means_and_what_to_do() {
+        for (code, text) in PAGES {
+            assert!(text.starts_with(&format!("# {code}: ")), "{code}: the title");
+            assert!(text.contains("\n## What to do\n"), "{code}: no advice");
+            assert!(text.lines().all(|line| line.chars().count() <= 140), "{code}: a long line");
+        }
+    }
+}

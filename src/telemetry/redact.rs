@@ -1,0 +1,135 @@
+//! Secrets, and how to hide them: as they are, in base64 (wherever in a longer text it was encoded), percent-encoded, and inside
+//! JSON.
+//!
+//! One set for the process, as there is one log: it only grows, for runs may still hold what a reload has replaced.
+
+use std::borrow::Cow;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// What stands in a secret's place.
+const HIDDEN: &str = "***";
+
+/// Shorter ones hide nothing worth hiding, and would turn every second word into asterisks.
+const SHORTEST: usize = 4;
+
+static FORMS: RwLock<Option<Arc<[String]>>> = RwLock::new(None);
+
+/// Hides these values from now on.
+pub fn add(secrets: impl IntoIterator<Item = String>) {
+    let mut known = FORMS.write().unwrap_or_else(PoisonError::into_inner);
+    let mut all: Vec<String> = known.as_deref().unwrap_or_default().to_vec();
+    all.extend(secrets.into_iter().flat_map(|s| forms(&s)));
+    // The longest first: one secret may be the beginning of another.
+    all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    all.dedup();
+    *known = Some(all.into());
+}
+
+/// The text without secrets.
+#[must_use]
+pub fn hide(text: &str) -> Cow<'_, str> {
+    let known = FORMS.read().unwrap_or_else(PoisonError::into_inner).clone();
+    hidden(text, known.as_deref().unwrap_or_default())
+}
+
+/// A value with no secrets in its texts.
+pub fn hide_in(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => {
+            if let Cow::Owned(clean) = hide(text) {
+                *text = clean;
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(hide_in),
+        serde_json::Value::Object(entries) => entries.values_mut().for_each(hide_in),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+    }
+}
+
+fn hidden<'a>(text: &'a str, forms: &[String]) -> Cow<'a, str> {
+    let mut text = Cow::Borrowed(text);
+    for form in forms {
+        if text.contains(form.as_str()) {
+            text = Cow::Owned(text.replace(form.as_str(), HIDDEN));
+        }
+    }
+    text
+}
+
+fn forms(secret: &str) -> Vec<String> {
+    if secret.len() < SHORTEST {
+        return Vec::new();
+    }
+    let json = serde_json::Value::from(secret).to_string();
+    let mut forms = vec![secret.to_owned(), json[1..json.len() - 1].to_owned()];
+    let percent = percent_encoded(secret);
+    forms.extend([lower_hex(&percent), percent.replace("%20", "+"), percent]);
+    for before in 0..3 {
+        let text = base64(secret.as_bytes(), before);
+        forms.extend([text.replace('+', "-").replace('/', "_"), text]);
+    }
+    forms.retain(|f| f.len() >= SHORTEST);
+    forms
+}
+
+fn percent_encoded(text: &str) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+    text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+fn lower_hex(percent: &str) -> String {
+    let mut left = 0;
+    let lower = |c: char| {
+        left = if c == '%' { 2 } else { i32::max(left - 1, -1) };
+        if left >= 0 { c.to_ascii_lowercase() } else { c }
+    };
+    percent.chars().map(lower).collect()
+}
+
+/// What is sure to stand in the base64 of a text that has these bytes in it, after `before` others (of three).
+fn base64(bytes: &[u8], before: usize) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let all: Vec<u8> = std::iter::repeat_n(0, before).chain(bytes.iter().copied()).collect();
+    let bit = |at: usize| all.get(at / 8).is_some_and(|byte| byte >> (7 - at % 8) & 1 == 1);
+    let digit = |n: usize| (0..6).fold(0, |value, i| value << 1 | usize::from(bit(n * 6 + i)));
+    // Digits that share bits with what stands before or after are not known.
+    let (first, end) = ((before * 8).div_ceil(6), all.len() * 8 / 6);
+    (first..end).map(|n| char::from(DIGITS[digit(n)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_hidden_in_every_form_that_it_may_take() {
+        let forms = forms("gehe im/Ün\"d?x");
+        let hide = |text: &str| hidden(text, &forms).into_owned();
+        assert_eq!(hide("a gehe im/Ün\"d?x b"), "a *** b");
+        assert_eq!(hide("?key=gehe%20im%2F%C3%9Cn%22d%3Fx&b"), "?key=***&b");
+        assert_eq!(hide("?key=gehe%20im%2f%c3%9cn%22d%3fx&b"), "?key=***&b");
+        assert_eq!(hide("?key=gehe+im%2F%C3%9Cn%22d%3Fx&b"), "?key=***&b");
+        assert_eq!(hide("{\"a\":\"gehe im/Ün\\\"d?x\"}"), "{\"a\":\"***\"}");
+        assert_eq!(hide("gehe im/Ün"), "gehe im/Ün");
+    }
+
+    #[test]
+    fn base64_is_hidden_wherever_it_was_encoded() {
+        let forms = forms("correcthorse");
+        // user:correcthorse, u:correcthorse, :correcthorse and alone, as `base64` writes them.
+        for text in ["dXNlcjpjb3JyZWN0aG9yc2U=", "dTpjb3JyZWN0aG9yc2U=", "OmNvcnJlY3Rob3JzZQ==", "Y29ycmVjdGhvcnNl"] {
+            let hidden = hidden(text, &forms);
+            assert!(hidden.contains("***") && hidden.len() < 14, "{text}: {hidden}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_short_is_left_alone_and_a_longer_secret_goes_first() {
+        assert!(forms("abc").is_empty());
+        add(["secret-one".to_owned(), "secret-one-and-two".to_owned()]);
+        assert_eq!(hide("secret-one-and-two, secret-one"), "***, ***");
+        let mut value = serde_json::json!({"a": ["secret-one", 1], "b": {"c": "secret-one!"}});
+        hide_in(&mut value);
+        assert_eq!(value, serde_json::json!({"a": ["***", 1], "b": {"c": "***!"}}));
+    }
+}
