@@ -2,17 +2,10 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use stepd::app::Daemon;
-use stepd::app::build::Parts;
-use stepd::engine::{Ctx, Halt, Workflow};
-use stepd::model::{Payload, StepKey};
-use stepd::rules::policy::{ResumePolicy, StepPolicy};
-use stepd::services::catalog::Loaded;
-use stepd::steps::BoxFuture;
+use stepd::{Ctx, Halt, Stepd, Workflow};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -141,35 +134,27 @@ fn files(folder: &Path, concurrency: usize) -> Command {
     command
 }
 
-/// Workflows in Rust: a number of steps, each of which may take its time.
+/// A workflow in Rust: a number of steps, each of which may take its time.
 struct Steps {
-    keys: Vec<StepKey>,
+    keys: Vec<String>,
     pause: Duration,
-    policy: StepPolicy,
-    resume: ResumePolicy,
 }
 
-impl Workflow for Steps {
-    fn run<'a>(&'a self, ctx: &'a Ctx, _input: Payload) -> BoxFuture<'a, Result<Payload, Halt>> {
-        Box::pin(async move {
-            for key in &self.keys {
-                let pid = std::process::id();
-                ctx.step::<(u64, u32), _, _>(key.clone(), &self.policy, || async move {
-                    // The wall clock, which this process and the measuring one share.
-                    let at = micros();
-                    if !self.pause.is_zero() {
-                        tokio::time::sleep(self.pause).await;
-                    }
-                    Ok((at, pid))
-                })
-                .await?;
-            }
-            Ok(Payload::null())
-        })
-    }
-
-    fn resume_policy(&self) -> &ResumePolicy {
-        &self.resume
+impl Steps {
+    async fn run(&self, ctx: &Ctx<'_>, _: serde_json::Value) -> Result<(), Halt> {
+        let (pid, pause) = (std::process::id(), self.pause);
+        for key in &self.keys {
+            ctx.step::<(u64, u32), _, _>(key, || async move {
+                // The wall clock, which this process and the measuring one share.
+                let at = micros();
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                Ok((at, pid))
+            })
+            .await?;
+        }
+        Ok(())
     }
 }
 
@@ -179,41 +164,24 @@ pub fn micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(0))
 }
 
-fn code(name: &str, steps: usize, pause: Duration) -> Loaded {
-    Loaded {
-        name: name.to_owned(),
-        hash: format!("figures {name}"),
-        body: None,
-        queue: "default".to_owned(),
-        priority: 5,
-        source: None,
-        workflow: Arc::new(Steps {
-            keys: (0..steps).map(|i| StepKey::from(format!("s{i}"))).collect(),
-            pause,
-            policy: StepPolicy::default(),
-            resume: ResumePolicy::default(),
-        }),
-    }
+fn code(name: &str, steps: usize, pause: Duration) -> Workflow {
+    let keys = (0..steps).map(|i| format!("s{i}")).collect();
+    Workflow::with(name, Steps { keys, pause }, Steps::run)
 }
 
 /// This program as a daemon.
 pub async fn serve(args: &[String]) -> Result<()> {
-    let mut config = stepd::app::config::Sources::default().load()?.config;
-    config.concurrency = args.first().context("concurrency")?.parse()?;
-    stepd::telemetry::logs::start(&config.log_format, &config.log_level);
-    let db = Daemon::database(&config)?;
-    let mut conn = db.connect("migrate", &[]).await?;
-    stepd::db::migrate::migrate(&mut conn).await?;
-    drop(conn);
-    let workflows = vec![
-        code("code_1", 1, Duration::ZERO),
-        code("code_10", 10, Duration::ZERO),
-        code("code_1000", 1_000, Duration::ZERO),
-        code("code_slow", 500, Duration::from_millis(20)),
-        code("code_hold", 1, Duration::from_secs(8)),
-    ];
-    let daemon = Daemon::start(&config, db, Parts { workflows, ..Parts::default() }).await?;
-    daemon.presence.present().await;
+    stepd::telemetry::logs::start("json", "info");
+    let daemon = Stepd::builder()
+        .queue("figures")
+        .concurrency(args.first().context("concurrency")?.parse()?)
+        .register(code("code_1", 1, Duration::ZERO))
+        .register(code("code_10", 10, Duration::ZERO))
+        .register(code("code_1000", 1_000, Duration::ZERO))
+        .register(code("code_slow", 500, Duration::from_millis(20)))
+        .register(code("code_hold", 1, Duration::from_secs(8)))
+        .start()
+        .await?;
     tracing::info!("ready");
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     term.recv().await;

@@ -1,5 +1,6 @@
 //! Builds the daemon: every service with what it needs, nothing started that has not been told to.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,8 +82,10 @@ pub struct Daemon {
 pub struct Parts {
     /// Workflows to load before the first claim.
     pub workflows: Vec<Loaded>,
-    /// Kinds of step beside the standard ones.
-    pub registry: Option<Registry>,
+    /// Kinds of step beside the standard ones, or in place of those of the same name.
+    pub kinds: Registry,
+    /// Part of somebody else's program, whose `main` does not know the guard of `run` and `exec` steps.
+    pub embedded: bool,
     /// For tests.
     pub failpoints: Failpoints,
 }
@@ -99,9 +102,13 @@ pub fn host(config: &Config) -> Arc<Host> {
 /// # Errors
 /// `http_allow` has an entry that is neither a host nor a network.
 pub fn registry(config: &Config) -> Result<Registry, BuildError> {
+    kinds(config, ProcessOptions::own_guard())
+}
+
+fn kinds(config: &Config, guard: Vec<OsString>) -> Result<Registry, BuildError> {
     let mut options = StepOptions::default();
     options.process.output_limit = config.max_output_bytes;
-    options.process.guard = ProcessOptions::own_guard();
+    options.process.guard = guard;
     options.http.allow = config
         .http_allow
         .iter()
@@ -167,10 +174,8 @@ impl Daemon {
         #[expect(clippy::disallowed_methods, reason = "until the registration brings the database's time")]
         let clock = Arc::new(ServerClock::new(Utc::now()));
         let (keeper, gate) = GateKeeper::new();
-        let registry = match parts.registry {
-            Some(registry) => registry,
-            None => registry(config)?.with(sql(config, &db, &parts.failpoints).await?),
-        };
+        let guard = if parts.embedded { Vec::new() } else { ProcessOptions::own_guard() };
+        let registry = kinds(config, guard)?.with(sql(config, &db, &parts.failpoints).await?).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler(host(config))));
         catalog.load(parts.workflows).await?;
         let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Executor, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
-use crate::model::RunState;
+use crate::model::{Failure, Payload, RunState, code};
 
 use super::error::DbError;
 
@@ -376,6 +376,37 @@ pub struct RunResult {
 /// Whatever the database says.
 pub async fn result<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Option<RunResult>, DbError> {
     Ok(sqlx::query_file_as!(RunResult, "src/db/sql/run_result.sql", run).fetch_optional(db).await?)
+}
+
+/// How a run ended, if it has.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum End {
+    Unknown,
+    /// Not yet.
+    Live,
+    Completed(Payload),
+    Failed(Failure),
+    Cancelled,
+}
+
+/// How a run ended, if it has.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn end<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<End, DbError> {
+    let row = sqlx::query_file!("src/db/sql/run_end.sql", run).fetch_one(db).await?;
+    let failure = || {
+        let told = row.error.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        told.unwrap_or_else(|| Failure::permanent(code::INTERNAL, "the recorded failure cannot be read"))
+    };
+    Ok(match row.state.as_deref() {
+        Some("completed") => End::Completed(row.output.map_or_else(Payload::null, Payload::from_database)),
+        Some("failed") => End::Failed(failure()),
+        Some(_) => End::Cancelled,
+        None if row.known => End::Live,
+        None => End::Unknown,
+    })
 }
 
 /// The approvals that a run waits for: the step's key, and the question.

@@ -9,7 +9,6 @@ mod busy;
 mod records;
 
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
 use crate::rules::policy::StepPolicy;
-use crate::steps::{Flow, Registry, Shape, StepCx, StepOutput};
+use crate::steps::{BoxFuture, Flow, Registry, Shape, StepCx, StepOutput};
 
 use super::clock::ServerClock;
 use super::gate::Gate;
@@ -68,6 +67,9 @@ pub struct Call<'a> {
     /// Turns the raw result into the recorded output.
     pub shape: Shape,
 }
+
+/// The code of a step, called for each attempt.
+pub type Work<'a> = dyn Fn(StepCx) -> BoxFuture<'a, Result<Payload, Failure>> + Send + Sync + 'a;
 
 /// What a step came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -179,24 +181,12 @@ impl Ctx {
         self.resolve(key, kind, policy, &body).await
     }
 
-    /// Does a step that is Rust code: `work` is called for each attempt, and its value recorded as JSON.
+    /// Does a step that is Rust code: `work` is called for each attempt, and what it gives is recorded.
     ///
     /// # Errors
     /// As [`Ctx::call`].
-    pub async fn step<T, F, Fut>(&self, key: impl Into<StepKey>, policy: &StepPolicy, work: F) -> Result<T, Halt>
-    where
-        T: serde::Serialize + serde::de::DeserializeOwned,
-        F: Fn() -> Fut + Send + Sync,
-        Fut: Future<Output = Result<T, Failure>> + Send,
-    {
-        let body = super::attempt::CodeBody::new(&work);
-        let key = key.into();
-        let done = self.resolve(key.clone(), "code", policy, &body).await?;
-        serde_json::from_str(done.output.as_str()).map_err(|e| {
-            // Whatever `on_error` says: there is no `T` to go on with. (A `T` that null fits, as an `Option`, goes on after a failure.)
-            let why = format!("the recorded output of step `{key}` has another shape than this code expects: {e}");
-            self.failed(Some(key), Failure::permanent(code::INVALID_JSON, why))
-        })
+    pub async fn code(&self, key: StepKey, policy: &StepPolicy, work: &Work<'_>) -> Result<StepDone, Halt> {
+        self.resolve(key, "code", policy, &super::attempt::CodeBody::new(work)).await
     }
 
     /// Records that a step is skipped (a decision is a checkpoint too).
@@ -317,7 +307,7 @@ impl Ctx {
 
     /// A step has failed for good, and with it the run: branches that wait return, nothing new starts. Steps at work
     /// end by themselves.
-    pub(super) fn failed(&self, key: Option<StepKey>, failure: Failure) -> Halt {
+    pub(crate) fn failed(&self, key: Option<StepKey>, failure: Failure) -> Halt {
         self.failing.store(true, Ordering::Release);
         self.fails.notify_waiters();
         Halt::Failed(StepFailure { key, failure })
@@ -367,7 +357,7 @@ impl Ctx {
     }
 
     /// The size limit, applied to every output.
-    pub(super) fn sized(&self, output: Payload) -> Result<Payload, Failure> {
+    pub(crate) fn sized(&self, output: Payload) -> Result<Payload, Failure> {
         if output.len() <= self.ports.max_output {
             return Ok(output);
         }

@@ -18,7 +18,7 @@ mod wait;
 mod workflow;
 
 pub use clock::ServerClock;
-pub use ctx::{Call, Ctx, Ports, RunInfo, StepDone};
+pub use ctx::{Call, Ctx, Ports, RunInfo, StepDone, Work, plain_shape};
 pub use gate::{Gate, GateKeeper};
 pub use halt::{Halt, StepFailure};
 pub use inbox::{Answer, Inbox};

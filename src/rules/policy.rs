@@ -4,10 +4,12 @@ use std::time::Duration;
 
 /// How the pause between attempts grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Backoff {
+    /// Not at all.
     Constant,
+    /// By `initial` each time.
     Linear,
+    /// It doubles.
     Exponential,
 }
 

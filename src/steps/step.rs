@@ -200,6 +200,13 @@ impl Registry {
         self
     }
 
+    /// Adds all kinds of another registry; one of a name that is there already replaces it.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.kinds.extend(other.kinds);
+        self
+    }
+
     /// The kind of that name.
     #[must_use]
     pub fn get(&self, kind: &str) -> Option<&Arc<dyn Step>> {

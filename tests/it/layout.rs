@@ -40,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "os",
         ],
     ),
+    ("library", &["model", "rules", "expression", "steps", "engine", "db", "services", "app"]),
     (
         "cli",
         &[

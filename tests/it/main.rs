@@ -18,6 +18,7 @@ mod demo;
 mod doctor;
 mod errors;
 mod layout;
+mod library;
 mod logs;
 mod network;
 mod operators;

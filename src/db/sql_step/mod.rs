@@ -1,6 +1,6 @@
 //! Statements of `sql` steps: their values in, their rows out, and the transaction round them.
 //!
-//! - [`execute`] runs one statement inside the caller's transaction.
+//! - `execute` runs one statement inside the caller's transaction.
 //! - `literal` turns JSON values into literals, by the statement's own parameter types.
 //! - `rows` turns rows into JSON, by the columns' types.
 //! - [`commit_step`] writes the checkpoint beside the effect.

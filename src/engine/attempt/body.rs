@@ -1,6 +1,5 @@
 //! What an attempt does: code of a kind from the registry, a closure, or a question.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use crate::model::{Failure, Payload, StepRecord, Wait};
 use crate::steps::{BoxFuture, Shape, Step, StepCx, StopSignal};
 
-use super::super::ctx::{Attempted, Ctx, plain_shape, shaped};
+use super::super::ctx::{Attempted, Ctx, Work, plain_shape, shaped};
 use super::super::inbox::Answer;
 
 /// What an attempt does: a kind from the registry, or a closure.
@@ -60,34 +59,29 @@ impl Body for KindBody<'_> {
 }
 
 /// A step that is Rust code.
-pub(in crate::engine) struct CodeBody<'a, F> {
-    pub work: &'a F,
-    pub shape: Shape,
+pub(in crate::engine) struct CodeBody<'a, 'w> {
+    work: &'a Work<'w>,
+    shape: Shape,
 }
 
-impl<'w, F> CodeBody<'w, F> {
-    pub(in crate::engine) fn new(work: &'w F) -> Self {
+impl<'a, 'w> CodeBody<'a, 'w> {
+    pub(in crate::engine) fn new(work: &'a Work<'w>) -> Self {
         Self { work, shape: plain_shape() }
     }
 }
 
-impl<T, F, Fut> Body for CodeBody<'_, F>
-where
-    T: serde::Serialize,
-    F: Fn() -> Fut + Send + Sync,
-    Fut: Future<Output = Result<T, Failure>> + Send,
-{
+impl Body for CodeBody<'_, '_> {
     fn attempt<'a>(
         &'a self,
-        _: &'a Ctx,
-        _: &'a StepRecord,
-        _: u32,
-        _: StopSignal,
+        ctx: &'a Ctx,
+        record: &'a StepRecord,
+        attempt: u32,
+        stop: StopSignal,
     ) -> BoxFuture<'a, Result<Attempted, Failure>> {
         Box::pin(async move {
-            let work = (self.work)();
-            let value = work.await?;
-            Payload::from_serialize(&value).map(Attempted::Done)
+            // Called inside the future: a panic of the call itself is caught like one of its future.
+            let work = (self.work)(ctx.step_cx(record, attempt, self.shape.clone(), stop));
+            work.await.map(Attempted::Done)
         })
     }
 

@@ -1,0 +1,22 @@
+//! The library: the same engine in somebody's own binary, and workflows that are Rust code.
+//!
+//! A workflow file and a Rust function are two implementations of one trait, `engine::Workflow`. What stands here gives that trait
+//! types, and the context keys with prefixes; everything else is the engine's.
+
+mod client;
+mod ctx;
+mod daemon;
+mod error;
+mod map;
+mod step;
+mod wait;
+mod workflow;
+
+pub use client::{Client, Enqueue};
+pub use ctx::Ctx;
+pub use daemon::{Builder, Stepd};
+pub use error::Error;
+pub use map::MapCall;
+pub use step::StepCall;
+pub use wait::{Approval, WaitCall};
+pub use workflow::{Workflow, WorkflowFn, WorkflowMethod};
