@@ -96,10 +96,10 @@ async fn without_postgres_it_waits_says_so_once_and_goes_on_when_postgres_comes(
     let files = Files::new(["{name: hello, steps: [{id: a, set: 1}]}"]);
     server.pg.stop(stepd::postgres::StopMode::Fast);
     let mut worker = Spec::new(&db, &files).start();
-    worker.logs("cannot be reached yet").await;
+    worker.logs("cannot be used yet").await;
     server.pg.start_again().unwrap();
     worker.logs("\"ready\"").await;
-    assert_eq!(worker.logged("cannot be reached yet"), 1);
+    assert_eq!(worker.logged("cannot be used yet"), 1);
     let run = db.enqueue("hello", "{}").await;
     db.reaches(&run, "completed", SOON).await;
 }

@@ -142,7 +142,7 @@ async fn tls_is_as_strict_as_configured() {
     let spec = Spec::new(&db, &files).env("STEPD_DATABASE_SSLROOTCERT", folder.path().join("ca.crt").display());
     // Without TLS at the server, a daemon that requires it does not work without.
     let mut required = spec.clone().env("PGSSLMODE", "require").start();
-    required.logs("postgres cannot be reached yet").await;
+    required.logs("postgres cannot be used yet").await;
     assert_eq!(db.count("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stepd%'").await, 0);
     db.exec("ALTER SYSTEM SET ssl = on").await;
     db.exec("SELECT pg_reload_conf()").await;
@@ -155,7 +155,7 @@ async fn tls_is_as_strict_as_configured() {
     let full = spec.clone().env("PGSSLMODE", "verify-full");
     assert_eq!(full.ready().await.drain(SOON).await, Some(0));
     let mut other = full.env("STEPD_DATABASE_SSLROOTCERT", folder.path().join("other.crt").display()).start();
-    other.logs("postgres cannot be reached yet").await;
+    other.logs("postgres cannot be used yet").await;
     assert_eq!(other.logged("\"registered\""), 0);
 }
 
