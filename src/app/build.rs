@@ -16,6 +16,7 @@ use crate::services::catalog::{Catalog, Loaded};
 use crate::services::claimer::Claimer;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
+use crate::services::progress::Progress;
 use crate::services::requests::Requests;
 use crate::services::runs::Runs;
 use crate::services::shared::{Connectivity, Hints};
@@ -27,6 +28,12 @@ use crate::steps::{ProcessOptions, Registry, Sql, StepOptions, standard_registry
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
+
+/// The presence ticks every second; a reconnect may take some.
+const PRESENCE_BOUND: Duration = Duration::from_secs(20);
+
+/// The claimer looks every two seconds; a claim may take as long as its session lets it, a reconnect five seconds.
+const CLAIMER_BOUND: Duration = Duration::from_secs(30);
 
 /// What stops a daemon from being built.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +65,8 @@ pub struct Daemon {
     pub catalog: Arc<Catalog>,
     /// Its database.
     pub db: Database,
+    pub(super) connectivity: Arc<Connectivity>,
+    pub(super) progress: Arc<Progress>,
     pub(super) grace: Duration,
     pub(super) stop: watch::Sender<bool>,
     /// The stop of what must go on until the drain has ended.
@@ -152,6 +161,7 @@ impl Daemon {
     /// # Errors
     /// The configuration makes no sense, or the database refuses.
     pub async fn start(config: &Config, db: Database, parts: Parts) -> Result<Self, BuildError> {
+        let progress = Arc::new(Progress::default());
         let hints = Arc::new(Hints::default());
         let connectivity = Arc::new(Connectivity::default());
         #[expect(clippy::disallowed_methods, reason = "until the registration brings the database's time")]
@@ -163,7 +173,7 @@ impl Daemon {
         };
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler(host(config))));
         catalog.load(parts.workflows).await?;
-        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &parts.failpoints);
+        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
         let ports = Arc::new(Ports {
             journal: Arc::new(journal),
             registry: Arc::new(registry),
@@ -181,6 +191,7 @@ impl Daemon {
             hints: hints.clone(),
             connectivity: connectivity.clone(),
             gate: keeper,
+            pulse: progress.pulse("presence", PRESENCE_BOUND),
             clock,
             suspects: suspects_tx,
             on_lost: Box::new(move |worker| {
@@ -190,6 +201,8 @@ impl Daemon {
             }),
         })?;
         let serves = (!config.queues.is_empty()).then(|| config.queues.clone());
+        // A pass makes two or three statements.
+        let pool_bound = PRESENCE_BOUND + 4 * Duration::from_secs(config.statement_timeout_seconds);
         let (stop, stopping) = watch::channel(false);
         let (drained, draining) = watch::channel(false);
         let mut services = JoinSet::new();
@@ -199,9 +212,10 @@ impl Daemon {
             runs: runs.clone(),
             catalog: catalog.clone(),
             hints: hints.clone(),
-            connectivity,
+            connectivity: connectivity.clone(),
             gate,
             serves,
+            pulse: progress.pulse("claimer", CLAIMER_BOUND),
             failpoints: parts.failpoints.clone(),
         };
         services.spawn(claimer.run(stopping.clone()));
@@ -210,15 +224,31 @@ impl Daemon {
             presence: presence.clone(),
             hints: hints.clone(),
             suspects,
+            pulse: progress.pulse("sweeper", pool_bound),
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
-        services.spawn(drive(Stager { db: db.clone(), hints: hints.clone() }, stopping));
+        let stager = Stager { db: db.clone(), hints: hints.clone() };
+        services.spawn(drive(stager, progress.pulse("stager", pool_bound), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
-        services.spawn(drive(requests, draining));
+        services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining));
         let grace = Duration::from_secs(config.grace_seconds);
-        Ok(Self { presence, runs, catalog, db, grace, stop, drained, services, writers, thread: Some(thread) })
+        let thread = Some(thread);
+        Ok(Self {
+            presence,
+            runs,
+            catalog,
+            db,
+            connectivity,
+            progress,
+            grace,
+            stop,
+            drained,
+            services,
+            writers,
+            thread,
+        })
     }
 
     /// Makes the database of a configuration.

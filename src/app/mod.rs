@@ -3,7 +3,10 @@
 pub mod build;
 pub mod config;
 pub mod files;
+pub mod herald;
+pub mod reload;
 pub mod supervisor;
+pub mod systemd;
 
 pub use build::Daemon;
 pub use config::Config;

@@ -1,7 +1,7 @@
 //! `stepd config`: what is in force, and where it came from.
 
 use crate::app::build;
-use crate::app::config::{Shown, TEMPLATE};
+use crate::app::config::{Shown, Sources, TEMPLATE};
 use crate::app::files;
 
 use super::output::{self, Format, say};
@@ -23,7 +23,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         say(TEMPLATE)?;
         return Ok(Exit::Ok);
     }
-    let loaded = global.sources().load()?;
+    let loaded = Sources { without_hidden: args.check, ..global.sources() }.load()?;
     if args.check {
         build::registry(&loaded.config)?;
         files::load(&loaded.config.workflows, &build::host(&loaded.config))?;

@@ -109,7 +109,7 @@ impl Global {
     fn sources(&self) -> Sources {
         let url = self.database_url.iter();
         let flag = |url: &String| Flag { flag: "--database-url", key: "database_url", texts: vec![url.clone()] };
-        Sources { file: self.config.clone(), flags: url.map(flag).collect() }
+        Sources { file: self.config.clone(), flags: url.map(flag).collect(), ..Sources::default() }
     }
 }
 

@@ -2,18 +2,31 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
+use tokio::task::JoinSet;
 
 use crate::app::build::{self, Parts};
 use crate::app::config::{Flag, Sources};
+use crate::app::herald::{Herald, Remark};
+use crate::app::reload::Reloaded;
+use crate::app::systemd::Systemd;
 use crate::app::{Config, Daemon, files};
 use crate::db::{Database, DbError, Trouble, definitions, migrate, server};
 
-use super::{Exit, Global, start_logs};
+use crate::telemetry::logs;
+
+use super::{Exit, Global, errors, start_logs};
+
+/// Between two tries to reach Postgres at the start …
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// … each of which gives the daemon this much more time to start.
+const STARTING: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -51,13 +64,25 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     let sources = args.sources(global);
     let config = sources.load()?.config;
     start_logs(&config);
-    let db = Daemon::database(&config)?;
-    let host = build::host(&config);
-    let workflows = files::load(&config.workflows, &host)?;
+    match serve(sources, config, !args.no_migrate).await {
+        // Whoever collects lines gets lines, to the last.
+        Err(error) if !logs::are_for_people() => {
+            let (text, exit) = errors::told(&error);
+            tracing::error!("{}", text.trim_start_matches("stepd: "));
+            Ok(exit)
+        }
+        done => done,
+    }
+}
+
+async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::Result<Exit> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let systemd = Arc::new(Systemd::from_env());
+    let db = Daemon::database(&config)?;
+    let workflows = files::load(&config.workflows, &build::host(&config))?;
     tokio::select! {
-        ready = reach(&db, !args.no_migrate) => ready?,
-        Some(_) = signals.next() => return Ok(Exit::Ok),
+        ready = reach(&db, migrate_now, &systemd) => ready?,
+        () = told_to_end(&mut signals) => return Ok(Exit::Ok),
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -69,63 +94,95 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
     let early = tokio::select! {
-        _ = daemon.presence.present() => {
-            tracing::info!("ready");
-            None
-        }
+        _ = daemon.presence.present() => None,
         signal = signals.next() => signal,
     };
-    serve(&config, daemon, early, signals).await
+    let remark = Arc::<Remark>::default();
+    let mut serving = Serving { sources, config, daemon, systemd, remark };
+    if early.is_none() {
+        tracing::info!("ready");
+        serving.systemd.ready("ready");
+    }
+    let herald = Herald::new(&serving.daemon, serving.systemd.clone(), serving.remark.clone());
+    let mut beside = JoinSet::new();
+    beside.spawn(herald.run());
+    serving.until_told(early, &mut signals).await;
+    serving.end(signals).await
 }
 
-/// Waits for signals, from the one on that came before the daemon was ready: reload on SIGHUP, drain on the first SIGTERM or
-/// SIGINT, exit on the second.
-async fn serve(config: &Config, daemon: Daemon, early: Option<i32>, mut signals: Signals) -> anyhow::Result<Exit> {
-    let mut said = early;
-    loop {
-        match said {
-            Some(SIGHUP) => reload(config, &daemon).await,
-            Some(_) => break,
-            None => {}
-        }
-        said = signals.next().await;
-        if said.is_none() {
-            break;
-        }
-    }
-    tracing::info!("stopping: claiming nothing more, running steps may end within the grace time");
-    tokio::select! {
-        clean = daemon.shutdown() => {
-            tracing::info!(clean, "stopped");
-            Ok(if clean { Exit::Ok } else { Exit::Error })
-        }
-        () = second(&mut signals) => {
-            tracing::warn!("second signal: exiting at once");
-            std::process::exit(Exit::Error as i32);
-        }
-    }
-}
-
-async fn second(signals: &mut Signals) {
+/// Resolves at SIGTERM or SIGINT. A reload has no meaning before the daemon is ready, nor after it was told to end.
+async fn told_to_end(signals: &mut Signals) {
     while let Some(signal) = signals.next().await {
         if signal != SIGHUP {
             return;
         }
+        tracing::info!("no reload now: the daemon is starting, or stopping");
     }
     std::future::pending().await
 }
 
-/// Everything new is read and checked, then swapped in whole; or the old set stays, and the log says why.
-async fn reload(config: &Config, daemon: &Daemon) {
-    match files::load(&config.workflows, &build::host(config)) {
-        Ok(workflows) => {
-            let n = workflows.len();
-            match daemon.catalog.load(workflows).await {
-                Ok(changed) => tracing::info!(workflows = n, changed, "reloaded"),
-                Err(error) => tracing::error!(%error, "reload failed; the old definitions stay"),
+struct Serving {
+    sources: Sources,
+    config: Config,
+    daemon: Daemon,
+    systemd: Arc<Systemd>,
+    remark: Arc<Remark>,
+}
+
+impl Serving {
+    /// Waits for signals, from the one on that came before the daemon was ready: reloads on SIGHUP, returns on the first SIGTERM
+    /// or SIGINT.
+    async fn until_told(&mut self, early: Option<i32>, signals: &mut Signals) {
+        let mut said = early;
+        loop {
+            match said {
+                Some(SIGHUP) => self.reload().await,
+                Some(_) => return,
+                None => {}
+            }
+            said = signals.next().await;
+            if said.is_none() {
+                return;
             }
         }
-        Err(error) => tracing::error!(%error, "reload failed; the old definitions stay"),
+    }
+
+    /// Drains; a second signal ends at once.
+    async fn end(self, mut signals: Signals) -> anyhow::Result<Exit> {
+        tracing::info!("stopping: claiming nothing more, running steps may end within the grace time");
+        self.systemd.stopping(self.daemon.patience());
+        tokio::select! {
+            clean = self.daemon.shutdown() => {
+                tracing::info!(clean, "stopped");
+                Ok(if clean { Exit::Ok } else { Exit::Error })
+            }
+            () = told_to_end(&mut signals) => {
+                tracing::warn!("second signal: exiting at once");
+                std::process::exit(Exit::Error as i32);
+            }
+        }
+    }
+
+    /// Everything new is read and checked, then swapped in whole; or the old set stays, and the log and the status say why.
+    async fn reload(&mut self) {
+        self.systemd.reloading();
+        match self.daemon.reload(&self.sources, &mut self.config).await {
+            Ok(Reloaded { workflows, changed, keys, restart }) => {
+                tracing::info!(workflows, changed, keys = keys.join(", "), "reloaded");
+                let waiting = restart.join(", ");
+                if !restart.is_empty() {
+                    tracing::warn!(keys = waiting, "these keys have changed too, and need a restart");
+                }
+                self.remark.set((!restart.is_empty()).then(|| format!("a restart is needed for {waiting}")));
+            }
+            Err(error) => {
+                tracing::error!(%error, "reload failed: everything stays as it was");
+                let first = error.to_string().lines().collect::<Vec<_>>().join(" ");
+                self.remark.set(Some(format!("reload failed: {first}")));
+            }
+        }
+        let remark = Herald::new(&self.daemon, self.systemd.clone(), self.remark.clone()).status();
+        self.systemd.ready(&remark.unwrap_or_default());
     }
 }
 
@@ -139,7 +196,7 @@ async fn settle(config: &Config, db: &Database) -> Result<(), DbError> {
 }
 
 /// Waits for Postgres, however late it starts, and brings the schema up to date.
-async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
+async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -> Result<(), DbError> {
     // Each reason once: what comes and goes by turns is still said once.
     let mut told = HashSet::new();
     loop {
@@ -166,7 +223,8 @@ async fn reach(db: &Database, migrate_now: bool) -> Result<(), DbError> {
                         _ => tracing::warn!(%error, "postgres cannot be used yet; trying again"),
                     }
                 }
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                systemd.still_starting(&format!("waiting: {error}"), STARTING);
+                tokio::time::sleep(AGAIN).await;
             }
         }
     }

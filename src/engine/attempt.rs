@@ -241,6 +241,7 @@ impl Ctx {
         let (trigger, own) = if grace.is_some() { Some(stop_pair()).unzip() } else { (None, None) };
         let signal = own.unwrap_or_else(|| self.inbox.signal().clone());
         let record = &*record;
+        let _at_work = self.inbox.begin_work();
         let work = std::panic::AssertUnwindSafe(body.attempt(self, record, n, signal));
         let place = Place { run: self.info.id, worker: self.worker, step: Some((record.key.clone(), n)) };
         let work = within(Some(place), futures_util::FutureExt::catch_unwind(work));

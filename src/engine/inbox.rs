@@ -1,7 +1,7 @@
 //! What reaches a running run from outside: a stop, a pause, and answers to its waits.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -21,6 +21,17 @@ pub struct Inbox {
     answers: Mutex<HashMap<StepKey, Answer>>,
     arrived: Notify,
     waits: Mutex<Vec<StepKey>>,
+    at_work: AtomicUsize,
+}
+
+/// An attempt at work, until it is dropped.
+#[derive(Debug)]
+pub struct AtWork<'a>(&'a AtomicUsize);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Default for Inbox {
@@ -33,6 +44,7 @@ impl Default for Inbox {
             answers: Mutex::default(),
             arrived: Notify::new(),
             waits: Mutex::default(),
+            at_work: AtomicUsize::new(0),
         }
     }
 }
@@ -76,6 +88,18 @@ impl Inbox {
             }
             arrived.await;
         }
+    }
+
+    /// Counts an attempt.
+    pub fn begin_work(&self) -> AtWork<'_> {
+        self.at_work.fetch_add(1, Ordering::Relaxed);
+        AtWork(&self.at_work)
+    }
+
+    /// How many attempts of the run's steps are at work: not those that wait for their records to be written.
+    #[must_use]
+    pub fn at_work(&self) -> usize {
+        self.at_work.load(Ordering::Relaxed)
     }
 
     /// Delivers the answer to a waiting step.

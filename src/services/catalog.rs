@@ -54,7 +54,7 @@ impl Loaded {
 /// Workflows by definition id, and the ids that claims pin.
 pub struct Catalog {
     db: Database,
-    compile: Compile,
+    compile: RwLock<Compile>,
     by_id: RwLock<HashMap<i32, Arc<dyn Workflow>>>,
     present: RwLock<Arc<Value>>,
     /// What this worker has loaded into the database, by name.
@@ -70,7 +70,7 @@ impl Catalog {
     pub fn new(db: Database, compile: Compile) -> Self {
         Self {
             db,
-            compile,
+            compile: RwLock::new(compile),
             by_id: RwLock::default(),
             present: RwLock::new(Arc::new(Value::Object(serde_json::Map::new()))),
             loaded: RwLock::default(),
@@ -103,6 +103,20 @@ impl Catalog {
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).extend(workflows);
         *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = rows;
         *self.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Value::Object(ids));
+        Ok(changed)
+    }
+
+    /// [`Catalog::load`], and from then on everything, older definitions too, is made by `compile`: with its values for `env` and
+    /// `secrets`. A run in flight goes on with what it has. For daemons whose workflows are all files.
+    ///
+    /// # Errors
+    /// Whatever the database says; the catalog then stays as it was.
+    pub async fn swap(&self, loaded: Vec<Loaded>, compile: Compile) -> Result<usize, DbError> {
+        let changed = self.load(loaded).await?;
+        *self.compile.write().unwrap_or_else(PoisonError::into_inner) = compile;
+        let present = self.present();
+        let ids: Vec<_> = present.as_object().into_iter().flat_map(|p| p.values()).filter_map(Value::as_i64).collect();
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).retain(|id, _| ids.contains(&i64::from(*id)));
         Ok(changed)
     }
 
@@ -160,8 +174,13 @@ impl Catalog {
                 ),
             ));
         };
-        let workflow = (self.compile)(name, &body)?;
-        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(stored.id, workflow.clone());
+        let compile = self.compile.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let workflow = compile(name, &body)?;
+        let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        // Not kept where a reload came between: it would go on with the secrets of before.
+        if Arc::ptr_eq(&compile, &self.compile.read().unwrap_or_else(PoisonError::into_inner)) {
+            by_id.insert(stored.id, workflow.clone());
+        }
         Ok(workflow)
     }
 

@@ -20,6 +20,7 @@ use crate::testing::Failpoints;
 
 use super::catalog::Catalog;
 use super::presence::Presence;
+use super::progress::Pulse;
 use super::runs::Runs;
 use super::shared::{Backoff, Connectivity, Hints, Stop, stopped};
 
@@ -85,6 +86,8 @@ pub struct Claimer {
     pub gate: Gate,
     /// The queues served; `None`: all that are not exclusive.
     pub serves: Option<Vec<String>>,
+    /// Proof that it turns.
+    pub pulse: Arc<Pulse>,
     /// For tests.
     pub failpoints: Failpoints,
 }
@@ -142,6 +145,8 @@ impl Claimer {
         let mut conn: Option<PgConnection> = None;
         let mut p = Position::new();
         loop {
+            // For a registration, and for the gate, it may wait as long as Postgres is away.
+            self.pulse.rest();
             let worker = tokio::select! {
                 () = stopped(&mut stop) => break,
                 worker = self.presence.present() => worker,
@@ -150,6 +155,7 @@ impl Claimer {
                 () = stopped(&mut stop) => break,
                 () = self.gate.opened() => {}
             }
+            self.pulse.beat();
             let pause = match self.turn(&mut conn, &mut p, worker).await {
                 Ok(pause) => {
                     backoff.reset();
@@ -365,6 +371,8 @@ impl Claimer {
         };
         tracing::warn!(run.id = %row.claimed.lease.run(), streak = row.claimed.streak, "running alone: this run has killed several workers");
         self.runs.accept([row.claimed], 0);
+        // However long that run takes.
+        self.pulse.rest();
         self.runs.emptied().await;
         p.looked = None;
         Ok(true)

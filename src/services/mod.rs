@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod claimer;
 pub mod periodic;
 pub mod presence;
+pub mod progress;
 pub mod requests;
 pub mod runs;
 pub mod shared;

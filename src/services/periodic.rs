@@ -1,12 +1,14 @@
 //! Idempotent passes without input: the driver owns period, wake-up, pause after an error.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::db::DbError;
 
+use super::progress::Pulse;
 use super::shared::{Backoff, Stop, stopped};
 
 /// A hint is most often for the claimer: passes let it go first, so that a job's pickup does not share the cores with them.
@@ -28,10 +30,11 @@ pub trait Periodic: Send {
 }
 
 /// Drives one service until the stop. A pass that has begun is finished.
-pub async fn drive<P: Periodic>(mut service: P, mut stop: Stop) {
+pub async fn drive<P: Periodic>(mut service: P, pulse: Arc<Pulse>, mut stop: Stop) {
     let mut backoff = Backoff::default();
     loop {
         let began = Instant::now();
+        pulse.beat();
         let pause = match service.tick().await {
             Ok(pause) => {
                 backoff.reset();
@@ -42,6 +45,7 @@ pub async fn drive<P: Periodic>(mut service: P, mut stop: Stop) {
                 backoff.pause()
             }
         };
+        pulse.rest();
         tokio::select! {
             () = stopped(&mut stop) => return,
             () = tokio::time::sleep(pause) => {}

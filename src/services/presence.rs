@@ -19,6 +19,7 @@ use crate::os::evidence::facts;
 use crate::rules::sweep::{Plan, Sighting, Suspect, Watch};
 use crate::telemetry::logs;
 
+use super::progress::Pulse;
 use super::shared::{Backoff, Connectivity, Hints};
 
 /// Ping and look. One statement a second is half of what an idle worker may cost.
@@ -126,6 +127,8 @@ pub struct Start {
     pub connectivity: Arc<Connectivity>,
     /// The gate before every step.
     pub gate: GateKeeper,
+    /// Proof that the thread turns.
+    pub pulse: Arc<Pulse>,
     /// The server's clock.
     pub clock: Arc<ServerClock>,
     /// Where dead workers are reported.
@@ -190,6 +193,7 @@ impl Keeper {
     async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {
+            self.s.pulse.beat();
             match self.session(&mut backoff).await {
                 Ended::Left => return,
                 Ended::TakenOver => {
@@ -326,6 +330,7 @@ impl Keeper {
     async fn tick(&mut self, listener: &mut PgListener) -> Result<Option<Ended>, DbError> {
         let Some(me) = self.me else { return Ok(Some(Ended::TakenOver)) };
         let asked = Instant::now();
+        self.s.pulse.beat();
         self.ticks = self.ticks.wrapping_add(1);
         let beat = self.ticks.is_multiple_of(self.beat_every());
         let seen = within(TICK_ANSWERS, self.look(listener, beat)).await?;

@@ -96,6 +96,19 @@ impl Runs {
         inner.tasks == 0 && inner.buffer.is_empty()
     }
 
+    /// How many runs are being run, and how many wait for a slot.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let inner = self.inner();
+        (inner.tasks, inner.buffer.len())
+    }
+
+    /// How many attempts of steps are at work.
+    #[must_use]
+    pub fn at_work(&self) -> usize {
+        self.inner().inflight.values().map(|inbox| inbox.at_work()).sum()
+    }
+
     /// Runs started since the process began.
     #[must_use]
     pub fn started(&self) -> u64 {

@@ -57,6 +57,12 @@ struct Known {
 const ECHO: Duration = Duration::from_secs(1);
 
 impl Connectivity {
+    /// Is Postgres away, as far as is known?
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).away
+    }
+
     /// A service has lost its connection.
     pub fn lost(&self, error: &dyn std::fmt::Display) {
         let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);

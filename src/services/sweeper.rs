@@ -14,6 +14,7 @@ use crate::rules::sweep::Suspect;
 use crate::testing::Failpoints;
 
 use super::presence::Presence;
+use super::progress::Pulse;
 use super::shared::{Backoff, Hints, Stop, stopped};
 
 /// Lost wake-ups are rare: they need a hole between two statements.
@@ -38,6 +39,8 @@ pub struct Sweeper {
     pub hints: Arc<Hints>,
     /// Workers that the presence has found dead.
     pub suspects: mpsc::Receiver<Suspect>,
+    /// Proof that it turns.
+    pub pulse: Arc<Pulse>,
     /// For tests.
     pub failpoints: Failpoints,
 }
@@ -49,14 +52,21 @@ impl Sweeper {
         let mut due = Instant::now();
         let mut left: Vec<Left> = Vec::new();
         loop {
-            tokio::select! {
+            self.pulse.rest();
+            let work = tokio::select! {
                 () = stopped(&mut stop) => return,
                 suspect = self.suspects.recv() => match suspect {
-                    Some(suspect) => left.extend(self.take_over(suspect).await),
+                    Some(suspect) => Work::TakeOver(suspect),
                     None => return,
                 },
-                () = tokio::time::sleep(LOCKED_AGAIN), if !left.is_empty() => left = self.fetch(left).await,
-                () = tokio::time::sleep_until(due) => due = Instant::now() + self.repair(&mut repair).await,
+                () = tokio::time::sleep(LOCKED_AGAIN), if !left.is_empty() => Work::Fetch,
+                () = tokio::time::sleep_until(due) => Work::Repair,
+            };
+            self.pulse.beat();
+            match work {
+                Work::TakeOver(suspect) => left.extend(self.take_over(suspect).await),
+                Work::Fetch => left = self.fetch(left).await,
+                Work::Repair => due = Instant::now() + self.repair(&mut repair).await,
             }
         }
     }
@@ -156,6 +166,13 @@ impl Sweeper {
         let pause = if repair.after.is_some() { REPAIR_GAP } else { REPAIR_EVERY };
         pause.mul_f64(0.75 + 0.5 * fastrand::f64())
     }
+}
+
+/// What there is to do.
+enum Work {
+    TakeOver(Suspect),
+    Fetch,
+    Repair,
 }
 
 /// What a take-over has left behind.

@@ -23,6 +23,7 @@ use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
+use super::progress::{Progress, Pulse};
 use super::shared::{Backoff, Connectivity, Hints};
 
 use columns::columns;
@@ -40,7 +41,10 @@ const GATHER: usize = 8;
 const MAX_BYTES: usize = 16 << 20;
 
 /// Two writers by hash of the run's id: about half as many steps again as one (`performance.md`).
-const WRITERS: usize = 2;
+const WRITERS: [&str; 2] = ["writer 1", "writer 2"];
+
+/// A writer that has something to write gets it done, or tries again, within this time: its statement's limit, and a reconnect.
+const BOUND: Duration = Duration::from_secs(90);
 
 /// With pauses growing to two seconds, half an hour; after that the sweep's repair is left to do it.
 const SETTLE_TRIES: u32 = 1_000;
@@ -78,16 +82,19 @@ impl PgJournal {
         db: &Database,
         hints: &Arc<Hints>,
         connectivity: &Arc<Connectivity>,
+        progress: &Progress,
         failpoints: &Failpoints,
     ) -> (Self, Writers) {
         let mut tasks = Writers::new();
-        let shards = (0..WRITERS)
-            .map(|_| {
+        let shards = WRITERS
+            .into_iter()
+            .map(|name| {
                 let (tx, rx) = mpsc::unbounded_channel();
                 let writer = Writer {
                     db: db.clone(),
                     hints: hints.clone(),
                     connectivity: connectivity.clone(),
+                    pulse: progress.pulse(name, BOUND),
                     failpoints: failpoints.clone(),
                     conn: None,
                     parked: Vec::new(),
@@ -181,6 +188,7 @@ struct Writer {
     db: Database,
     hints: Arc<Hints>,
     connectivity: Arc<Connectivity>,
+    pulse: Arc<Pulse>,
     failpoints: Failpoints,
     conn: Option<PgConnection>,
     parked: Vec<Parked>,
@@ -198,7 +206,7 @@ struct Parked {
 impl Writer {
     async fn run(mut self, mut rx: mpsc::UnboundedReceiver<Entry>) {
         let mut busy = false;
-        while let Some(first) = self.next(&mut rx).await {
+        while let Some(first) = self.rested(&mut rx).await {
             let Some(first) = first else {
                 self.unpark().await;
                 continue;
@@ -224,6 +232,14 @@ impl Writer {
         if let Some(conn) = self.conn.take() {
             let _ = conn.close().await;
         }
+    }
+
+    /// [`Writer::next`], however long nothing comes.
+    async fn rested(&mut self, rx: &mut mpsc::UnboundedReceiver<Entry>) -> Option<Option<Entry>> {
+        self.pulse.rest();
+        let next = self.next(rx).await;
+        self.pulse.beat();
+        next
     }
 
     /// The next entry; `Some(None)`: it is time to try a parked group again; `None`: everything is written.
@@ -282,6 +298,7 @@ impl Writer {
         let mut unknown = false;
         let mut general = false;
         while let Some(groups) = todo.pop() {
+            self.pulse.beat();
             let Some(worker) = groups.first().map(|g| g.worker) else { continue };
             let Some(mut conn) = self.connection(&mut backoff).await else {
                 todo.push(groups);

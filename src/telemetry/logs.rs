@@ -4,6 +4,7 @@
 //! journal's fields. It names the run, the step, the attempt, the worker and the trace where they are known, and no secret.
 
 use std::io::{IsTerminal, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 use tracing::{Event, Subscriber};
@@ -20,6 +21,7 @@ use super::line::Line;
 const QUIET: &str = "sqlx::postgres::notice=error,sqlx_core::pool=error,sqlx::pool=error";
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+static FOR_PEOPLE: AtomicBool = AtomicBool::new(true);
 static WORKER: RwLock<Option<WorkerId>> = RwLock::new(None);
 
 /// The target of what the programs of steps write to stderr, at level debug.
@@ -31,8 +33,10 @@ pub const STDERR: &str = "stepd::stderr";
 /// A second call in one process changes nothing.
 pub fn start(format: &str, level: &str) {
     let (filter, handle) = reload::Layer::new(filter(level));
+    let output = Output::new(format);
+    FOR_PEOPLE.store(matches!(output, Output::Pretty { .. }), Ordering::Relaxed);
     // Already started: a test runs several commands in one process.
-    if Registry::default().with(filter).with(Output::new(format)).try_init().is_ok() {
+    if Registry::default().with(filter).with(output).try_init().is_ok() {
         let _ = FILTER.set(handle);
         std::panic::set_hook(Box::new(panicked));
     }
@@ -41,6 +45,12 @@ pub fn start(format: &str, level: &str) {
 fn filter(level: &str) -> EnvFilter {
     // A configuration has been checked; of what is wrong all the same, the rest counts.
     EnvFilter::builder().parse_lossy(format!("{QUIET},{level}"))
+}
+
+/// Are the lines for people, who would rather read an error as plain text?
+#[must_use]
+pub fn are_for_people() -> bool {
+    FOR_PEOPLE.load(Ordering::Relaxed)
 }
 
 /// Changes the level.
@@ -57,7 +67,9 @@ pub fn set_worker(worker: Option<WorkerId>) {
 }
 
 fn panicked(info: &std::panic::PanicHookInfo<'_>) {
-    let said = info.payload_as_str().unwrap_or("no message");
+    let payload = info.payload();
+    let said = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let said = said.unwrap_or("no message");
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     tracing::error!(panic = said, place, "panicked");
 }

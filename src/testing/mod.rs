@@ -22,24 +22,27 @@ mod armed {
     pub(super) enum Action {
         Kill,
         Stop,
+        Hang,
     }
 }
 
 #[cfg(feature = "failpoints")]
 impl Failpoints {
-    /// Reads `name=N:action, …`: at the N-th hit of `name` the process is killed (`kill`, SIGKILL) or stopped (`stop`, SIGSTOP).
+    /// Reads `name=N:action, …`: at the N-th hit of `name` the process is killed (`kill`, SIGKILL) or stopped (`stop`, SIGSTOP), or
+    /// whoever hits it hangs for ever (`hang`).
     ///
     /// # Errors
     /// The part that cannot be read.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut points = std::collections::HashMap::new();
         for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            let bad = || format!("failpoint `{part}` is not of the form name=N:kill or name=N:stop");
+            let bad = || format!("failpoint `{part}` is not of the form name=N:kill, name=N:stop or name=N:hang");
             let (name, rest) = part.split_once('=').ok_or_else(bad)?;
             let (n, action) = rest.split_once(':').ok_or_else(bad)?;
             let action = match action {
                 "kill" => armed::Action::Kill,
                 "stop" => armed::Action::Stop,
+                "hang" => armed::Action::Hang,
                 _ => return Err(bad()),
             };
             let left = std::sync::atomic::AtomicI64::new(n.parse().map_err(|_| bad())?);
@@ -59,6 +62,7 @@ impl Failpoints {
         let signal = match armed.action {
             armed::Action::Kill => Signal::SIGKILL,
             armed::Action::Stop => Signal::SIGSTOP,
+            armed::Action::Hang => return std::future::pending().await,
         };
         // A failure to raise would show as a test that waits for ever.
         let _ = raise(signal);

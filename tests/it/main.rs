@@ -13,6 +13,7 @@ mod configuration;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
+mod daemon;
 mod demo;
 mod doctor;
 mod errors;
@@ -35,6 +36,7 @@ mod state;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;
+mod systemd;
 mod take_over;
 mod try_out;
 mod values;

@@ -301,7 +301,7 @@ async fn a_wrong_file_at_a_reload_changes_nothing() {
     files.write("w1.yaml", "name: second\nsteps:\n  - id: a\n    set: {x: 1}\n");
     files.write("w2.yaml", "name: wrong\nsteps:\n  - id: a\n    rnu: true\n");
     worker.hup();
-    worker.logs("the old definitions stay").await;
+    worker.logs("everything stays as it was").await;
     assert_eq!(db.one::<String>("SELECT json_agg(w)::text FROM stepd.workflows w").await, before);
     let run = db.enqueue("good", "{}").await;
     db.reaches(&run, "completed", SOON).await;

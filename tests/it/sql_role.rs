@@ -114,8 +114,7 @@ async fn a_role_that_is_of_no_use_is_refused_at_the_start_with_the_next_step() {
     let grants = format!(
         "the role {role} may not record a finished step; run: GRANT USAGE ON SCHEMA stepd_engine TO \\\"{role}\\\"; \
          GRANT EXECUTE ON FUNCTION stepd_engine.commit_step TO \\\"{role}\\\""
-    )
-    .replace("\\\"", "\"");
+    );
     for (spec, told) in [
         (own.clone().env("STEPD_SQL_ROLE", &role), grants.as_str()),
         (own.clone().env("STEPD_SQL_ROLE", "postgres"), "the role postgres may write to stepd's own tables"),

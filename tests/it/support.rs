@@ -3,15 +3,21 @@
 // Each test uses its part of it.
 #![allow(dead_code)]
 
+mod booted;
 mod db;
 mod files;
+mod manager;
 mod proxy;
 mod worker;
 
 #[allow(unused_imports)]
+pub use booted::Booted;
+#[allow(unused_imports)]
 pub use db::{Db, Server};
 #[allow(unused_imports)]
 pub use files::Files;
+#[allow(unused_imports)]
+pub use manager::Manager;
 #[allow(unused_imports)]
 pub use proxy::Proxy;
 #[allow(unused_imports)]

@@ -122,7 +122,10 @@ impl File<'_> {
             }
         };
         match read {
-            Ok((text, path)) => layer.entry(key.name, name.get_ref(), &text, &format!("{} ({place})", path.display())),
+            Ok(None) => {}
+            Ok(Some((text, path))) => {
+                layer.entry(key.name, name.get_ref(), &text, &format!("{} ({place})", path.display()))
+            }
             Err(why) => layer.complain(place, format!("`{full}`: {why}")),
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Map, Source, Value, ValueKind};
 
-use super::keys::{self, Form, Key};
+use super::keys::{self, Key};
 
 /// Something wrong, where it stands, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,10 +87,12 @@ impl Layer {
                 self.complain(&place, format!("both `{key}` and `{by_file}` are given; keep one of them"));
             }
             match file.map_err(|e| e.to_string()).and_then(|file| folders.read(Path::new(&file))) {
-                Ok((text, path)) => match keys::find(key) {
-                    Some(key) => self.text(key, &text, &format!("{} ({place})", path.display())),
-                    None => continue,
-                },
+                Ok(Some((text, path))) => {
+                    if let Some(key) = keys::find(key) {
+                        self.text(key, &text, &format!("{} ({place})", path.display()));
+                    }
+                }
+                Ok(None) => {}
                 Err(why) => self.complain(&place, format!("`{by_file}`: {why}")),
             }
         }
@@ -114,6 +116,8 @@ pub(super) struct Folders {
     pub own: Option<PathBuf>,
     /// `$CREDENTIALS_DIRECTORY`: where systemd puts what `LoadCredential=` names.
     pub credentials: Option<PathBuf>,
+    /// There are credentials, and this process may not see them.
+    pub hidden: bool,
 }
 
 /// A secret is no book.
@@ -126,17 +130,20 @@ impl Folders {
     }
 
     /// The content of a file that holds one value, without the newline at its end, and which file that was. A relative name is
-    /// a credential's, where there is one of that name.
-    pub(super) fn read(&self, path: &Path) -> Result<(String, PathBuf), String> {
+    /// a credential's, where there is one of that name; `None`: it may be, and cannot be seen.
+    pub(super) fn read(&self, path: &Path) -> Result<Option<(String, PathBuf)>, String> {
         let credential = self.credentials.as_ref().map(|c| c.join(path)).filter(|c| path.is_relative() && c.exists());
         let path = credential.unwrap_or_else(|| self.beside(path));
+        if self.hidden && !path.exists() {
+            return Ok(None);
+        }
         let about = |why: &dyn std::fmt::Display| format!("{} cannot be read: {why}", path.display());
         let meta = std::fs::metadata(&path).map_err(|e| about(&e))?;
         if meta.len() > LARGEST {
             return Err(about(&format!("it has {} bytes; a value has {LARGEST} at the most", meta.len())));
         }
         let text = std::fs::read_to_string(&path).map_err(|e| about(&e))?;
-        Ok((text.trim_end_matches(['\n', '\r']).to_owned(), path))
+        Ok(Some((text.trim_end_matches(['\n', '\r']).to_owned(), path)))
     }
 }
 
@@ -144,7 +151,7 @@ impl Folders {
 /// that is named `secrets.NAME` or `connections.NAME` an entry of that table. Others are none of ours.
 pub(super) fn credentials(folders: &Folders) -> Layer {
     let mut layer = Layer::default();
-    let Some(folder) = &folders.credentials else { return layer };
+    let Some(folder) = folders.credentials.as_ref().filter(|_| !folders.hidden) else { return layer };
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => {
@@ -159,11 +166,9 @@ pub(super) fn credentials(folders: &Folders) -> Layer {
         let Some(key) = keys::find(head).filter(|k| k.form.is_table() == tail.is_some()) else { continue };
         let place = format!("credential {name}");
         match (folders.read(&path), tail) {
-            (Ok((text, _)), None) => layer.text(key, &text, &place),
-            (Ok((text, _)), Some(entry)) if key.form == Form::FileTable || key.form == Form::Table => {
-                layer.entry(key.name, entry, &text, &place);
-            }
-            (Ok(_), Some(_)) => {}
+            (Ok(Some((text, _))), None) => layer.text(key, &text, &place),
+            (Ok(Some((text, _))), Some(entry)) => layer.entry(key.name, entry, &text, &place),
+            (Ok(None), _) => {}
             (Err(why), _) => layer.complain(place, why),
         }
     }

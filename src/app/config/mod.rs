@@ -148,6 +148,9 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// What the command line says.
     pub flags: Vec<Flag>,
+    /// Credentials that this process may not see are passed over: systemd 252 shows them to ExecStart= alone, and what is
+    /// checked before a reload is the rest.
+    pub without_hidden: bool,
 }
 
 /// A configuration, and where each value came from.
@@ -174,7 +177,10 @@ impl Sources {
         let credentials = credentials.and_then(|(_, path)| path.as_ref().ok()).map(PathBuf::from);
         let file = self.file.clone().or_else(|| defaults.iter().find(|p| p.exists()).cloned());
         let own = file.as_ref().and_then(|f| f.parent()).map(ToOwned::to_owned);
-        let folders = Folders { own, credentials: credentials.clone() };
+        let unseen = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+        let hidden =
+            credentials.as_ref().is_some_and(|c| std::fs::read_dir(c).is_err_and(unseen)) && self.without_hidden;
+        let folders = Folders { own, credentials, hidden };
         let mut layers = Vec::new();
         if let Some(file) = &file {
             layers.push(self.read_file(file, &folders));
@@ -185,7 +191,7 @@ impl Sources {
         for (n, layer) in layers.iter_mut().enumerate() {
             // Only the file's paths are beside the file.
             let own = folders.own.clone().filter(|_| n == 0 && file.is_some());
-            layer.read_files(&Folders { own, credentials: credentials.clone() });
+            layer.read_files(&Folders { own, ..folders.clone() });
             layer.replace_database();
         }
         let wrong: Vec<Complaint> = layers.iter_mut().flat_map(|l| std::mem::take(&mut l.wrong)).collect();
@@ -213,7 +219,10 @@ impl Sources {
         match std::fs::read_to_string(file) {
             Ok(text) => file::read(file, &text, folders),
             Err(error) => {
-                unread.complain(place, format!("the configuration file cannot be read: {error}"));
+                unread.complain(
+                    place,
+                    format!("the configuration file cannot be read: {error}; stepd config --template makes one"),
+                );
                 unread
             }
         }

@@ -20,7 +20,7 @@ fn load_in(
     let environment: Vec<Variable> =
         environment.iter().map(|(name, value)| ((*name).to_owned(), Ok((*value).to_owned()))).collect();
     let flags = flags.iter().map(|(flag, key, text)| Flag { flag, key, texts: vec![(*text).to_owned()] }).collect();
-    Sources { file: Some(folder.join("stepd.toml")), flags }.load_from(&environment, &[])
+    Sources { file: Some(folder.join("stepd.toml")), flags, ..Sources::default() }.load_from(&environment, &[])
 }
 
 fn wrong(loaded: Result<Loaded, ConfigError>) -> Vec<String> {

@@ -1,0 +1,76 @@
+//! A reload: everything new is read and checked, and swapped in as a whole; or all stays as it is.
+
+use std::time::Duration;
+
+use crate::db::{DbError, definitions};
+use crate::telemetry::{logs, redact};
+
+use super::build::{self, BuildError, Daemon};
+use super::config::{Config, ConfigError, Sources};
+use super::files::{self, LoadError};
+
+/// What a reload takes up; the rest is built into a running daemon.
+const LIVE: [&str; 6] = ["workflows", "env", "secrets", "log_level", "grace_seconds", "on_unknown_workflow"];
+
+/// Why nothing was taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It makes no sense.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Workflow files are wrong.
+    #[error(transparent)]
+    Files(#[from] LoadError),
+    /// The definitions cannot be registered.
+    #[error("the definitions cannot be registered: {0}")]
+    Database(#[from] DbError),
+}
+
+/// What a reload has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The workflows that there are now.
+    pub workflows: usize,
+    /// How many of them are new to the database.
+    pub changed: usize,
+    /// The keys that have changed, and are in force.
+    pub keys: Vec<&'static str>,
+    /// The keys that have changed, and are in force after a restart.
+    pub restart: Vec<&'static str>,
+}
+
+impl Daemon {
+    /// Reads everything again. `running` is the configuration in force, and becomes the new one.
+    ///
+    /// # Errors
+    /// Something is wrong with what was read: then nothing has changed.
+    pub async fn reload(&mut self, sources: &Sources, running: &mut Config) -> Result<Reloaded, ReloadError> {
+        let new = sources.load()?.config;
+        // Also what needs a restart must be right: the restart will come.
+        build::registry(&new)?;
+        let host = build::host(&new);
+        redact::add(new.confidential());
+        let loaded = files::load(&new.workflows, &host)?;
+        let (keys, restart) = running.differing(&new).into_iter().partition(|key| LIVE.contains(key));
+        let workflows = loaded.len();
+        if let Some(choice) = &new.on_unknown_workflow {
+            definitions::on_unknown_workflow(self.db.pool(), choice).await?;
+        }
+        let changed = self.catalog.swap(loaded, files::compiler(host)).await?;
+        logs::set_level(&new.log_level);
+        self.grace = Duration::from_secs(new.grace_seconds);
+        *running = Config {
+            workflows: new.workflows,
+            env: new.env,
+            secrets: new.secrets,
+            log_level: new.log_level,
+            grace_seconds: new.grace_seconds,
+            on_unknown_workflow: new.on_unknown_workflow,
+            ..running.clone()
+        };
+        Ok(Reloaded { workflows, changed, keys, restart })
+    }
+}
