@@ -1,6 +1,7 @@
 //! Errors: one clear line, the server's detail and hint, an exit code.
 
 use crate::app::config::ConfigError;
+use crate::db::server::Unsuitable;
 use crate::db::{DbError, Trouble};
 
 use super::Exit;
@@ -107,6 +108,7 @@ fn exit_of(error: &DbError) -> Exit {
         Some("SD002" | "SD015" | "SD016" | "23514") => Exit::Usage,
         // The server is there, the database is not.
         Some("3D000") => Exit::Unreachable,
+        _ if matches!(error.unsuitable(), Some(Unsuitable::Pooler { .. })) => Exit::Unreachable,
         _ if error.trouble == Trouble::Lost => Exit::Unreachable,
         _ => Exit::Error,
     }

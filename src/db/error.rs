@@ -44,6 +44,16 @@ impl DbError {
         sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text)).into()
     }
 
+    /// Why this server cannot be worked with, where that is what is wrong.
+    #[must_use]
+    pub fn unsuitable(&self) -> Option<Unsuitable> {
+        match &self.source {
+            sqlx::Error::Database(e) => server::of_refusal(e.message()),
+            sqlx::Error::Configuration(e) => e.downcast_ref().cloned(),
+            _ => None,
+        }
+    }
+
     /// A server that takes no writes, for now: it may be promoted, or another may be found.
     #[must_use]
     pub fn read_only(why: &str) -> Self {

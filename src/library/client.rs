@@ -19,7 +19,7 @@ use super::error::Error;
 /// Connections of a client that does nothing but enqueue and look.
 const POOL: u32 = 4;
 
-/// The longest that a statement may take.
+/// A statement of the pool may take this long, as in a daemon's defaults.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A look is one small statement by primary key; the pause between two grows from the first to the second.

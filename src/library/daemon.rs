@@ -181,7 +181,10 @@ impl Builder {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let loaded = self.loaded()?;
         if self.lease < MIN_LEASE {
-            return Err(wrong("the lease is shorter than a living worker needs to show itself: at least 3 s"));
+            return Err(wrong(&format!(
+                "a lease of {:?} is too short: a living worker must be able to show itself in time, so give it {MIN_LEASE:?} or more",
+                self.lease
+            )));
         }
         self.config.lease_seconds = self.lease.as_secs();
         let options = match self.options.take() {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::db::{Database, liveness, maintenance};
+use crate::db::{Database, Trouble, liveness, maintenance};
 use crate::model::WorkerId;
 use crate::os::evidence;
 use crate::rules::sweep::Suspect;
@@ -92,7 +92,15 @@ impl Sweeper {
                 // Alive after all, busy, or taken by another sweeper: the next look decides anew.
                 Ok(None) => return None,
                 Err(error) => {
-                    tracing::debug!(%error, dead.worker = %suspect.worker, "take-over failed, trying again");
+                    // What passes is met by others too, and told by them. What does not keeps the runs of the dead from coming back.
+                    match error.trouble {
+                        Trouble::Refused => {
+                            tracing::warn!(%error, dead.worker = %suspect.worker, "postgres refuses a take-over; trying again");
+                        }
+                        Trouble::Lost | Trouble::Busy => {
+                            tracing::debug!(%error, dead.worker = %suspect.worker, "take-over failed, trying again");
+                        }
+                    }
                     tokio::time::sleep(backoff.pause()).await;
                 }
             }

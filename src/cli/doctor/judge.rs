@@ -69,10 +69,10 @@ const LAG: TimeDelta = TimeDelta::minutes(1);
 const CHANGED: i64 = 50_000;
 
 pub(super) fn unreachable(error: &str) -> Finding {
-    if error.contains("unsupported startup parameter") {
+    if error.contains("a connection pooler") {
         return wrong(
             "server",
-            format!("PgBouncer refuses the session's settings: {error}"),
+            format!("no connection: {error}"),
             "give the daemon a direct connection; for other programs, set ignore_startup_parameters = options, extra_float_digits in pgbouncer.ini",
         );
     }

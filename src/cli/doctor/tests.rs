@@ -145,7 +145,9 @@ fn what_is_wrong_says_what_to_do() {
     let unfit = migrate::fits(2, 2, 4);
     let wrong = [
         judge::unreachable("connection refused"),
-        judge::unreachable("unsupported startup parameter: options"),
+        judge::unreachable(
+            "between stepd and Postgres stands a connection pooler (it refuses the settings of the session)",
+        ),
         judge::server(&Server { standby: true, ..server() }),
         judge::schema(unfit, 2),
         judge::schema(migrate::fits(0, 0, 4), 0),
