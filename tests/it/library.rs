@@ -402,7 +402,7 @@ async fn what_cannot_work_is_refused_at_the_start_with_the_next_step() {
         (bare().queue("a").workflow("x", double).workflow("x", double), "two workflows have the name `x`"),
         (bare().queue("a").register(Workflow::new("x", double).queue("b")), ".queue(\"b\")"),
         (bare().queue("a").workflow_files("/there/is/none"), "/there/is/none"),
-        (bare().queue("a").lease(Duration::from_secs(1)), "at least 3"),
+        (bare().queue("a").lease(Duration::from_secs(1)), "3s or more"),
         (Stepd::builder().database("nonsense").queue("a"), "postgres://"),
     ] {
         let error = builder.start().await.unwrap_err();
