@@ -170,6 +170,8 @@ CROSS JOIN LATERAL (
             'step ' || s.state, s.key, nullif(s.attempts, 0)::smallint, NULL, s.epoch,
             CASE WHEN s.state = 'waiting' THEN json_build_object('event', s.event, 'match', s.match, 'due_at', s.due_at) ELSE s.error END
             FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'running'
+            -- The pause before a retry is told by the attempt that failed.
+            AND NOT (s.state = 'waiting' AND s.attempts > 0 AND s.due_at IS NOT NULL AND s.event IS NULL AND s.kind NOT IN ('sleep', 'wait', 'approve'))
         UNION ALL
         SELECT 1, v.at, CASE WHEN v.kind = 'attempt_failed' THEN 4 ELSE 6 END, 0, v.id, replace(v.kind, '_', ' '), v.key, v.attempt, v.by_whom, v.epoch,
             CASE WHEN v.kind = 'event_received' THEN json_build_object('signal', v.data) ELSE stepd_engine.failure_json(v.data) END

@@ -132,6 +132,19 @@ async fn the_log_of_a_run_has_its_attempts_and_operators_and_can_be_followed_to_
 }
 
 #[tokio::test]
+async fn the_pause_before_a_retry_is_told_by_the_attempt_that_failed() {
+    let slow = FLAKY.replace("initial: 10ms", "initial: 1h");
+    let (db, files) = (Db::new().await, Files::new([slow.as_str()]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("flaky", "{}").await;
+    db.reaches(&run, "waiting", SOON).await;
+    let log = stepd(&db, &["logs", &run]).await.is(0).out;
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("attempt failed    try, attempt 1: exit_1: ") && last.contains("; again in "), "{log}");
+    assert!(!log.contains("step waiting"), "{log}");
+}
+
+#[tokio::test]
 async fn an_event_is_emitted_from_the_shell() {
     let (db, files) = (Db::new().await, Files::new([ASK]));
     let _worker = Spec::new(&db, &files).ready().await;
