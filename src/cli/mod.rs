@@ -41,7 +41,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::Config;
 use crate::app::config::{Flag, Sources};
-use crate::telemetry::{self, redact};
+use crate::telemetry;
 
 pub use check::check;
 pub use output::Format;
@@ -255,6 +255,6 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Logging as a configuration says.
 fn start_logs(config: &Config) {
-    redact::add(config.confidential());
+    config.hide_secrets();
     telemetry::logs::start(&config.log_format, &config.log_level);
 }
