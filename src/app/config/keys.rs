@@ -107,7 +107,7 @@ impl Form {
     pub(super) fn words(self) -> String {
         match self {
             Self::Text => "text in quotes".to_owned(),
-            Self::Url => "a URL in quotes: \"postgres://user@host/database\"".to_owned(),
+            Self::Url => "a database's URL".to_owned(),
             Self::Path => "a path in quotes".to_owned(),
             Self::Number(low, MAX) => format!("a whole number of at least {low}"),
             Self::Number(low, high) => format!("a whole number from {low} to {high}"),
