@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::db::{DbError, definitions};
-use crate::telemetry::{logs, redact};
+use crate::telemetry::logs;
 
 use super::build::{self, BuildError, Daemon};
 use super::config::{Config, ConfigError, Sources};
@@ -52,14 +52,15 @@ impl Daemon {
         // Also what needs a restart must be right: the restart will come.
         build::registry(&new)?;
         let host = build::host(&new);
-        redact::add(new.confidential());
+        new.hide_secrets();
         let loaded = files::load(&new.workflows, &host)?;
         let (keys, restart) = running.differing(&new).into_iter().partition(|key| LIVE.contains(key));
         let workflows = loaded.len();
+        let changed = self.catalog.swap(loaded, files::compiler(host)).await?;
+        // After the files, which the database may refuse; this it refuses only when it is away, and the next reload writes it.
         if let Some(choice) = &new.on_unknown_workflow {
             definitions::on_unknown_workflow(self.db.pool(), choice).await?;
         }
-        let changed = self.catalog.swap(loaded, files::compiler(host)).await?;
         logs::set_level(&new.log_level);
         self.grace = Duration::from_secs(new.grace_seconds);
         *running = Config {

@@ -42,7 +42,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::Config;
 use crate::app::config::{Flag, Sources};
-use crate::telemetry::{self, redact};
+use crate::telemetry;
 
 pub use check::check;
 pub use output::Format;
@@ -259,6 +259,6 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 /// Logging as a configuration says.
 fn start_logs(config: &Config) {
-    redact::add(config.confidential());
+    config.hide_secrets();
     telemetry::logs::start(&config.log_format, &config.log_level);
 }

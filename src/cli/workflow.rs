@@ -1,8 +1,9 @@
-//! `stepd workflow`: what is loaded, what is in flight, how it went in the last day.
+//! `stepd workflow`: what is loaded, what is in flight, how it went in the last day; and its end.
 
 use chrono::TimeDelta;
 use owo_colors::OwoColorize;
 use serde_json::json;
+use sqlx::PgConnection;
 
 use crate::db::definitions;
 use crate::db::operate::{self, InFlight, WorkflowLine};
@@ -18,11 +19,13 @@ pub(super) enum Command {
     /// List the workflows: what is in flight, and runs, failures and durations of the last day
     Ls,
     /// Show a workflow: its runs in flight by definition, and the definition's text
-    Show(Show),
+    Show(Named),
+    /// Let no new job name a workflow; its runs go on. Remove its file first: who starts with it loads it again
+    Retire(Named),
 }
 
 #[derive(clap::Args)]
-pub(super) struct Show {
+pub(super) struct Named {
     /// The workflow's name
     #[arg(value_name = "WORKFLOW")]
     name: String,
@@ -30,27 +33,50 @@ pub(super) struct Show {
 
 pub(super) async fn run(global: &Global, command: &Command) -> anyhow::Result<Exit> {
     let mut conn = global.connect().await?;
-    let Command::Show(Show { name }) = command else {
-        let list = operate::workflows(&mut conn, None).await?;
-        return ls(global, &list).map(|()| Exit::Ok);
-    };
-    let found = operate::workflows(&mut conn, Some(name)).await?;
-    let Some(workflow) = found.first() else {
-        let list = operate::workflows(&mut conn, None).await?;
-        let message = format!("there is no workflow {name}");
-        return Err(match nearest(name, list.iter().map(|w| w.name.as_str())) {
-            Some(near) => refused_with(Exit::NotFound, message, format!("did you mean {near}?")),
-            None => refused_with(Exit::NotFound, message, "stepd workflow ls lists them"),
-        });
-    };
-    let stored = definitions::definition(&mut conn, Some(workflow.definition), name).await?;
-    let stored = stored.ok_or_else(|| refused(Exit::NotFound, format!("the definition of {name} is gone")))?;
-    let flight = operate::in_flight(&mut conn, name).await?;
+    match command {
+        Command::Ls => ls(global, &operate::workflows(&mut conn, None).await?),
+        Command::Show(Named { name }) => show(global, &mut conn, name).await,
+        Command::Retire(Named { name }) => retire(global, &mut conn, name).await,
+    }
+}
+
+async fn find(conn: &mut PgConnection, name: &str) -> anyhow::Result<WorkflowLine> {
+    if let Some(found) = operate::workflows(&mut *conn, Some(name)).await?.pop() {
+        return Ok(found);
+    }
+    let list = operate::workflows(conn, None).await?;
+    let message = format!("there is no workflow {name}");
+    Err(match nearest(name, list.iter().map(|w| w.name.as_str())) {
+        Some(near) => refused_with(Exit::NotFound, message, format!("did you mean {near}?")),
+        None => refused_with(Exit::NotFound, message, "stepd workflow ls lists them"),
+    })
+}
+
+async fn retire(global: &Global, conn: &mut PgConnection, name: &str) -> anyhow::Result<Exit> {
+    find(conn, name).await?;
+    operate::retire(&mut *conn, name).await?;
+    let workflow = find(conn, name).await?;
     match global.output {
-        Format::Table => say(&shown(workflow, &flight, stored.body.as_deref(), columns()))?,
+        Format::Table => {
+            say(&format!("{}  {}", clean(name), state(&workflow)))?;
+            talk(&format!("{} of its runs in flight go on; a worker that starts with its file loads it again", workflow.in_flight));
+        }
+        Format::Id => say(&clean(name))?,
+        Format::Json | Format::Jsonl => json(global.output, &document(&workflow))?,
+    }
+    Ok(Exit::Ok)
+}
+
+async fn show(global: &Global, conn: &mut PgConnection, name: &str) -> anyhow::Result<Exit> {
+    let workflow = find(conn, name).await?;
+    let stored = definitions::definition(&mut *conn, Some(workflow.definition), name).await?;
+    let stored = stored.ok_or_else(|| refused(Exit::NotFound, format!("the definition of {name} is gone")))?;
+    let flight = operate::in_flight(conn, name).await?;
+    match global.output {
+        Format::Table => say(&shown(&workflow, &flight, stored.body.as_deref(), columns()))?,
         Format::Id => say(&clean(name))?,
         Format::Json | Format::Jsonl => {
-            let mut document = document(workflow);
+            let mut document = document(&workflow);
             let flight: Vec<_> = flight
                 .iter()
                 .map(|f| json!({"definition": f.definition, "hash": f.hash, "state": f.state, "runs": f.n}))
@@ -63,14 +89,18 @@ pub(super) async fn run(global: &Global, command: &Command) -> anyhow::Result<Ex
     Ok(Exit::Ok)
 }
 
-fn ls(global: &Global, list: &[WorkflowLine]) -> anyhow::Result<()> {
+fn ls(global: &Global, list: &[WorkflowLine]) -> anyhow::Result<Exit> {
     match global.output {
         Format::Table if list.is_empty() => talk("no workflows: load them with stepd serve --workflows DIR"),
         Format::Table => say(&drawn(list, columns()))?,
         Format::Id => list.iter().try_for_each(|w| say(&clean(&w.name)))?,
         Format::Json | Format::Jsonl => json_list(global.output, &list.iter().map(document).collect::<Vec<_>>())?,
     }
-    Ok(())
+    Ok(Exit::Ok)
+}
+
+fn state(w: &WorkflowLine) -> String {
+    w.retired_at.map_or("new jobs may name it".into(), |at| format!("retired {}", time(at)))
 }
 
 fn took(seconds: Option<f64>) -> String {
@@ -115,7 +145,7 @@ fn shown(w: &WorkflowLine, flight: &[InFlight], text: Option<&str>, most: Option
     };
     let mut lines = vec![
         ("workflow", clean(&w.name)),
-        ("state", w.retired_at.map_or("new jobs may name it".into(), |at| format!("retired {}", time(at)))),
+        ("state", state(w)),
         ("queue", format!("{}, priority {}", clean(&w.queue), w.priority)),
         ("loaded", format!("{}, {}", time(w.loaded_at), ago(w.now - w.loaded_at))),
     ];

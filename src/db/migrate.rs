@@ -55,6 +55,10 @@ pub enum Unfit {
     )]
     Newer { schema: i32, serves: i32, known: i32 },
     #[error(
+        "this database has stepd's tables, but no version of them is recorded: stepd migrate makes them, or the whole script of stepd migrate --dump-sql"
+    )]
+    Unrecorded,
+    #[error(
         "schema version {version} no longer serves {worker}, which knows only version {known}: stop or upgrade it, then migrate"
     )]
     AtWork { version: i32, worker: String, known: i32 },
@@ -139,6 +143,9 @@ pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Re
 
 async fn apply_missing(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
     let (before, mut served) = applied(conn).await?;
+    if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *conn).await? {
+        return Err(Unfit::Unrecorded.into());
+    }
     let mut done = Vec::new();
     for migration in migrations.iter().filter(|m| m.version > before) {
         let contracts = before > 0 && migration.serves > std::mem::replace(&mut served, migration.serves);

@@ -165,6 +165,14 @@ pub async fn in_flight<'c>(
     Ok(sqlx::query_file_as!(InFlight, "src/db/sql/workflow_in_flight.sql", workflow).fetch_all(db).await?)
 }
 
+/// Retires a workflow: new jobs may not name it any more. Is it by this call?
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn retire<'c>(db: impl Executor<'c, Database = Postgres>, workflow: &str) -> Result<bool, DbError> {
+    Ok(sqlx::query_file!("src/db/sql/retire_workflow.sql", workflow).execute(db).await?.rows_affected() > 0)
+}
+
 /// One of stepd's tables.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]

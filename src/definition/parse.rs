@@ -149,12 +149,14 @@ pub(super) fn schema(entry: &Entry, report: &mut Report<'_>) -> Option<Schema> {
     }
     match Schema::compile(entry.value.json()) {
         Ok(schema) => Some(schema),
-        Err((message, path)) => {
-            let span = pointer(&entry.value, &path).span;
-            let types = "the types are: null, boolean, integer, number, string, array, object";
-            match path.ends_with("/type") {
-                true => report.help(span, format!("`{}` is no valid JSON Schema: no such type", entry.key), types),
-                false => report.error(span, format!("`{}` is no valid JSON Schema: {message}", entry.key)),
+        Err(mistakes) => {
+            for (message, path) in mistakes {
+                let span = pointer(&entry.value, &path).span;
+                let types = "the types are: null, boolean, integer, number, string, array, object";
+                match path.ends_with("/type") {
+                    true => report.help(span, format!("`{}` is no valid JSON Schema: no such type", entry.key), types),
+                    false => report.error(span, format!("`{}` is no valid JSON Schema: {message}", entry.key)),
+                }
             }
             None
         }

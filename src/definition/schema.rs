@@ -22,8 +22,8 @@ impl Schema {
     /// Compiles a schema. One that only names `properties` or `required` means an object.
     ///
     /// # Errors
-    /// What is wrong with the schema, and where in it.
-    pub fn compile(mut source: Value) -> Result<Self, (String, String)> {
+    /// Everything that is wrong with the schema, and where in it.
+    pub fn compile(mut source: Value) -> Result<Self, Vec<(String, String)>> {
         if let Value::Object(map) = &mut source
             && !map.contains_key("type")
             && ["properties", "required", "additionalProperties"].iter().any(|k| map.contains_key(*k))
@@ -33,15 +33,9 @@ impl Schema {
         match jsonschema::options().should_validate_formats(true).build(&source) {
             Ok(validator) => Ok(Self { source, validator }),
             Err(e) => {
-                let message = match e.to_string() {
-                    // Nothing is fetched: a definition must mean the same tomorrow, and on every host.
-                    m if m.contains("is not present in a registry") => {
-                        "a `$ref` leads out of it; refer to a part of the schema itself, such as `#/$defs/part`"
-                            .to_owned()
-                    }
-                    m => m,
-                };
-                Err((message, e.instance_path().to_string()))
+                let first = (told(&e), e.instance_path().to_string());
+                let all = mistakes(&source);
+                Err(if all.contains(&first) { all } else { vec![first] })
             }
         }
     }
@@ -95,4 +89,23 @@ impl Schema {
         let message = format!("{subject} does not match its schema: {}", listed.join("; "));
         Err(Failure::permanent(code, message).with_details(json!({"errors": details})))
     }
+}
+
+fn told(error: &jsonschema::ValidationError<'_>) -> String {
+    match error.to_string() {
+        // Nothing is fetched: a definition must mean the same tomorrow, and on every host.
+        m if m.contains("is not present in a registry") => {
+            "a `$ref` leads out of it; refer to a part of the schema itself, such as `#/$defs/part`".to_owned()
+        }
+        m => m,
+    }
+}
+
+/// What is wrong with the form of a schema that names no draft of its own.
+fn mistakes(source: &Value) -> Vec<(String, String)> {
+    if source.get("$schema").is_some() {
+        return Vec::new();
+    }
+    let form = jsonschema::draft202012::meta::validator();
+    form.iter_errors(source).map(|e| (told(&e), e.instance_path().to_string())).collect()
 }

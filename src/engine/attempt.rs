@@ -69,7 +69,9 @@ impl Ctx {
                     let began = self.ports.clock.now();
                     let done = self.one_attempt(&mut record, n, policy, body).await?;
                     match done.and_then(|done| self.within_limit(done)).map_err(hidden) {
-                        Ok(Attempted::Done(output)) => return self.finish(record, Ok(output), policy),
+                        Ok(Attempted::Done(output)) => {
+                            return self.finish(record, Ok(redact::recorded(output)), policy);
+                        }
                         Ok(Attempted::Committed(output)) => {
                             return Ok(StepDone { state: StepState::Completed, output, error: None });
                         }

@@ -12,7 +12,7 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{mpsc, watch};
 
 use crate::db::liveness::{self, Registered, Registration, Seen};
-use crate::db::{Database, DbError, within};
+use crate::db::{Database, DbError, Trouble, within};
 use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
 use crate::os::evidence::facts;
@@ -208,6 +208,7 @@ impl Keeper {
                     // Until the row has been read back no step starts: the others may be about to take over.
                     self.s.gate.shut();
                     let lived = self.established.take().is_some_and(|at| at.elapsed() > TICK);
+                    let refused = error.as_ref().is_some_and(|e| e.trouble == Trouble::Refused);
                     let why = error.map_or_else(|| "the session was ended".to_owned(), |e| e.to_string());
                     if lived {
                         // Every millisecond counts: the others are about to find the lock free. Whether it is only
@@ -215,7 +216,10 @@ impl Keeper {
                         tracing::debug!(error = why, "the session was lost");
                         continue;
                     }
-                    self.s.connectivity.lost(&why);
+                    match refused {
+                        true => self.s.connectivity.refused(&why),
+                        false => self.s.connectivity.lost(&why),
+                    }
                     let pause = backoff.pause();
                     let mut orders = self.orders.clone();
                     tokio::select! {

@@ -65,11 +65,24 @@ impl Connectivity {
 
     /// A service has lost its connection.
     pub fn lost(&self, error: &dyn std::fmt::Display) {
-        let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.away && known.back_at.is_none_or(|at| at.elapsed() > ECHO) {
-            known.away = true;
+        if self.goes() {
             tracing::warn!(%error, "postgres is away: running steps go on, their results wait, claims pause");
         }
+    }
+
+    /// Postgres is there, and refuses this worker.
+    pub fn refused(&self, error: &dyn std::fmt::Display) {
+        if self.goes() {
+            tracing::error!(%error, "this worker is refused, and tries again and again: its results wait, claims pause");
+        }
+    }
+
+    /// It is away from now on. False: that is known, or an echo.
+    fn goes(&self) -> bool {
+        let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = !known.away && known.back_at.is_none_or(|at| at.elapsed() > ECHO);
+        known.away |= news;
+        news
     }
 
     /// A service has reached Postgres again.

@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn no_line_holds_a_secret_or_plays_with_the_terminal() {
-        redact::add(["hunter2hunter2".to_owned()]);
+        redact::add(&["hunter2hunter2".to_owned()], &[]);
         let lines = logged(|| {
             let url = "http://x/?k=hunter2hunter2";
             tracing::warn!(url, error = %"\u{1b}[2Jwiped\u{202e}", "asked with hunter2hunter2\nand more");

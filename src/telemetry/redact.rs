@@ -6,43 +6,80 @@
 use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use serde_json::Value;
+
+use crate::model::Payload;
+
 /// What stands in a secret's place.
 const HIDDEN: &str = "***";
 
 /// Shorter ones hide nothing worth hiding, and would turn every second word into asterisks.
 const SHORTEST: usize = 4;
 
-static FORMS: RwLock<Option<Arc<[String]>>> = RwLock::new(None);
+/// What is hidden, in all its forms, the longest first: one secret may be the beginning of another.
+struct Set(RwLock<Option<Arc<[String]>>>);
 
-/// Hides these values from now on.
-pub fn add(secrets: impl IntoIterator<Item = String>) {
-    let mut known = FORMS.write().unwrap_or_else(PoisonError::into_inner);
-    let mut all: Vec<String> = known.as_deref().unwrap_or_default().to_vec();
-    all.extend(secrets.into_iter().flat_map(|s| forms(&s)));
-    // The longest first: one secret may be the beginning of another.
-    all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-    all.dedup();
-    *known = Some(all.into());
+/// Hidden in what people read.
+static TOLD: Set = Set(RwLock::new(None));
+
+/// Hidden in what steps give back, too. A database's password is not: it may be any word, and data would be spoilt.
+static RECORDED: Set = Set(RwLock::new(None));
+
+impl Set {
+    fn add<'a>(&self, secrets: impl IntoIterator<Item = &'a String>) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<String> = known.as_deref().unwrap_or_default().to_vec();
+        all.extend(secrets.into_iter().flat_map(|s| forms(s)));
+        all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        all.dedup();
+        *known = Some(all.into());
+    }
+
+    fn forms(&self) -> Option<Arc<[String]>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Hides the secrets of steps wherever they turn up, and the passwords of stepd itself in what it says, from now on.
+pub fn add(secrets: &[String], passwords: &[String]) {
+    TOLD.add(secrets.iter().chain(passwords));
+    RECORDED.add(secrets);
 }
 
 /// The text without secrets.
 #[must_use]
 pub fn hide(text: &str) -> Cow<'_, str> {
-    let known = FORMS.read().unwrap_or_else(PoisonError::into_inner).clone();
-    hidden(text, known.as_deref().unwrap_or_default())
+    hidden(text, TOLD.forms().as_deref().unwrap_or_default())
 }
 
 /// A value with no secrets in its texts.
-pub fn hide_in(value: &mut serde_json::Value) {
+pub fn hide_in(value: &mut Value) {
+    hide_forms(value, TOLD.forms().as_deref().unwrap_or_default());
+}
+
+/// What a step gives back, with no secret of a step in its texts.
+#[must_use]
+pub fn recorded(output: Payload) -> Payload {
+    let Some(forms) = RECORDED.forms() else { return output };
+    if !forms.iter().any(|form| output.as_str().contains(form.as_str())) {
+        return output;
+    }
+    // Piece by piece: in the text as a whole, digits of a number would be replaced, too.
+    let Ok(mut value) = output.value() else { return output };
+    hide_forms(&mut value, &forms);
+    Payload::from_value(&value)
+}
+
+fn hide_forms(value: &mut Value, forms: &[String]) {
     match value {
-        serde_json::Value::String(text) => {
-            if let Cow::Owned(clean) = hide(text) {
+        Value::String(text) => {
+            if let Cow::Owned(clean) = hidden(text, forms) {
                 *text = clean;
             }
         }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(hide_in),
-        serde_json::Value::Object(entries) => entries.values_mut().for_each(hide_in),
-        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+        Value::Array(items) => items.iter_mut().for_each(|item| hide_forms(item, forms)),
+        Value::Object(entries) => entries.values_mut().for_each(|value| hide_forms(value, forms)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -60,7 +97,7 @@ fn forms(secret: &str) -> Vec<String> {
     if secret.len() < SHORTEST {
         return Vec::new();
     }
-    let json = serde_json::Value::from(secret).to_string();
+    let json = Value::from(secret).to_string();
     let mut forms = vec![secret.to_owned(), json[1..json.len() - 1].to_owned()];
     let percent = percent_encoded(secret);
     forms.extend([lower_hex(&percent), percent.replace("%20", "+"), percent]);
@@ -126,10 +163,14 @@ mod tests {
     #[test]
     fn what_is_too_short_is_left_alone_and_a_longer_secret_goes_first() {
         assert!(forms("abc").is_empty());
-        add(["secret-one".to_owned(), "secret-one-and-two".to_owned()]);
+        add(&["secret-one".to_owned(), "secret-one-and-two".to_owned()], &["password-one".to_owned()]);
         assert_eq!(hide("secret-one-and-two, secret-one"), "***, ***");
         let mut value = serde_json::json!({"a": ["secret-one", 1], "b": {"c": "secret-one!"}});
         hide_in(&mut value);
         assert_eq!(value, serde_json::json!({"a": ["***", 1], "b": {"c": "***!"}}));
+        let recorded = |text| recorded(Payload::from_text(text).unwrap()).as_str().to_owned();
+        assert_eq!(recorded(r#"{"a": "my secret-one", "b": 1.50}"#), r#"{"a":"my ***","b":1.50}"#);
+        assert_eq!(hide("password-one"), "***");
+        assert_eq!(recorded(r#"{"a": "password-one"}"#), r#"{"a": "password-one"}"#, "data stays as it is, byte for byte");
     }
 }

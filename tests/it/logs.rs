@@ -13,6 +13,7 @@ steps:
       echo "key is ${KEY}" >&2
       printf 'no newline' >&2
       echo '{"not": "a log line"}' >&2
+      echo "{\"key\": \"Bearer ${KEY}\", \"n\": 1.50}"
     env: {KEY: "${{ secrets.api }}"}
   - id: slow
     sql: SELECT pg_sleep(1.2)
@@ -62,8 +63,10 @@ async fn every_line_is_json_and_those_of_a_run_name_it_whoever_wrote_them() {
     // The daemon's own lines name the worker from its registration on.
     let ready = lines.iter().find(|l| l["message"] == "ready").unwrap();
     assert!(ready["worker.id"].is_string() && ready["run.id"].is_null(), "{ready}");
+    let output: String = db.one("SELECT output::text FROM stepd.steps WHERE key = 'talk'").await;
+    assert_eq!(output, r#"{"key":"Bearer ***","n":1.50}"#);
     let encoded = SECRET.replace('+', "%2B").replace('/', "%2F");
-    let stored: String = db.one("SELECT string_agg(r::text, '') FROM (SELECT error::text FROM stepd.runs UNION ALL SELECT data::text FROM stepd_engine.events) r").await;
+    let stored: String = db.one("SELECT string_agg(r::text, '') FROM (SELECT error::text FROM stepd.runs UNION ALL SELECT output::text FROM stepd.steps UNION ALL SELECT data::text FROM stepd_engine.events) r").await;
     for text in [worker.log(), stored] {
         assert!(!text.contains(SECRET) && !text.contains(&encoded), "{text}");
     }

@@ -183,6 +183,29 @@ async fn a_queue_is_paused_limited_and_let_go_from_the_shell() {
 }
 
 #[tokio::test]
+async fn a_retired_workflow_takes_no_new_job_ends_its_runs_and_comes_back_with_a_worker_that_has_it() {
+    let (db, files) = (Db::new().await, Files::new([ASK]));
+    let worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("ask", "{}").await;
+    db.reaches(&run, "waiting", SOON).await;
+    let done = stepd(&db, &["workflow", "retire", "ask"]).await.is(0);
+    assert!(done.out.starts_with("ask  retired "), "{}", done.out);
+    done.says("1 of its runs in flight go on");
+    stepd(&db, &["workflow", "retire", "ask"]).await.is(0);
+    stepd(&db, &["workflow", "retire", "aks"]).await.is(3).says("hint: did you mean ask?");
+    let refused = db.ask::<String>("INSERT INTO stepd.jobs (workflow) VALUES ('ask') RETURNING id::text").await.unwrap_err();
+    assert!(refused.to_string().contains("unknown workflow \"ask\""), "{refused}");
+    stepd(&db, &["approve", &run]).await.is(0);
+    db.step_reaches(&run, "paid", "waiting", SOON).await;
+    stepd(&db, &["emit", "paid", "--payload", r#"{"n":1}"#]).await.is(0);
+    db.reaches(&run, "completed", SOON).await;
+    drop(worker);
+    let _worker = Spec::new(&db, &files).ready().await;
+    let again = db.enqueue("ask", "{}").await;
+    db.reaches(&again, "waiting", SOON).await;
+}
+
+#[tokio::test]
 async fn workers_say_whether_they_live_and_what_they_serve() {
     let (db, files) = (Db::new().await, Files::new([HELLO]));
     stepd(&db, &["worker", "ls"]).await.is(0).says("no workers: start one with stepd serve");

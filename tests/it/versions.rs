@@ -64,6 +64,14 @@ async fn without_migrating_a_daemon_refuses_an_older_schema_and_none() {
 }
 
 #[tokio::test]
+async fn a_schema_that_was_made_without_a_record_of_its_version_is_refused_with_the_way_to_make_it() {
+    let db = Db::new().await;
+    db.exec("DELETE FROM stepd_engine.migrations").await;
+    let told = newer(&db, 0).await.unwrap_err();
+    assert!(told.contains("no version of them is recorded: stepd migrate makes them, or the whole script"), "{told}");
+}
+
+#[tokio::test]
 async fn a_contraction_is_refused_while_a_daemon_is_at_work_that_it_does_not_serve() {
     let (db, files) = (Db::new().await, Files::new([QUICK]));
     let mut worker = Spec::new(&db, &files).ready().await;
@@ -90,6 +98,7 @@ async fn a_daemon_that_must_register_anew_under_a_schema_that_does_not_serve_it_
     ))
     .await;
     worker.logs(&format!("serves daemons from version {} on", latest() + 1)).await;
+    assert_eq!(worker.logged("postgres is away"), 0, "it is there: {}", worker.log());
     let run = db.enqueue("quick", "{}").await;
     holds_for("the run is not claimed", std::time::Duration::from_secs(3), async || db.state(&run).await == "queued")
         .await;

@@ -178,7 +178,7 @@ fn plain(error: &sqlx::Error) -> String {
         sqlx::Error::Configuration(why) => why.to_string(),
         other => other.to_string(),
     };
-    format!("{why}; a database's URL looks like postgres://user:password@host:5432/database")
+    format!("{why}; it looks like postgres://user:password@host:5432/database")
 }
 
 /// All that is no letter, digit or one of `-._~` as `%XX`.

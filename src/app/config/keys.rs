@@ -123,7 +123,8 @@ impl Form {
     /// In words, for complaints.
     pub(super) fn words(self) -> String {
         match self {
-            Self::Text | Self::Url => "text in quotes".to_owned(),
+            Self::Text => "text in quotes".to_owned(),
+            Self::Url => "a database's URL".to_owned(),
             Self::Path => "a path in quotes".to_owned(),
             Self::Number(low, MAX) => format!("a whole number of at least {low}"),
             Self::Number(low, high) => format!("a whole number from {low} to {high}"),

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
+use crate::telemetry::redact;
+
 use environment::Variable;
 use layer::{Folders, Layer};
 
@@ -273,12 +275,16 @@ impl Config {
         (self.database_sslmode, self.database_sslrootcert) = (None, None);
     }
 
-    /// All that must never be shown.
-    #[must_use]
-    pub fn confidential(&self) -> Vec<String> {
+    /// Hides from now on what must never be shown.
+    pub fn hide_secrets(&self) {
+        redact::add(&self.secrets.values().cloned().collect::<Vec<_>>(), &self.passwords());
+    }
+
+    /// The passwords of databases.
+    fn passwords(&self) -> Vec<String> {
         let urls = self.connections.values().chain(&self.database_url).chain(&self.sql_url);
-        let passwords = urls.filter_map(|url| database::password(url));
-        self.secrets.values().chain(&self.database_password).cloned().chain(passwords).collect()
+        let in_urls = urls.filter_map(|url| database::password(url));
+        self.database_password.iter().cloned().chain(in_urls).collect()
     }
 
     /// The keys in which two configurations differ.

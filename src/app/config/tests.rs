@@ -191,7 +191,7 @@ fn no_secret_is_shown_not_even_in_a_complaint() {
     let loaded = load(file, &[("PGPASSWORD", "geheim")], &[]).unwrap();
     let shown = serde_json::to_string(&loaded.shown()).unwrap();
     assert!(!shown.contains("geheim") && shown.contains("postgres://u:***@crm/db"), "{shown}");
-    assert_eq!(loaded.config.confidential(), ["geheim"; 4]);
+    assert_eq!(loaded.config.passwords(), ["geheim"; 3]);
     let wrong = wrong(load("database_url = 'geheim'", &[("STEPD_DATABASE_URL", "mysql://geheim")], &[]));
     assert!(wrong.len() == 2 && !wrong.concat().contains("geheim"), "{wrong:?}");
 }

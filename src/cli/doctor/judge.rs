@@ -106,7 +106,7 @@ pub(super) fn schema(fits: Result<(), Unfit>, version: i32) -> Finding {
         Ok(()) => ok("schema version", format!("version {version}, which this stepd works with")),
         Err(why) => {
             let advice = match why {
-                Unfit::Missing { .. } | Unfit::Older { .. } => "stepd migrate",
+                Unfit::Missing { .. } | Unfit::Older { .. } | Unfit::Unrecorded => "stepd migrate",
                 Unfit::Newer { .. } | Unfit::AtWork { .. } => "install the stepd that the schema was made for",
             };
             wrong("schema version", why.to_string(), advice)

@@ -1,0 +1,2 @@
+-- Retires a workflow: new jobs may not name it any more; its runs go on. Caller: the command line's workflow retire.
+UPDATE stepd_engine.workflows w SET retired_at = clock_timestamp() WHERE w.name = $1 AND w.retired_at IS NULL
