@@ -32,8 +32,8 @@ pub(super) struct Args {
     /// Only runs of this workflow; may be given several times
     #[arg(long, value_name = "NAME")]
     workflow: Vec<String>,
-    /// Write the runs to this file first, one JSON document a line, after what it holds already
-    #[arg(long, value_name = "FILE")]
+    /// Write the runs there first, one JSON document a line: to a file, after what it holds already; or into a folder, a file a day
+    #[arg(long, value_name = "PATH", visible_alias = "archive")]
     export: Option<PathBuf>,
     /// Only say what would be removed
     #[arg(long, conflicts_with = "yes")]
@@ -63,7 +63,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     drop(conn);
-    let export = args.export.clone().map(Export::File).or_else(|| config.retention_export.map(Export::Folder));
+    let named = args.export.clone().map(|path| if path.is_dir() { Export::Folder(path) } else { Export::File(path) });
+    let export = named.or_else(|| config.retention_export.map(Export::Folder));
     let mut removed: Vec<Count> = Vec::new();
     let mut after = Uuid::nil();
     loop {

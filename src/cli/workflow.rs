@@ -59,7 +59,10 @@ async fn retire(global: &Global, conn: &mut PgConnection, name: &str) -> anyhow:
     match global.output {
         Format::Table => {
             say(&format!("{}  {}", clean(name), state(&workflow)))?;
-            talk(&format!("{} of its runs in flight go on; a worker that starts with its file loads it again", workflow.in_flight));
+            talk(&format!(
+                "{} of its runs in flight go on; a worker that starts with its file loads it again",
+                workflow.in_flight
+            ));
         }
         Format::Id => say(&clean(name))?,
         Format::Json | Format::Jsonl => json(global.output, &document(&workflow))?,

@@ -171,6 +171,10 @@ mod tests {
         let recorded = |text| recorded(Payload::from_text(text).unwrap()).as_str().to_owned();
         assert_eq!(recorded(r#"{"a": "my secret-one", "b": 1.50}"#), r#"{"a":"my ***","b":1.50}"#);
         assert_eq!(hide("password-one"), "***");
-        assert_eq!(recorded(r#"{"a": "password-one"}"#), r#"{"a": "password-one"}"#, "data stays as it is, byte for byte");
+        assert_eq!(
+            recorded(r#"{"a": "password-one"}"#),
+            r#"{"a": "password-one"}"#,
+            "data stays as it is, byte for byte"
+        );
     }
 }

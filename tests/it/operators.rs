@@ -193,7 +193,8 @@ async fn a_retired_workflow_takes_no_new_job_ends_its_runs_and_comes_back_with_a
     done.says("1 of its runs in flight go on");
     stepd(&db, &["workflow", "retire", "ask"]).await.is(0);
     stepd(&db, &["workflow", "retire", "aks"]).await.is(3).says("hint: did you mean ask?");
-    let refused = db.ask::<String>("INSERT INTO stepd.jobs (workflow) VALUES ('ask') RETURNING id::text").await.unwrap_err();
+    let refused =
+        db.ask::<String>("INSERT INTO stepd.jobs (workflow) VALUES ('ask') RETURNING id::text").await.unwrap_err();
     assert!(refused.to_string().contains("unknown workflow \"ask\""), "{refused}");
     stepd(&db, &["approve", &run]).await.is(0);
     db.step_reaches(&run, "paid", "waiting", SOON).await;

@@ -199,6 +199,14 @@ async fn an_export_holds_every_removed_run_once_and_what_cannot_be_exported_stay
     stepd(&db, &prune).await.is(0).says("1201 runs removed");
     assert_eq!(left(&db).await, [0, 0, 0, 0]);
     stepd(&db, &prune).await.is(0).says("0 runs removed");
+    // Into a folder, a file a day.
+    let folder = files.path("archive");
+    std::fs::create_dir(&folder).unwrap();
+    history(&db, "more", "completed", 1, 3).await;
+    let prune = ["prune", "--older-than", "0s", "--yes", "--archive", &folder.display().to_string()];
+    stepd(&db, &prune).await.is(0).says("3 runs removed");
+    let today: String = db.one("SELECT (now() AT TIME ZONE 'UTC')::date::text").await;
+    assert_eq!(files.lines(&format!("archive/stepd-runs-{today}.jsonl")).len(), 3);
     let mut told: BTreeMap<String, Value> = BTreeMap::new();
     for line in files.lines("runs.jsonl") {
         let document: Value = serde_json::from_str(&line).unwrap();
