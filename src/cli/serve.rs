@@ -39,6 +39,12 @@ pub(super) struct Args {
     /// Runs at once
     #[arg(long, value_name = "N")]
     concurrency: Option<u64>,
+    /// The form of the log: auto, json, pretty or journald
+    #[arg(long, value_name = "FORMAT", alias = "log")]
+    log_format: Option<String>,
+    /// What is logged: a level, or a filter as in info,stepd=debug
+    #[arg(long, value_name = "FILTER")]
+    log_level: Option<String>,
     /// Do not create or update the schema at start
     #[arg(long)]
     no_migrate: bool,
@@ -53,6 +59,8 @@ impl Args {
             ("--workflows", "workflows", paths),
             ("--queue", "queues", self.queue.clone()),
             ("--concurrency", "concurrency", number),
+            ("--log-format", "log_format", self.log_format.iter().cloned().collect()),
+            ("--log-level", "log_level", self.log_level.iter().cloned().collect()),
         ];
         let given = given.into_iter().filter(|(_, _, texts): &(_, _, Vec<String>)| !texts.is_empty());
         sources.flags.extend(given.map(|(flag, key, texts)| Flag { flag, key, texts }));

@@ -2,6 +2,7 @@
 
 mod body;
 
+use std::task::Poll;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -44,7 +45,8 @@ impl Ctx {
         body: &dyn Body,
     ) -> Result<StepDone, Halt> {
         let _busy = self.begin(&key)?;
-        let known = self.record_of(&key, kind)?.cloned();
+        // Boxed, like all that few steps come to: a step at work holds no room for it.
+        let known = self.record_of(&key, kind)?.cloned().map(Box::new);
         if let Some(record) = &known
             && record.checkpoint
         {
@@ -53,7 +55,8 @@ impl Ctx {
         self.settled().await?;
         let (mut record, mut next, first) = match known {
             None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
-            Some(mut record) => {
+            Some(record) => {
+                let mut record = *record;
                 let next = Box::pin(self.take_up(&record, policy)).await?;
                 let first = self.first_attempt(&record, &next, policy);
                 if matches!(record.state, StepState::Failed | StepState::Cancelled) {
@@ -79,7 +82,6 @@ impl Ctx {
                         Err(failure) => self.after_failure(&record, began, failure, first, policy),
                     }
                 }
-                // Boxed, like all that few steps come to: a step at work holds no room for it.
                 Next::Wait(purpose) => {
                     let woken = Box::pin(self.begin_wait(&mut record, purpose)).await?;
                     Box::pin(self.after_wait(&record, woken, body)).await?
@@ -233,7 +235,7 @@ impl Ctx {
         if start_first {
             // Whoever resumes must know that the step had begun.
             self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None, fresh: false });
-            self.settled().await?;
+            Box::pin(self.settled()).await?;
         }
         let limit = match (policy.timeout, remaining(policy.total_timeout, record.started_at, self.ports.clock.now())) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -248,11 +250,15 @@ impl Ctx {
         let place = Place { run: self.info.id, worker: self.worker, step: Some((record.key.clone(), n)) };
         let work = within(Some(place), futures_util::FutureExt::catch_unwind(work));
         tokio::pin!(work);
+        // Most steps of plain data are done at once, and need no watch.
+        if let Poll::Ready(done) = futures_util::poll!(&mut work) {
+            return Ok(unpanicked(done));
+        }
         let note_after = (!start_first).then_some(START_NOTE_AFTER);
         let why = tokio::select! {
             biased;
             done = &mut work => return Ok(unpanicked(done)),
-            why = self.ended_early(record, note_after, limit) => why,
+            why = Box::pin(self.ended_early(record, note_after, limit)) => why,
         };
         if let (Some(trigger), Some(grace)) = (trigger, grace) {
             trigger.stop(why);

@@ -210,7 +210,7 @@ impl<R: StepRunner> Frame<'_, R> {
     }
 
     fn record(&self, place: usize, done: StepDone) {
-        let view = StepView { state: done.state, output: LazyJson::new(done.output), error: done.error };
+        let view = StepView { state: done.state, output: LazyJson::new(done.output), error: done.error.map(Box::new) };
         self.scope.steps.fill(place, view);
     }
 

@@ -59,7 +59,10 @@ pub async fn run(
     inbox: Arc<Inbox>,
 ) -> Outcome {
     let mut ctx = Ctx::new(&claimed, ports, inbox);
-    if let Err(outcome) = take_up(&mut ctx, &claimed).await {
+    // Boxed, like all that few runs come to, and what each comes to once: a run at work holds no room for it.
+    if claimed.came_back()
+        && let Err(outcome) = Box::pin(take_up(&mut ctx, &claimed)).await
+    {
         return outcome;
     }
     let workflow = match workflow {
@@ -107,7 +110,7 @@ pub async fn run(
         }
     };
     match halt {
-        Ok(output) => end(&ctx, Transition::Complete { output, last: None }, Outcome::Done).await,
+        Ok(output) => Box::pin(end(&ctx, Transition::Complete { output, last: None }, Outcome::Done)).await,
         // A cancel outweighs the failure that it may have met on its way.
         Err(Halt::Failed(_)) if ctx.inbox.signal().reason() == Some(StopReason::Cancelled) => {
             Box::pin(stopped(&ctx)).await
@@ -128,9 +131,6 @@ async fn hand_on(ctx: &Ctx, failure: Failure) -> Outcome {
 /// Loads what earlier claims have recorded. A run that was taken from a dead worker commits its start before that, before its
 /// input is decoded and before a step begins: whatever of it kills this worker, the death counts. Others count by their first record.
 async fn take_up(ctx: &mut Ctx, claimed: &Claimed) -> Result<(), Outcome> {
-    if !claimed.came_back() {
-        return Ok(());
-    }
     let suspect = claimed.taken || claimed.crashes > 0;
     let resumed = claimed.taken || claimed.after_failure;
     if resumed {

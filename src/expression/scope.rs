@@ -18,7 +18,7 @@ use super::path::{Found, Path, Segment, keys, walk};
 #[derive(Debug)]
 pub struct LazyJson {
     text: Payload,
-    value: OnceLock<Result<Arc<Value>, Failure>>,
+    value: OnceLock<Result<Arc<Value>, Box<Failure>>>,
 }
 
 impl LazyJson {
@@ -39,7 +39,7 @@ impl LazyJson {
     /// # Errors
     /// A permanent failure `invalid_json`, when serde cannot hold the value.
     pub fn value(&self) -> Result<&Arc<Value>, Failure> {
-        self.value.get_or_init(|| self.text.value().map(Arc::new)).as_ref().map_err(Clone::clone)
+        self.value.get_or_init(|| self.text.value().map(Arc::new).map_err(Box::new)).as_ref().map_err(|e| (**e).clone())
     }
 }
 
@@ -79,7 +79,7 @@ impl StepIds {
     }
 }
 
-/// What expressions see of one step.
+/// What expressions see of one step. Every run has room for one of each of its steps: it is kept small.
 #[derive(Debug)]
 pub struct StepView {
     /// `state`.
@@ -87,7 +87,7 @@ pub struct StepView {
     /// `output`.
     pub output: LazyJson,
     /// `error`.
-    pub error: Option<Failure>,
+    pub error: Option<Box<Failure>>,
 }
 
 /// The steps of one list, filled in as they end.
