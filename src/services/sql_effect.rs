@@ -58,17 +58,22 @@ impl SqlEffect for OwnDatabase {
                     Ok(output) => return Ok(Flow::Committed(output)),
                     Err(failure) => failure,
                 };
-                if has_outcome(&failure, NOT_BEGUN) && cx.stop.reason().is_none() {
-                    // stepd's own database is away. That is no failure of this step: it waits, like everything else.
-                    tokio::time::sleep(backoff.pause()).await;
-                } else if has_outcome(&failure, ROLLED_BACK) && lost < LOST_SESSIONS && cx.stop.reason().is_none() {
+                // The answer to COMMIT did not come; or there is a checkpoint already, perhaps by such a COMMIT that arrived late.
+                if has_outcome(&failure, UNKNOWN) || failure.code == code::LEASE_LOST {
+                    if let Some(output) = self.recorded(cx).await {
+                        return Ok(Flow::Committed(output));
+                    }
+                }
+                let lost_session = has_outcome(&failure, ROLLED_BACK) || has_outcome(&failure, UNKNOWN);
+                if cx.stop.reason().is_some() {
+                    return Err(failure);
+                } else if lost_session && lost < LOST_SESSIONS {
                     lost += 1;
-                    tokio::time::sleep(backoff.pause()).await;
-                } else if has_outcome(&failure, UNKNOWN) {
-                    return self.recorded(cx).await.map(Flow::Committed).ok_or(failure);
-                } else {
+                } else if !has_outcome(&failure, NOT_BEGUN) {
                     return Err(failure);
                 }
+                // stepd's own database is away. That is no failure of this step: it waits, like everything else.
+                tokio::time::sleep(backoff.pause()).await;
             }
         })
     }

@@ -69,7 +69,8 @@ pub struct Record {
     pub conflicts: Vec<u64>,
     pub runs: BTreeMap<String, Run>,
     pub steps: BTreeMap<(String, String), Vec<Step>>,
-    pub failed_attempts: HashMap<(String, String), Vec<i32>>,
+    /// The number of each, and why.
+    pub failed_attempts: HashMap<(String, String), Vec<(i32, String)>>,
     pub losses: Vec<Loss>,
     /// Runs that an operator has taken up again after they had failed.
     pub retried: HashMap<String, usize>,
@@ -184,9 +185,11 @@ impl Record {
             };
             self.steps.entry((r.get(0), r.get(1))).or_default().push(step);
         }
-        let rows = sqlx::query("SELECT run::text, key, attempt FROM stepd.attempts WHERE state = 'failed'");
+        let rows = sqlx::query(
+            "SELECT run::text, key, attempt, concat_ws(': ', error_code, error_message) FROM stepd.attempts WHERE state = 'failed'",
+        );
         for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
-            self.failed_attempts.entry((r.get(0), r.get(1))).or_default().push(r.get(2));
+            self.failed_attempts.entry((r.get(0), r.get(1))).or_default().push((r.get(2), r.get(3)));
         }
         let rows = sqlx::query("SELECT run, step, extract(epoch FROM at)::float8 FROM effects");
         for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {

@@ -91,14 +91,18 @@ impl Report {
         for s in &r.starts {
             times.entry((&s.run, &s.key, s.attempt)).or_default().push(s.epoch);
         }
-        for ((run, _, _), mut epochs) in times {
+        for ((run, key, attempt), mut epochs) in times {
+            let failed = r.failed_attempts.get(&(run.to_owned(), key.to_owned()));
+            if failed.is_some_and(|failed| failed.iter().any(|(n, _)| *n == attempt)) && r.retried.contains_key(run) {
+                // Not the same again: an operator's retry counts the attempts from one.
+                continue;
+            }
             epochs.sort_unstable();
             for epoch in &epochs[..epochs.len() - 1] {
                 let cause = match losses.get(&(run, *epoch)) {
                     Some(loss) if loss.event == "released" => "sigterm".to_owned(),
                     Some(loss) => r.cause(loss).map_or("unexplained".to_owned(), |h| h.fault.name().to_owned()),
-                    None if r.retried.contains_key(run) => "an operator's retry".to_owned(),
-                    None => "resumed after a failure".to_owned(),
+                    None => "unexplained".to_owned(),
                 };
                 *self.repeated.entry(cause).or_default() += 1;
             }
