@@ -5,13 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::PgConnection;
 
-use crate::db::sql_step::{Commit, Database as Connections, FinishedStep, NOT_BEGUN, UNKNOWN, commit_step, failure};
+use crate::db::sql_step::{
+    Commit, Database as Connections, FinishedStep, NOT_BEGUN, ROLLED_BACK, UNKNOWN, commit_step, failure,
+};
 use crate::db::{Database, waits};
 use crate::model::{Failure, Payload, SqlRequest, SqlResult, code};
 use crate::steps::{BoxFuture, Flow, SqlEffect, StepCx, StepOutput};
 use crate::testing::Failpoints;
 
 use super::shared::Backoff;
+
+/// So often in one attempt a statement whose session is lost under it is sent again at once. It is the database's trouble, and uses up
+/// no attempt of the step's author; but a statement that crashes its own backend looks the same, and must come to an end.
+const LOST_SESSIONS: u32 = 5;
 
 /// stepd's own database: exactly once.
 pub struct OwnDatabase {
@@ -46,19 +52,28 @@ impl SqlEffect for OwnDatabase {
                 );
             }
             let mut backoff = Backoff::default();
+            let mut lost = 0;
             loop {
                 let failure = match self.once(cx, request.clone()).await {
                     Ok(output) => return Ok(Flow::Committed(output)),
                     Err(failure) => failure,
                 };
-                if has_outcome(&failure, NOT_BEGUN) && cx.stop.reason().is_none() {
-                    // stepd's own database is away. That is no failure of this step: it waits, like everything else.
-                    tokio::time::sleep(backoff.pause()).await;
-                } else if has_outcome(&failure, UNKNOWN) {
-                    return self.recorded(cx).await.map(Flow::Committed).ok_or(failure);
-                } else {
+                // The answer to COMMIT did not come; or there is a checkpoint already, perhaps by such a COMMIT that arrived late.
+                if has_outcome(&failure, UNKNOWN) || failure.code == code::LEASE_LOST {
+                    if let Some(output) = self.recorded(cx).await {
+                        return Ok(Flow::Committed(output));
+                    }
+                }
+                let lost_session = has_outcome(&failure, ROLLED_BACK) || has_outcome(&failure, UNKNOWN);
+                if cx.stop.reason().is_some() {
+                    return Err(failure);
+                } else if lost_session && lost < LOST_SESSIONS {
+                    lost += 1;
+                } else if !has_outcome(&failure, NOT_BEGUN) {
                     return Err(failure);
                 }
+                // stepd's own database is away. That is no failure of this step: it waits, like everything else.
+                tokio::time::sleep(backoff.pause()).await;
             }
         })
     }

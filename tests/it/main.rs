@@ -7,7 +7,6 @@
 
 mod acceptance;
 mod bad_input;
-mod chaos;
 mod cli;
 mod configuration;
 mod crash_loop;

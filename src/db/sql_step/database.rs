@@ -112,6 +112,9 @@ pub const UNKNOWN: &str = "unknown";
 /// `outcome` in a failure's details: the statement was never sent.
 pub const NOT_BEGUN: &str = "not_begun";
 
+/// `outcome` in a failure's details: the session was lost before COMMIT was sent, and with it all that the statement did.
+pub const ROLLED_BACK: &str = "rolled_back";
+
 /// Connections between two statements.
 #[derive(Debug, Default)]
 struct Idle {
@@ -230,7 +233,7 @@ impl Database {
                 // The server rolls back when the connection goes; a pooler between us may keep it, so say it.
                 let _ = sqlx::raw_sql("ROLLBACK; DEALLOCATE stepd_step").execute(connection).await;
                 let _ = session.connection.close().await;
-                Err(failure)
+                Err(rolled_back(failure))
             }
         }
     }
@@ -327,6 +330,12 @@ fn uncertain(error: &sqlx::Error) -> Failure {
         return failure;
     }
     failure.with_details(serde_json::json!({"outcome": UNKNOWN}))
+}
+
+/// COMMIT was not sent: where the session is gone (a restart, a terminated or crashed backend, a cut), nothing of it is there.
+fn rolled_back(failure: Failure) -> Failure {
+    let lost = failure.code == code::CONNECTION || ["sql_08", "sql_57P"].iter().any(|s| failure.code.starts_with(s));
+    if lost { failure.with_details(serde_json::json!({"outcome": ROLLED_BACK})) } else { failure }
 }
 
 /// The database could not be reached, or was not ready: the statement has not been sent.

@@ -18,7 +18,7 @@ mod rows;
 mod tests;
 
 pub use commit::{FinishedStep, commit_step};
-pub use database::{Commit, Database, NOT_BEGUN, UNKNOWN};
+pub use database::{Commit, Database, NOT_BEGUN, ROLLED_BACK, UNKNOWN};
 pub use execute::execute;
 pub use role::Rights;
 

@@ -111,6 +111,11 @@ impl Proxy {
         self.network.send_modify(|n| n.silent = id);
     }
 
+    /// What has been silenced is ended at last, at both ends.
+    pub fn end_silent(&self) {
+        self.network.send_modify(|n| n.cut = n.cut.max(n.silent));
+    }
+
     /// What these send arrives, but they hear nothing of it.
     pub fn deafen(&self, whose: &'static str) {
         self.now(whose, false, true);

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use super::{Db, Files, SOON, wait_until};
 /// How to run a daemon.
 #[derive(Clone)]
 pub struct Spec {
+    binary: PathBuf,
     url: String,
     workflows: PathBuf,
     env: Vec<(String, String)>,
@@ -28,7 +29,15 @@ pub struct Spec {
 impl Spec {
     /// A daemon with default settings.
     pub fn new(db: &Db, files: &Files) -> Self {
-        Self { url: db.url.clone(), workflows: files.workflows(), env: Vec::new(), args: Vec::new() }
+        let binary = env!("CARGO_BIN_EXE_stepd").into();
+        Self { binary, url: db.url.clone(), workflows: files.workflows(), env: Vec::new(), args: Vec::new() }
+    }
+
+    /// Another build of it.
+    #[must_use]
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.binary = path.to_owned();
+        self
     }
 
     /// A variable of its environment.
@@ -74,7 +83,7 @@ impl Spec {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stepd"));
+        let mut command = Command::new(&self.binary);
         command.arg("serve").arg("--workflows").arg(&self.workflows).args(&self.args);
         for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("STEPD_")) {
             if key != "STEPD_POSTGRES_BIN" {

@@ -1,0 +1,196 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::plan::Fault;
+
+pub const USAGE: &str = "\
+The chaos runner: real daemons on a real Postgres, faults, load, and a checker that knows only what was promised.
+
+    cargo test --all-features --test chaos -- [options]
+
+Without options: a short form of less than two minutes. Options of the long one:
+    --seed N         the plan of faults and load (default: drawn, and printed first)
+    --minutes N      how long the faults go on (fractions are allowed)
+    --seconds N      the same in seconds
+    --workers N      daemons (default 4)
+    --rate N         runs enqueued a second (default 8)
+    --lease N        seconds without a heartbeat after which a worker may be taken over (default 5)
+    --pace N         seconds between two faults on average (default 0.9)
+    --faults A,B     which faults; one of them may be given as NAME=WEIGHT. All by default:
+                     sigkill sigstop sigterm pg-fast pg-immediate backend-kill terminate cut delay silence isolate
+    --work A,B       which workflows, NAME or NAME=WEIGHT: mixed quick slow nap answers flaky resumed doomed spread
+    --binary PATH    another build of the daemon
+    --json FILE      the report as JSON lines, appended
+    --keep DIR       keep the witness files and the daemons' logs there
+    --mutants [A,B]  build each mutant of tests/chaos/mutants and see that chaos catches it; with --minutes for each (default 1)
+";
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seed: u64,
+    pub span: Duration,
+    pub workers: usize,
+    pub rate: f64,
+    pub lease: u32,
+    pub pace: f64,
+    pub faults: Vec<(Fault, u32)>,
+    pub work: Vec<(String, u32)>,
+    pub binary: PathBuf,
+    pub json: Option<PathBuf>,
+    pub keep: Option<PathBuf>,
+}
+
+impl Default for Options {
+    /// The short form.
+    fn default() -> Self {
+        Self {
+            seed: fastrand::u64(..1_000_000),
+            span: Duration::from_secs(30),
+            workers: 3,
+            rate: 6.0,
+            lease: 5,
+            pace: 0.9,
+            faults: Fault::ALL.iter().map(|f| (*f, f.usual_weight())).collect(),
+            work: WORK.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
+            binary: env!("CARGO_BIN_EXE_stepd").into(),
+            json: None,
+            keep: None,
+        }
+    }
+}
+
+/// The workflows, and how often each is enqueued.
+pub const WORK: [(&str, u32); 9] = [
+    ("mixed", 6),
+    ("quick", 6),
+    ("slow", 2),
+    ("nap", 2),
+    ("answers", 2),
+    ("flaky", 2),
+    ("resumed", 2),
+    ("doomed", 1),
+    ("spread", 2),
+];
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Chaos, once.
+    Run(Box<Options>),
+    /// Each of these mutants (none named: all).
+    Mutants(Vec<String>, Box<Options>),
+    /// Something that cargo's own harness would answer: the list of tests.
+    List,
+    /// A filter of another test target: nothing here is meant.
+    Nothing,
+    Help,
+}
+
+/// Reads the command line. What is no option of this runner is taken as one of libtest's, for `cargo test WORD -- --nocapture`
+/// hands the same words to every test target.
+pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
+    let mut options = Options::default();
+    let mut mutants: Option<Vec<String>> = None;
+    let mut args = args.peekable();
+    let mut filters = Vec::new();
+    let mut long = false;
+    while let Some(arg) = args.next() {
+        let (name, given) = match arg.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
+            _ => (arg.clone(), None),
+        };
+        let mut value = || given.clone().or_else(|| args.next()).ok_or_else(|| format!("{name} needs a value"));
+        match name.as_str() {
+            "--seed" => options.seed = number(&name, &value()?)?,
+            "--minutes" => options.span = Duration::from_secs_f64(60.0 * number::<f64>(&name, &value()?)?),
+            "--seconds" => options.span = Duration::from_secs_f64(number(&name, &value()?)?),
+            "--workers" => options.workers = number(&name, &value()?)?,
+            "--rate" => options.rate = number(&name, &value()?)?,
+            "--lease" => options.lease = number(&name, &value()?)?,
+            "--pace" => options.pace = number(&name, &value()?)?,
+            "--faults" => {
+                let named = weights(&value()?)?;
+                options.faults = named
+                    .into_iter()
+                    .map(|(name, weight)| {
+                        let fault = Fault::named(&name).ok_or(format!("there is no fault `{name}`"))?;
+                        Ok((fault, weight.unwrap_or_else(|| fault.usual_weight())))
+                    })
+                    .collect::<Result<_, String>>()?;
+            }
+            "--work" => {
+                let usual = |name: &str| WORK.iter().find(|(known, _)| *known == name).map(|(_, weight)| *weight);
+                options.work = weights(&value()?)?
+                    .into_iter()
+                    .map(|(name, weight)| {
+                        let usual = usual(&name).ok_or(format!("there is no workflow `{name}`"))?;
+                        Ok((name, weight.unwrap_or(usual)))
+                    })
+                    .collect::<Result<_, String>>()?;
+            }
+            "--binary" => options.binary = value()?.into(),
+            "--json" => options.json = Some(value()?.into()),
+            "--keep" => options.keep = Some(value()?.into()),
+            "--mutants" => {
+                let named = given.clone().or_else(|| args.next_if(|next| !next.starts_with('-')));
+                mutants = Some(named.map(|n| n.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default());
+            }
+            "--list" => return Ok(Command::List),
+            "--help" | "-h" => return Ok(Command::Help),
+            "--test-threads" | "--skip" | "--format" | "--color" | "--logfile" | "-Z" => {
+                value()?;
+                continue;
+            }
+            word if word.starts_with('-') => continue,
+            _ => {
+                filters.push(arg);
+                continue;
+            }
+        }
+        long = true;
+    }
+    if options.workers == 0 || options.faults.is_empty() || options.work.is_empty() {
+        return Err("there must be a worker, a fault and a workflow at least".to_owned());
+    }
+    Ok(match mutants {
+        Some(named) => Command::Mutants(named, Box::new(options)),
+        None if !long && !filters.is_empty() && !filters.iter().any(|f| "chaos".contains(f.as_str())) => {
+            Command::Nothing
+        }
+        None => Command::Run(Box::new(options)),
+    })
+}
+
+fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{name}: `{text}` is no number that fits"))
+}
+
+fn weights(text: &str) -> Result<Vec<(String, Option<u32>)>, String> {
+    text.split(',')
+        .map(|one| match one.split_once('=') {
+            Some((name, weight)) => Ok((name.to_owned(), Some(number(name, weight)?))),
+            None => Ok((one.to_owned(), None)),
+        })
+        .collect()
+}
+
+/// The arguments that give the same plan again.
+pub fn replay(options: &Options) -> String {
+    let faults: Vec<String> =
+        options.faults.iter().map(|(fault, weight)| format!("{}={weight}", fault.name())).collect();
+    let work: Vec<String> = options.work.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
+    format!(
+        "--seed {} --seconds {} --workers {} --rate {} --lease {} --pace {} --faults {} --work {}",
+        options.seed,
+        options.span.as_secs_f64(),
+        options.workers,
+        options.rate,
+        options.lease,
+        options.pace,
+        faults.join(","),
+        work.join(",")
+    )
+}

@@ -1,0 +1,92 @@
+//! One run of chaos: load and faults for a time, then peace until every run has ended, then the check.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::arguments::Options;
+use crate::cluster::Cluster;
+use crate::load::Load;
+use crate::plan::{self, Fault, Step, What};
+use crate::record::Record;
+use crate::report::Report;
+use crate::sampler::Sampler;
+
+/// Beside two leases: so long may it take after the last fault until every run has ended. What operators and limits have kept back
+/// is worked off in it, on a machine that does other things, too.
+const PEACE: Duration = Duration::from_secs(50);
+
+/// Runs it all.
+pub async fn run(options: &Options) -> Report {
+    let cluster = Arc::new(Cluster::start(options).await);
+    let (load, sampler) = (Load::new(&cluster, options), Sampler::new(&cluster));
+    let enqueuer = tokio::spawn(load.clone().enqueue());
+    let operators = tokio::spawn(load.clone().operate(plan::operators(options.seed, options.span)));
+    let (tender, sampling) = (tokio::spawn(load.clone().tend()), tokio::spawn(sampler.clone().run()));
+
+    inject(&cluster, options).await;
+    enqueuer.await.unwrap();
+    operators.await.unwrap();
+    cluster.heal().await;
+    load.heal();
+    let began = Instant::now();
+    let limit = Duration::from_secs(2 * u64::from(options.lease)) + PEACE;
+    let mut left = -1;
+    while left != 0 && began.elapsed() < limit {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        left = cluster
+            .db
+            .ask::<i64>(
+                "SELECT count(*) FROM stepd.runs WHERE ended_at IS NULL OR state = 'failed' AND workflow = 'doomed'",
+            )
+            .await
+            .unwrap_or(-1);
+    }
+    let drained = began.elapsed().as_secs_f64();
+    load.end();
+    sampler.end();
+    tender.await.unwrap();
+    sampling.await.unwrap();
+    cluster.stop().await;
+
+    let samples = std::mem::take(&mut *sampler.samples.lock().unwrap());
+    let mut record = Record::read(&cluster, samples, options.lease).await;
+    record.surprises.extend(load.surprises.lock().unwrap().iter().map(|s| format!("an operator was told: {s}")));
+    let mut report = Report::new(options, &record, drained);
+    report.complaints = cluster.complaints();
+    report.actions =
+        load.actions.lock().unwrap().iter().map(|((name, said), n)| (format!("{name}: {said}"), *n)).collect();
+    if let Some(folder) = &options.keep {
+        let _ = std::fs::create_dir_all(folder);
+        let copied = std::process::Command::new("cp").arg("-r").arg(cluster.files.path(".")).arg(folder).status();
+        assert!(copied.unwrap().success(), "what was to be kept in {} could not be copied", folder.display());
+    }
+    report
+}
+
+/// Does what the plan says. What takes longer than planned, a restart of Postgres, puts off the rest.
+async fn inject(cluster: &Arc<Cluster>, options: &Options) {
+    let plan = plan::plan(options.seed, options.span, options.workers, &options.faults, options.pace);
+    let (began, mut late) = (Instant::now(), Duration::ZERO);
+    for Step { at, what } in plan {
+        let wait = (at + late).saturating_sub(began.elapsed());
+        if wait.is_zero() {
+            late = began.elapsed() - at;
+        }
+        tokio::time::sleep(wait).await;
+        match what {
+            What::End { fault, slot } => cluster.end(fault, slot),
+            What::Begin { .. } if began.elapsed() > options.span => {}
+            What::Begin { fault, slot, lasts, draw } => match fault {
+                Fault::Sigkill => cluster.sigkill(slot).await,
+                Fault::Sigterm => cluster.sigterm(slot),
+                Fault::PgFast | Fault::PgImmediate => cluster.postgres(fault, lasts).await,
+                Fault::BackendKill => cluster.backend_kill(draw).await,
+                Fault::Terminate => cluster.terminate(draw).await,
+                Fault::Sigstop | Fault::Cut | Fault::Delay | Fault::Silence | Fault::Isolate => {
+                    cluster.begin(fault, slot)
+                }
+            },
+        }
+    }
+    tokio::time::sleep(options.span.saturating_sub(began.elapsed())).await;
+}

@@ -1,0 +1,380 @@
+//! The daemons, their Postgres, and the network between them; and what was done to them, when.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sqlx::postgres::PgPoolOptions;
+use stepd::os::proc;
+use stepd::postgres::{Options as PostgresOptions, PrivatePostgres, StopMode};
+
+use crate::arguments::Options;
+use crate::plan::Fault;
+use crate::support::{Db, Files, Proxy, Spec, Worker};
+
+const DATABASE: &str = "chaos";
+
+/// How long a daemon may take to end after a SIGTERM: its grace, and what a slow Postgres or a stop in between adds.
+const ENDS: Duration = Duration::from_secs(30);
+
+/// Seconds since 1970: Postgres runs on the same machine, so its clock is this one.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// A fault as it happened. `to` is infinite while it lasts.
+#[derive(Clone, Debug)]
+pub struct Hit {
+    pub fault: Fault,
+    pub slot: Option<usize>,
+    pub from: f64,
+    pub to: f64,
+}
+
+/// One process of a daemon.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    pub slot: usize,
+    pub pid: i32,
+    pub from: f64,
+    /// When it was killed or told to end.
+    pub to: f64,
+    pub ended_by: Option<Fault>,
+}
+
+/// A place for a daemon.
+struct Slot {
+    proxy: Proxy,
+    spec: Spec,
+    pid: AtomicI32,
+    worker: tokio::sync::Mutex<Worker>,
+}
+
+/// What was seen beside the plan.
+#[derive(Default)]
+pub struct Notes {
+    pub hits: Vec<Hit>,
+    pub instances: Vec<Instance>,
+    /// What must not be and is no matter of a run: a panic, a daemon that ended by itself, a child that outlived it.
+    pub panics: Vec<String>,
+    pub orphans: Vec<String>,
+    pub surprises: Vec<String>,
+}
+
+pub struct Cluster {
+    pub db: Db,
+    pub files: Files,
+    pub notes: Mutex<Notes>,
+    postgres: Arc<Mutex<PrivatePostgres>>,
+    slots: Vec<Slot>,
+}
+
+impl Cluster {
+    /// Starts everything; returns when every daemon is ready.
+    pub async fn start(options: &Options) -> Self {
+        let settings = PostgresOptions {
+            durable: false,
+            max_connections: 300,
+            data: None,
+            shared_buffers_mib: 64,
+            settings: vec![("autovacuum_naptime".into(), "5s".into()), ("max_wal_size".into(), "512MB".into())],
+        };
+        let postgres = tokio::task::spawn_blocking(move || PrivatePostgres::start(&settings)).await.unwrap().unwrap();
+        postgres.create_database(DATABASE, None).await.unwrap();
+        let url = postgres.url(DATABASE);
+        let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(10));
+        let pool = pool.connect_lazy_with(postgres.options(DATABASE).application_name("chaos"));
+        let db = Db { pool, url: url.clone(), name: DATABASE.to_owned() };
+        migrate(&options.binary, &url).await;
+        db.exec(
+            "CREATE TABLE effects (run text NOT NULL, step text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+             CREATE INDEX ON effects (run)",
+        )
+        .await;
+        let files = files();
+        let mut slots = Vec::new();
+        for _ in 0..options.workers {
+            let proxy = Proxy::new(&db).await;
+            let spec =
+                Spec::new(&proxy.db, &files).binary(&options.binary).lease(options.lease).grace(2).concurrency(12);
+            let worker = spec.start();
+            slots.push(Slot { proxy, spec, pid: AtomicI32::new(worker.pid()), worker: worker.into() });
+        }
+        let cluster = Self { db, files, notes: Mutex::default(), postgres: Arc::new(Mutex::new(postgres)), slots };
+        for (n, slot) in cluster.slots.iter().enumerate() {
+            slot.worker.lock().await.logs("\"ready\"").await;
+            cluster.born(n, slot.pid.load(Ordering::SeqCst));
+        }
+        cluster
+    }
+
+    pub fn workers(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The process of each slot.
+    pub fn pids(&self) -> Vec<i32> {
+        self.slots.iter().map(|s| s.pid.load(Ordering::SeqCst)).collect()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Notes)) {
+        change(&mut self.notes.lock().unwrap());
+    }
+
+    fn born(&self, slot: usize, pid: i32) {
+        let instance = Instance { slot, pid, from: now(), to: f64::INFINITY, ended_by: None };
+        self.note(|n| n.instances.push(instance));
+    }
+
+    fn dies(&self, slot: usize, by: Fault) {
+        self.note(|n| {
+            if let Some(last) = n.instances.iter_mut().rfind(|i| i.slot == slot) {
+                (last.to, last.ended_by) = (now(), Some(by));
+            }
+        });
+    }
+
+    fn hit(&self, fault: Fault, slot: Option<usize>, from: f64, to: f64) {
+        self.note(|n| n.hits.push(Hit { fault, slot, from, to }));
+    }
+
+    /// kill -9, a look at what it leaves behind, and a new one.
+    pub async fn sigkill(self: &Arc<Self>, slot: usize) {
+        let Ok(mut worker) = self.slots[slot].worker.try_lock() else { return };
+        let family = descendants(worker.pid());
+        self.hit(Fault::Sigkill, Some(slot), now(), now());
+        self.dies(slot, Fault::Sigkill);
+        worker.kill9();
+        self.replace(slot, &mut worker);
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            // One second is the promise; the second one is for a machine that does ten other things.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            for (child, what) in family.into_iter().filter(|(child, _)| proc::is_alive(child.pid, child.start)) {
+                let said = format!("process {} ({what}) lives 2 s after the kill -9 of its daemon", child.pid);
+                cluster.note(|n| n.orphans.push(said));
+            }
+        });
+    }
+
+    /// SIGTERM; a new one takes its place when it has ended.
+    pub fn sigterm(self: &Arc<Self>, slot: usize) {
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let Ok(mut worker) = cluster.slots[slot].worker.try_lock() else { return };
+            cluster.hit(Fault::Sigterm, Some(slot), now(), now());
+            cluster.dies(slot, Fault::Sigterm);
+            worker.term();
+            let began = now();
+            while worker.is_running() && now() - began < ENDS.as_secs_f64() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            if worker.is_running() {
+                cluster.note(|n| n.surprises.push(format!("daemon {slot} did not end within {ENDS:?} of a SIGTERM")));
+                worker.kill9();
+            }
+            cluster.replace(slot, &mut worker);
+        });
+    }
+
+    fn replace(&self, slot: usize, worker: &mut Worker) {
+        self.keep_log(slot, worker);
+        *worker = self.slots[slot].spec.start();
+        self.slots[slot].pid.store(worker.pid(), Ordering::SeqCst);
+        self.born(slot, worker.pid());
+    }
+
+    fn keep_log(&self, slot: usize, worker: &Worker) {
+        let log = worker.log();
+        let panics = log.lines().filter(|l| l.contains("panicked")).map(|l| format!("daemon {slot}: {l}"));
+        let panics: Vec<String> = panics.collect();
+        self.note(|n| n.panics.extend(panics));
+        std::fs::write(self.files.path(&format!("log.{slot}.{}", worker.pid())), log).unwrap();
+    }
+
+    /// The beginning of what lasts.
+    pub fn begin(&self, fault: Fault, slot: usize) {
+        let place = &self.slots[slot];
+        match fault {
+            Fault::Sigstop => place.send(Signal::SIGSTOP),
+            Fault::Delay => place.proxy.freeze(),
+            Fault::Isolate => place.proxy.mute("stepd presence"),
+            Fault::Silence => place.proxy.silence(),
+            Fault::Cut => place.proxy.cut(),
+            _ => unreachable!("{fault:?} has no beginning and end"),
+        }
+        self.hit(fault, Some(slot), now(), if fault == Fault::Cut { now() } else { f64::INFINITY });
+    }
+
+    /// Its end. What else was done to the same daemon in the same way ends with it.
+    pub fn end(&self, fault: Fault, slot: usize) {
+        let place = &self.slots[slot];
+        let ended: &[Fault] = match fault {
+            Fault::Sigstop => {
+                place.send(Signal::SIGCONT);
+                &[Fault::Sigstop]
+            }
+            Fault::Silence => {
+                place.proxy.end_silent();
+                &[Fault::Silence]
+            }
+            _ => {
+                place.proxy.pass();
+                &[Fault::Delay, Fault::Isolate]
+            }
+        };
+        self.note(|n| {
+            for hit in
+                n.hits.iter_mut().filter(|h| h.slot == Some(slot) && h.to.is_infinite() && ended.contains(&h.fault))
+            {
+                hit.to = now();
+            }
+        });
+    }
+
+    /// Postgres goes away for a while, and comes back.
+    pub async fn postgres(&self, fault: Fault, away: Duration) {
+        let mode = if fault == Fault::PgFast { StopMode::Fast } else { StopMode::Immediate };
+        let from = now();
+        let postgres = self.postgres.clone();
+        let back = tokio::task::spawn_blocking(move || {
+            let mut postgres = postgres.lock().unwrap();
+            postgres.stop(mode);
+            std::thread::sleep(away);
+            postgres.start_again()
+        });
+        back.await.unwrap().unwrap();
+        self.hit(fault, None, from, now());
+    }
+
+    /// kill -9 of a backend: every session ends, Postgres recovers.
+    pub async fn backend_kill(&self, draw: u64) {
+        let Some(pid) = self.backend("stepd %", draw).await else { return };
+        let from = now();
+        if self.postgres.lock().unwrap().kill_backend(pid).is_err() {
+            return;
+        }
+        while self.db.ask::<i32>("SELECT 1").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.hit(Fault::BackendKill, None, from, now());
+    }
+
+    /// Ends one to three sessions of daemons; half of the time those that keep the locks.
+    pub async fn terminate(&self, draw: u64) {
+        let whose = if draw.is_multiple_of(2) { "stepd presence%" } else { "stepd %" };
+        for n in 0..=(draw >> 8) % 3 {
+            let Some(pid) = self.backend(whose, draw.rotate_left(16 * u32::try_from(n).unwrap())).await else { return };
+            if self.db.ask::<bool>(&format!("SELECT pg_terminate_backend({pid})")).await.is_ok() {
+                self.hit(Fault::Terminate, None, now(), now());
+            }
+        }
+    }
+
+    async fn backend(&self, whose: &str, draw: u64) -> Option<i32> {
+        let pids =
+            format!("SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity WHERE application_name LIKE '{whose}'");
+        let pids: Vec<i32> = self.db.ask::<Option<Vec<i32>>>(&pids).await.ok()??;
+        pids.get(usize::try_from(draw % u64::try_from(pids.len()).ok()?).ok()?).copied()
+    }
+
+    /// The faults are over: everything runs, everything passes.
+    pub async fn heal(&self) {
+        for slot in 0..self.slots.len() {
+            for fault in [Fault::Sigstop, Fault::Silence, Fault::Delay] {
+                self.end(fault, slot);
+            }
+        }
+        let postgres = self.postgres.clone();
+        tokio::task::spawn_blocking(move || postgres.lock().unwrap().start_again()).await.unwrap().unwrap();
+        for (n, slot) in self.slots.iter().enumerate() {
+            let mut worker = slot.worker.lock().await;
+            if !worker.is_running() {
+                self.note(|notes| notes.surprises.push(format!("daemon {n} (pid {}) ended by itself", worker.pid())));
+                self.dies(n, Fault::Sigterm);
+                self.replace(n, &mut worker);
+            }
+        }
+    }
+
+    /// Stops the daemons and keeps their logs.
+    pub async fn stop(&self) {
+        for (n, slot) in self.slots.iter().enumerate() {
+            let mut worker = slot.worker.lock().await;
+            if let Some(code) = worker.drain(ENDS).await.filter(|code| *code != 0) {
+                self.note(|notes| {
+                    notes.surprises.push(format!("daemon {n} ended with exit code {code} after a SIGTERM"))
+                });
+            }
+            self.keep_log(n, &worker);
+        }
+    }
+
+    /// Warnings and errors of the daemons, counted by their text.
+    pub fn complaints(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        let folder = self.files.path(".");
+        for file in
+            std::fs::read_dir(folder).unwrap().flatten().filter(|f| f.file_name().to_string_lossy().starts_with("log."))
+        {
+            for line in std::fs::read_to_string(file.path()).unwrap_or_default().lines() {
+                let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+                let level = line["level"].as_str().unwrap_or_default().to_ascii_uppercase();
+                if level == "WARN" || level == "ERROR" {
+                    *counts.entry(format!("{level} {}", line["message"].as_str().unwrap_or("?"))).or_default() += 1;
+                }
+            }
+        }
+        counts
+    }
+}
+
+impl Slot {
+    fn send(&self, signal: Signal) {
+        // A process that has just been killed by another fault hears nothing, and that is all.
+        let _ = kill(Pid::from_raw(self.pid.load(Ordering::SeqCst)), signal);
+    }
+}
+
+/// The schema, by the same binary as the daemons.
+async fn migrate(binary: &Path, url: &str) {
+    let mut command = tokio::process::Command::new(binary);
+    command.arg("migrate").env("DATABASE_URL", url).stdin(Stdio::null());
+    let done = command.output().await.unwrap();
+    assert!(done.status.success(), "stepd migrate: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The workflows, and the programs that their steps call.
+fn files() -> Files {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos");
+    let mut definitions = Vec::new();
+    for entry in std::fs::read_dir(folder.join("workflows")).unwrap() {
+        definitions.push(std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    }
+    let files = Files::new(&definitions);
+    for script in ["witness.sh", "not-the-first-time.sh"] {
+        let text = std::fs::read_to_string(folder.join(script)).unwrap();
+        std::fs::write(files.path(script), text.replace("@DIR@", &files.path("").display().to_string())).unwrap();
+    }
+    std::fs::create_dir(files.path("been-here")).unwrap();
+    files
+}
+
+/// All processes below one, each with its name.
+fn descendants(root: i32) -> Vec<(proc::Stat, String)> {
+    let all = proc::all();
+    let (mut family, mut found) = (vec![root], Vec::new());
+    while let Some(parent) = family.pop() {
+        for stat in all.iter().filter(|s| s.parent == parent) {
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", stat.pid)).unwrap_or_default();
+            family.push(stat.pid);
+            found.push((*stat, name.trim().to_owned()));
+        }
+    }
+    found
+}

@@ -1,0 +1,57 @@
+//! The chaos runner: several real daemons on a real Postgres, faults of all kinds, mixed load and operators; then a checker that
+//! knows only effects, public views, and promises.
+//!
+//! `cargo test --all-features --test chaos -- --help` tells what can be said. Without arguments it is one test among the others,
+//! of about a minute.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod arguments;
+mod chaos;
+mod checker;
+mod cluster;
+mod load;
+mod mutants;
+mod plan;
+mod record;
+mod report;
+mod sampler;
+#[path = "../it/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+
+use arguments::Command;
+
+fn main() -> ExitCode {
+    let command = match arguments::parse(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("chaos: {error}\n\n{}", arguments::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    match command {
+        Command::Help => print!("{}", arguments::USAGE),
+        Command::List => println!("chaos: test"),
+        Command::Nothing => println!("\ntest result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 1 filtered out"),
+        Command::Mutants(named, options) => return runtime.block_on(mutants::all(&named, &options)),
+        Command::Run(options) => {
+            println!("chaos: seed {}", options.seed);
+            let report = runtime.block_on(chaos::run(&options));
+            println!("{}", report.text());
+            if let Some(file) = &options.json {
+                report.append(file).unwrap();
+            }
+            let (passed, failed) = if report.is_good() { (1, 0) } else { (0, 1) };
+            let verdict = if failed == 0 { "ok" } else { "FAILED" };
+            println!("test result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out");
+            if failed > 0 {
+                println!("replay with: cargo test --all-features --test chaos -- {}", arguments::replay(&options));
+            }
+            return ExitCode::from(failed);
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,187 @@
+//! The plan: which fault comes when, to whom, for how long, and what operators do. All of it follows from the seed.
+
+use std::time::Duration;
+
+/// What can be done to a daemon, to Postgres, or to the network between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// kill -9 of a daemon, and a new one in its place.
+    Sigkill,
+    /// A daemon stands still for a while.
+    Sigstop,
+    /// A daemon is told to end, and a new one takes its place.
+    Sigterm,
+    /// Postgres is stopped as an administrator does it, and started again.
+    PgFast,
+    /// Postgres is stopped as a crash does it, and started again.
+    PgImmediate,
+    /// kill -9 of a daemon's backend: Postgres ends every session and recovers.
+    BackendKill,
+    /// `pg_terminate_backend` of a daemon's session.
+    Terminate,
+    /// A daemon's connections are ended at both ends.
+    Cut,
+    /// What passes between a daemon and Postgres arrives late, all of it.
+    Delay,
+    /// A daemon's connections of now fall silent for ever; new ones pass.
+    Silence,
+    /// The session that keeps the daemon's lock cannot reach Postgres; its other sessions can.
+    Isolate,
+}
+
+impl Fault {
+    pub const ALL: [Self; 11] = [
+        Self::Sigkill,
+        Self::Sigstop,
+        Self::Sigterm,
+        Self::PgFast,
+        Self::PgImmediate,
+        Self::BackendKill,
+        Self::Terminate,
+        Self::Cut,
+        Self::Delay,
+        Self::Silence,
+        Self::Isolate,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sigkill => "sigkill",
+            Self::Sigstop => "sigstop",
+            Self::Sigterm => "sigterm",
+            Self::PgFast => "pg-fast",
+            Self::PgImmediate => "pg-immediate",
+            Self::BackendKill => "backend-kill",
+            Self::Terminate => "terminate",
+            Self::Cut => "cut",
+            Self::Delay => "delay",
+            Self::Silence => "silence",
+            Self::Isolate => "isolate",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.name() == name)
+    }
+
+    /// How often it comes, beside the others.
+    pub const fn usual_weight(self) -> u32 {
+        match self {
+            Self::Sigkill => 8,
+            Self::Sigstop => 4,
+            Self::Terminate => 3,
+            Self::Sigterm | Self::Cut | Self::Delay | Self::Silence | Self::Isolate => 2,
+            Self::PgFast | Self::PgImmediate | Self::BackendKill => 1,
+        }
+    }
+
+    /// Does it concern all daemons, by way of Postgres?
+    pub const fn is_of_postgres(self) -> bool {
+        matches!(self, Self::PgFast | Self::PgImmediate | Self::BackendKill)
+    }
+
+    /// May the others rightly take a worker to be dead while this lasts?
+    pub const fn hides_a_worker(self) -> bool {
+        matches!(self, Self::Sigstop | Self::Delay | Self::Isolate)
+    }
+}
+
+/// One thing to do, at a time since the start of the chaos.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub at: Duration,
+    pub what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum What {
+    /// `lasts`: of what has no end of its own in the plan, Postgres' time away.
+    Begin { fault: Fault, slot: usize, lasts: Duration, draw: u64 },
+    /// The end of a fault that lasts.
+    End { fault: Fault, slot: usize },
+}
+
+/// Faults until `span` is over, each with its end.
+pub fn plan(seed: u64, span: Duration, workers: usize, faults: &[(Fault, u32)], pace: f64) -> Vec<Step> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let total: u32 = faults.iter().map(|(_, weight)| weight).sum();
+    let mut steps = Vec::new();
+    let mut at = Duration::from_secs(2);
+    loop {
+        at += Duration::from_secs_f64(pace * (0.3 + 1.4 * random.f64()));
+        if at >= span {
+            break;
+        }
+        let mut ball = random.u32(..total.max(1));
+        let drawn = faults.iter().find(|(_, weight)| {
+            let hit = ball < *weight;
+            ball = ball.saturating_sub(*weight);
+            hit
+        });
+        let (slot, draw, share) = (random.usize(..workers), random.u64(..), random.f64());
+        let Some((fault, _)) = drawn else { continue };
+        let lasts = match fault {
+            // Half of them short: what returns before anybody has noticed.
+            Fault::Sigstop | Fault::Delay | Fault::Isolate if draw % 2 == 0 => 0.1 + 1.2 * share,
+            Fault::Sigstop | Fault::Isolate => 2.0 + 6.0 * share,
+            Fault::Delay | Fault::Silence => 1.0 + 6.0 * share,
+            Fault::PgFast | Fault::PgImmediate if draw % 4 == 0 => 6.0 * share,
+            Fault::PgFast | Fault::PgImmediate => 0.3 * share,
+            _ => 0.0,
+        };
+        let lasts = Duration::from_secs_f64(lasts);
+        steps.push(Step { at, what: What::Begin { fault: *fault, slot, lasts, draw } });
+        if matches!(fault, Fault::Sigstop | Fault::Delay | Fault::Isolate | Fault::Silence) {
+            steps.push(Step { at: at + lasts, what: What::End { fault: *fault, slot } });
+        }
+    }
+    steps.sort_by_key(|s| s.at);
+    steps
+}
+
+/// What an operator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    Cancel,
+    Pause,
+    Unpause,
+    Retry,
+    Signal,
+    Emit,
+    Approve,
+    PauseQueue,
+    UnpauseQueue,
+    LimitQueue,
+}
+
+impl Action {
+    const WEIGHTED: [Self; 14] = [
+        Self::Cancel,
+        Self::Cancel,
+        Self::Pause,
+        Self::Pause,
+        Self::Unpause,
+        Self::Retry,
+        Self::Signal,
+        Self::Signal,
+        Self::Emit,
+        Self::Emit,
+        Self::Approve,
+        Self::PauseQueue,
+        Self::UnpauseQueue,
+        Self::LimitQueue,
+    ];
+}
+
+/// What operators do in the course of the chaos: when, what, and a number that says to whom.
+pub fn operators(seed: u64, span: Duration) -> Vec<(Duration, Action, u64)> {
+    let mut random = fastrand::Rng::with_seed(seed ^ 0x0009_e7a7);
+    let mut at = Duration::from_secs(2);
+    let mut actions = Vec::new();
+    while at < span {
+        let action = Action::WEIGHTED[random.usize(..Action::WEIGHTED.len())];
+        actions.push((at, action, random.u64(..)));
+        at += Duration::from_secs_f64(0.2 + 0.8 * random.f64());
+    }
+    actions
+}

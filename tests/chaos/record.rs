@@ -1,0 +1,264 @@
+//! What the checker knows: the witness files, the effects, and the public views, read once after the end.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+use sqlx::Row as _;
+
+use crate::cluster::{Cluster, Hit, Instance};
+use crate::plan::Fault;
+use crate::sampler::Samples;
+
+pub struct Run {
+    pub workflow: String,
+    pub state: String,
+    pub n: u64,
+    pub output: Option<String>,
+    pub epoch: i32,
+    pub created: f64,
+    pub ended: Option<f64>,
+    pub ended_text: Option<String>,
+    pub unique_key: Option<String>,
+    pub error: Option<String>,
+    pub items: usize,
+}
+
+pub struct Step {
+    pub kind: String,
+    pub state: String,
+    pub checkpoint: bool,
+    pub attempts: i32,
+    pub epoch: i32,
+    /// What the step's own program said of itself: under which claim it ran, and when it had done its work.
+    pub said: Option<(i32, f64)>,
+}
+
+/// A line of the audit trail that says that a claim ended before the run did.
+pub struct Loss {
+    pub run: String,
+    pub at: f64,
+    pub event: String,
+    pub epoch: i32,
+    /// Of a take-over: whose run it was, and how it was found out.
+    pub worker: Option<String>,
+    pub pid: Option<i32>,
+    pub found_by: Option<String>,
+}
+
+impl Loss {
+    pub fn is_take_over(&self) -> bool {
+        matches!(self.event.as_str(), "crashed" | "taken over")
+    }
+}
+
+/// One start of a step outside of Postgres.
+pub struct Start {
+    pub run: String,
+    pub key: String,
+    pub epoch: i32,
+    pub attempt: i32,
+    pub at: f64,
+    /// When it had done its work, if it came to that.
+    pub done: Option<f64>,
+}
+
+#[derive(Default)]
+pub struct Record {
+    pub tried: u64,
+    pub acknowledged: BTreeMap<u64, String>,
+    pub conflicts: Vec<u64>,
+    pub runs: BTreeMap<String, Run>,
+    pub steps: BTreeMap<(String, String), Vec<Step>>,
+    /// The number of each, and why.
+    pub failed_attempts: HashMap<(String, String), Vec<(i32, String)>>,
+    pub losses: Vec<Loss>,
+    /// Runs that an operator has taken up again after they had failed.
+    pub retried: HashMap<String, usize>,
+    pub effects: BTreeMap<(String, String), Vec<f64>>,
+    pub starts: Vec<Start>,
+    pub hits: Vec<Hit>,
+    pub instances: Vec<Instance>,
+    pub panics: Vec<String>,
+    pub orphans: Vec<String>,
+    pub surprises: Vec<String>,
+    pub samples: Samples,
+    pub lease: f64,
+    pub workers: usize,
+    /// Runs that had not ended when the wait for them was over, each with what `stepd.why` says.
+    pub stuck: Vec<(String, String)>,
+}
+
+impl Record {
+    /// Reads everything. The daemons are stopped.
+    pub async fn read(cluster: &Cluster, samples: Samples, lease: u32) -> Self {
+        let mut record = Self { samples, lease: f64::from(lease), workers: cluster.workers(), ..Self::default() };
+        {
+            let notes = cluster.notes.lock().unwrap();
+            record.hits.clone_from(&notes.hits);
+            record.instances.clone_from(&notes.instances);
+            record.panics.clone_from(&notes.panics);
+            record.orphans.clone_from(&notes.orphans);
+            record.surprises.clone_from(&notes.surprises);
+        }
+        record.enqueued(cluster);
+        record.starts(cluster);
+        record.runs(cluster).await;
+        record.steps(cluster).await;
+        record.trail(cluster).await;
+        record
+    }
+
+    fn enqueued(&mut self, cluster: &Cluster) {
+        for line in cluster.files.lines("enqueued") {
+            let words: Vec<&str> = line.split(' ').collect();
+            let n = words[1].parse().unwrap();
+            match words[0] {
+                "T" => self.tried += 1,
+                "A" => drop(self.acknowledged.insert(n, words[2].to_owned())),
+                _ => self.conflicts.push(n),
+            }
+        }
+    }
+
+    fn starts(&mut self, cluster: &Cluster) {
+        let mut open: HashMap<(String, String, i32, i32), usize> = HashMap::new();
+        for line in cluster.files.lines("witness") {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [what, run, key, epoch, attempt, at] = words[..] else { continue };
+            let (epoch, attempt, at) = (epoch.parse().unwrap(), attempt.parse().unwrap(), at.parse().unwrap());
+            let who = (run.to_owned(), key.to_owned(), epoch, attempt);
+            if what == "S" {
+                open.insert(who, self.starts.len());
+                self.starts.push(Start { run: run.into(), key: key.into(), epoch, attempt, at, done: None });
+            } else if let Some(start) = open.remove(&who) {
+                self.starts[start].done = Some(at);
+            }
+        }
+    }
+
+    async fn runs(&mut self, cluster: &Cluster) {
+        let rows = sqlx::query(
+            "SELECT id::text, workflow, state::text, (input ->> 'n')::bigint, output::text, epoch, extract(epoch FROM created_at)::float8,
+                extract(epoch FROM ended_at)::float8, ended_at::text, unique_key, concat_ws(': ', error_code, error_message),
+                coalesce(jsonb_array_length(input -> 'items'), 0), CASE WHEN ended_at IS NULL THEN stepd.why(id) END FROM stepd.runs",
+        );
+        for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
+            let id: String = r.get(0);
+            if let Some(why) = r.get::<Option<String>, _>(12) {
+                self.stuck.push((id.clone(), format!("{}: {why}", r.get::<String, _>(1))));
+            }
+            let run = Run {
+                workflow: r.get(1),
+                state: r.get(2),
+                n: u64::try_from(r.get::<i64, _>(3)).unwrap(),
+                output: r.get(4),
+                epoch: r.get(5),
+                created: r.get(6),
+                ended: r.get(7),
+                ended_text: r.get(8),
+                unique_key: r.get(9),
+                error: r.get(10),
+                items: usize::try_from(r.get::<i32, _>(11)).unwrap(),
+            };
+            assert!(self.runs.insert(id.clone(), run).is_none(), "stepd.runs shows {id} twice");
+        }
+    }
+
+    async fn steps(&mut self, cluster: &Cluster) {
+        let rows = sqlx::query(
+            "SELECT run::text, key, kind, state::text, checkpoint, attempts, epoch, output::text FROM stepd.steps",
+        );
+        for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
+            let output: Option<String> = r.get(7);
+            let output: Option<Value> = output.and_then(|o| serde_json::from_str(&o).ok());
+            let said = output.as_ref().and_then(|o| {
+                let epoch = i32::try_from(o.get("epoch")?.as_i64()?).ok()?;
+                Some((epoch, o.get("at")?.as_f64()?))
+            });
+            let step = Step {
+                kind: r.get(2),
+                state: r.get(3),
+                checkpoint: r.get(4),
+                attempts: r.get(5),
+                epoch: r.get(6),
+                said,
+            };
+            self.steps.entry((r.get(0), r.get(1))).or_default().push(step);
+        }
+        let rows = sqlx::query(
+            "SELECT run::text, key, attempt, concat_ws(': ', error_code, error_message) FROM stepd.attempts WHERE state = 'failed'",
+        );
+        for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
+            self.failed_attempts.entry((r.get(0), r.get(1))).or_default().push((r.get(2), r.get(3)));
+        }
+        let rows = sqlx::query("SELECT run, step, extract(epoch FROM at)::float8 FROM effects");
+        for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
+            self.effects.entry((r.get(0), r.get(1))).or_default().push(r.get(2));
+        }
+    }
+
+    async fn trail(&mut self, cluster: &Cluster) {
+        let rows = sqlx::query(
+            "SELECT run::text, extract(epoch FROM at)::float8, event, coalesce(epoch, 0), data ->> 'worker', (data ->> 'pid')::integer,
+                data ->> 'found_by', data ->> 'from'
+             FROM stepd.history WHERE event IN ('crashed', 'taken over', 'released', 'retried') ORDER BY run, seq",
+        );
+        for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
+            let (run, event): (String, String) = (r.get(0), r.get(2));
+            if event == "retried" {
+                *self.retried.entry(run).or_default() +=
+                    usize::from(r.get::<Option<String>, _>(7).as_deref() == Some("failed"));
+                continue;
+            }
+            let (worker, pid, found_by) = (r.get(4), r.get(5), r.get(6));
+            self.losses.push(Loss { run, at: r.get(1), event, epoch: r.get(3), worker, pid, found_by });
+        }
+    }
+
+    /// The daemon's process that a take-over speaks of.
+    pub fn instance(&self, loss: &Loss) -> Option<&Instance> {
+        let pid = loss.pid.or_else(|| self.samples.processes.get(loss.worker.as_ref()?).copied())?;
+        self.instances.iter().rfind(|i| i.pid == pid && i.from <= loss.at)
+    }
+
+    /// What explains that a worker was taken to be dead: its end, or something that hid it from the others for long enough.
+    pub fn cause(&self, loss: &Loss) -> Option<&Hit> {
+        /// The server ends a silent session after 3 s, and the last tick may have been a second before the silence.
+        const HIDDEN: f64 = 1.9;
+        /// Between the end of the silence and the take-over: the others look each second, and then once more.
+        const LATE: f64 = 2.0;
+        let instance = self.instance(loss)?;
+        let of_it = |h: &&Hit| h.slot == Some(instance.slot);
+        if instance.to <= loss.at {
+            return self
+                .hits
+                .iter()
+                .filter(of_it)
+                .rfind(|h| Some(h.fault) == instance.ended_by && (h.from - instance.to).abs() < 0.5);
+        }
+        let hides = |h: &&Hit| {
+            h.fault.hides_a_worker() && h.from <= loss.at && h.to >= loss.at - LATE - self.outage_before(loss.at)
+        };
+        let hits: Vec<&Hit> = self.hits.iter().filter(of_it).filter(hides).collect();
+        // A session that is ended while its worker is hidden is not made again: its lock is free at once.
+        let ends = |h: &&Hit| {
+            h.fault == Fault::Terminate
+                || h.fault.is_of_postgres()
+                || h.fault == Fault::Cut && h.slot == Some(instance.slot)
+        };
+        let ended =
+            |of: &Hit| self.hits.iter().filter(ends).any(|h| h.from >= of.from - 0.5 && h.from <= of.to.min(loss.at));
+        if let Some(hit) = hits.iter().find(|h| ended(h)) {
+            return Some(hit);
+        }
+        let from = hits.iter().map(|h| h.from).fold(f64::INFINITY, f64::min);
+        let to = hits.iter().map(|h| h.to.min(loss.at)).fold(0.0, f64::max);
+        hits.into_iter().max_by(|a, b| (a.to - a.from).total_cmp(&(b.to - b.from))).filter(|_| to - from >= HIDDEN)
+    }
+
+    /// How long Postgres was away just before: nobody could look then.
+    fn outage_before(&self, at: f64) -> f64 {
+        let before = |h: &&Hit| h.fault.is_of_postgres() && h.from <= at && h.to >= at - 3.0;
+        self.hits.iter().filter(before).map(|h| h.to.min(at) - h.from).sum()
+    }
+}
