@@ -438,6 +438,9 @@ DECLARE
 BEGIN
     -- Approvals, cancels and pauses that are under way hold this shared; with it, a new snapshot sees what they did.
     IF NOT pg_try_advisory_xact_lock(stepd_engine.run_lock(run_)) THEN RETURN false; END IF;
+    -- Nor behind a signal or an event whose sender has not committed yet, and who has answered one of several waits.
+    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND AND EXISTS (SELECT FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running') THEN RETURN false; END IF;
     FOREACH k IN ARRAY keys LOOP
         settled := (stepd_engine.settle_wait(run_, k) IS NOT NULL) AND settled;
     END LOOP;
@@ -608,9 +611,12 @@ BEGIN
             FROM gone g RETURNING 1
     )
     SELECT count(*) INTO n FROM kept;
+    -- A step that somebody is about to answer, in a transaction that is still open, keeps that answer: the other runs of the dead
+    -- worker do not wait for it.
     UPDATE stepd_engine.checkpoints c SET state = CASE c.state WHEN 'running' THEN 'failed' ELSE 'cancelled' END::stepd.step_state,
             ended_at = clock_timestamp(), due_at = NULL
-        WHERE c.run = ANY (ids) AND c.state IN ('running', 'waiting');
+        WHERE c.ctid = ANY (ARRAY(SELECT x.ctid FROM stepd_engine.checkpoints x
+            WHERE x.run = ANY (ids) AND x.state IN ('running', 'waiting') FOR UPDATE SKIP LOCKED));
     RETURN n;
 END
 $$;
@@ -664,6 +670,9 @@ BEGIN
             ORDER BY c.event, c.run, c.key
     LOOP
         CONTINUE WHEN NOT pg_try_advisory_xact_lock(stepd_engine.event_lock(r.event));
+        -- An answer locks the run's row: never behind an operator who has not committed yet.
+        PERFORM FROM stepd.jobs j WHERE j.id = r.run AND j.state IN ('waiting', 'paused') FOR UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND AND EXISTS (SELECT FROM stepd.jobs j WHERE j.id = r.run AND j.state IN ('waiting', 'paused'));
         mended := mended + coalesce(stepd_engine.settle_wait(r.run, r.key), false)::integer;
     END LOOP;
     mended := mended + stepd_engine.settle_cancels(batch);

@@ -351,7 +351,14 @@ BEGIN
         IF state_ IS NULL THEN
             PERFORM stepd_engine.refuse_unknown(pause.id);
         ELSIF state_ = 'paused' THEN
-            RETURN 'paused';
+            PERFORM FROM stepd.jobs j WHERE j.id = pause.id AND j.state = 'paused' FOR UPDATE;
+            IF FOUND THEN
+                -- Its worker has just paused it by a request that was withdrawn meanwhile: without one of its own the pause would not last.
+                INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
+                    VALUES (pause.id, 'pause', 'pause', session_user, jsonb_build_object('reason', pause.reason))
+                    ON CONFLICT (run) WHERE kind = 'pause' DO NOTHING;
+                RETURN 'paused';
+            END IF;
         ELSIF state_ IN ('completed', 'failed', 'cancelled') THEN
             EXIT WHEN asked;
             RAISE EXCEPTION USING ERRCODE = 'SD011',

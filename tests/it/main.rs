@@ -16,6 +16,7 @@ mod daemon;
 mod demo;
 mod doctor;
 mod errors;
+mod isolation;
 mod layout;
 mod library;
 mod logs;

@@ -52,6 +52,7 @@ WITH me AS MATERIALIZED (
               WHERE x.id = u.run AND x.epoch = u.epoch AND x.state = 'running' AND x.worker = $1 OFFSET 0) x
           WHERE EXISTS (SELECT FROM me) OFFSET 0) m
     WHERE j.ctid = m.place AND j.epoch = m.epoch AND j.state = 'running' AND j.worker = $1
+    RETURNING j.id
 ), gone AS (
     DELETE FROM stepd.jobs j
     WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l JOIN unnest($29::uuid[]) AS x(run) ON x.run = l.id))
@@ -67,4 +68,10 @@ WITH me AS MATERIALIZED (
         $36::text[], $37::text[], $38::text[])
         AS e(run, state, output, error, last_seq, last_attempts, last_started_at, last_key, last_kind, last_output) ON e.run = g.id
 )
-SELECT ARRAY(SELECT r.id FROM unnest($2::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM lease l WHERE l.id = r.id)) AS "lost!"
+-- A lease that stands is not enough: where the same batch, sent before, is still at work on another connection, a transition waits for
+-- it and then finds its row changed. What did not move is not acknowledged.
+SELECT CASE WHEN (SELECT count(*) FROM lease) = cardinality($2::uuid[]) AND (SELECT count(*) FROM moved) = cardinality($24::uuid[])
+        AND (SELECT count(*) FROM gone) = cardinality($29::uuid[]) THEN '{}'
+    ELSE ARRAY(SELECT r.id FROM unnest($2::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM lease l WHERE l.id = r.id)
+        UNION SELECT r.id FROM unnest($24::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM moved m WHERE m.id = r.id)
+        UNION SELECT r.id FROM unnest($29::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM gone g WHERE g.id = r.id)) END AS "lost!"

@@ -12,6 +12,7 @@ use stepd::rules::state::{Event, Fence};
 use uuid::Uuid;
 
 use super::row::{A, B, RUN};
+use crate::support::writes;
 
 /// How the run's queue stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -268,9 +269,9 @@ impl Act {
             Self::Release(by, _) => return moved(conn, by, RunState::Queued, None).await,
             Self::Paused(by, _) => return moved(conn, by, RunState::Paused, None).await,
             Self::SuspendAtOnce(by) => {
-                let mut batch = batch(by);
-                checkpoint(&mut batch);
-                transition(&mut batch, RunState::Waiting, None);
+                let mut batch = writes::batch(RUN, by);
+                writes::step(&mut batch, "s", Some("1"), None);
+                writes::transition(&mut batch, RunState::Waiting, None);
                 return commit(conn, by, &batch).await;
             }
             Self::Complete(by) => return ended(conn, by, RunState::Completed).await,
@@ -304,60 +305,19 @@ async fn answer(how: Answer, conn: &mut PgConnection) -> Result<(), DbError> {
     Ok(())
 }
 
-fn batch(by: Fence) -> Batch<'static> {
-    Batch { runs: vec![RUN], epochs: vec![by.epoch], ..Batch::default() }
-}
-
-fn transition(batch: &mut Batch<'_>, state: RunState, due_ms: Option<i64>) {
-    batch.moves.run.push(RUN);
-    batch.moves.epoch.push(batch.epochs[0]);
-    batch.moves.state.push(state.as_str());
-    batch.moves.due_ms.push(due_ms);
-    batch.moves.error.push(None);
-}
-
-fn checkpoint(batch: &mut Batch<'_>) {
-    let s = &mut batch.steps;
-    s.run.push(RUN);
-    s.seq.push(1);
-    s.started_at.push(chrono::DateTime::UNIX_EPOCH);
-    s.ended_at.push(None);
-    s.due_ms.push(None);
-    s.attempts.push(1);
-    s.checkpoint.push(true);
-    s.state.push("completed");
-    s.key.push("s");
-    s.kind.push("run");
-    s.output.push(Some("1"));
-    s.error.push(None);
-    s.decision.push(None);
-    s.event.push(None);
-    s.matches.push(None);
-}
-
 async fn commit(conn: &mut PgConnection, by: Fence, batch: &Batch<'_>) -> Result<Option<bool>, DbError> {
     let lost = batch.commit(conn, by.worker.0).await?;
     Ok(Some(!lost.contains(&RUN)))
 }
 
 async fn moved(conn: &mut PgConnection, by: Fence, state: RunState, due: Option<i64>) -> Result<Option<bool>, DbError> {
-    let mut batch = batch(by);
-    transition(&mut batch, state, due);
+    let mut batch = writes::batch(RUN, by);
+    writes::transition(&mut batch, state, due);
     commit(conn, by, &batch).await
 }
 
 async fn ended(conn: &mut PgConnection, by: Fence, state: RunState) -> Result<Option<bool>, DbError> {
-    let mut batch = batch(by);
-    let e = &mut batch.ends;
-    e.run.push(RUN);
-    e.state.push(state.as_str());
-    e.output.push(None);
-    e.error.push(None);
-    e.last_seq.push(None);
-    e.last_attempts.push(None);
-    e.last_started_at.push(None);
-    e.last_key.push(None);
-    e.last_kind.push(None);
-    e.last_output.push(None);
+    let mut batch = writes::batch(RUN, by);
+    writes::end(&mut batch, state);
     commit(conn, by, &batch).await
 }

@@ -9,6 +9,7 @@ mod files;
 mod manager;
 mod proxy;
 mod worker;
+pub mod writes;
 
 #[allow(unused_imports)]
 pub use booted::Booted;
