@@ -17,6 +17,7 @@ mod daemon;
 mod demo;
 mod doctor;
 mod errors;
+mod figures;
 mod layout;
 mod library;
 mod logs;
