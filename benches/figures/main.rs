@@ -3,15 +3,19 @@
 //! Each figure has a file; all share one private Postgres and give every measurement a database of its own.
 
 mod alone;
+mod daemon;
 mod drain;
+mod flat;
 mod floor;
 mod idle;
 mod insert;
 mod memory;
 mod overhead;
+mod peers;
 mod pickup;
 mod report;
 mod resume;
+mod round;
 mod server;
 mod start;
 mod steps;
@@ -28,6 +32,8 @@ pub struct Bench {
     pub server: Server,
     /// Longer and more often.
     pub full: bool,
+    /// How long a transaction is held open under load.
+    pub held_minutes: u64,
 }
 
 /// Name and purpose, in the order of the default run.
@@ -44,51 +50,100 @@ const FIGURES: [(&str, &str); 10] = [
     ("start", "from exec to ready, with 200 definitions"),
 ];
 
+/// Those that take minutes each: with `--full`, or by name.
+const LONG: [(&str, &str); 6] = [
+    ("churn", "drain and pickup after 5 million jobs"),
+    ("history", "drain and pickup with 10 million ended runs"),
+    ("scheduled", "drain and pickup with 1 million jobs for tomorrow"),
+    ("waiting", "drain and pickup with 1 million runs that wait; 100,000 of them due in one second"),
+    ("queues", "drain and pickup over 10,000 queues"),
+    ("held", "drain and pickup beside a transaction that has been open under load"),
+];
+
+/// What the command line says.
+#[derive(Default)]
+struct Args {
+    full: bool,
+    peers: bool,
+    only: Vec<String>,
+    of: Vec<String>,
+    held_minutes: Option<u64>,
+}
+
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if args.first().is_some_and(|a| a == worker::MODE) {
         return runtime.block_on(worker::serve(&args[1..]));
     }
+    let args = parsed(args)?;
+    let names: Vec<&str> = match args.peers {
+        true => peers::FIGURES.to_vec(),
+        false => FIGURES.iter().chain(&LONG).map(|(name, _)| *name).collect(),
+    };
+    if let Some(unknown) = args.only.iter().find(|o| !names.contains(&o.as_str())) {
+        bail!("there is no figure `{unknown}`; there are {}", names.join(", "));
+    }
+    runtime.block_on(measure(args))
+}
+
+fn parsed(args: Vec<String>) -> Result<Args> {
+    let mut parsed = Args::default();
     // What `cargo bench` itself adds.
     let mut args = args.into_iter().filter(|a| a != "--bench");
-    let (mut full, mut only) = (false, Vec::new());
     while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
         match arg.as_str() {
-            "--full" => full = true,
-            "--only" => only.extend(args.next().context("--only needs a name")?.split(',').map(str::to_owned)),
-            _ => bail!("unknown argument {arg}; known: --full, --only NAME[,NAME], of {}", names()),
+            "--full" => parsed.full = true,
+            "--peers" => parsed.peers = true,
+            "--only" => parsed.only.extend(value()?.split(',').map(str::to_owned)),
+            "--of" => parsed.of.extend(value()?.split(',').map(str::to_owned)),
+            "--held-minutes" => parsed.held_minutes = Some(value()?.parse().context("--held-minutes needs a number")?),
+            _ => bail!(
+                "unknown argument {arg}; known: --full, --only NAME[,NAME], --held-minutes N, --peers [--of PEER[,PEER]]"
+            ),
         }
     }
-    if let Some(unknown) = only.iter().find(|o| FIGURES.iter().all(|(name, _)| name != o)) {
-        bail!("there is no figure `{unknown}`; there are {}", names());
-    }
-    runtime.block_on(measure(full, &only))
+    Ok(parsed)
 }
 
-fn names() -> String {
-    FIGURES.map(|(name, _)| name).join(", ")
-}
-
-async fn measure(full: bool, only: &[String]) -> Result<()> {
-    let bench = Bench { server: Server::start().await?, full };
+async fn measure(args: Args) -> Result<()> {
+    let bench =
+        Bench { server: Server::start().await?, full: args.full, held_minutes: args.held_minutes.unwrap_or(10) };
     let mut report = Report::default();
-    for (name, purpose) in FIGURES.iter().filter(|(n, _)| only.is_empty() || only.iter().any(|o| o == n)) {
+    let done = match args.peers {
+        true => peers::measure(&bench, &args.only, &args.of, &mut report).await,
+        false => figures(&bench, &args.only, &mut report).await,
+    };
+    // What was measured before a failure stands.
+    report.print();
+    report.keep(if args.peers { "peers" } else { "figures" })?;
+    done
+}
+
+async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<()> {
+    let long = if bench.full || !only.is_empty() { &LONG[..] } else { &[] };
+    for (name, purpose) in FIGURES.iter().chain(long).filter(|(n, _)| only.is_empty() || only.iter().any(|o| o == n)) {
         eprintln!("{name}: {purpose} (load {})", report::load());
         let done = match *name {
-            "drain" => drain::measure(&bench, &mut report).await,
-            "steps" => steps::measure(&bench, &mut report).await,
-            "alone" => alone::measure(&bench, &mut report).await,
-            "pickup" => pickup::measure(&bench, &mut report).await,
-            "resume" => resume::measure(&bench, &mut report).await,
-            "idle" => idle::measure(&bench, &mut report).await,
-            "overhead" => overhead::measure(&bench, &mut report).await,
-            "insert" => insert::measure(&bench, &mut report).await,
-            "memory" => memory::measure(&bench, &mut report).await,
-            _ => start::measure(&bench, &mut report).await,
+            "drain" => drain::measure(bench, report).await,
+            "steps" => steps::measure(bench, report).await,
+            "alone" => alone::measure(bench, report).await,
+            "pickup" => pickup::measure(bench, report).await,
+            "resume" => resume::measure(bench, report).await,
+            "idle" => idle::measure(bench, report).await,
+            "overhead" => overhead::measure(bench, report).await,
+            "insert" => insert::measure(bench, report).await,
+            "memory" => memory::measure(bench, report).await,
+            "start" => start::measure(bench, report).await,
+            "churn" => flat::churn(bench, report).await,
+            "history" => flat::history(bench, report).await,
+            "scheduled" => flat::scheduled(bench, report).await,
+            "waiting" => flat::waiting(bench, report).await,
+            "queues" => flat::queues(bench, report).await,
+            _ => flat::held(bench, report).await,
         };
         done.with_context(|| format!("figure {name}"))?;
     }
-    report.print();
     Ok(())
 }

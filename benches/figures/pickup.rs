@@ -1,5 +1,6 @@
 //! Pickup: single INSERTs on an idle daemon, 20 to 50 ms apart.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,10 +10,13 @@ use super::report::{Report, Target, quantile};
 use super::server::Db;
 use super::worker::{Kind, Worker, micros};
 
+/// The first ones warm caches and plans up.
+pub const WARM: usize = 20;
+
 pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let db = bench.server.database().await?;
     let worker = Worker::start(&bench.server, &db, Kind::Code, 100).await?;
-    let found = latencies(&db, if bench.full { 3_000 } else { 600 }).await?;
+    let found = latencies(&db, if bench.full { 3_000 } else { 600 }, 0).await?;
     worker.stop().await?;
     report.add(
         "pickup p50",
@@ -26,28 +30,31 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The latencies of `n` INSERTs, in ms.
-async fn latencies(db: &Db, n: usize) -> Result<Vec<f64>> {
+/// The latencies of `n` INSERTs, in ms; each goes to the next of a number of queues.
+pub async fn latencies(db: &Db, n: usize, queues: usize) -> Result<Vec<f64>> {
     let mut conn = db.connect().await?;
+    let place = db.place().await?;
     let mut commits = Vec::with_capacity(n);
-    for i in 0..n + 20 {
+    let sql = "INSERT INTO stepd.jobs (workflow, queue) VALUES ('code_1', $1) RETURNING id::text";
+    for i in 0..n + WARM {
         tokio::time::sleep(Duration::from_micros(fastrand::u64(20_000..50_000))).await;
-        let id: String = sqlx::query_scalar("INSERT INTO stepd.jobs (workflow) VALUES ('code_1') RETURNING id::text")
-            .fetch_one(&mut conn)
-            .await?;
-        // The first ones warm caches and plans up.
-        if i >= 20 {
-            commits.push((id, micros()));
+        let queue = (queues > 0).then(|| format!("q{}", fastrand::usize(0..queues)));
+        let id: String = sqlx::query_scalar(sql).bind(queue).fetch_one(&mut conn).await?;
+        if i >= WARM {
+            commits.push((id, i64::try_from(micros())?));
         }
     }
-    db.emptied().await?;
-    let starts: std::collections::HashMap<String, i64> =
-        sqlx::query_as("SELECT id::text, (last_output::json ->> 0)::bigint FROM stepd_engine.ended")
-            .fetch_all(&mut conn)
-            .await?
-            .into_iter()
-            .collect();
+    db.ended(&place, u32::try_from(n + WARM)?).await?;
+    since(db, &place, &commits).await
+}
+
+/// From commits, in µs since 1970, to the starts of those runs, in ms.
+pub async fn since(db: &Db, place: &str, commits: &[(String, i64)]) -> Result<Vec<f64>> {
+    let sql = "SELECT id::text, (last_output::json ->> 0)::bigint FROM stepd_engine.ended WHERE workflow = 'code_1' AND id >= $1::uuid";
+    let mut conn = db.connect().await?;
+    let starts: HashMap<String, i64> =
+        sqlx::query_as(sql).bind(place).fetch_all(&mut conn).await?.into_iter().collect();
     #[allow(clippy::cast_precision_loss)]
-    let ms = commits.iter().filter_map(|(id, at)| Some((*starts.get(id)? - i64::try_from(*at).ok()?) as f64 / 1_000.0));
+    let ms = commits.iter().filter_map(|(id, at)| Some((starts.get(id)? - at) as f64 / 1_000.0));
     Ok(ms.collect())
 }

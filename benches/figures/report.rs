@@ -1,5 +1,10 @@
 //! A table for people and JSON lines for programs.
 
+use std::fs::{File, create_dir_all};
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
 use serde_json::json;
 
 /// One figure.
@@ -9,6 +14,8 @@ struct Row {
     unit: &'static str,
     target: Option<Target>,
     note: String,
+    /// When it was taken.
+    load: String,
 }
 
 /// What a figure must keep.
@@ -48,26 +55,42 @@ impl Report {
 
     /// Adds a figure.
     pub fn add(&mut self, name: &str, value: f64, unit: &'static str, target: Option<Target>, note: impl Into<String>) {
-        let row = Row { name: name.to_owned(), value, unit, target, note: note.into() };
+        let row = Row { name: name.to_owned(), value, unit, target, note: note.into(), load: load() };
         eprintln!("  {name}: {} {unit} {}", number(value), row.note);
         self.rows.push(row);
     }
 
     /// The table, then a JSON line for each figure.
     pub fn print(&self) {
-        println!("{:<34} {:>12} {:<14} {:<10} {:<4} note", "figure", "value", "unit", "target", "met");
+        println!("{:<44} {:>12} {:<14} {:<10} {:<4} note", "figure", "value", "unit", "target", "met");
         for r in &self.rows {
             let target = r.target.map(Target::text).unwrap_or_default();
             let met = r.target.map_or("", |t| if t.met(r.value) { "yes" } else { "NO" });
-            println!("{:<34} {:>12} {:<14} {target:<10} {met:<4} {}", r.name, number(r.value), r.unit, r.note);
+            println!("{:<44} {:>12} {:<14} {target:<10} {met:<4} {}", r.name, number(r.value), r.unit, r.note);
         }
         println!("load {}", load());
-        for r in &self.rows {
-            let met = r.target.map(|t| t.met(r.value));
-            let target = r.target.map(Target::text);
-            let line = json!({"figure": r.name, "value": r.value, "unit": r.unit, "target": target, "met": met, "note": r.note});
+        for line in self.lines() {
             println!("{line}");
         }
+    }
+
+    /// Adds the JSON lines to `target/bench/NAME.jsonl`: figures that were taken in several runs stand together.
+    pub fn keep(&self, name: &str) -> Result<()> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+        create_dir_all(&folder)?;
+        let mut file = File::options().create(true).append(true).open(folder.join(format!("{name}.jsonl")))?;
+        for line in self.lines() {
+            writeln!(file, "{line}")?;
+        }
+        Ok(())
+    }
+
+    fn lines(&self) -> impl Iterator<Item = serde_json::Value> {
+        self.rows.iter().map(|r| {
+            let met = r.target.map(|t| t.met(r.value));
+            let target = r.target.map(Target::text);
+            json!({"figure": r.name, "value": r.value, "unit": r.unit, "target": target, "met": met, "note": r.note, "load": r.load})
+        })
     }
 }
 
@@ -92,6 +115,11 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let place = (share * sorted.len().saturating_sub(1) as f64).round() as usize;
     sorted.get(place).copied().unwrap_or(f64::NAN)
+}
+
+/// All values, for a note.
+pub fn listed(values: &[f64]) -> String {
+    values.iter().map(|v| number(*v)).collect::<Vec<_>>().join(" ")
 }
 
 /// The machine's load, for judging a run.

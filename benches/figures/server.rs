@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use stepd::postgres::{Options, PrivatePostgres};
 
-use super::worker;
+use super::{daemon, worker};
 
 /// The database that all others are copied from: migrated, with every workflow of the figures loaded.
 const TEMPLATE: &str = "figures";
@@ -34,6 +34,8 @@ impl Server {
         let postgres = tokio::task::spawn_blocking(move || PrivatePostgres::start(&options)).await??;
         let folder = tempfile::tempdir()?;
         worker::write_workflows(folder.path())?;
+        let altered = daemon::altered(&worker::stepd(), folder.path())?;
+        ensure!(altered.is_empty(), "the figures are of the shipped defaults; here {}", altered.join(", "));
         postgres.create_database(TEMPLATE, None).await?;
         let server = Self { postgres, folder, databases: AtomicU32::new(0) };
         // Both daemons have been here: every workflow is known.
@@ -52,6 +54,13 @@ impl Server {
         let db = Db { url: self.postgres.url(&name) };
         db.execute("CHECKPOINT").await?;
         Ok(db)
+    }
+
+    /// A database without anything in it.
+    pub async fn empty_database(&self) -> Result<Db> {
+        let name = format!("other_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.postgres.create_database(&name, None).await?;
+        Ok(Db { url: self.postgres.url(&name) })
     }
 
     /// Switches autovacuum for the whole server.
@@ -136,18 +145,31 @@ impl Db {
         }
     }
 
-    /// Runs a second between the first claim and the last end, of those that ended since.
-    pub async fn drained_per_second(&self, since: f64) -> Result<f64> {
-        self.number(&format!(
-            "SELECT count(*) / extract(epoch FROM max(ended_at) - min(started_at)) FROM stepd_engine.ended
-             WHERE state = 'completed' AND started_at >= to_timestamp({since})"
-        ))
-        .await
+    /// A place in the order of ids, as text: every job that is inserted from now on comes after it.
+    pub async fn place(&self) -> Result<String> {
+        let mut conn = self.connect().await?;
+        let sql = "SELECT lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint + 1), 12, '0')";
+        let time: String = sqlx::query_scalar(sql).fetch_one(&mut conn).await?;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        Ok(format!("{time}00000000000000000000"))
     }
 
-    /// The server's time, in seconds.
-    pub async fn now(&self) -> Result<f64> {
-        self.number("SELECT extract(epoch FROM clock_timestamp())").await
+    /// Waits until `n` of the jobs after a place have ended. Reads nothing else: neither what waits nor what is dead.
+    pub async fn ended(&self, place: &str, n: u32) -> Result<()> {
+        let sql = format!("SELECT count(*) FROM stepd_engine.ended WHERE id >= '{place}'");
+        while self.number(&sql).await? < f64::from(n) {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        Ok(())
+    }
+
+    /// Runs a second between the first claim and the last end, of the jobs after a place.
+    pub async fn drained_per_second(&self, place: &str) -> Result<f64> {
+        self.number(&format!(
+            "SELECT count(*) / extract(epoch FROM max(ended_at) - min(started_at)) FROM stepd_engine.ended
+             WHERE state = 'completed' AND id >= '{place}'"
+        ))
+        .await
     }
 
     /// WAL written so far, and transactions committed in this database.

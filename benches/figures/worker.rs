@@ -1,6 +1,6 @@
 //! Daemons as processes of their own: the real binary with workflow files, or this program with workflows in Rust.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +9,7 @@ use stepd::{Ctx, Halt, Stepd, Workflow};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use super::daemon;
 use super::server::{Db, Server};
 
 /// The first argument that turns this program into a daemon.
@@ -23,10 +24,12 @@ pub enum Kind {
     Code,
 }
 
-/// The workflow files: `noop` has one step, `ten` has ten, `process` runs a program 200 times.
+/// The workflow files: `noop` has one step, `ten` has ten, `process` runs a program 200 times, `nap` sleeps for a day.
 pub fn write_workflows(folder: &Path) -> Result<()> {
     let steps = |n: usize, step: &str| (0..n).map(|i| format!("  - id: s{i}\n    {step}\n")).collect::<String>();
-    for (name, n, step) in [("noop", 1, "set: 1"), ("ten", 10, "set: 1"), ("process", 200, "run: \"true\"")] {
+    let files =
+        [("noop", 1, "set: 1"), ("ten", 10, "set: 1"), ("process", 200, "run: \"true\""), ("nap", 1, "sleep: 1d")];
+    for (name, n, step) in files {
         let text = format!("name: {name}\nsteps:\n{}", steps(n, step));
         std::fs::create_dir_all(folder.join("workflows"))?;
         std::fs::write(folder.join("workflows").join(format!("{name}.yaml")), text)?;
@@ -47,23 +50,23 @@ impl Worker {
     pub async fn start(server: &Server, db: &Db, kind: Kind, concurrency: usize) -> Result<Self> {
         let folder = server.folder.path().join("workflows");
         let command = match kind {
-            Kind::Files => files(&folder, concurrency),
+            Kind::Files => daemon::serve(&stepd(), &folder, concurrency),
             Kind::Code => {
-                let mut command = Command::new(std::env::current_exe()?);
+                let mut command = daemon::apart(&std::env::current_exe()?, &folder);
                 command.args([MODE, &concurrency.to_string()]);
                 command
             }
         };
-        Self::spawn(command, db).await
+        Self::spawn(command.into(), db).await
     }
 
     /// Starts `stepd serve` on a folder.
     pub async fn on_folder(db: &Db, folder: &Path, concurrency: usize) -> Result<Self> {
-        Self::spawn(files(folder, concurrency), db).await
+        Self::spawn(daemon::serve(&stepd(), folder, concurrency).into(), db).await
     }
 
     async fn spawn(mut command: Command, db: &Db) -> Result<Self> {
-        command.env("DATABASE_URL", &db.url).env("STEPD_LOG_FORMAT", "json").env("STEPD_LOG_LEVEL", "info");
+        command.env("DATABASE_URL", &db.url);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let began = Instant::now();
         let mut child = command.spawn()?;
@@ -118,20 +121,22 @@ impl Worker {
 
     /// CPU used so far, in seconds.
     pub fn cpu(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
-        let rest = stat.rsplit_once(") ").context("stat")?.1;
-        let fields: Vec<&str> = rest.split(' ').collect();
-        // utime and stime, in ticks of 10 ms.
-        Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
+        cpu_of(self.pid)
     }
 }
 
-fn files(folder: &Path, concurrency: usize) -> Command {
-    // Another binary, to compare with.
-    let binary = std::env::var_os("FIGURES_STEPD").unwrap_or_else(|| env!("CARGO_BIN_EXE_stepd").into());
-    let mut command = Command::new(binary);
-    command.args(["serve", "--concurrency", &concurrency.to_string(), "--workflows"]).arg(folder);
-    command
+/// The binary, or another one to compare with.
+pub fn stepd() -> PathBuf {
+    std::env::var_os("FIGURES_STEPD").map_or_else(|| env!("CARGO_BIN_EXE_stepd").into(), Into::into)
+}
+
+/// CPU that a process has used so far, in seconds.
+pub fn cpu_of(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let rest = stat.rsplit_once(") ").context("stat")?.1;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    // utime and stime, in ticks of 10 ms.
+    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }
 
 /// A workflow in Rust: a number of steps, each of which may take its time.
@@ -182,8 +187,9 @@ pub async fn serve(args: &[String]) -> Result<()> {
         .register(code("code_hold", 1, Duration::from_secs(8)))
         .start()
         .await?;
-    tracing::info!("ready");
+    // Before it says ready: whoever has read that may stop it.
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tracing::info!("ready");
     term.recv().await;
     ensure!(daemon.shutdown().await, "something was left behind");
     Ok(())

@@ -16,6 +16,7 @@ mod daemon;
 mod demo;
 mod doctor;
 mod errors;
+mod figures;
 mod isolation;
 mod layout;
 mod library;
