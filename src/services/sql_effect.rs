@@ -59,10 +59,10 @@ impl SqlEffect for OwnDatabase {
                     Err(failure) => failure,
                 };
                 // The answer to COMMIT did not come; or there is a checkpoint already, perhaps by such a COMMIT that arrived late.
-                if has_outcome(&failure, UNKNOWN) || failure.code == code::LEASE_LOST {
-                    if let Some(output) = self.recorded(cx).await {
-                        return Ok(Flow::Committed(output));
-                    }
+                if (has_outcome(&failure, UNKNOWN) || failure.code == code::LEASE_LOST)
+                    && let Some(output) = self.recorded(cx).await
+                {
+                    return Ok(Flow::Committed(output));
                 }
                 let lost_session = has_outcome(&failure, ROLLED_BACK) || has_outcome(&failure, UNKNOWN);
                 if cx.stop.reason().is_some() {
