@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::db::{Database, DbError, maintenance};
+use crate::db::{Database, DbError, Trouble, maintenance};
 
 use super::periodic::Periodic;
 use super::shared::Hints;
@@ -39,7 +39,13 @@ impl Periodic for Stager {
             false => Ok(0),
         };
         let admitted = admitted.unwrap_or_else(|error| {
-            tracing::warn!(%error, "admission failed; held runs wait for the next pass");
+            match error.trouble {
+                Trouble::Refused => tracing::warn!(%error, "admission failed; held runs wait for the next pass"),
+                // A database that is away is told by others.
+                Trouble::Lost | Trouble::Busy => {
+                    tracing::debug!(%error, "admission failed; held runs wait for the next pass")
+                }
+            }
             0
         });
         if done.staged > 0 || admitted > 0 {

@@ -15,6 +15,10 @@ use crate::sampler::Sampler;
 /// is worked off in it, on a machine that does other things, too.
 const PEACE: Duration = Duration::from_secs(50);
 
+/// What has not ended, or is still to be retried by somebody.
+const LEFT: &str = "SELECT count(*) FROM stepd.runs
+    WHERE ended_at IS NULL OR state = 'failed' AND (workflow = 'doomed' OR error_code = 'crash_loop')";
+
 /// Runs it all.
 pub async fn run(options: &Options) -> Report {
     let cluster = Arc::new(Cluster::start(options).await);
@@ -33,13 +37,7 @@ pub async fn run(options: &Options) -> Report {
     let mut left = -1;
     while left != 0 && began.elapsed() < limit {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        left = cluster
-            .db
-            .ask::<i64>(
-                "SELECT count(*) FROM stepd.runs WHERE ended_at IS NULL OR state = 'failed' AND workflow = 'doomed'",
-            )
-            .await
-            .unwrap_or(-1);
+        left = cluster.db.ask::<i64>(LEFT).await.unwrap_or(-1);
     }
     let drained = began.elapsed().as_secs_f64();
     load.end();

@@ -57,6 +57,9 @@ const MEMORY: u64 = 300 << 20;
 /// Sessions of one daemon, with those of the one that it replaces and that Postgres has not noticed yet.
 const SESSIONS: usize = 40;
 
+/// Of so many ended sessions one may be locked again too late, on a machine where other things take all processors.
+const BUSY: usize = 20;
+
 /// A run may stand as running under a worker that is gone while somebody holds its row; then the sweep's second look brings it.
 const DESERTED: f64 = 5.0;
 
@@ -215,6 +218,17 @@ fn no_commit_is_stale(r: &Record) -> Vec<String> {
 
 fn no_living_worker_is_taken_over(r: &Record) -> Vec<String> {
     let mut broken = no_run_is_taken_twice(r);
+    let ended: HashSet<&str> = r
+        .losses
+        .iter()
+        .filter(|l| l.is_take_over() && r.cause(l).is_some_and(|c| c.fault == Fault::Terminate))
+        .filter_map(|l| l.worker.as_deref())
+        .collect();
+    let terminated = r.hits.iter().filter(|h| h.fault == Fault::Terminate).count();
+    if ended.len() > 1 + terminated / BUSY {
+        broken
+            .push(format!("{} workers were taken over after one of {terminated} sessions had been ended", ended.len()));
+    }
     let mut told: HashSet<&str> = HashSet::new();
     for loss in r.losses.iter().filter(|l| l.is_take_over() && r.cause(l).is_none()) {
         let worker = loss.worker.as_deref().unwrap_or("?");

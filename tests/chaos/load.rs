@@ -206,9 +206,8 @@ impl Load {
                          ELSE format('SELECT stepd.emit(%L, %L)::text', event, match) END END
              FROM stepd.waiting WHERE waits_for IN ('approval', 'event') AND waited > interval '{since}' LIMIT 100"
         );
-        let failed =
-            "SELECT format('SELECT stepd.retry(%L)', id) FROM stepd.runs WHERE state = 'failed' AND workflow = 'doomed'
-                AND error_code = 'exit_64' LIMIT 50";
+        let failed = "SELECT format('SELECT stepd.retry(%L)', id) FROM stepd.runs WHERE state = 'failed'
+                AND (workflow = 'doomed' AND error_code = 'exit_64' OR error_code = 'crash_loop') LIMIT 50";
         let mut statements = self.column(&waits).await;
         statements.extend(self.column(failed).await);
         statements.sort();

@@ -20,36 +20,60 @@ struct Mutant {
     faults: &'static [(Fault, u32)],
     work: &'static [(&'static str, u32)],
     lease: u32,
+    /// Runs a second.
+    rate: f64,
 }
 
 const MUTANTS: [Mutant; 8] = [
-    Mutant { name: "no_epoch", faults: &[(Fault::Isolate, 1)], work: &[("slow", 3), ("mixed", 2)], lease: 5 },
-    Mutant { name: "no_claim_guard", faults: &[(Fault::Delay, 1)], work: &[("mixed", 2), ("quick", 1)], lease: 5 },
+    Mutant {
+        name: "no_epoch",
+        faults: &[(Fault::Isolate, 1)],
+        work: &[("slow", 3), ("mixed", 2)],
+        lease: 5,
+        rate: 8.0,
+    },
+    Mutant { name: "no_claim_guard", faults: &[(Fault::Delay, 1)], work: &[("quick", 1)], lease: 5, rate: 60.0 },
     Mutant {
         name: "lock_only_take_over",
         faults: &[(Fault::BackendKill, 1), (Fault::PgFast, 1), (Fault::Terminate, 2)],
         work: &[("slow", 2), ("mixed", 2)],
         lease: 5,
+        rate: 8.0,
     },
-    Mutant { name: "id_only_sweep", faults: &[(Fault::Sigkill, 1)], work: &[("slow", 2), ("mixed", 2)], lease: 5 },
+    Mutant {
+        name: "id_only_sweep",
+        faults: &[(Fault::Sigkill, 1)],
+        work: &[("slow", 2), ("mixed", 2)],
+        lease: 5,
+        rate: 8.0,
+    },
     Mutant {
         name: "workers_clock",
         faults: &[(Fault::PgFast, 1), (Fault::PgImmediate, 1)],
         work: &[("slow", 2), ("mixed", 2)],
         lease: 3,
+        rate: 8.0,
     },
     Mutant {
         name: "reused_worker_number",
         faults: &[(Fault::Sigkill, 1)],
         work: &[("slow", 2), ("mixed", 2)],
         lease: 5,
+        rate: 8.0,
     },
-    Mutant { name: "checkpoint_without_fence", faults: &[(Fault::Isolate, 1)], work: &[("slow", 1)], lease: 5 },
+    Mutant {
+        name: "checkpoint_without_fence",
+        faults: &[(Fault::Isolate, 1)],
+        work: &[("slow", 1)],
+        lease: 5,
+        rate: 8.0,
+    },
     Mutant {
         name: "no_marker_row",
         faults: &[(Fault::BackendKill, 1), (Fault::PgImmediate, 1)],
         work: &[("slow", 2), ("mixed", 2)],
         lease: 5,
+        rate: 8.0,
     },
 ];
 
@@ -90,7 +114,7 @@ async fn hunt(mutant: &Mutant, binary: &Path, options: &Options) -> Result<Strin
             work: mutant.work.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
             lease: mutant.lease,
             workers: 4,
-            rate: 8.0,
+            rate: mutant.rate,
             binary: binary.to_owned(),
             ..options.clone()
         };

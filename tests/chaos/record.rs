@@ -69,7 +69,7 @@ pub struct Record {
     pub conflicts: Vec<u64>,
     pub runs: BTreeMap<String, Run>,
     pub steps: BTreeMap<(String, String), Vec<Step>>,
-    /// The number of each, and why.
+    /// The number of each, and why. (A step that was at work when its run was quarantined has no why.)
     pub failed_attempts: HashMap<(String, String), Vec<(i32, String)>>,
     pub losses: Vec<Loss>,
     /// Runs that an operator has taken up again after they had failed.
@@ -186,7 +186,7 @@ impl Record {
             self.steps.entry((r.get(0), r.get(1))).or_default().push(step);
         }
         let rows = sqlx::query(
-            "SELECT run::text, key, attempt, concat_ws(': ', error_code, error_message) FROM stepd.attempts WHERE state = 'failed'",
+            "SELECT run::text, key, attempt, concat_ws(': ', error_code, error_message) FROM stepd.attempts WHERE state = 'failed' AND error_code IS NOT NULL",
         );
         for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
             self.failed_attempts.entry((r.get(0), r.get(1))).or_default().push((r.get(2), r.get(3)));
@@ -237,7 +237,8 @@ impl Record {
                 .rfind(|h| Some(h.fault) == instance.ended_by && (h.from - instance.to).abs() < 0.5);
         }
         let hides = |h: &&Hit| {
-            h.fault.hides_a_worker() && h.from <= loss.at && h.to >= loss.at - LATE - self.outage_before(loss.at)
+            let hides = h.fault.hides_a_worker() || h.fault == Fault::Silence;
+            hides && h.from <= loss.at && h.to >= loss.at - LATE - self.outage_before(loss.at)
         };
         let hits: Vec<&Hit> = self.hits.iter().filter(of_it).filter(hides).collect();
         // A session that is ended while its worker is hidden is not made again: its lock is free at once.
@@ -251,9 +252,16 @@ impl Record {
         if let Some(hit) = hits.iter().find(|h| ended(h)) {
             return Some(hit);
         }
+        let hits: Vec<&Hit> = hits.into_iter().filter(|h| h.fault != Fault::Silence).collect();
         let from = hits.iter().map(|h| h.from).fold(f64::INFINITY, f64::min);
         let to = hits.iter().map(|h| h.to.min(loss.at)).fold(0.0, f64::max);
-        hits.into_iter().max_by(|a, b| (a.to - a.from).total_cmp(&(b.to - b.from))).filter(|_| to - from >= HIDDEN)
+        let longest = hits.into_iter().max_by(|a, b| (a.to - a.from).total_cmp(&(b.to - b.from)));
+        longest.filter(|_| to - from >= HIDDEN).or_else(|| self.ended_session(loss.at))
+    }
+
+    /// Its session may have been ended: it is locked again within a quarter of a second, but on a machine that is busy enough.
+    fn ended_session(&self, at: f64) -> Option<&Hit> {
+        self.hits.iter().rfind(|h| h.fault == Fault::Terminate && h.from <= at && h.from >= at - 1.5)
     }
 
     /// How long Postgres was away just before: nobody could look then.

@@ -1,6 +1,6 @@
 //! What is told at the end: a table for people, and the same as JSON lines.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -67,7 +67,7 @@ impl Report {
     }
 
     fn count(&mut self, r: &Record) {
-        let ids: std::collections::HashSet<&String> = r.runs.keys().collect();
+        let ids: HashSet<&String> = r.runs.keys().collect();
         let effects = r.effects.values();
         self.counts = BTreeMap::from([
             ("tried", usize::try_from(r.tried).unwrap()),
@@ -129,11 +129,11 @@ impl Report {
             let from = work.partition_point(|(at, _)| *at <= after);
             work[from..].iter().find(|(_, of)| run.is_none_or(|run| *of == run)).map(|(at, _)| *at)
         };
-        // What waits for people, for time, or for a statement that takes seconds, says nothing of how fast a run is taken up.
-        let ready = |run: &str| {
-            r.runs.get(run).is_some_and(|run| matches!(run.workflow.as_str(), "mixed" | "quick" | "spread"))
-        };
-        for loss in r.losses.iter().filter(|l| ready(&l.run)) {
+        // What waits for people, for time, for a queue, or for a statement that takes seconds, says nothing of how fast a run is taken
+        // up; nor does a run that has lost several workers, and waits to be run alone.
+        let ready = |run: &str| r.runs.get(run).is_some_and(|run| matches!(run.workflow.as_str(), "mixed" | "spread"));
+        let mut seen = HashSet::new();
+        for loss in r.losses.iter().filter(|l| ready(&l.run) && (!l.is_take_over() || seen.insert(&l.run))) {
             let cause = if loss.is_take_over() { r.cause(loss) } else { None };
             if let (Some(cause), Some(at)) = (cause, next(loss.at, Some(&loss.run))) {
                 self.resumed.entry(cause.fault).or_default().push(at - cause.from);

@@ -325,17 +325,21 @@ fn session(options: &PgConnectOptions) -> PgConnectOptions {
 /// COMMIT was sent, and something other than yes came back.
 fn uncertain(error: &sqlx::Error) -> Failure {
     let failure = failure(error);
-    // A refusal of the server (a deferred constraint, a serialization conflict) is certain: rolled back.
-    if error.as_database_error().is_some() {
+    // A refusal of the server (a deferred constraint, a serialization conflict) is certain: rolled back. What ends the session is none.
+    if error.as_database_error().is_some() && !ends_session(&failure) {
         return failure;
     }
     failure.with_details(serde_json::json!({"outcome": UNKNOWN}))
 }
 
-/// COMMIT was not sent: where the session is gone (a restart, a terminated or crashed backend, a cut), nothing of it is there.
+/// A restart, a terminated or crashed backend, a cut.
+fn ends_session(failure: &Failure) -> bool {
+    failure.code == code::CONNECTION || ["sql_08", "sql_57P"].iter().any(|class| failure.code.starts_with(class))
+}
+
+/// COMMIT was not sent: where the session is gone, nothing of it is there.
 fn rolled_back(failure: Failure) -> Failure {
-    let lost = failure.code == code::CONNECTION || ["sql_08", "sql_57P"].iter().any(|s| failure.code.starts_with(s));
-    if lost { failure.with_details(serde_json::json!({"outcome": ROLLED_BACK})) } else { failure }
+    if ends_session(&failure) { failure.with_details(serde_json::json!({"outcome": ROLLED_BACK})) } else { failure }
 }
 
 /// The database could not be reached, or was not ready: the statement has not been sent.
