@@ -294,6 +294,7 @@ impl Ctx {
             }
         }
         tokio::select! {
+            biased;
             why = stopped => why,
             () = timeout => StopReason::Timeout,
         }

@@ -17,6 +17,7 @@ mod daemon;
 mod demo;
 mod doctor;
 mod errors;
+mod guarantees;
 mod isolation;
 mod layout;
 mod library;
@@ -35,6 +36,7 @@ mod smoke;
 mod sql;
 mod sql_role;
 mod state;
+mod statements;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;
