@@ -302,6 +302,7 @@ impl Ctx {
             }
         }
         tokio::select! {
+            biased;
             why = stopped => why,
             () = timeout => StopReason::Timeout,
         }

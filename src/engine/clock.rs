@@ -1,9 +1,9 @@
 //! The server's clock, carried on between two looks.
 
 use std::sync::Mutex;
-use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 
 /// The last `now()` of the server plus monotonic time since. It dates records; it decides nothing.
 #[derive(Debug)]

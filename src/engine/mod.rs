@@ -14,6 +14,8 @@ mod interpreter;
 mod journal;
 mod memory;
 mod runner;
+#[cfg(test)]
+mod simulation;
 mod wait;
 mod workflow;
 

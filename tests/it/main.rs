@@ -17,6 +17,7 @@ mod demo;
 mod doctor;
 mod errors;
 mod figures;
+mod guarantees;
 mod isolation;
 mod layout;
 mod library;
@@ -36,6 +37,7 @@ mod smoke;
 mod sql;
 mod sql_role;
 mod state;
+mod statements;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;

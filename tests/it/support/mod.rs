@@ -8,6 +8,7 @@ mod db;
 mod files;
 mod manager;
 mod proxy;
+mod saboteur;
 mod worker;
 pub mod writes;
 
@@ -21,6 +22,8 @@ pub use files::Files;
 pub use manager::Manager;
 #[allow(unused_imports)]
 pub use proxy::Proxy;
+#[allow(unused_imports)]
+pub use saboteur::{Plan, Saboteur, Side, Strike};
 #[allow(unused_imports)]
 pub use worker::{Spec, Worker};
 
