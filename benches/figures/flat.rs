@@ -41,8 +41,8 @@ impl Look {
         for _ in 0..3 {
             drains.push(round::noops(bench, db, row).await?.rate);
         }
-        let worker = Worker::start(&bench.server, db, Kind::Code, 100).await?;
-        let pickups = latencies(db, 300, queues as usize).await?;
+        let worker = Worker::start(&bench.server, db, Kind::Files, 100).await?;
+        let pickups = latencies(db, "noop", 300, queues as usize).await?;
         worker.stop().await?;
         Ok(Self { drains, pickups })
     }
@@ -134,8 +134,7 @@ pub async fn waiting(bench: &Bench, report: &mut Report) -> Result<()> {
 }
 
 async fn wake(bench: &Bench, db: &Db, fresh: &Look, report: &mut Report) -> Result<()> {
-    let worker = Worker::start(&bench.server, db, Kind::Code, 1_000).await?;
-    let sleepers = Worker::start(&bench.server, db, Kind::Files, 1_000).await?;
+    let worker = Worker::start(&bench.server, db, Kind::Files, 1_000).await?;
     // Far enough ahead for the two updates.
     let due = db.number("SELECT extract(epoch FROM clock_timestamp() + interval '15 s')").await?;
     db.execute(&format!(
@@ -148,7 +147,7 @@ async fn wake(bench: &Bench, db: &Db, fresh: &Look, report: &mut Report) -> Resu
     while db.number("SELECT extract(epoch FROM clock_timestamp())").await? < due {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let pickups = latencies(db, 100, 0).await?;
+    let pickups = latencies(db, "noop", 100, 0).await?;
     let awake = "SELECT count(*) FROM nappers n JOIN stepd_engine.ended e ON e.id = n.id";
     while db.number(awake).await? < f64::from(DUE) {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -156,7 +155,6 @@ async fn wake(bench: &Bench, db: &Db, fresh: &Look, report: &mut Report) -> Resu
     let last = "SELECT extract(epoch FROM max(e.ended_at)) FROM nappers n JOIN stepd_engine.ended e ON e.id = n.id";
     let took = db.number(last).await? - due;
     worker.stop().await?;
-    sleepers.stop().await?;
     report.plain("100,000 due in one second, all ended", took, "s", "from the first one's due time");
     let note = format!("p99 {:.1}", quantile(&pickups, 0.99));
     report.plain("pickup meanwhile p50", quantile(&pickups, 0.5), "ms", note);
