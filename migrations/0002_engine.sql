@@ -490,8 +490,9 @@ COMMENT ON FUNCTION stepd_engine.commit_step(uuid, uuid, integer, text, text, in
 
 -- The one way in which a run changes hands. First the worker's row goes, then, in a second statement with
 -- a new snapshot, its runs: a write batch of the worker either committed before, or finds its row gone.
--- by_lock: only while the marker stands under this start of Postgres, and the lock is free now.
--- Otherwise by lease: the heartbeat counter must still be the one that the caller has watched.
+-- The heartbeat counter must still be the one that the caller has watched: a worker that has come back meanwhile has beaten, and
+-- may have lost its session once more just now.
+-- by_lock: only while the marker stands under this start of Postgres, and the lock is free now. Otherwise by lease.
 -- Returns NULL when this worker was not to be taken (alive, busy, or taken by another); else what became of its runs, and the evidence.
 CREATE FUNCTION stepd_engine.take_over(victim uuid, by_lock boolean, seen_beat bigint, sweeper uuid, solo_after integer, crash_limit integer,
     OUT requeued integer, OUT quarantined integer, OUT locked integer, OUT evidence jsonb) LANGUAGE plpgsql
@@ -501,12 +502,10 @@ DECLARE
     w record;
 BEGIN
     SELECT * INTO w FROM stepd_engine.workers k WHERE k.id = victim FOR UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN RETURN; END IF;
+    IF NOT FOUND OR w.beat IS DISTINCT FROM seen_beat THEN RETURN; END IF;
     IF by_lock THEN
         IF NOT EXISTS (SELECT FROM stepd_engine.worker_sessions s WHERE s.worker = victim AND s.started = pg_postmaster_start_time()) THEN RETURN; END IF;
         IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), w.number) THEN RETURN; END IF;
-    ELSIF w.beat IS DISTINCT FROM seen_beat THEN
-        RETURN;
     END IF;
     evidence := jsonb_build_object('worker', w.id, 'host', w.host, 'pid', w.pid, 'version', w.version,
         'found_by', CASE WHEN by_lock THEN 'lock' ELSE 'lease' END, 'sweeper', sweeper,

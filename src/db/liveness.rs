@@ -94,6 +94,15 @@ pub async fn mark<'c>(db: impl Executor<'c, Database = Postgres>, worker: Worker
     Ok(())
 }
 
+/// Takes the marker back: the lock is not held.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn unmark<'c>(db: impl Executor<'c, Database = Postgres>, worker: WorkerId) -> Result<(), DbError> {
+    sqlx::query_file!("src/db/sql/unmark.sql", worker.0).execute(db).await?;
+    Ok(())
+}
+
 /// A worker as a tick sees it.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -111,7 +120,7 @@ pub struct Seen {
     pub now: DateTime<Utc>,
 }
 
-/// Ping, heartbeat and look in one statement.
+/// Ping, heartbeat and look in one statement. Without the worker's own row: it was taken over.
 ///
 /// # Errors
 /// Whatever the database says.

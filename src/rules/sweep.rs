@@ -36,8 +36,8 @@ pub struct Suspect {
 pub struct Watch {
     /// Since when each worker's counter has stood where it stands.
     beats: HashMap<WorkerId, (i64, Duration)>,
-    /// Whose lock was free at the last look.
-    free: Vec<WorkerId>,
+    /// Whose lock was free at the last look, and the counter then.
+    free: Vec<(WorkerId, i64)>,
     last_look: Option<Duration>,
 }
 
@@ -56,8 +56,8 @@ const BLIND: Duration = Duration::from_secs(3);
 impl Watch {
     /// Digests one look at time `now`.
     ///
-    /// A take-over by lock needs the lock found free twice, with the marker standing; a lost session is
-    /// locked again by its owner in between. By lease, the counter must have stood still for the whole lease
+    /// A take-over by lock needs the lock found free twice, with the marker standing and no heartbeat in between; a lost session is
+    /// locked again by its owner, who beats before he locks. By lease, the counter must have stood still for the whole lease
     /// under this observer's own eyes.
     pub fn look(&mut self, me: WorkerId, seen: &[Sighting], now: Duration) -> Plan {
         if self.last_look.is_some_and(|last| now.saturating_sub(last) > BLIND) {
@@ -75,12 +75,12 @@ impl Watch {
             };
             beats.insert(s.worker, (s.beat, since));
             if s.marked && !s.locked {
-                if self.free.contains(&s.worker) {
+                if self.free.contains(&(s.worker, s.beat)) {
                     plan.suspects.push(Suspect { worker: s.worker, by_lock: true, beat: s.beat });
                 } else {
                     plan.look_again = true;
                 }
-                free.push(s.worker);
+                free.push((s.worker, s.beat));
             } else if now.saturating_sub(since) >= s.lease {
                 plan.suspects.push(Suspect { worker: s.worker, by_lock: false, beat: s.beat });
             }
@@ -128,6 +128,15 @@ mod tests {
         w.look(ME, &[peer(1, false, true)], at(0));
         assert!(w.look(ME, &[peer(1, true, true)], at(100)).suspects.is_empty());
         assert!(w.look(ME, &[peer(1, false, true)], at(1000)).suspects.is_empty());
+    }
+
+    #[test]
+    fn a_heartbeat_between_two_looks_at_a_free_lock_is_a_life() {
+        let mut w = Watch::default();
+        w.look(ME, &[peer(1, false, true)], at(0));
+        let plan = w.look(ME, &[peer(2, false, true)], at(100));
+        assert_eq!(plan, Plan { suspects: vec![], look_again: true }, "it had another session, and lost that too");
+        assert_eq!(w.look(ME, &[peer(2, false, true)], at(200)).suspects.len(), 1);
     }
 
     #[test]

@@ -29,8 +29,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// seen to take 150 ms on a very busy one.
 const CONFIRM: Duration = Duration::from_millis(250);
 
-/// Every so many ticks the heartbeat is written; more often under a short lease.
-const BEAT_EVERY: u32 = 5;
+/// The heartbeat is written this often; more often under a short lease. By the time and not by the number of ticks: under a slow
+/// server five ticks may take as long as the lease, and the first tick after a stop must tell those who have counted meanwhile.
+const BEAT_EVERY: Duration = Duration::from_secs(5);
 
 /// Postgres itself ends the session of a worker that has not pinged for this long.
 const SESSION_LEASE: &str = "3s";
@@ -153,7 +154,7 @@ pub fn start(start: Start) -> std::io::Result<(Presence, std::thread::JoinHandle
             me: None,
             watch: Watch::default(),
             reported: HashMap::new(),
-            ticks: 0,
+            beaten: None,
             birth: Instant::now(),
             established: None,
             silent: None,
@@ -171,7 +172,8 @@ struct Keeper {
     watch: Watch,
     /// Suspects already handed to the sweeper, and when: one report a second is enough.
     reported: HashMap<WorkerId, Instant>,
-    ticks: u32,
+    /// When the last heartbeat was written.
+    beaten: Option<Instant>,
     birth: Instant,
     /// Since when the present session stands.
     established: Option<Instant>,
@@ -239,7 +241,7 @@ impl Keeper {
             Ok(listener) => listener,
             Err(e) => return Ended::Lost(Some(e)),
         };
-        match within(REGISTRATION_ANSWERS, self.establish(&mut listener)).await {
+        match within(REGISTRATION_ANSWERS, self.establish(&mut listener, backoff)).await {
             Ok(true) => {}
             Ok(false) => return Ended::TakenOver,
             Err(e) => return Ended::Lost(Some(e)),
@@ -296,8 +298,9 @@ impl Keeper {
         Ok(listener)
     }
 
-    /// Registers, or finds the registration still standing; locks; marks; looks once. False: the registration is gone.
-    async fn establish(&mut self, listener: &mut PgListener) -> Result<bool, DbError> {
+    /// Registers, or finds the registration still standing; beats; locks; marks; looks once. False: the registration is gone.
+    /// Beats before it locks: who sees the lock free before and after sees another heartbeat, however short this session's life.
+    async fn establish(&mut self, listener: &mut PgListener, backoff: &mut Backoff) -> Result<bool, DbError> {
         let asked = Instant::now();
         let me = match self.me {
             Some(me) => me,
@@ -310,15 +313,21 @@ impl Keeper {
                 me
             }
         };
-        if !lock(listener, me).await? {
+        if !is_there(me, &self.look(listener, true).await?) {
+            return Ok(false);
+        }
+        if lock(listener, me).await? {
+            // From here on a lost session must be locked again before anyone has looked twice, however long Postgres was away before.
+            backoff.reset();
+        } else {
             tracing::warn!(
                 number = me.number,
                 "another session holds this worker's lock; until it lets go only the lease tells that this worker lives"
             );
         }
         listener.listen("stepd").await?;
-        let seen = self.look(listener, true).await?;
-        if !seen.iter().any(|s| s.worker == me.worker) {
+        let seen = self.look(listener, false).await?;
+        if !is_there(me, &seen) {
             return Ok(false);
         }
         // A worker that comes up finds the dead before its first claim: a second look, if the first found a free lock.
@@ -335,8 +344,7 @@ impl Keeper {
         let Some(me) = self.me else { return Ok(Some(Ended::TakenOver)) };
         let asked = Instant::now();
         self.s.pulse.beat();
-        self.ticks = self.ticks.wrapping_add(1);
-        let beat = self.ticks.is_multiple_of(self.beat_every());
+        let beat = self.beaten.is_none_or(|at| at.elapsed() >= self.beat_every());
         let seen = within(TICK_ANSWERS, self.look(listener, beat)).await?;
         let Some(own) = seen.iter().find(|s| s.worker == me.worker) else { return Ok(Some(Ended::TakenOver)) };
         self.s.gate.open(asked, GATE_SPAN);
@@ -348,18 +356,23 @@ impl Keeper {
         Ok(None)
     }
 
-    /// Three heartbeats at least fit into a lease.
-    fn beat_every(&self) -> u32 {
-        u32::try_from(self.s.registration.lease_ms / 3_000).unwrap_or(1).clamp(1, BEAT_EVERY)
+    /// Three heartbeats fit into a lease. Less half a tick: a tick that comes a little early is not to wait for the next.
+    fn beat_every(&self) -> Duration {
+        let lease = Duration::from_millis(u64::try_from(self.s.registration.lease_ms).unwrap_or(0));
+        (lease / 3).min(BEAT_EVERY).saturating_sub(TICK / 2)
     }
 
     async fn look(&mut self, listener: &mut PgListener, beat: bool) -> Result<Vec<Seen>, DbError> {
         let Some(me) = self.me else { return Ok(Vec::new()) };
         let stopping = *self.orders.borrow() != Order::Serve;
+        let asked = Instant::now();
         let facts = if beat { serde_json::json!(facts()) } else { serde_json::Value::Null };
         let seen = liveness::tick(&mut *listener, me.worker, beat, &facts, stopping).await?;
         if let Some(first) = seen.first() {
             self.s.clock.set(first.now);
+        }
+        if beat {
+            self.beaten = Some(asked);
         }
         Ok(seen)
     }
@@ -408,13 +421,18 @@ impl Keeper {
     }
 }
 
-/// Takes the lock, and marks that it is held. False when another session has it, and keeps it.
+fn is_there(me: Registered, seen: &[Seen]) -> bool {
+    seen.iter().any(|s| s.worker == me.worker)
+}
+
+/// Takes the lock, and marks that it is held. False when another session has it, and keeps it; then no marker stands.
 async fn lock(listener: &mut PgListener, me: Registered) -> Result<bool, DbError> {
     // In line: when an earlier session of this worker ends meanwhile, nobody sees the lock free.
     let locked =
         liveness::lock(&mut *listener, me.number).await? || liveness::await_lock(&mut *listener, me.number).await?;
-    if locked {
-        liveness::mark(&mut *listener, me.worker).await?;
+    match locked {
+        true => liveness::mark(&mut *listener, me.worker).await?,
+        false => liveness::unmark(&mut *listener, me.worker).await?,
     }
     Ok(locked)
 }

@@ -1,6 +1,9 @@
 //! Runs change hands, though somebody has locked some of them, and whoever dies in between.
 
 use sqlx::Connection as _;
+use stepd::db::liveness;
+use stepd::model::WorkerId;
+use uuid::Uuid;
 
 use crate::support::{Db, Files, SOON, Spec, wait_until};
 
@@ -57,4 +60,42 @@ async fn a_run_whose_worker_is_gone_without_a_take_over_is_brought_back_by_the_s
     db.reaches(&run, "completed", SOON).await;
     heir.logs("mended").await;
     wait_until("it is counted", SOON, async || db.events("crashed").await == 1).await;
+}
+
+/// A registration without a process: its marker stands, and nobody holds its lock.
+async fn registered(db: &Db) -> WorkerId {
+    let id = Uuid::new_v4();
+    let row = "INSERT INTO stepd_engine.workers (id, host, pid, version, slots, beat) VALUES";
+    db.exec(format!("{row} ('{id}', 'nowhere', 1, '0', 1, 7)")).await;
+    db.exec(format!("INSERT INTO stepd_engine.worker_sessions (worker) VALUES ('{id}')")).await;
+    WorkerId(id)
+}
+
+#[tokio::test]
+async fn a_worker_that_has_beaten_since_it_was_suspected_is_not_taken_over_by_its_lock_either() {
+    let db = Db::new().await;
+    let victim = registered(&db).await;
+    let mut sweeper = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    for (seen, taken) in [(6, false), (7, true), (7, false)] {
+        let done = liveness::take_over(&mut sweeper, victim, true, seen, Uuid::new_v4()).await.unwrap();
+        assert_eq!(done.is_some(), taken, "suspected at heartbeat {seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_waited_for_a_take_over_does_not_believe_that_its_worker_is_registered() {
+    let db = Db::new().await;
+    let (victim, other) = (registered(&db).await, registered(&db).await);
+    let mut sweeper = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    let delete = format!("BEGIN; DELETE FROM stepd_engine.workers WHERE id = '{}'", victim.0);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(delete)).execute(&mut sweeper).await.unwrap();
+    let mut session = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    let facts = serde_json::json!({});
+    let (seen, ()) = tokio::join!(liveness::tick(&mut session, victim, true, &facts, false), async {
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        wait_until("the heartbeat waits", SOON, async || db.count(waits).await == 1).await;
+        sqlx::raw_sql("COMMIT").execute(&mut sweeper).await.unwrap();
+    });
+    assert_eq!(seen.unwrap().iter().map(|s| s.worker).collect::<Vec<_>>(), [other]);
 }
