@@ -19,7 +19,7 @@ use super::ctx::{Attempted, Ctx, StepDone, plain_shape};
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::NoteKind;
-use super::wait::{Purpose, Woken, answerable, is_retry, last_attempt};
+use super::wait::{Purpose, Woken, answerable, is_retry, last_attempt, spent_at};
 
 use body::{AskBody, shape_answer};
 pub(super) use body::{Body, CodeBody, KindBody};
@@ -57,9 +57,14 @@ impl Ctx {
             None => (self.record(key, kind, StepState::Running, self.ports.clock.now()), Next::Attempt(1), 1),
             Some(record) => {
                 let mut record = *record;
+                if record.attempts == 0 && spent_at(record.decision.as_ref()).is_some() {
+                    // An operator's retry.
+                    record.decision = None;
+                }
                 let next = Box::pin(self.take_up(&record, policy)).await?;
-                let first = self.first_attempt(&record, &next, policy);
-                if matches!(record.state, StepState::Failed | StepState::Cancelled) {
+                let first = first_attempt(&record, &next, policy);
+                if matches!(next, Next::Attempt(_)) && matches!(record.state, StepState::Failed | StepState::Cancelled)
+                {
                     // Taken up anew, by a resume or an operator: `total_timeout` begins anew, too.
                     record.started_at = self.ports.clock.now();
                 }
@@ -116,17 +121,6 @@ impl Ctx {
         Ok(StepDone { state: record.state, output, error: record.error.clone() })
     }
 
-    /// The attempt from which a step's retries are counted: neither a suspension between two of them nor a crash
-    /// gives a step fresh ones.
-    fn first_attempt(&self, record: &StepRecord, next: &Next, policy: &StepPolicy) -> u32 {
-        match next {
-            Next::Attempt(_) if record.state == StepState::Running && !self.one_attempt => 1,
-            Next::Attempt(n) => *n,
-            Next::Wait(_) | Next::Rejoin(_) | Next::Finish(_) => last_attempt(record.decision.as_ref())
-                .map_or(record.attempts, |last| (last + 1).saturating_sub(policy.retry.max_attempts).max(1)),
-        }
-    }
-
     /// Where a step that has a record, but no checkpoint, goes on.
     async fn take_up(&self, record: &StepRecord, policy: &StepPolicy) -> Result<Next, Halt> {
         Ok(match record.state {
@@ -141,6 +135,12 @@ impl Ctx {
                 Next::Rejoin(left)
             }
             StepState::Failed if answerable(record) => {
+                Next::Finish(Err(record.error.clone().unwrap_or_else(|| interrupted(record, "and left no reason"))))
+            }
+            // It had failed, and its worker died before the run could: that is no reason for fresh attempts. An operator's retry is one.
+            StepState::Failed
+                if record.attempts > 0 && spent_at(record.decision.as_ref()) == Some(self.resumes.into()) =>
+            {
                 Next::Finish(Err(record.error.clone().unwrap_or_else(|| interrupted(record, "and left no reason"))))
             }
             StepState::Failed | StepState::Cancelled | StepState::Completed | StepState::Skipped => {
@@ -188,7 +188,7 @@ impl Ctx {
         policy: &StepPolicy,
     ) -> Next {
         let once = RetryPolicy::never();
-        let retry = if self.one_attempt && first > 1 { &once } else { &policy.retry };
+        let retry = if is_spent(record) { &once } else { &policy.retry };
         let attempt = record.attempts - first + 1;
         let pause =
             next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
@@ -230,7 +230,9 @@ impl Ctx {
         record.attempts = n;
         record.state = StepState::Running;
         record.epoch = self.epoch;
-        record.decision = None;
+        if !is_spent(record) {
+            record.decision = None;
+        }
         let start_first = policy.on_interrupt != OnInterrupt::Retry || self.suspect;
         if start_first {
             // Whoever resumes must know that the step had begun.
@@ -307,6 +309,22 @@ impl Ctx {
             () = timeout => StopReason::Timeout,
         }
     }
+}
+
+/// The attempt from which a step's retries are counted: neither a suspension between two of them nor a crash
+/// gives a step fresh ones.
+fn first_attempt(record: &StepRecord, next: &Next, policy: &StepPolicy) -> u32 {
+    match next {
+        Next::Attempt(_) if record.state == StepState::Running && !is_spent(record) => 1,
+        Next::Attempt(n) => *n,
+        Next::Wait(_) | Next::Rejoin(_) | Next::Finish(_) => last_attempt(record.decision.as_ref())
+            .map_or(record.attempts, |last| (last + 1).saturating_sub(policy.retry.max_attempts).max(1)),
+    }
+}
+
+/// Has the step only the one attempt that a resume gives?
+fn is_spent(record: &StepRecord) -> bool {
+    record.attempts > 0 && spent_at(record.decision.as_ref()).is_some()
 }
 
 fn interrupted(record: &StepRecord, then: &str) -> Failure {

@@ -88,8 +88,8 @@ pub struct Ctx {
     pub(super) worker: WorkerId,
     pub(super) epoch: i32,
     pub(super) traceparent: Option<Arc<str>>,
-    /// After an automatic resume a failed step has one attempt: its own retries are spent.
-    pub(super) one_attempt: bool,
+    /// Automatic resumes so far. Each gives a step that has failed one attempt: its own retries are spent.
+    pub(super) resumes: i16,
     /// The run has killed a worker before: each step's start is durable before the step begins, so that the next death names it.
     pub(super) suspect: bool,
     pub(super) ports: Arc<Ports>,
@@ -131,7 +131,7 @@ impl Ctx {
             worker: claimed.lease.worker(),
             epoch: claimed.lease.epoch(),
             traceparent: claimed.traceparent.as_deref().map(Arc::from),
-            one_attempt: claimed.resumes > 0,
+            resumes: claimed.resumes,
             suspect: claimed.crashes > 0,
             ports,
             inbox,

@@ -64,6 +64,18 @@ pub(super) fn last_attempt(decision: Option<&Payload>) -> Option<u32> {
     u32::try_from(last).ok()
 }
 
+/// What a step says whose own attempts are spent, and the one attempt that each resume gives it: how often its run had been resumed by
+/// then. Until that has happened once more its failure stands, whoever takes the run up; and a crash in that one attempt gives no others.
+pub(super) fn spent(resumes: i16) -> Payload {
+    Payload::from_value(&json!({"spent_at_resume": resumes}))
+}
+
+/// What [`spent`] has said.
+pub(super) fn spent_at(decision: Option<&Payload>) -> Option<i64> {
+    let said = decision.filter(|d| d.as_str().starts_with(r#"{"spent_at_resume""#))?;
+    said.value().ok()?.get("spent_at_resume")?.as_i64()
+}
+
 /// Waits for an event or an approval are answered in the database; the row keeps its decision to say so.
 pub(super) fn answerable(record: &StepRecord) -> bool {
     record.decision.as_ref().is_some_and(|d| {

@@ -10,7 +10,7 @@ use crate::steps::StopReason;
 
 use super::super::halt::Halt;
 use super::super::journal::{CommitError, Entry, Note, NoteKind, StepRow, Ticket, Transition};
-use super::super::wait::answerable;
+use super::super::wait::{answerable, spent, spent_at};
 use super::{Ctx, StepDone};
 
 impl Ctx {
@@ -197,6 +197,7 @@ impl Ctx {
         record.ended_at = Some(self.ports.clock.now());
         record.epoch = self.epoch;
         record.due_in_ms = None;
+        record.decision.take_if(|decision| spent_at(Some(decision)).is_some());
         match result {
             Ok(output) => {
                 record.state = StepState::Completed;
@@ -214,6 +215,9 @@ impl Ctx {
                 if answerable(&record) {
                     // A failed row that still says what it waited for is an answer to be worked off; this one is.
                     record.decision = None;
+                }
+                if record.decision.is_none() && policy.on_error == OnError::Fail {
+                    record.decision = Some(spent(self.resumes));
                 }
                 record.error = Some(failure.clone());
                 let key = record.key.clone();

@@ -195,11 +195,8 @@ async fn to_the_server(
         };
         match statement.and_then(|statement| shared.due(&statement)) {
             Some((Side::Before, Strike::Error)) => refusing = true,
-            Some((Side::Before, strike)) => {
-                if !shared.carry_out(strike).await {
-                    return None;
-                }
-            }
+            Some((Side::Before, strike)) if !shared.carry_out(strike).await => return None,
+            Some((Side::Before, _)) => {}
             Some((Side::After, strike)) => drop(after.send_replace(Some(strike))),
             None => {}
         }
