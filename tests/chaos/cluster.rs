@@ -77,12 +77,19 @@ pub struct Cluster {
 impl Cluster {
     /// Starts everything; returns when every daemon is ready.
     pub async fn start(options: &Options) -> Self {
+        let more = [
+            ("autovacuum_naptime", "5s"),
+            ("max_wal_size", "512MB"),
+            // A connection that the network holds up in its first message keeps Postgres from coming back after a crash, for so long:
+            // a minute by default (seen).
+            ("authentication_timeout", "3s"),
+        ];
         let settings = PostgresOptions {
             durable: false,
             max_connections: 300,
             data: None,
             shared_buffers_mib: 64,
-            settings: vec![("autovacuum_naptime".into(), "5s".into()), ("max_wal_size".into(), "512MB".into())],
+            settings: more.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         };
         let postgres = tokio::task::spawn_blocking(move || PrivatePostgres::start(&settings)).await.unwrap().unwrap();
         postgres.create_database(DATABASE, None).await.unwrap();

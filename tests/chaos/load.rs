@@ -91,7 +91,7 @@ impl Load {
         let work = drawn.map_or("mixed", |(name, _)| name.as_str());
         let (draw, share) = (random.u32(..), random.f64());
         let more = match work {
-            "slow" => format!(r#", "seconds": {:.1}"#, 0.3 + 4.0 * share),
+            "slow" => format!(r#", "seconds": {:.1}"#, 0.3 + 3.0 * share),
             "answers" => format!(r#", "topic": {}"#, draw % 8),
             "spread" => format!(r#", "items": {:?}"#, (0..=draw % 5).collect::<Vec<_>>()),
             _ => String::new(),

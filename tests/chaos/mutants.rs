@@ -36,7 +36,7 @@ const MUTANTS: [Mutant; 8] = [
     Mutant {
         name: "lock_only_take_over",
         faults: &[(Fault::BackendKill, 1), (Fault::PgFast, 1), (Fault::Terminate, 2)],
-        work: &[("slow", 2), ("mixed", 2)],
+        work: &[("mixed", 1), ("spread", 1)],
         lease: 5,
         rate: 8.0,
     },
@@ -50,7 +50,7 @@ const MUTANTS: [Mutant; 8] = [
     Mutant {
         name: "workers_clock",
         faults: &[(Fault::PgFast, 1), (Fault::PgImmediate, 1)],
-        work: &[("slow", 2), ("mixed", 2)],
+        work: &[("mixed", 1), ("spread", 1)],
         lease: 3,
         rate: 8.0,
     },
@@ -71,7 +71,7 @@ const MUTANTS: [Mutant; 8] = [
     Mutant {
         name: "no_marker_row",
         faults: &[(Fault::BackendKill, 1), (Fault::PgImmediate, 1)],
-        work: &[("slow", 2), ("mixed", 2)],
+        work: &[("mixed", 1), ("spread", 1)],
         lease: 5,
         rate: 8.0,
     },

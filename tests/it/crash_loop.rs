@@ -137,3 +137,38 @@ async fn an_answer_to_a_waiting_run_is_progress_crashes_before_it_and_after_it_a
     db.step_reaches(&run, "end", "running", SOON).await;
     assert_eq!(db.count(format!("SELECT streak::int8 FROM stepd.jobs WHERE id = '{run}'")).await, 0);
 }
+
+/// Two runs that must be run alone, and two workers: one of them goes on with everything else.
+#[tokio::test]
+async fn however_many_runs_must_be_run_alone_half_of_the_workers_go_on_with_the_rest() {
+    const LONG: &str = "
+name: long
+steps:
+  - id: only
+    run: until test -e @DIR@/enough; do sleep 0.05; done
+";
+    let (db, files) = (Db::new().await, Files::new([LONG, HARMLESS]));
+    let spec = Spec::new(&db, &files);
+    let mut first = spec.ready().await;
+    assert_eq!(first.drain(SOON).await, Some(0));
+    let mut suspects = Vec::new();
+    for _ in 0..2 {
+        suspects.push(db.enqueue("long", "{}").await);
+    }
+    db.exec("UPDATE stepd.jobs SET streak = 4, lane = 1, crashes = 4").await;
+    let mut workers = vec![spec.ready().await, spec.ready().await];
+    let alone = "SELECT count(*) FROM stepd.jobs WHERE workflow = 'long' AND state = 'running'";
+    wait_until("one of them runs", SOON, async || db.count(alone).await == 1).await;
+    for _ in 0..5 {
+        let run = db.enqueue("harmless", "{}").await;
+        db.reaches(&run, "completed", SOON).await;
+        assert_eq!(db.count(alone).await, 1, "the other one waits");
+    }
+    std::fs::write(files.path("enough"), "").unwrap();
+    for run in &suspects {
+        db.reaches(run, "completed", SOON).await;
+    }
+    for worker in &mut workers {
+        assert_eq!(worker.drain(SOON).await, Some(0));
+    }
+}

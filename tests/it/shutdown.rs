@@ -67,9 +67,13 @@ async fn a_step_that_outlasts_the_grace_is_interrupted_and_its_run_taken_by_anot
     let run = db.enqueue("long", "{}").await;
     db.step_reaches(&run, "long", "running", SOON).await;
     let mut second = Spec::new(&db, &files).ready().await;
+    let mut told = sqlx::postgres::PgListener::connect(&db.url).await.unwrap();
+    told.listen("stepd").await.unwrap();
     let began = Instant::now();
     assert_eq!(first.drain(SOON).await, Some(0));
     let took = began.elapsed();
+    // A deployment is no crash: nobody waits for the others' next poll.
+    tokio::time::timeout(SOON, told.recv()).await.expect("the others are told to look").unwrap();
     assert!((Duration::from_secs(1)..Duration::from_secs(8)).contains(&took), "{took:?}");
     db.reaches(&run, "completed", SOON).await;
     assert_eq!(files.lines("long"), ["1", "2"]);

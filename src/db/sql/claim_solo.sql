@@ -1,5 +1,6 @@
 -- Claims one run that has killed several workers in a row, for a worker that runs nothing else.
 -- Caller: services::claimer, when its worker is empty. Locks and columns as in claim.sql.
+-- At most half of the workers do this at one time: however many such runs there are, the others go on with the rest.
 WITH RECURSIVE me AS MATERIALIZED (
     SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
 ), place AS (
@@ -13,7 +14,10 @@ WITH RECURSIVE me AS MATERIALIZED (
 ), back AS MATERIALIZED (
     SELECT x.ctid
     FROM (SELECT p.queue, p.alone, p.priority FROM place p
-        WHERE p.alone AND EXISTS (SELECT FROM me) AND CASE WHEN $3::text[] IS NULL
+        WHERE p.alone AND EXISTS (SELECT FROM me)
+            AND (SELECT count(*) FROM stepd.jobs r WHERE r.lane = 2 AND (r.streak >= 4) AND r.state = 'running')
+                < greatest(1, (SELECT count(*) FROM stepd_engine.workers w WHERE NOT w.stopping) / 2)
+            AND CASE WHEN $3::text[] IS NULL
             THEN NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = p.queue AND (q.exclusive OR NOT q.open))
             ELSE p.queue = ANY ($3::text[]) AND NOT EXISTS (SELECT FROM stepd_engine.queues q WHERE q.name = p.queue AND NOT q.open) END
         ORDER BY p.priority, p.ready_at) p,

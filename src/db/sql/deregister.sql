@@ -1,4 +1,7 @@
--- The end of a registration, after its runs have been given back. Caller: services::presence.
+-- The end of a registration, after its runs have been given back: the others are told to look. Caller: services::presence.
 WITH gone AS (DELETE FROM stepd_engine.workers w WHERE w.id = $1 AND NOT EXISTS (
-    SELECT FROM stepd.jobs j WHERE j.worker = $1 AND j.state = 'running') RETURNING w.id)
-DELETE FROM stepd_engine.worker_sessions s WHERE s.worker IN (SELECT g.id FROM gone g)
+    SELECT FROM stepd.jobs j WHERE j.worker = $1 AND j.state = 'running') RETURNING w.id
+), sessions AS (
+    DELETE FROM stepd_engine.worker_sessions s WHERE s.worker IN (SELECT g.id FROM gone g)
+)
+SELECT pg_notify('stepd', '') FROM stepd_engine.settings s WHERE s.notify
