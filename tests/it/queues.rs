@@ -57,8 +57,8 @@ async fn a_queues_limit_is_never_exceeded_by_two_workers() {
     .await;
     assert!((1..=3).contains(&most), "{most} at once");
     // The same from what the steps themselves say, in the order in which they said it.
-    let mut at_once = 0;
-    let overlap = files.lines("turns").iter().map(|turn| {
+    let (turns, mut at_once) = (files.lines("turns"), 0);
+    let overlap = turns.iter().map(|turn| {
         at_once += if turn == "begins" { 1 } else { -1 };
         at_once
     });
