@@ -5,6 +5,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "what a schedule spawns ends with its runtime")]
 
+mod judge;
+mod people;
 mod program;
 mod world;
 
@@ -21,13 +23,13 @@ use super::ctx::Ports;
 use super::gate::Gate;
 use super::inbox::Inbox;
 use super::interpreter::Interpreter;
-use super::journal::NoteKind;
 use super::runner::{self, Outcome};
 use crate::definition::load;
 use crate::expression::Host;
-use crate::model::{Claimed, Failure, Lease, Payload, RunId, StepKey, StepState, Wait, WorkerId};
+use crate::model::{Claimed, Failure, Lease, Payload, RunId, WorkerId};
 use crate::steps::{Approve, BoxFuture, Flow, Registry, Set, Sleep, Step, StepCx, StepOutput, StopReason, WaitFor};
-use program::{Fate, Kind, Program};
+use people::people;
+use program::Program;
 use world::{State, World};
 
 /// More than any schedule takes: seven hours of sleep, a few of pauses between attempts, and then what is stuck.
@@ -308,141 +310,6 @@ impl Simulation {
                 self.world.tables().take_over();
             }
         }
-    }
-
-    /// What must hold of a run that has ended.
-    fn check(&self, state: &State, cancelled: bool) -> Result<(), String> {
-        let t = self.world.tables();
-        let must = |holds: bool, what: String| if holds { Ok(()) } else { Err(what) };
-        must(t.wrong.is_empty(), format!("{:?}", t.wrong))?;
-        match (state, self.program.fate()) {
-            (State::Cancelled, _) if cancelled => {}
-            (State::Completed(output), Fate::Completed(wanted)) => {
-                let output: Value = serde_json::from_str(output).unwrap();
-                must(output == wanted, format!("the output is {output}, not {wanted}"))?;
-            }
-            (State::Failed(failure), Fate::Failed(at)) => {
-                let step = failure.details.as_ref().and_then(|d| d["step"].as_str().map(str::to_owned));
-                must(
-                    step.as_ref().is_some_and(|s| at.contains(s)),
-                    format!("failed with {failure:?}, not at one of {at:?}"),
-                )?;
-            }
-            (state, fate) => return Err(format!("the run is {state:?} and must be {fate:?}")),
-        }
-        drop(t);
-        self.attempts(matches!(state, State::Completed(_)))
-    }
-
-    fn attempts(&self, completed: bool) -> Result<(), String> {
-        let log = self.log.lock().unwrap();
-        let mut by_key: BTreeMap<&str, Vec<&Attempt>> = BTreeMap::new();
-        for attempt in log.iter() {
-            by_key.entry(&attempt.key).or_default().push(attempt);
-        }
-        for (key, attempts) in by_key {
-            let work = self.program.work(key).unwrap();
-            let failed = self
-                .world
-                .tables()
-                .notes
-                .iter()
-                .filter(|n| n.0 == NoteKind::AttemptFailed && n.1.as_ref().is_some_and(|k| k.as_str() == key))
-                .count();
-            let most = self.program.failures(work) as usize;
-            if failed > most || completed && !work.goes_on && failed != most {
-                return Err(format!("{failed} failed attempts of {key} are recorded, and {most} were planned"));
-            }
-            let repeated = attempts.len().saturating_sub(most + 1);
-            if repeated > self.crashes as usize + if self.disturbed { 8 } else { 0 } {
-                return Err(format!(
-                    "{key} was done {} times, and {most} failures were planned: {attempts:?}",
-                    attempts.len()
-                ));
-            }
-            for pair in attempts.windows(2) {
-                self.pause(work, pair[0], pair[1])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The pause between a failure and the next attempt is as long as the author says; and no longer where nothing else happened.
-    fn pause(&self, work: &program::Work, one: &Attempt, next: &Attempt) -> Result<(), String> {
-        let Some((ended, false)) = one.ended else { return Ok(()) };
-        // Beside a zombie, what it did is no part of the row.
-        if next.n != one.n + 1 || self.zombies && next.epoch != one.epoch {
-            return Ok(());
-        }
-        let pause = next.began - ended;
-        let by_retry = one.n < work.max_attempts;
-        let wanted =
-            if by_retry { work.pause(one.n) } else { Duration::from_millis(self.program.resume_after).mul_f64(0.9) };
-        // Times are kept in milliseconds.
-        if pause + Duration::from_millis(2) < wanted {
-            return Err(format!(
-                "{} began {pause:?} after a failure, and {wanted:?} were asked for: {one:?} {next:?}",
-                next.key
-            ));
-        }
-        let busy: Duration = self.program.steps.iter().filter_map(|s| Some(self.program.work(&s.id)?.takes)).sum();
-        if by_retry
-            && !self.disturbed
-            && self.world.tables().resumes == 0
-            && pause > wanted + busy + Duration::from_secs(1)
-        {
-            return Err(format!("{} began only {pause:?} after a failure, and {wanted:?} were asked for", next.key));
-        }
-        Ok(())
-    }
-}
-
-/// Answers what waits, sends signals, and asks for a cancel or a pause.
-async fn people(program: Program, world: World, cancel: Option<Duration>, pause: Option<Duration>) {
-    let began = Instant::now();
-    let mut to_send: Vec<_> = (program.steps.iter())
-        .filter_map(|s| match s.kind {
-            Kind::Wait { sent_after, gives } => Some((sent_after, format!("event_{}", s.id), json!({"n": gives}))),
-            _ => None,
-        })
-        .collect();
-    let (mut cancel, mut pause, mut unpause) = (cancel, pause, None);
-    loop {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        world.lag(3_000).await;
-        let now = began.elapsed();
-        to_send.retain(|(after, name, payload)| {
-            let later = *after > now;
-            if !later {
-                world.signal(name, payload);
-            }
-            later
-        });
-        let asked: Vec<StepKey> = {
-            let t = world.tables();
-            let waits = t.rows.values().filter(|r| r.record.state == StepState::Waiting);
-            waits.filter(|r| matches!(r.wait, Some(Wait::Approval { .. }))).map(|r| r.record.key.clone()).collect()
-        };
-        for key in asked {
-            let step = program.steps.iter().find(|s| s.id == key.as_str());
-            let answer = match step.map(|s| &s.kind) {
-                Some(Kind::Approve { says_yes: false }) => Err(Failure::permanent("rejected", "no")),
-                _ => Ok(Payload::from_value(&json!({"approved": true}))),
-            };
-            world.answer(&key, answer);
-        }
-        let mut t = world.tables();
-        if cancel.take_if(|at| *at <= now).is_some() {
-            t.cancel = true;
-        }
-        if pause.take_if(|at| *at <= now).is_some() {
-            t.pause = true;
-            unpause = Some(now + Duration::from_secs(7));
-        }
-        if unpause.take_if(|at| *at <= now).is_some() {
-            t.pause = false;
-        }
-        t.requests();
     }
 }
 
