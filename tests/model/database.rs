@@ -186,9 +186,9 @@ impl State {
     }
 
     /// `stepd.cancel`: at once where no worker has the run, else a request.
-    pub fn cancel(&mut self, run: usize) {
+    pub fn cancel(&mut self, m: &Model, run: usize) {
         match self.runs[run].state {
-            RunState::Running => self.runs[run].cancel = true,
+            RunState::Running if !m.is(Mutant::CancelAtOnce) => self.runs[run].cancel = true,
             _ => self.moves(run, RunState::Cancelled),
         }
     }
@@ -199,7 +199,7 @@ impl State {
         r.state = RunState::Queued;
         r.cancel = false;
         r.record = Record::None;
-        r.failures = [0; STEPS];
+        r.failures = [0; STEPS as usize];
     }
 
     /// What `read_back.sql` says of a write of unknown outcome: `Ok` it stands, `Err(true)` the lease does, `Err(false)` neither.

@@ -100,7 +100,7 @@ impl Model {
             let mut s = *state;
             s.requests -= 1;
             if !run.state.is_final() && !run.cancel {
-                s.cancel(n);
+                s.cancel(self, n);
                 next.add(Kind::Chance, "an operator cancels", None, Some(n), s);
             } else if run.state == RunState::Failed {
                 s.retry(n);

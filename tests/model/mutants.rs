@@ -47,6 +47,8 @@ pub enum Mutant {
     InterruptionCounts,
     /// A COMMIT of a sql step that had no answer, and was not done, counts as an attempt that failed.
     LostCommitCounts,
+    /// A cancel ends a run at once, whoever has it.
+    CancelAtOnce,
     /// Nobody asks what a claim without an answer took.
     NoOrphanCheck,
     /// Only locks tell of deaths.
@@ -72,7 +74,9 @@ impl Mutant {
 
 /// Each of them with bounds in which it does harm, and the promise that it breaks first.
 pub fn all() -> Vec<(Mutant, Bounds, Broken)> {
-    use Broken::{AttemptUsedUp, CommittedTwice, StaleWrite, StartedAgain, Stranded, Stuck, TakenAlive};
+    use Broken::{
+        AttemptUsedUp, CommittedTwice, StaleWrite, StartedAfterCancel, StartedAgain, Stranded, Stuck, TakenAlive,
+    };
     let one = Bounds { workers: 2, runs: 1, faults: 1, requests: 0, failures: 0 };
     let two = Bounds { faults: 2, ..one };
     let failing = Bounds { failures: 2, ..one };
@@ -98,6 +102,7 @@ pub fn all() -> Vec<(Mutant, Bounds, Broken)> {
         (Mutant::NoGate, one, StartedAgain),
         (Mutant::InterruptionCounts, failing, AttemptUsedUp),
         (Mutant::LostCommitCounts, two, AttemptUsedUp),
+        (Mutant::CancelAtOnce, Bounds { requests: 1, faults: 0, ..one }, StartedAfterCancel),
         (Mutant::NoOrphanCheck, one, Stuck),
         (Mutant::NoLease, two, Stuck),
     ]

@@ -141,7 +141,8 @@ impl Model {
     }
 
     /// A worker that runs and reaches Postgres beats several times within a lease: nobody sees its counter stand still for so long.
-    /// And its gate has shut by itself long before that (GATE_SPAN, a sixth of the shortest span between beat and lease's end).
+    /// And its gate has shut by itself before: a tick that opens it for GATE_SPAN (2.5 s) comes less than a third of the lease after a
+    /// heartbeat, or is one, and no lease is shorter than 3 s.
     fn lease_ends(&self, state: &State, id: Id) -> bool {
         let beats = |o: &Worker| o.is_connected() || o.gate && !self.is(Mutant::NoGate);
         self.is(Mutant::WorkersClock) || !state.workers.iter().any(|o| o.registration == id && beats(o))

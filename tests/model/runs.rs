@@ -7,9 +7,6 @@ use crate::state::{
     ATTEMPTS, Activation, Broken, Claim, Ghost, Item, NOBODY, Pc, Phase, RUNS, Record, RunState, STEPS, State,
 };
 
-/// The place of the end, behind the last step.
-const END: u8 = STEPS as u8;
-
 impl Model {
     /// `Claimer::turn`: the gate is open, the claim is sent; the answer comes, or is done by a server whose client has gone.
     pub fn claims(&self, state: &State, w: usize, next: &mut Next) {
@@ -166,7 +163,7 @@ impl Model {
 impl Item {
     /// What a finished step wants recorded: the last one's checkpoint rides along with the run's end.
     fn of(step: u8) -> Self {
-        if step + 1 == END { Self::Complete(Some(step)) } else { Self::Checkpoint(step) }
+        if step + 1 == STEPS { Self::Complete(Some(step)) } else { Self::Checkpoint(step) }
     }
 }
 
@@ -178,7 +175,7 @@ impl Pc {
     /// Where a run goes on whose first steps are done.
     fn at(step: u8, attempt: u8) -> Self {
         match () {
-            () if step == END => Self::Write(Item::Complete(None)),
+            () if step == STEPS => Self::Write(Item::Complete(None)),
             () if attempt > ATTEMPTS => Self::Write(Item::Fail),
             () => Self::Before { step, attempt },
         }
@@ -212,7 +209,7 @@ impl State {
     fn loads(&mut self, m: &Model, w: usize, n: usize) {
         let run = &mut self.runs[n];
         run.told |= run.done;
-        let step = (0..END).find(|step| run.done & (1 << step) == 0).unwrap_or(END);
+        let step = (0..STEPS).find(|step| run.done & (1 << step) == 0).unwrap_or(STEPS);
         let attempt = match run.record {
             Record::None => 1,
             // `Ctx::take_up`: an interrupted attempt is repeated under its own number.
@@ -241,7 +238,7 @@ impl State {
                 Some(Pc::at(step + 1, 1))
             }
             Item::AttemptFailed => {
-                let step = (0..END).find(|step| self.runs[n].done & (1 << step) == 0).unwrap_or(END);
+                let step = (0..STEPS).find(|step| self.runs[n].done & (1 << step) == 0).unwrap_or(STEPS);
                 Some(Pc::at(step, 2))
             }
             Item::Complete(last) => {

@@ -6,7 +6,7 @@ use crate::model::Model;
 
 pub const WORKERS: usize = 3;
 pub const RUNS: usize = 2;
-pub const STEPS: usize = 2;
+pub const STEPS: u8 = 2;
 /// Of a step, before its run fails.
 pub const ATTEMPTS: u8 = 2;
 /// Registrations that anything still refers to, at one time.
@@ -214,7 +214,7 @@ pub struct Run {
     /// Observer's knowledge, bits: whose checkpoint somebody was told of.
     pub told: u8,
     /// Observer's knowledge: how often each step's own work has failed.
-    pub failures: [u8; STEPS],
+    pub failures: [u8; STEPS as usize],
 }
 
 /// A promise of `docs/protocol.md`, broken.
@@ -294,7 +294,8 @@ impl State {
         let state = RunState::Queued;
         let (epoch, worker, cancel, done, record) = (0, NOBODY, false, 0, Record::None);
         let mut runs =
-            [Run { state, epoch, worker, cancel, done, record, ghost: None, told: 0, failures: [0; STEPS] }; RUNS];
+            [Run { state, epoch, worker, cancel, done, record, ghost: None, told: 0, failures: [0; STEPS as usize] };
+                RUNS];
         runs.iter_mut().skip(bounds.runs).for_each(|run| run.state = RunState::Completed);
         let Bounds { faults, requests, failures, .. } = *bounds;
         Self { registrations, workers, runs, faults, requests, failures, broken: None }
