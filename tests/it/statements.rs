@@ -142,7 +142,7 @@ async fn play(case: &Case, known: HashMap<String, String>) {
     saboteur.watches(doomed.pid());
     let mut heir: Option<Worker> = None;
     let began = Instant::now();
-    let (mut open, mut scheduled) = (true, true);
+    let (mut open, mut scheduled, mut taken) = (true, true, None);
     loop {
         let stopped = case.plan.strike == Strike::Stop && saboteur.has_struck();
         if heir.is_none() && (stopped || !doomed.is_running()) {
@@ -155,7 +155,12 @@ async fn play(case: &Case, known: HashMap<String, String>) {
             let alone = "UPDATE stepd.jobs SET state = 'queued', lane = 1, due_at = NULL, run_at = NULL, epoch = 3, crashes = 2, streak = 4";
             db.exec(format!("{alone} WHERE id = '{}'", runs[6])).await;
         }
-        if open && (seen.iter().any(|s| s == "requeue") || heir.is_some() || began.elapsed() > Duration::from_secs(3)) {
+        if taken.is_none() && seen.iter().any(|s| s == "take_over") {
+            taken = Some(Instant::now());
+        }
+        let long_enough =
+            taken.is_some_and(|at| at.elapsed() > Duration::from_secs(4)) && case.plan.statement != "requeue";
+        if open && (seen.iter().any(|s| s == "requeue") || heir.is_some() || long_enough) {
             open = false;
             sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
         }
