@@ -18,7 +18,7 @@ use crate::support::{Db, Files, Plan, SOON, Saboteur, Side, Spec, Strike, Worker
 const AFTER_ANOTHER: [(&str, &str); 2] = [("read_back", "write_step"), ("orphans", "claim")];
 
 /// Not struck at, and why not.
-const LEFT_OUT: [(&str, &str); 6] = [
+const LEFT_OUT: [(&str, &str); 8] = [
     ("sql_step_rights", "read at the start alone, where sql steps have a role of their own: see `sql_role.rs`"),
     ("witness", "of a worker that has left something to see on the same machine: see `crash_loop.rs`"),
     (
@@ -28,6 +28,8 @@ const LEFT_OUT: [(&str, &str); 6] = [
     ("await_lock", "waits for the end of this worker's own earlier session: see `network.rs`"),
     ("exclusive_queue", "of binaries with workflows in Rust: see `library.rs`"),
     ("definition_id", "of a workflow that is tried out: see `try_out.rs`"),
+    ("prune_definitions", "after a walk through the history, where a retention is configured: see `retention.rs`"),
+    ("unmark", "where another session holds this worker's lock: see `take_over.rs`"),
 ];
 
 const AT_ONCE: usize = 8;
