@@ -29,7 +29,7 @@ const LEFT_OUT: [(&str, &str); 8] = [
     ("exclusive_queue", "of binaries with workflows in Rust: see `library.rs`"),
     ("definition_id", "of a workflow that is tried out: see `try_out.rs`"),
     ("prune_definitions", "after a walk through the history, where a retention is configured: see `retention.rs`"),
-    ("unmark", "where another session holds this worker's lock: see `take_over.rs`"),
+    ("unmark", "where another session holds this worker's lock: the model plays it (`tests/model/presence.rs`)"),
 ];
 
 const AT_ONCE: usize = 8;
