@@ -3,6 +3,9 @@
 //!
 //! `cargo test --all-features --test chaos -- --help` tells what can be said. Without arguments it is one test among the others,
 //! of about a minute.
+//!
+//! Here alone tests sleep: the plan says at which moment a fault begins, how long it lasts and how long the load goes on, and that time has to
+//! pass. Whatever is waited for is asked for in short steps, with a deadline.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 

@@ -203,19 +203,3 @@ async fn a_statement_leaves_nothing_in_the_session_for_the_next() {
     .await;
     assert_eq!(row, json!({"pid": pid["pid"], "u": "postgres", "t": null, "x": "\\'", "iso": true, "l": 0}));
 }
-
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn the_cost_of_a_statement() {
-    let (_server, db) = server();
-    for (sql, params) in [("SELECT 1 AS one", json!([])), ("SELECT $1::int AS one", json!([1]))] {
-        let mut times = Vec::new();
-        for _ in 0..500 {
-            let start = Instant::now();
-            run(&db, sql, params.clone()).await.unwrap();
-            times.push(start.elapsed());
-        }
-        times.sort_unstable();
-        println!("{sql}: median {:?}", times[250]);
-    }
-}

@@ -279,32 +279,3 @@ async fn a_killed_daemon_leaves_no_child_after_a_second() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     until("the guard is gone, too", || !proc::all().iter().any(|s| s.parent == id)).await;
 }
-
-/// The cost of a step over a bare spawn. Run with `--release -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn the_cost_of_a_step() {
-    let (_, exec) = kinds(options());
-    let (cx, _stop) = testing::context();
-    let median = |mut times: Vec<Duration>| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    };
-    for round in 0..3 {
-        let (mut bare, mut forked, mut step) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..500 {
-            let mut command = Command::new("true");
-            crate::os::pre_exec::before_exec(&mut command, crate::os::pre_exec::ChildSetup::default());
-            let start = Instant::now();
-            command.status().unwrap();
-            forked.push(start.elapsed());
-            let start = Instant::now();
-            Command::new("true").status().unwrap();
-            bare.push(start.elapsed());
-            let start = Instant::now();
-            flow(&exec, &cx, json!({"argv": ["true"]})).await.unwrap();
-            step.push(start.elapsed());
-        }
-        println!("round {round}: bare {:?}, forked {:?}, step {:?}", median(bare), median(forked), median(step));
-    }
-}
