@@ -86,23 +86,29 @@ pub async fn history(bench: &Bench, report: &mut Report) -> Result<()> {
     let db = bench.server.database().await?;
     let fresh = Look::fresh(bench).await?;
     round::noops(bench, &db, NOOP).await?;
-    // Copies of one that ended, all older than it.
-    let mut conn = db.connect().await?;
-    let columns: String = sqlx::query_scalar(
-        "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
-         WHERE attrelid = 'stepd_engine.ended'::regclass AND attnum > 0 AND NOT attisdropped AND attname <> 'id'",
-    )
-    .fetch_one(&mut conn)
-    .await?;
-    db.execute(&format!(
-        "INSERT INTO stepd_engine.ended (id, {columns})
-         SELECT (lpad(to_hex(1700000000000 + i), 12, '0') || substr(md5(i::text), 1, 20))::uuid, {columns}
-         FROM (SELECT * FROM stepd_engine.ended LIMIT 1) one, generate_series(1, {HISTORY}) i"
-    ))
-    .await?;
+    copy(&db, "stepd_engine.ended", "id", HISTORY).await?;
     db.execute("CHECKPOINT").await?;
     Look::at(bench, &db, NOOP, 0).await?.tell("with 10 M ended", &fresh, 0.15, report);
     Ok(())
+}
+
+/// Copies one row of a table, with other ids in the place of its id, all older than it; the same ids in each table.
+async fn copy(db: &Db, table: &str, id: &str, n: u32) -> Result<()> {
+    let mut conn = db.connect().await?;
+    let columns: String = sqlx::query_scalar(
+        "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+         WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attname <> $2",
+    )
+    .bind(table)
+    .bind(id)
+    .fetch_one(&mut conn)
+    .await?;
+    db.execute(&format!(
+        "INSERT INTO {table} ({id}, {columns})
+         SELECT (lpad(to_hex(1700000000000 + i), 12, '0') || substr(md5(i::text), 1, 20))::uuid, {columns}
+         FROM (SELECT * FROM {table} LIMIT 1) one, generate_series(1, {n}) i"
+    ))
+    .await
 }
 
 /// With a million jobs for tomorrow.
@@ -122,12 +128,18 @@ pub async fn scheduled(bench: &Bench, report: &mut Report) -> Result<()> {
 pub async fn waiting(bench: &Bench, report: &mut Report) -> Result<()> {
     let db = bench.server.database().await?;
     let fresh = Look::fresh(bench).await?;
-    db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT 'nap' FROM generate_series(1, {RESTING})")).await?;
+    // Those that will wake have slept by themselves; the others are copies of one of them.
+    db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT 'nap' FROM generate_series(1, {DUE})")).await?;
     let worker = Worker::start(&bench.server, &db, Kind::Files, 1_000).await?;
     while db.number("SELECT EXISTS (SELECT FROM stepd.jobs WHERE lane = 0)::int").await? > 0.0 {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     worker.stop().await?;
+    db.execute("CREATE TABLE nappers AS SELECT id, clock_timestamp() AS at FROM stepd.jobs; ANALYZE nappers").await?;
+    db.execute("ALTER TABLE stepd.jobs DISABLE TRIGGER USER").await?;
+    copy(&db, "stepd.jobs", "id", RESTING - DUE).await?;
+    copy(&db, "stepd_engine.checkpoints", "run", RESTING - DUE).await?;
+    db.execute("ALTER TABLE stepd.jobs ENABLE TRIGGER USER").await?;
     db.execute("CHECKPOINT").await?;
     Look::at(bench, &db, NOOP, 0).await?.tell("with 1 M waiting", &fresh, 0.15, report);
     wake(bench, &db, &fresh, report).await
@@ -136,10 +148,9 @@ pub async fn waiting(bench: &Bench, report: &mut Report) -> Result<()> {
 async fn wake(bench: &Bench, db: &Db, fresh: &Look, report: &mut Report) -> Result<()> {
     let worker = Worker::start(&bench.server, db, Kind::Files, 1_000).await?;
     // Far enough ahead for the two updates.
-    let due = db.number("SELECT extract(epoch FROM clock_timestamp() + interval '15 s')").await?;
+    let due = db.number("SELECT extract(epoch FROM clock_timestamp() + interval '20 s')").await?;
     db.execute(&format!(
-        "CREATE TABLE nappers AS SELECT id, to_timestamp({due} + random()) AS at FROM stepd.jobs WHERE state = 'waiting' LIMIT {DUE};
-         ANALYZE nappers;
+        "UPDATE nappers SET at = to_timestamp({due} + random());
          UPDATE stepd.jobs j SET due_at = n.at FROM nappers n WHERE j.id = n.id;
          UPDATE stepd_engine.checkpoints c SET due_at = n.at FROM nappers n WHERE c.run = n.id"
     ))
