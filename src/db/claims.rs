@@ -151,8 +151,8 @@ pub async fn held_by(conn: &mut PgConnection, worker: WorkerId) -> Result<Vec<(R
 
 /// What a full look sees.
 pub struct Look {
-    /// The (queue, priority) pairs with rows in the ready lane.
-    pub pairs: Vec<(Arc<str>, i16)>,
+    /// The (queue, priority) pairs with rows in the ready lane, each with the place of its first row: ready, or still running.
+    pub pairs: Vec<((Arc<str>, i16), Watermark)>,
     /// Has a run come back?
     pub back: bool,
     /// Does a run wait to be run alone?
@@ -173,8 +173,8 @@ pub async fn look(conn: &mut PgConnection, serves: Option<&[String]>) -> Result<
     let back = rows.iter().any(|r| r.back && !r.solo);
     let due = rows.iter().any(|r| r.due);
     let held = rows.iter().any(|r| r.held);
-    let ready = rows.into_iter().filter(|r| !r.back && !r.due && !r.held);
-    let pairs = ready.map(|r| (r.queue.into(), r.priority)).collect();
+    let ready = rows.into_iter().filter_map(|r| Some(((r.queue.into(), r.priority), (r.ready_at?, r.id?))));
+    let pairs = ready.collect();
     Ok(Look { pairs, back, solo, due, held })
 }
 

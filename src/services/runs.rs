@@ -1,6 +1,6 @@
 //! The runs in flight: slots, the buffer ahead of them, and each run's inbox.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -251,13 +251,16 @@ impl Runs {
         });
     }
 
-    /// Gives back the runs that the database counts as this worker's and that are not here: a claim whose answer never came.
-    pub fn give_back_unknown(&self, worker: WorkerId, held: &[(RunId, i32)]) -> usize {
+    /// The runs that are here: those in flight, and those that wait for a slot.
+    pub fn known(&self) -> HashSet<RunId> {
         let inner = self.inner();
-        let mine: std::collections::HashSet<RunId> =
-            inner.inflight.keys().copied().chain(inner.buffer.iter().map(|(_, c)| c.lease.run())).collect();
-        drop(inner);
-        let unknown: Vec<_> = held.iter().filter(|(run, _)| !mine.contains(run)).collect();
+        inner.inflight.keys().copied().chain(inner.buffer.iter().map(|(_, c)| c.lease.run())).collect()
+    }
+
+    /// Gives back the runs that the database counts as this worker's and that were not known when it was asked: a claim
+    /// whose answer never came.
+    pub fn give_back_unknown(&self, worker: WorkerId, held: &[(RunId, i32)], known: &HashSet<RunId>) -> usize {
+        let unknown: Vec<_> = held.iter().filter(|(run, _)| !known.contains(run)).collect();
         for (run, epoch) in &unknown {
             self.release(*run, worker, *epoch);
         }
