@@ -9,11 +9,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::model::{Claimed, Lane, Lease, Payload, RunId, StepRecord, StepState, WorkerId};
+use crate::rules::horizon::{Pair, Place};
 
 use super::error::DbError;
-
-/// A place in the ready lane: rows below it have been seen.
-pub type Watermark = (DateTime<Utc>, Uuid);
 
 /// What a claim needs to know.
 pub struct ClaimRequest<'a> {
@@ -26,7 +24,7 @@ pub struct ClaimRequest<'a> {
     /// The queues served; `None`: all that are not exclusive.
     pub serves: Option<&'a [String]>,
     /// Where to look, and from where on.
-    pub pairs: &'a [((Arc<str>, i16), Watermark)],
+    pub pairs: &'a [(Pair, Place)],
 }
 
 /// A claimed run, and where in the ready lane it stood (`None`: it came back).
@@ -34,7 +32,7 @@ pub struct ClaimedRow {
     /// The run.
     pub claimed: Claimed,
     /// Its pair and place in the ready lane.
-    pub place: Option<((Arc<str>, i16), Watermark)>,
+    pub place: Option<(Pair, Place)>,
     order: (bool, i16, DateTime<Utc>, Uuid),
 }
 
@@ -149,10 +147,16 @@ pub async fn held_by(conn: &mut PgConnection, worker: WorkerId) -> Result<Vec<(R
     Ok(rows.into_iter().map(|r| (RunId(r.id), r.epoch)).collect())
 }
 
-/// What a full look sees.
+/// What a look sees.
 pub struct Look {
-    /// The (queue, priority) pairs with rows in the ready lane, each with the place of its first row: ready, or still running.
-    pub pairs: Vec<((Arc<str>, i16), Watermark)>,
+    /// When it began, by the database's clock.
+    pub at: DateTime<Utc>,
+    /// The transactions that were writing to the jobs, by their virtual ids.
+    pub writers: Vec<String>,
+    /// The (queue, priority) pairs that have runs to be claimed, each with the place of the first.
+    pub pairs: Vec<(Pair, Place)>,
+    /// Those among them that are open, and served by who asks.
+    pub mine: Vec<(Pair, Place)>,
     /// Has a run come back?
     pub back: bool,
     /// Does a run wait to be run alone?
@@ -163,19 +167,45 @@ pub struct Look {
     pub held: bool,
 }
 
-/// The full look.
+/// A look, which reads the pairs of `floors` from those places on, and all others whole.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn look(conn: &mut PgConnection, serves: Option<&[String]>) -> Result<Look, DbError> {
-    let rows = sqlx::query_file!("src/db/sql/look.sql", serves as Option<&[String]>).fetch_all(conn).await?;
-    let solo = rows.iter().any(|r| r.solo);
-    let back = rows.iter().any(|r| r.back && !r.solo);
-    let due = rows.iter().any(|r| r.due);
-    let held = rows.iter().any(|r| r.held);
-    let ready = rows.into_iter().filter_map(|r| Some(((r.queue.into(), r.priority), (r.ready_at?, r.id?))));
-    let pairs = ready.collect();
-    Ok(Look { pairs, back, solo, due, held })
+pub async fn look(
+    conn: &mut PgConnection,
+    serves: Option<&[String]>,
+    floors: &[(Pair, Place)],
+) -> Result<Look, DbError> {
+    let queues: Vec<&str> = floors.iter().map(|f| &*f.0.0).collect();
+    let priorities: Vec<i16> = floors.iter().map(|f| f.0.1).collect();
+    let ready: Vec<DateTime<Utc>> = floors.iter().map(|f| f.1.0).collect();
+    let ids: Vec<Uuid> = floors.iter().map(|f| f.1.1).collect();
+    let serves = serves as Option<&[String]>;
+    let rows = sqlx::query_file!("src/db/sql/look.sql", serves, &queues as &[&str], &priorities, &ready, &ids)
+        .fetch_all(conn)
+        .await?;
+    let mut look = Look {
+        at: DateTime::<Utc>::MIN_UTC,
+        writers: Vec::new(),
+        pairs: Vec::new(),
+        mine: Vec::new(),
+        back: rows.iter().any(|r| r.back && !r.solo),
+        solo: rows.iter().any(|r| r.solo),
+        due: rows.iter().any(|r| r.due),
+        held: rows.iter().any(|r| r.held),
+    };
+    for r in rows {
+        look.at = look.at.max(r.at.unwrap_or(look.at));
+        look.writers.extend(r.inserter);
+        if let (Some(ready_at), Some(id)) = (r.ready_at, r.id) {
+            let found = ((r.queue.into(), r.priority), (ready_at, id));
+            if r.mine {
+                look.mine.push(found.clone());
+            }
+            look.pairs.push(found);
+        }
+    }
+    Ok(look)
 }
 
 /// Puts this worker's name on a run that must be run alone. True when it is this worker that empties itself.

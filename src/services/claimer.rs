@@ -1,8 +1,8 @@
 //! Claims runs ahead of the free slots.
 //!
 //! The ready lane is read from a low watermark per (queue, priority), so that a claim never walks what is finished. A
-//! full look from the beginning, twice a second at most while there is work, finds what was committed late below
-//! the watermark, and new pairs. Hints wake the claimer early; the poll is the truth.
+//! look, twice a second at most while there is work, finds what was committed late below the watermark, and new pairs; it
+//! leaves out what can hold nothing any more (`rules::horizon`). Hints wake the claimer early; the poll is the truth.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::db::claims::{self, ClaimRequest, ClaimedRow, Watermark};
+use crate::db::claims::{self, ClaimRequest, ClaimedRow};
 use crate::db::{Database, DbError, within};
 use crate::engine::Gate;
 use crate::model::WorkerId;
+use crate::rules::horizon::{Horizon, Pair, Place};
 use crate::testing::Failpoints;
 
 use super::catalog::Catalog;
@@ -27,7 +28,7 @@ use super::shared::{Backoff, Connectivity, Hints, Stop, stopped};
 /// The poll that bounds every wake-up.
 const POLL: Duration = Duration::from_secs(2);
 
-/// Full looks are at least this far apart while there is work …
+/// Looks are at least this far apart while there is work …
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// … and take at most this share of the time.
@@ -48,8 +49,11 @@ const AFTER_PICKUP: Duration = Duration::from_millis(5);
 /// A net under everything else: runs that the database gives to this worker, and that it does not have, are given back.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
-/// Empty pairs remembered between looks. Each costs a claim about 10 µs; past some dozens a look is the faster way to a new job.
-const MAX_PAIRS: usize = 64;
+/// Pairs that one claim asks for: enough to fill it, however many there are.
+const MAX_ASKED: usize = 256;
+
+/// Empty pairs that a claim asks for, too. Each costs it about 10 µs; past some dozens a look is the faster way to a new job.
+const MAX_EMPTY: usize = 64;
 
 /// The claimer's session: one plan for every claim.
 const SESSION: [(&str, &str); 4] = [
@@ -63,10 +67,8 @@ const SESSION: [(&str, &str); 4] = [
 /// The server ends a statement of the claimer after 10 s, and says so. Who says nothing for longer is not there.
 const ANSWERS: Duration = Duration::from_secs(12);
 
-type Pair = (Arc<str>, i16);
-
 /// Below every row of the ready lane.
-const BOTTOM: Watermark = (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil());
+const BOTTOM: Place = (DateTime::<Utc>::UNIX_EPOCH, Uuid::nil());
 
 /// The claimer.
 pub struct Claimer {
@@ -93,9 +95,13 @@ pub struct Claimer {
 }
 
 struct Position {
-    /// The order is the order of the look: by queue, then priority; rotated from claim to claim.
+    /// What the last look has shown, and the looks before.
+    horizon: Horizon,
+    /// Pairs that have work, as far as is known; which one comes first is rotated from claim to claim.
     pairs: Vec<Pair>,
-    marks: HashMap<Pair, Watermark>,
+    /// Pairs that had work, the latest first: the next job is likely to come there.
+    empty: Vec<Pair>,
+    marks: HashMap<Pair, Place>,
     looked: Option<Instant>,
     look_cost: Duration,
     claimed_at: Option<Instant>,
@@ -173,6 +179,7 @@ impl Claimer {
                     // The outcome is unknown: the next turn asks what the claim has taken.
                     conn = None;
                     p.looked = None;
+                    p.horizon = Horizon::default();
                     p.unsure = true;
                     backoff.pause()
                 }
@@ -243,9 +250,14 @@ impl Claimer {
             return Ok(BUFFER_FOR);
         }
         if look_due && !found_by_look {
-            return Ok(POLL);
+            return Ok(self.idle_pause(p));
         }
-        let claimed = self.claim(conn, p, worker, room.min(MAX_AHEAD)).await?;
+        let want = room.min(MAX_AHEAD);
+        let claimed = self.claim(conn, p, worker, want).await?;
+        if claimed < want && !p.pairs.is_empty() {
+            // There are more pairs than one claim asks for.
+            return Ok(Duration::ZERO);
+        }
         if claimed == 0 && !look_due && p.back {
             // A hint that comes too soon after a look is kept until the next look may be.
             let soon = (p.look_cost * LOOK_SHARE).saturating_sub(p.looked.map_or(POLL, |at| at.elapsed()));
@@ -256,13 +268,14 @@ impl Claimer {
             p.back = false;
             self.look(conn, p).await?;
             if p.back || !p.pairs.is_empty() {
-                let claimed = self.claim(conn, p, worker, room.min(MAX_AHEAD)).await?;
+                let claimed = self.claim(conn, p, worker, want).await?;
                 p.back = false;
-                return Ok(if claimed == room.min(MAX_AHEAD) { Duration::ZERO } else { self.idle_pause(p) });
+                let more = claimed == want || !p.pairs.is_empty();
+                return Ok(if more { Duration::ZERO } else { self.idle_pause(p) });
             }
         }
         p.back = false;
-        Ok(match claimed == room.min(MAX_AHEAD) {
+        Ok(match claimed == want {
             true => Duration::ZERO,
             false if eager => AFTER_PICKUP,
             false => self.idle_pause(p),
@@ -274,7 +287,7 @@ impl Claimer {
     fn picks_up_first(&self, p: &Position) -> bool {
         p.back
             && !p.solo
-            && !p.pairs.is_empty()
+            && !(p.pairs.is_empty() && p.empty.is_empty())
             && p.looked.is_some_and(|at| at.elapsed() < POLL)
             && self.runs.is_empty()
     }
@@ -296,7 +309,8 @@ impl Claimer {
 
     async fn look(&self, conn: &mut PgConnection, p: &mut Position) -> Result<(), DbError> {
         let began = Instant::now();
-        let look = within(ANSWERS, claims::look(conn, self.serves.as_deref())).await?;
+        let look = within(ANSWERS, claims::look(conn, self.serves.as_deref(), &p.horizon.floors())).await?;
+        p.horizon.saw(look.at, look.writers, &look.pairs);
         // Smoothed: the first look on a new connection, with cold caches, is no measure.
         p.look_cost = (p.look_cost * 3 + began.elapsed()) / 4;
         p.looked = Some(Instant::now());
@@ -306,16 +320,16 @@ impl Claimer {
         if look.due || look.held {
             self.hints.stage.notify_one();
         }
-        // The look has walked what is dead, which under a transaction that is held open nobody can remove: the claims need not again.
-        // A pair without rows keeps its mark; what is committed below a mark from now on is found by the next look.
-        let mut pairs: Vec<Pair> = look.pairs.iter().map(|(pair, _)| pair.clone()).collect();
-        p.marks.extend(look.pairs);
-        let seen: HashSet<Pair> = pairs.iter().cloned().collect();
-        pairs.extend(p.pairs.drain(..).filter(|pair| !seen.contains(pair)));
-        pairs.truncate(MAX_PAIRS.max(seen.len()));
-        let kept: HashSet<&Pair> = pairs.iter().collect();
+        // A claim need not walk again what the look has walked. A pair without rows keeps its mark; what is committed below
+        // a mark from now on is found by the next look.
+        let seen: HashSet<Pair> = look.mine.iter().map(|(pair, _)| pair.clone()).collect();
+        p.now_empty();
+        p.empty.retain(|pair| !seen.contains(pair));
+        p.empty.truncate(MAX_EMPTY);
+        p.pairs = look.mine.iter().map(|(pair, _)| pair.clone()).collect();
+        p.marks.extend(look.mine);
+        let kept: HashSet<&Pair> = p.pairs.iter().chain(&p.empty).collect();
         p.marks.retain(|pair, _| kept.contains(pair));
-        p.pairs = pairs;
         Ok(())
     }
 
@@ -338,6 +352,9 @@ impl Claimer {
         self.failpoints.hit("claimer.before_claim").await;
         let rows = within(ANSWERS, claims::claim(conn, &req)).await?;
         let n = rows.len();
+        if n < want {
+            p.drained(&pairs);
+        }
         if n > 0 {
             self.failpoints.hit("claimer.after_claim").await;
             p.claimed_at = Some(Instant::now());
@@ -386,7 +403,9 @@ impl Claimer {
 impl Position {
     fn new() -> Self {
         Self {
+            horizon: Horizon::default(),
             pairs: Vec::new(),
+            empty: Vec::new(),
             marks: HashMap::new(),
             looked: None,
             look_cost: Duration::ZERO,
@@ -401,14 +420,38 @@ impl Position {
         }
     }
 
-    /// The pairs by priority; among equals another queue comes first each time, so that none starves the others.
-    fn in_turn(&mut self) -> Vec<(Pair, Watermark)> {
+    /// What a claim asks for, by priority; among equals another queue comes first each time, so that none starves the others.
+    fn in_turn(&mut self) -> Vec<(Pair, Place)> {
         self.rotation = self.rotation.wrapping_add(1);
         let n = self.pairs.len().max(1);
-        let mut pairs: Vec<(usize, &Pair)> =
-            self.pairs.iter().enumerate().map(|(i, pair)| ((i + self.rotation) % n, pair)).collect();
-        pairs.sort_by_key(|(turn, pair)| (pair.1, *turn));
-        pairs.into_iter().map(|(_, pair)| (pair.clone(), self.marks.get(pair).copied().unwrap_or(BOTTOM))).collect()
+        let mut turns: Vec<(i16, usize, &Pair)> =
+            self.pairs.iter().enumerate().map(|(i, pair)| (pair.1, (i + self.rotation) % n, pair)).collect();
+        if turns.len() > MAX_ASKED {
+            turns.select_nth_unstable(MAX_ASKED);
+            turns.truncate(MAX_ASKED);
+        }
+        turns.extend(self.empty.iter().take(MAX_EMPTY).map(|pair| (pair.1, n, pair)));
+        turns.sort_unstable();
+        let place = |pair| self.marks.get(pair).copied().unwrap_or(BOTTOM);
+        turns.into_iter().map(|(.., pair)| (pair.clone(), place(pair))).collect()
+    }
+
+    /// A claim has taken all that these pairs had.
+    fn drained(&mut self, asked: &[(Pair, Place)]) {
+        let asked: HashSet<&Pair> = asked.iter().map(|(pair, _)| pair).collect();
+        let (empty, rest) = self.pairs.drain(..).partition(|pair| asked.contains(pair));
+        self.pairs = rest;
+        self.forget_until_seen(empty);
+    }
+
+    /// The pairs that were known to have work are not any more.
+    fn now_empty(&mut self) {
+        let pairs = std::mem::take(&mut self.pairs);
+        self.forget_until_seen(pairs);
+    }
+
+    fn forget_until_seen(&mut self, pairs: Vec<Pair>) {
+        self.empty.splice(0..0, pairs);
     }
 
     fn advance(&mut self, rows: &[ClaimedRow]) {

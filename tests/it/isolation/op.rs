@@ -8,6 +8,7 @@ use stepd::db::claims::{self, ClaimRequest};
 use stepd::db::plain::Plain;
 use stepd::db::{DbError, liveness, waits};
 use stepd::model::{Failure, RunId, RunState, StepKey, WorkerId};
+use stepd::rules::horizon::{Pair, Place};
 use stepd::rules::state::Fence;
 use uuid::Uuid;
 
@@ -299,7 +300,7 @@ impl Op {
     }
 }
 
-fn request(worker: WorkerId, pairs: &[((Arc<str>, i16), claims::Watermark)]) -> ClaimRequest<'_> {
+fn request(worker: WorkerId, pairs: &[(Pair, Place)]) -> ClaimRequest<'_> {
     static NONE: serde_json::Value = serde_json::Value::Null;
     ClaimRequest { worker, want: 10, definitions: &NONE, serves: None, pairs }
 }

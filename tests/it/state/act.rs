@@ -8,6 +8,7 @@ use stepd::db::batch::Batch;
 use stepd::db::claims::{self, ClaimRequest};
 use stepd::db::{DbError, liveness};
 use stepd::model::{Job, RunState, WorkerId};
+use stepd::rules::horizon::{Pair, Place};
 use stepd::rules::state::{Event, Fence};
 use uuid::Uuid;
 
@@ -282,7 +283,7 @@ impl Act {
     }
 }
 
-fn request(worker: WorkerId, pairs: &[((Arc<str>, i16), claims::Watermark)]) -> ClaimRequest<'_> {
+fn request(worker: WorkerId, pairs: &[(Pair, Place)]) -> ClaimRequest<'_> {
     static NONE: serde_json::Value = serde_json::Value::Null;
     ClaimRequest { worker, want: 10, definitions: &NONE, serves: None, pairs }
 }
