@@ -155,14 +155,22 @@ steps:
     }
 }
 
-/// The most rows that one part of a statement of the claimer reads for nothing, with the claimer's settings.
-async fn read_for_nothing(db: &Db, statement: &str, values: &[&str]) -> u64 {
+const LOOK: &str = include_str!("../../src/db/sql/look.sql");
+
+/// The statement with its values in their places.
+fn filled(statement: &str, values: &[&str]) -> String {
     let mut text = statement.replace("!\"", "\"");
     for (n, value) in values.iter().enumerate().rev() {
         text = text.replace(&format!("${}", n + 1), value);
     }
+    text
+}
+
+/// The most rows that one part of a statement of the claimer reads for nothing, with the claimer's settings.
+async fn read_for_nothing(db: &Db, statement: &str, values: &[&str]) -> u64 {
+    let text = filled(statement, values);
     let mut conn = db.pool.acquire().await.unwrap();
-    for line in ["SET enable_seqscan = off", "SET jit = off", "BEGIN"] {
+    for line in ["SET enable_seqscan = off", "SET enable_bitmapscan = off", "SET jit = off", "BEGIN"] {
         sqlx::raw_sql(line).execute(&mut *conn).await.unwrap();
     }
     let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN (ANALYZE, TIMING OFF) {text}")))
@@ -191,10 +199,43 @@ async fn a_look_and_a_claim_do_not_read_what_came_back_to_a_queue_that_is_closed
     .await;
     let me = "'00000000-0000-0000-0000-00000000000a'::uuid";
     let (all, ten, none, limit) = ("NULL::text[]", "10", "'{}'::jsonb", "4::smallint");
-    let look = read_for_nothing(&db, include_str!("../../src/db/sql/look.sql"), &[all, limit]).await;
     let pairs = ["'{}'::text[]", "'{}'::smallint[]", "'{}'::timestamptz[]", "'{}'::uuid[]"];
+    let look = read_for_nothing(&db, LOOK, &[[all].as_slice(), &pairs].concat()).await;
     let values = [[me, ten, none].as_slice(), &pairs, &[all, limit]].concat();
     let claim = read_for_nothing(&db, include_str!("../../src/db/sql/claim.sql"), &values).await;
     let solo = read_for_nothing(&db, include_str!("../../src/db/sql/claim_solo.sql"), &[me, none, all, limit]).await;
     assert!(look.max(claim).max(solo) < 50, "read for nothing: look {look}, claim {claim}, claim alone {solo}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_reads_nothing_below_the_places_that_it_is_given_and_all_that_lies_between_them() {
+    let db = Db::new().await;
+    // What runs stands in for what is dead: it is read and counts for nothing.
+    db.exec(
+        "SET session_replication_role = replica;
+         INSERT INTO stepd.jobs (id, workflow, queue, priority, state, lane, epoch, worker, ready_at)
+             SELECT stepd_engine.uuid7(), 'w', (ARRAY['b', 'd'])[1 + n % 2], 5, 'running', 0, 1, gen_random_uuid(), '2026-01-01'
+             FROM generate_series(1, 2000) n;
+         INSERT INTO stepd.jobs (id, workflow, queue, priority, state, lane, ready_at) SELECT stepd_engine.uuid7(), 'w', q, p, 'queued', 0, '2026-01-03'
+             FROM unnest('{a,b,c,d,e}'::text[]) q, unnest('{4,5,6}'::smallint[]) p;
+         SET session_replication_role = origin; ANALYZE",
+    )
+    .await;
+    let nil = "'{00000000-0000-0000-0000-000000000000,00000000-0000-0000-0000-000000000000}'::uuid[]";
+    let floors = ["NULL::text[]", "'{d,b}'::text[]", "'{5,5}'::smallint[]", "'{2026-01-02,2026-01-02}'::timestamptz[]", nil];
+    let none = ["NULL::text[]", "'{}'::text[]", "'{}'::smallint[]", "'{}'::timestamptz[]", "'{}'::uuid[]"];
+    assert!(read_for_nothing(&db, LOOK, &none).await >= 1_000);
+    assert!(read_for_nothing(&db, LOOK, &floors).await < 50);
+    for values in [floors, none] {
+        let text = filled(LOOK, &values);
+        let found: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "SELECT queue || priority FROM ({text}) look (queue, priority, ready_at, id, mine, back, solo, due, held, at, writer)
+             WHERE ready_at = '2026-01-03' AND mine ORDER BY 1"
+        )))
+        .fetch_all(&db.pool)
+        .await
+        .unwrap();
+        let all = "a4 a5 a6 b4 b5 b6 c4 c5 c6 d4 d5 d6 e4 e5 e6";
+        assert_eq!(found.join(" "), all, "{values:?}");
+    }
 }
