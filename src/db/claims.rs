@@ -208,6 +208,19 @@ pub async fn look(
     Ok(look)
 }
 
+/// The pairs of the newest jobs, from a time of the database's clock on.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn newest(
+    conn: &mut PgConnection,
+    from: DateTime<Utc>,
+    serves: Option<&[String]>,
+) -> Result<Vec<(Pair, Place)>, DbError> {
+    let rows = sqlx::query_file!("src/db/sql/newest.sql", from, serves as Option<&[String]>).fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|r| ((r.queue.into(), r.priority), (r.ready_at, r.id))).collect())
+}
+
 /// Puts this worker's name on a run that must be run alone. True when it is this worker that empties itself.
 ///
 /// # Errors

@@ -47,6 +47,12 @@ impl Horizon {
         self.first.iter().map(|(pair, first)| (pair.clone(), first.map_or(floor, |place| place.min(floor)))).collect()
     }
 
+    /// When the last look began, by the database's clock.
+    #[must_use]
+    pub fn looked_at(&self) -> Option<DateTime<Utc>> {
+        self.at
+    }
+
     /// Digests a look that read from `floors` on: it began at `at` by the database's clock, saw these transactions writing, and these
     /// pairs with their first rows.
     pub fn saw(&mut self, at: DateTime<Utc>, writers: Vec<String>, first: &[(Pair, Place)]) {

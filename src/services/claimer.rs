@@ -261,12 +261,17 @@ impl Claimer {
             return Ok(Duration::ZERO);
         }
         if claimed == 0 && !look_due && p.back {
+            // Hinted, and nothing where work was known: it is in a new place.
+            if self.newest(conn, p).await? {
+                p.back = false;
+                return Ok(Duration::ZERO);
+            }
             // A hint that comes too soon after a look is kept until the next look may be.
             let soon = (p.look_cost * LOOK_SHARE).saturating_sub(p.looked.map_or(POLL, |at| at.elapsed()));
             if !soon.is_zero() {
                 return Ok(soon.min(POLL));
             }
-            // Hinted, and nothing where work was known: perhaps it is in a new place.
+            // Its transaction may have been open for long.
             p.back = false;
             self.look(conn, p).await?;
             if p.back || !p.pairs.is_empty() {
@@ -333,6 +338,22 @@ impl Claimer {
         let kept: HashSet<&Pair> = p.pairs.iter().chain(&p.empty).collect();
         p.marks.retain(|pair, _| kept.contains(pair));
         Ok(())
+    }
+
+    /// Are there newest jobs, which the last look has not seen?
+    async fn newest(&self, conn: &mut PgConnection, p: &mut Position) -> Result<bool, DbError> {
+        let Some(from) = p.horizon.looked_at() else { return Ok(false) };
+        let found = within(ANSWERS, claims::newest(conn, from, self.serves.as_deref())).await?;
+        let any = !found.is_empty();
+        for (pair, place) in found {
+            p.empty.retain(|known| *known != pair);
+            if !p.pairs.contains(&pair) {
+                p.pairs.push(pair.clone());
+            }
+            let mark = p.marks.entry(pair).or_insert(place);
+            *mark = place.min(*mark);
+        }
+        Ok(any)
     }
 
     async fn claim(

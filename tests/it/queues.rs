@@ -222,7 +222,8 @@ async fn a_look_reads_nothing_below_the_places_that_it_is_given_and_all_that_lie
     )
     .await;
     let nil = "'{00000000-0000-0000-0000-000000000000,00000000-0000-0000-0000-000000000000}'::uuid[]";
-    let floors = ["NULL::text[]", "'{d,b}'::text[]", "'{5,5}'::smallint[]", "'{2026-01-02,2026-01-02}'::timestamptz[]", nil];
+    let floors =
+        ["NULL::text[]", "'{d,b}'::text[]", "'{5,5}'::smallint[]", "'{2026-01-02,2026-01-02}'::timestamptz[]", nil];
     let none = ["NULL::text[]", "'{}'::text[]", "'{}'::smallint[]", "'{}'::timestamptz[]", "'{}'::uuid[]"];
     assert!(read_for_nothing(&db, LOOK, &none).await >= 1_000);
     assert!(read_for_nothing(&db, LOOK, &floors).await < 50);
