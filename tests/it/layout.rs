@@ -239,3 +239,21 @@ fn no_file_is_too_long_to_be_read() {
     let main = sources("src").into_iter().find(|s| s.module == "main").unwrap();
     assert!(main.lines < 80, "src/main.rs holds nothing but the call of the command line");
 }
+
+#[test]
+fn every_mutant_of_the_chaos_runner_fits_the_sources() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut stale = Vec::new();
+    for entry in fs::read_dir(root.join("tests/chaos/mutants")).unwrap() {
+        let patch = entry.unwrap().path();
+        let git = std::process::Command::new("git").args(["apply", "--check"]).arg(&patch).current_dir(root).output();
+        let Ok(git) = git else {
+            eprintln!("skipped: there is no git, and patches are applied with it");
+            return;
+        };
+        if !git.status.success() {
+            stale.push(format!("{}: {}", patch.display(), String::from_utf8_lossy(&git.stderr)));
+        }
+    }
+    none(stale);
+}
