@@ -1,4 +1,5 @@
--- Claims up to $2 runs for worker $1: first those that came back, then new ones by watermark.
+-- Claims up to $2 runs for worker $1: first those that came back, then new ones by watermark. A quarter is left for the new ones, so that a
+-- hundred thousand runs that all wake at once do not keep a new job waiting until the last of them has its turn.
 -- Caller: services::claimer. Locks: the worker's row (key share), then job rows (skip locked).
 -- Index: jobs_returned, jobs_ready. A claim of a new row is a HOT update: it changes no indexed column.
 -- $3 the definitions that this worker pins, {workflow: id}; $4..$7 the known (queue, priority) pairs with their
@@ -24,8 +25,8 @@ WITH RECURSIVE me AS MATERIALIZED (
         ORDER BY p.priority, p.ready_at) p,
     LATERAL (SELECT j.ctid FROM stepd.jobs j
         WHERE j.lane = 1 AND j.queue = p.queue AND (j.streak >= 4) = p.alone AND j.priority = p.priority AND j.state = 'queued'
-        ORDER BY j.ready_at, j.id LIMIT $2 FOR UPDATE SKIP LOCKED) x
-    LIMIT $2
+        ORDER BY j.ready_at, j.id LIMIT $2::bigint - $2::bigint / 4 FOR UPDATE SKIP LOCKED) x
+    LIMIT $2::bigint - $2::bigint / 4
 ), fresh AS MATERIALIZED (
     SELECT x.ctid
     FROM unnest($4::text[], $5::smallint[], $6::timestamptz[], $7::uuid[]) AS p(queue, priority, ready_at, id),
