@@ -82,16 +82,16 @@ impl<'s, T: DeserializeOwned + Send + 's> StepCall<'s, T> {
     /// Awaits the step; its final failure does not fail the run, but is recorded, and given to the code: at every start again.
     pub fn caught(mut self) -> BoxFuture<'s, Result<Result<T, Failure>, Halt>> {
         self.policy.on_error = OnError::Continue;
-        Box::pin(self.resolve())
+        Box::pin(Box::new(self).resolve())
     }
 
-    async fn resolve(self) -> Result<Result<T, Failure>, Halt> {
-        let Self { ctx, key, policy, body, .. } = self;
-        let done = match &body {
-            Body::Code(work) => ctx.run.code(key.clone(), &policy, &**work).await?,
-            Body::Kind(kind, params) => call(ctx.run, &key, kind, params, &policy).await?,
+    /// Boxed: a future would hold a copy of the call for each function that it is handed through, in ten thousand runs at once.
+    async fn resolve(self: Box<Self>) -> Result<Result<T, Failure>, Halt> {
+        let done = match &self.body {
+            Body::Code(work) => self.ctx.run.code(self.key.clone(), &self.policy, &**work).await?,
+            Body::Kind(kind, params) => Box::pin(call(self.ctx.run, &self.key, kind, params, &self.policy)).await?,
         };
-        ctx.typed(key, done)
+        self.ctx.typed(self.key, done)
     }
 }
 
@@ -111,6 +111,7 @@ impl<'s, T: DeserializeOwned + Send + 's> IntoFuture for StepCall<'s, T> {
     type IntoFuture = BoxFuture<'s, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { Ok(self.resolve().await??) })
+        let call = Box::new(self);
+        Box::pin(async move { Ok(call.resolve().await??) })
     }
 }
