@@ -213,7 +213,8 @@ pub(super) fn expression(entry: &Entry, names: &Names<'_>, report: &mut Report<'
     compile(&bare, node.span, names, report)
 }
 
-fn compile(source: &str, span: Span, names: &Names<'_>, report: &mut Report<'_>) -> Option<Expression> {
+/// Compiles one bare expression that stands in a span, and checks its names.
+pub(super) fn compile(source: &str, span: Span, names: &Names<'_>, report: &mut Report<'_>) -> Option<Expression> {
     let at = span.within(report.source(span), source.trim());
     match Expression::compile(source) {
         Ok(expression) => {

@@ -10,15 +10,17 @@ use crate::rules::policy::RetryPolicy;
 use super::check::{Before, Names, expression};
 use super::diagnostics::Report;
 use super::fields::{at, limit, list, text, unknown_keys, whole};
+use super::kinds::OwnKind;
 use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
 use super::spec::{Block, Definition};
 use super::{policy, steps};
 
-const KEYS: [&str; 9] = ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
+/// The keys of a workflow.
+pub(super) const KEYS: [&str; 9] = ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
 
 /// Keys of a workflow that come later.
-const LATER: [&str; 7] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule", "budget"];
+pub(super) const LATER: [&str; 7] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule", "budget"];
 
 /// Complains about a part of the language that this version does not have.
 pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
@@ -29,10 +31,12 @@ pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
 pub(super) struct Inherited<'a> {
     pub(super) retry: RetryPolicy,
     pub(super) input: Option<&'a Schema>,
+    /// The kinds that only this binary has.
+    pub(super) own: &'a [OwnKind],
 }
 
 /// Reads a workflow.
-pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Option<Definition> {
+pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut Report<'_>) -> Option<Definition> {
     let NodeValue::Map(entries) = &root.value else {
         let help = "a workflow begins with `name:` and has `steps:`";
         report.help(root.span, format!("a workflow is a mapping, not {}", root.kind()), help);
@@ -48,7 +52,7 @@ pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Op
     let timeout = get("timeout").and_then(|e| limit(e, report));
     let priority = get("priority").and_then(|e| whole(e, 0, 9, report)).and_then(|n| u8::try_from(n).ok());
     let queue = get("queue").and_then(|e| word(e, report));
-    let inherited = Inherited { retry, input: input.as_ref() };
+    let inherited = Inherited { retry, input: input.as_ref(), own };
     let steps = match get("steps") {
         Some(e) => list(e, report).map(|nodes| {
             if nodes.is_empty() {
@@ -88,10 +92,11 @@ pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Op
         steps: steps?,
         output,
         input,
+        document: None,
     })
 }
 
-fn hash(source: &str) -> String {
+pub(super) fn hash(source: &str) -> String {
     Sha256::digest(source.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -126,7 +131,7 @@ fn name<'n>(root: &'n Node, report: &mut Report<'_>) -> Option<&'n str> {
     Some(name)
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.len() <= 63
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))

@@ -6,6 +6,12 @@ use super::diagnostics::Report;
 use super::fields::{at, duration, limit, list, mapping, unknown_keys, whole, word, wrong};
 use super::node::{Entry, Node, NodeValue};
 
+/// The keys of `retry`.
+pub(super) const RETRY: [&str; 7] = ["max_attempts", "backoff", "initial", "max", "jitter", "only", "not"];
+
+/// The keys of `resume`.
+pub(super) const RESUME: [&str; 3] = ["max_attempts", "initial", "max"];
+
 /// More attempts than this are a loop, and each failed one is an event in the audit.
 const MOST_ATTEMPTS: u64 = 10_000;
 
@@ -16,7 +22,7 @@ pub(super) fn retry(entry: &Entry, base: &RetryPolicy, report: &mut Report<'_>) 
         return policy;
     }
     let node = &entry.value;
-    unknown_keys(node, &["max_attempts", "backoff", "initial", "max", "jitter", "only", "not"], &[], "`retry`", report);
+    unknown_keys(node, &RETRY, &[], "`retry`", report);
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 1, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }
@@ -93,7 +99,7 @@ pub(super) fn resume(entry: &Entry, report: &mut Report<'_>) -> ResumePolicy {
         }
     }
     let node = &entry.value;
-    unknown_keys(node, &["max_attempts", "initial", "max"], &[], "`resume`", report);
+    unknown_keys(node, &RESUME, &[], "`resume`", report);
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 0, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }

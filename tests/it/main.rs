@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod acceptance;
+mod authors;
 mod bad_input;
 mod cli;
 mod configuration;
@@ -17,13 +18,16 @@ mod demo;
 mod doctor;
 mod errors;
 mod figures;
+mod fork;
 mod guarantees;
 mod isolation;
+mod language;
 mod layout;
 mod library;
 mod logs;
 mod network;
 mod operators;
+mod own_kinds;
 mod pause;
 mod postgres_away;
 mod queues;

@@ -29,6 +29,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         output: None,
         error: None,
         created_by: None,
+        forked_from: None,
         epoch: 2,
         why: String::new(),
         now: at(10_000),
@@ -49,6 +50,7 @@ fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
         output: None,
         error: None,
         event: None,
+        forked_from: None,
         epoch: 1,
         label: None,
     }
@@ -65,6 +67,7 @@ fn event(ms: i64, event: &str, key: Option<&str>, data: &serde_json::Value) -> H
         key: key.map(Into::into),
         attempt: None,
         by_whom: None,
+        forked_from: None,
         epoch: None,
         data: Some(data.to_string()),
     }
