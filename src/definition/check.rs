@@ -124,8 +124,8 @@ impl Names<'_> {
                         known.extend(n.steps.iter().map(|(other, _)| *other));
                         at = n.outer;
                     }
-                    let meant = nearest(id, known).map(|n| format!("steps.{n}"));
-                    report.name(span, format!("there is no step `{id}`"), meant.as_deref(), "");
+                    let meant = nearest(id, known.iter().copied()).map(|n| format!("steps.{n}"));
+                    report.name(span, format!("there is no step `{id}`"), meant.as_deref(), &there_are(known));
                 }
             }
             return;
@@ -174,6 +174,18 @@ impl Names<'_> {
             meant.as_deref().filter(|_| help.is_empty()),
             if help.is_empty() { &known } else { help },
         );
+    }
+}
+
+/// The ids that there are, where they are few.
+pub(super) fn there_are<'a>(ids: impl IntoIterator<Item = &'a str>) -> String {
+    const MOST: usize = 12;
+    let mut ids: Vec<&str> = ids.into_iter().filter(|id| !id.is_empty()).collect();
+    ids.sort_unstable();
+    match ids.len() {
+        0 => "there are no other steps".to_owned(),
+        1..=MOST => format!("there are: {}", ids.join(", ")),
+        n => format!("there are {n}: {}, …", ids[..MOST].join(", ")),
     }
 }
 
@@ -234,7 +246,27 @@ fn complain(e: &ExpressionError, span: Span, report: &mut Report<'_>) {
         Some(offset) if offset < source.len() && source.is_char_boundary(offset) => span.skip_in(source, offset, 1),
         _ => span,
     };
-    report.name(at, e.message.clone(), e.suggestion.as_deref(), "");
+    report.name(at, e.message.clone(), e.suggestion.as_deref(), operators(source, &e.message));
+}
+
+/// What is written here instead of an operator of another language.
+fn operators(source: &str, message: &str) -> &'static str {
+    if !message.starts_with("syntax error") {
+        return "";
+    }
+    let other = [
+        ("===", "write == to compare"),
+        ("&&", "write `and`"),
+        ("||", "write `or`"),
+        ("=>", "write >= to compare"),
+        ("!", "write `not`"),
+        ("=", "write == to compare"),
+        ("?", "write `a if condition else b`"),
+    ];
+    // Without the operators that there are.
+    let rest = source.replace("===", "\u{1}").replace("==", "").replace("!=", "").replace(">=", "").replace("<=", "");
+    let rest = rest.replace('\u{1}', "===");
+    other.iter().find(|(word, _)| rest.contains(word)).map_or("", |(_, help)| help)
 }
 
 /// How strings of a template are read.

@@ -83,7 +83,7 @@ mod tests {
 
     const NEW: &str = r#"
 name: a
-input: {required: [order], properties: {order: {type: integer}}}
+input: {required: [order], properties: {order: {type: integer}, docs: {}}}
 steps:
   - {id: quote, set: 1}
   - {id: charge, http: "POST https://pay.example/charges"}

@@ -19,6 +19,7 @@ mod reference;
 mod schema;
 mod spec;
 mod steps;
+mod synonyms;
 mod trial;
 mod yaml;
 

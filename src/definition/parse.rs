@@ -14,6 +14,7 @@ use super::kinds::OwnKind;
 use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
 use super::spec::{Block, Definition};
+use super::synonyms::instead_of;
 use super::{policy, steps};
 
 /// The keys of a workflow.
@@ -109,8 +110,10 @@ fn top_keys(entries: &[Entry], report: &mut Report<'_>) {
             later(entry, report);
         } else if !KEYS.contains(&entry.key.as_str()) {
             let message = format!("a workflow has no key `{}`", entry.key);
-            let meant = nearest(&entry.key, KEYS.into_iter().chain(LATER));
-            report.name(entry.key_span, message, meant, &format!("it may have: {}", KEYS.join(", ")));
+            match (nearest(&entry.key, KEYS.into_iter().chain(LATER)), instead_of(&entry.key)) {
+                (None, Some(help)) => report.help(entry.key_span, message, help),
+                (meant, _) => report.name(entry.key_span, message, meant, &format!("it may have: {}", KEYS.join(", "))),
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::rules::policy::{Backoff, OnError, OnInterrupt, ResumePolicy, RetryPolicy, StepPolicy};
 
 use super::diagnostics::Report;
-use super::fields::{at, duration, limit, list, mapping, unknown_keys, whole, word, wrong};
+use super::fields::{at, duration, limit, list, mapping, unknown_keys, whole, word};
 use super::node::{Entry, Node, NodeValue};
 
 /// The keys of `retry`.
@@ -94,7 +94,8 @@ pub(super) fn resume(entry: &Entry, report: &mut Report<'_>) -> ResumePolicy {
         NodeValue::String(text) if text == "never" => return ResumePolicy::never(),
         NodeValue::Map(_) => {}
         _ => {
-            wrong(entry, "`never` or a mapping", report);
+            let message = format!("`resume` must be `never` or a mapping, not {}", entry.value.kind());
+            report.help(at(entry), message, "write {max_attempts: 10, initial: 10s, max: 10m}, or leave it out");
             return policy;
         }
     }

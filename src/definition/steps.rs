@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::expression::{Template, nearest};
 use crate::rules::policy::{OnInterrupt, StepPolicy};
 
-use super::check::{Before, Mode, Names, expression, taken, template};
+use super::check::{Before, Mode, Names, expression, taken, template, there_are};
 use super::diagnostics::Report;
 use super::fields::{at, list, text, whole, wrong};
 use super::kinds::{KINDS, KindWord, LATER_KINDS, OwnKind, own_params, params};
@@ -17,6 +17,7 @@ use super::parse::{Inherited, ids, keys, later, schema};
 use super::plan::Graph;
 use super::policy;
 use super::spec::{Block, Kind, MapStep, Params, Step, Tolerate};
+use super::synonyms::instead_of;
 
 /// The keys of every step.
 pub(super) const COMMON: [&str; 12] = [
@@ -176,6 +177,12 @@ fn no_kind<'n>(node: &Node, entries: &[Entry], mine: &[OwnKind], report: &mut Re
     let own: Vec<&str> = KINDS.iter().flat_map(|k| k.keys).copied().collect();
     let unknown = |e: &&Entry| !COMMON.contains(&e.key.as_str()) && !own.contains(&e.key.as_str());
     let typo = entries.iter().filter(unknown).find_map(|e| Some((e, nearest(&e.key, words.iter().copied())?)));
+    // First: `uses` is nearer to `set` than to what was meant.
+    let foreign = |e: &&Entry| e.key != "name" && instead_of(&e.key).is_some();
+    if let Some(e) = entries.iter().filter(unknown).find(foreign) {
+        report.help(e.key_span, format!("there is no kind of step `{}`", e.key), instead_of(&e.key).unwrap_or_default());
+        return Word::None;
+    }
     match typo {
         Some((e, word)) => {
             report.help(e.key_span, format!("there is no kind of step `{}`", e.key), format!("did you mean `{word}`?"));
@@ -232,7 +239,8 @@ fn needs(header: &Header<'_>, place: usize, places: &HashMap<&str, usize>, repor
             Some(need) => out.push(*need),
             None => {
                 let message = format!("there is no step `{}` here", report.source(item.span).trim());
-                report.name(item.span, message, nearest(name, places.keys().copied()), "");
+                let known = there_are(places.keys().copied());
+                report.name(item.span, message, nearest(name, places.keys().copied()), &known);
             }
         }
     }
@@ -265,7 +273,8 @@ fn step(header: &Header<'_>, names: &Names<'_>, inherited: &Inherited<'_>, repor
             Kind::Task { kind: word.word, params: params(word, entry, node, names, report) }
         }
         Word::Own(word, entry) => {
-            keys(node, &[&COMMON, &[word.word]], &[], &format!("a `{}` step", word.word), report);
+            let words: Vec<&str> = KINDS.iter().map(|k| k.word).chain(LATER_KINDS).collect();
+            keys(node, &[&COMMON, &[word.word]], &words, &format!("a `{}` step", word.word), report);
             policy = policy::step(node, &inherited.retry, false, report);
             raw = word.raw;
             Kind::Task { kind: word.word, params: own_params(entry, names, report) }
@@ -371,7 +380,7 @@ fn item_name<'n>(node: &'n Node, names: &Names<'_>, report: &mut Report<'_>) -> 
     if !good || WORDS.contains(&name) {
         report.help(at(entry), format!("`{name}` cannot be a name"), "lower-case letters, digits and `_`");
     } else if KNOWN.contains(&name) || doubled {
-        report.error(at(entry), format!("`{name}` means something else already"));
+        report.help(at(entry), format!("`{name}` means something else already"), "choose another name after `as`");
     }
     name
 }

@@ -221,8 +221,8 @@ impl Builder {
             ));
         }
         let mut loaded: Vec<_> = std::mem::take(&mut self.workflows).into_iter().map(|w| w.loaded(&own)).collect();
-        let (host, own) = (build::host(&self.config), files::own_kinds(&self.kinds));
-        let read = files::load_with(&self.files, &host, &own).map_err(|e| wrong(&e.to_string()))?;
+        let (host, kinds) = (build::host(&self.config), files::own_kinds(&self.kinds));
+        let read = files::load_with(&self.files, &host, &kinds).map_err(|e| wrong(&e.to_string()))?;
         loaded.extend(read.into_iter().map(|mut file| {
             if file.queue == COMMON {
                 file.queue.clone_from(&own);

@@ -61,7 +61,7 @@ async fn a_kind_of_ones_own_is_a_key_in_workflow_files() {
     let later = stepd.enqueue("greeting", &json!({"name": "Bob"})).run_at(chrono::Utc::now() + chrono::TimeDelta::days(1)).await.unwrap();
     db.exec(format!("UPDATE stepd.jobs SET definition = 1 WHERE id = '{later}'")).await;
     assert!(stepd.shutdown().await);
-    files.write("w0.yaml", &GREETING.replace("[steps.plain", "['new', steps.plain"));
+    files.write("w0.yaml", &GREETING.replace("[steps.plain", "[1, steps.plain"));
     let stepd = start().await.unwrap();
     db.exec(format!("UPDATE stepd.jobs SET due_at = now() WHERE id = '{later}'")).await;
     assert_eq!(stepd.result::<Value>(later).await.unwrap(), json!(["hello Bob", 10, "no_name"]));

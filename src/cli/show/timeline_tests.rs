@@ -50,7 +50,6 @@ fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
         output: None,
         error: None,
         event: None,
-        forked_from: None,
         epoch: 1,
         label: None,
     }
@@ -67,7 +66,6 @@ fn event(ms: i64, event: &str, key: Option<&str>, data: &serde_json::Value) -> H
         key: key.map(Into::into),
         attempt: None,
         by_whom: None,
-        forked_from: None,
         epoch: None,
         data: Some(data.to_string()),
     }

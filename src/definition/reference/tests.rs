@@ -69,21 +69,23 @@ fn every_key_of_the_parser_is_in_the_schema_and_no_other() {
     }
 }
 
+fn unknown(owner: &'static str) -> Vec<(&'static str, &'static str)> {
+    keys_of(owner).into_iter().filter(|key| fact(owner, key).is_none()).map(|key| (owner, key)).collect()
+}
+
 #[test]
 fn every_key_has_its_line_in_the_table_and_every_line_its_key() {
     let mut missing = Vec::new();
     for (owner, _) in owners() {
-        let (keys, owner) = match owner {
-            Owner::Workflow => (keys_of("workflow"), "workflow"),
-            Owner::Inner(inner) => (keys_of(inner), inner),
-            Owner::Kind(kind) => (keys_of_step(kind), as_owner(kind)),
-        };
-        let inner = keys_of(owner);
-        for key in keys {
-            if fact(owner, key).or_else(|| fact("step", key).filter(|_| inner.is_empty())).is_none() {
-                missing.push(format!("fact(\"{owner}\", \"{key}\", …)"));
+        let lacks: Vec<(&str, &str)> = match owner {
+            Owner::Kind(kind) => {
+                let keys = keys_of_step(kind).into_iter().filter(|key| fact_of_step(kind, key).is_none());
+                keys.map(|key| (as_owner(kind), key)).collect()
             }
-        }
+            Owner::Workflow => unknown("workflow"),
+            Owner::Inner(inner) => unknown(inner),
+        };
+        missing.extend(lacks.into_iter().map(|(owner, key)| format!("fact(\"{owner}\", \"{key}\", …)")));
     }
     assert!(missing.is_empty(), "reference/facts.rs lacks: {}", missing.join(", "));
     for f in FACTS {
