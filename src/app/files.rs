@@ -144,13 +144,14 @@ pub fn compiler(host: Arc<Host>) -> Compile {
 #[must_use]
 pub fn compiler_with(host: Arc<Host>, own: Vec<OwnKind>) -> Compile {
     Arc::new(move |name, body| {
-        let definition = definition::load_with(&format!("stored definition of {name}"), body, &own).map_err(|diagnostics| {
-            // Another version of stepd, on another host, may.
-            Failure::transient(
-                code::DEFINITION,
-                format!("the stored definition of `{name}` cannot be read by this version of stepd: {diagnostics}"),
-            )
-        })?;
+        let definition =
+            definition::load_with(&format!("stored definition of {name}"), body, &own).map_err(|diagnostics| {
+                // Another version of stepd, on another host, may.
+                Failure::transient(
+                    code::DEFINITION,
+                    format!("the stored definition of `{name}` cannot be read by this version of stepd: {diagnostics}"),
+                )
+            })?;
         let workflow: Arc<dyn Workflow> = Arc::new(Interpreter::new(Arc::new(definition), host.clone()));
         Ok(workflow)
     })

@@ -7,9 +7,9 @@ use anyhow::Context;
 use crate::app::files;
 use crate::definition::{self, afu9};
 
+use super::Exit;
 use super::errors::{refused, refused_with};
 use super::output::{say, talk};
-use super::Exit;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -43,7 +43,10 @@ fn imported(path: &Path) -> anyhow::Result<Option<(String, String)>> {
     match definition::read(&source, bytes) {
         Ok((_, definition)) => {
             let document = definition.document.as_ref().ok_or_else(|| {
-                refused(Exit::Usage, format!("{source} is no AFU-9 document: its steps have no `tool`; it is native already"))
+                refused(
+                    Exit::Usage,
+                    format!("{source} is no AFU-9 document: its steps have no `tool`; it is native already"),
+                )
             })?;
             let name = definition.name.to_string();
             let file = path.file_name().map_or_else(|| source.clone(), |n| n.to_string_lossy().into_owned());
@@ -62,12 +65,11 @@ fn write(into: Option<&Path>, name: &str, yaml: &str) -> anyhow::Result<()> {
     let path = folder.join(format!("{name}.yaml"));
     // Somebody may have worked on it since.
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .with_context(|| format!("{} cannot be written; move away what is there, or name another folder", path.display()))?;
-    std::io::Write::write_all(&mut file, yaml.as_bytes()).with_context(|| format!("{} cannot be written", path.display()))?;
+    let mut file = options.write(true).create_new(true).open(&path).with_context(|| {
+        format!("{} cannot be written; move away what is there, or name another folder", path.display())
+    })?;
+    std::io::Write::write_all(&mut file, yaml.as_bytes())
+        .with_context(|| format!("{} cannot be written", path.display()))?;
     talk(&format!("wrote {}", path.display()));
     Ok(())
 }

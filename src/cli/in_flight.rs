@@ -45,7 +45,12 @@ pub(super) async fn check(global: &Global, paths: &[PathBuf]) -> anyhow::Result<
     Ok(if broken == 0 { Exit::Ok } else { Exit::Error })
 }
 
-async fn of_file(global: &Global, conn: &mut PgConnection, source: &str, definition: &Definition) -> anyhow::Result<usize> {
+async fn of_file(
+    global: &Global,
+    conn: &mut PgConnection,
+    source: &str,
+    definition: &Definition,
+) -> anyhow::Result<usize> {
     let (mut after, mut seen, mut broken) = (Uuid::nil(), 0, 0);
     loop {
         let page = in_flight::runs(conn, &definition.name, &definition.hash, after, PAGE).await?;

@@ -38,11 +38,15 @@ fn misfit(definition: &Definition, record: &Recorded<'_>) -> Option<String> {
             let meant = nearest(key.rsplit('.').next().unwrap_or(key), known.iter().copied());
             let meant = meant.map(|name| format!("; is it `{name}` now?")).unwrap_or_default();
             return Some(match record.state {
-                StepState::Running | StepState::Waiting => format!("step `{key}` ({}) is under way, and is not there any more{meant}", record.kind),
+                StepState::Running | StepState::Waiting => {
+                    format!("step `{key}` ({}) is under way, and is not there any more{meant}", record.kind)
+                }
                 _ => format!("step `{key}` ({}) was done, and is not there any more{meant}", record.kind),
             });
         }
-        Found::NoMap(outer) => return Some(format!("step `{key}` belongs to an item of `{outer}`, which is no `map` any more")),
+        Found::NoMap(outer) => {
+            return Some(format!("step `{key}` belongs to an item of `{outer}`, which is no `map` any more"));
+        }
     };
     if step.kind_name() != record.kind {
         return Some(format!("step `{key}` was recorded as `{}` and is now `{}`", record.kind, step.kind_name()));

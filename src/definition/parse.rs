@@ -18,7 +18,8 @@ use super::synonyms::instead_of;
 use super::{policy, steps};
 
 /// The keys of a workflow.
-pub(super) const KEYS: [&str; 9] = ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
+pub(super) const KEYS: [&str; 9] =
+    ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
 
 /// Keys of a workflow that come later.
 pub(super) const LATER: [&str; 7] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule", "budget"];

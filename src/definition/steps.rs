@@ -180,7 +180,11 @@ fn no_kind<'n>(node: &Node, entries: &[Entry], mine: &[OwnKind], report: &mut Re
     // First: `uses` is nearer to `set` than to what was meant.
     let foreign = |e: &&Entry| e.key != "name" && instead_of(&e.key).is_some();
     if let Some(e) = entries.iter().filter(unknown).find(foreign) {
-        report.help(e.key_span, format!("there is no kind of step `{}`", e.key), instead_of(&e.key).unwrap_or_default());
+        report.help(
+            e.key_span,
+            format!("there is no kind of step `{}`", e.key),
+            instead_of(&e.key).unwrap_or_default(),
+        );
         return Word::None;
     }
     match typo {

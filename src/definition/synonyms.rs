@@ -5,14 +5,20 @@ pub(super) fn instead_of(key: &str) -> Option<&'static str> {
     let word: String = key.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).collect::<String>().to_lowercase();
     Some(match word.as_str() {
         "jobs" | "tasks" | "stages" => "there is one list of `steps`; `needs` makes branches of it",
-        "on" | "trigger" | "triggers" => "nothing stands here: INSERT INTO stepd.jobs starts a run, and `schedule` does by time",
+        "on" | "trigger" | "triggers" => {
+            "nothing stands here: INSERT INTO stepd.jobs starts a run, and `schedule` does by time"
+        }
         "cron" => "write `schedule: {cron: \"15 2 * * *\"}` at the top of the file",
         "description" | "version" | "comment" => "write it as a comment: # …",
         "inputs" | "parameters" => "write `input:`, a JSON Schema of what a run is given",
         "outputs" => "write `output:`, an expression",
         "name" => "a step is named by its `id`, and by `label` for people",
-        "uses" | "action" | "plugin" => "there are no actions to use: `run` a program, or call a service by `http` or `mcp`",
-        "command" | "cmd" | "script" | "bash" | "sh" => "write `run:` with a shell script, or `exec:` with a list of arguments",
+        "uses" | "action" | "plugin" => {
+            "there are no actions to use: `run` a program, or call a service by `http` or `mcp`"
+        }
+        "command" | "cmd" | "script" | "bash" | "sh" => {
+            "write `run:` with a shell script, or `exec:` with a list of arguments"
+        }
         "workingdirectory" | "workdir" | "dir" => "write `cwd:`",
         "environment" | "envs" => "write `env:`",
         "continueonerror" | "ignoreerrors" | "allowfailure" => "write `on_error: continue`",
@@ -26,7 +32,9 @@ pub(super) fn instead_of(key: &str) -> Option<&'static str> {
         }
         "parallel" => "write `needs: []` on steps that start together, or `max_parallel` on a `map`",
         "query" | "statement" => "write `sql:`",
-        "url" | "request" | "method" | "get" | "post" => "write `http: POST https://…`, the method and the URL together",
+        "url" | "request" | "method" | "get" | "post" => {
+            "write `http: POST https://…`, the method and the URL together"
+        }
         "data" | "payload" => "write `json:`, or `body:` for text",
         _ => return None,
     })

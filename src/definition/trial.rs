@@ -35,12 +35,15 @@ impl Trial {
     ///
     /// # Errors
     /// What is wrong with the steps.
-    pub fn new(input: Payload, steps: &Map<String, Value>, raw: Map<String, Value>, host: Arc<Host>) -> Result<Self, String> {
+    pub fn new(
+        input: Payload,
+        steps: &Map<String, Value>,
+        raw: Map<String, Value>,
+        host: Arc<Host>,
+    ) -> Result<Self, String> {
         let views = steps.iter().map(|(id, step)| seen(id, step)).collect::<Result<Vec<_>, _>>()?;
-        let ids: Vec<(String, bool)> = steps
-            .iter()
-            .map(|(id, step)| (id.clone(), step.get("output").is_some_and(Value::is_array)))
-            .collect();
+        let ids: Vec<(String, bool)> =
+            steps.iter().map(|(id, step)| (id.clone(), step.get("output").is_some_and(Value::is_array))).collect();
         let slots = Steps::new(Arc::new(StepIds::new(ids.iter().map(|(id, map)| (id.as_str(), *map)))), None);
         for (place, view) in views.into_iter().enumerate() {
             slots.fill(place, view);
@@ -81,7 +84,9 @@ impl Trial {
         };
         let value = match has_expression(text) {
             true => Some(string(text, span, Mode::Typed, &names, &mut report)).map(|t| t.eval(&self.view)),
-            false => compile(text, span, &names, &mut report).map(|e| e.eval(&self.view).map(std::borrow::Cow::into_owned)),
+            false => {
+                compile(text, span, &names, &mut report).map(|e| e.eval(&self.view).map(std::borrow::Cow::into_owned))
+            }
         };
         match value {
             Some(Ok(value)) if report.is_empty() => return Ok(value),
@@ -182,7 +187,9 @@ mod tests {
 
     #[test]
     fn steps_in_another_form_are_explained() {
-        let wrong = |steps: Value| Trial::new(Payload::null(), &object(steps), Map::new(), Arc::default()).map(|_| ()).unwrap_err();
+        let wrong = |steps: Value| {
+            Trial::new(Payload::null(), &object(steps), Map::new(), Arc::default()).map(|_| ()).unwrap_err()
+        };
         assert!(wrong(json!({"a": 1})).contains(r#"{"a": {"output": …}}"#));
         assert!(wrong(json!({"a": {"ouput": 1}})).contains("did you mean `output`?"));
         assert!(wrong(json!({"a": {"state": "done"}})).contains("completed, failed, skipped"));

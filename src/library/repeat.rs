@@ -56,7 +56,9 @@ impl<'s, F> RepeatCall<'s, F> {
                 return Ok(result);
             }
         }
-        let why = format!("step `{key}` has no result after {most} rounds; let it go on longer with at_most, or give up earlier");
+        let why = format!(
+            "step `{key}` has no result after {most} rounds; let it go on longer with at_most, or give up earlier"
+        );
         let failure = Failure::permanent(code::REPEAT_EXHAUSTED, why);
         let done = run.close(&key, Err(failure), &policy).await?;
         decoded(run, &key, &done.output)

@@ -72,7 +72,11 @@ fn a_document_of_afu9_is_checked_and_imported_as_it_is() {
     let checked = stepd_at(None, &["check", &document]).is(0);
     assert!(checked.out.contains("issue_to_pr.json: issue_to_pr"), "{}", checked.out);
     let printed = stepd_at(None, &["import", &document]).is(0);
-    assert!(printed.out.contains("mcp: \"github.getIssue\"") && printed.out.contains("${{ input.repo.owner }}"), "{}", printed.out);
+    assert!(
+        printed.out.contains("mcp: \"github.getIssue\"") && printed.out.contains("${{ input.repo.owner }}"),
+        "{}",
+        printed.out
+    );
     let files = Files::new::<&str>([]);
     let into = files.path("native").display().to_string();
     let other = root("tests/definitions/afu9/fix_deploy_failure.json");
@@ -96,7 +100,11 @@ fn a_workflow_of_two_agents_as_json_gives_their_outputs_by_step() {
 fn an_agent_that_is_not_there_fails_the_run_at_once_by_name() {
     let files = Files::new::<&str>([]);
     let path = files.path("bad_agent.json");
-    std::fs::write(&path, r#"{"name": "bad_agent", "steps": [{"name": "a", "tool": "nobody.summarize", "params": {}}]}"#).unwrap();
+    std::fs::write(
+        &path,
+        r#"{"name": "bad_agent", "steps": [{"name": "a", "tool": "nobody.summarize", "params": {}}]}"#,
+    )
+    .unwrap();
     let done = stepd_at(None, &["run", &path.display().to_string(), "--ephemeral"]).is(5);
     assert!(done.err.contains("nobody") || done.err.contains("`mcp`"), "{}", done.err);
 }

@@ -37,7 +37,8 @@ async fn a_fork_keeps_what_had_ended_before_its_step_began_and_leaves_the_run_as
         .one("INSERT INTO stepd.jobs (workflow, input, unique_key, labels) VALUES ('chain', '{\"n\": 2}', 'k', '{\"a\": \"b\"}') RETURNING id::text")
         .await;
     db.reaches(&run, "failed", SOON).await;
-    let before: Vec<String> = db.all(format!("SELECT s::text FROM stepd.steps s WHERE run = '{run}' ORDER BY seq")).await;
+    let before: Vec<String> =
+        db.all(format!("SELECT s::text FROM stepd.steps s WHERE run = '{run}' ORDER BY seq")).await;
     std::fs::write(files.path("there"), "").unwrap();
 
     // From the step that failed: the two before it keep their results.
@@ -55,21 +56,28 @@ async fn a_fork_keeps_what_had_ended_before_its_step_began_and_leaves_the_run_as
     db.reaches(&again, "completed", SOON).await;
     assert_eq!(output(&db, &again).await, json!([1, 2, 3]));
 
-    let after: Vec<String> = db.all(format!("SELECT s::text FROM stepd.steps s WHERE run = '{run}' ORDER BY seq")).await;
+    let after: Vec<String> =
+        db.all(format!("SELECT s::text FROM stepd.steps s WHERE run = '{run}' ORDER BY seq")).await;
     assert_eq!(before, after, "the run that was forked stays as it is");
     assert_eq!(db.state(&run).await, "failed");
-    let told = format!("SELECT forked_from::text || ' ' || coalesce(unique_key, 'no key') || ' ' || (labels ->> 'a') FROM stepd.runs WHERE id = '{third}'");
+    let told = format!(
+        "SELECT forked_from::text || ' ' || coalesce(unique_key, 'no key') || ' ' || (labels ->> 'a') FROM stepd.runs WHERE id = '{third}'"
+    );
     assert_eq!(db.one::<String>(told).await, format!("{run} no key b"));
     // What was kept was not done here: no attempts, no lines; the fork itself has one.
     assert_eq!(db.count(format!("SELECT count(*) FROM stepd.attempts WHERE run = '{third}'")).await, 1);
-    let events: Vec<String> = db.all(format!("SELECT event || coalesce(' ' || key, '') FROM stepd.history WHERE run = '{third}' ORDER BY seq")).await;
+    let events: Vec<String> = db
+        .all(format!("SELECT event || coalesce(' ' || key, '') FROM stepd.history WHERE run = '{third}' ORDER BY seq"))
+        .await;
     assert_eq!(events[0], "run enqueued");
     assert!(events.contains(&"forked third".into()) && !events.iter().any(|e| e.ends_with("first")), "{events:?}");
 }
 
 #[tokio::test]
 async fn a_fork_inside_of_a_map_keeps_its_items_and_those_that_were_done() {
-    let (db, files) = (Db::new().await, Files::new(["
+    let (db, files) = (
+        Db::new().await,
+        Files::new(["
 name: docs
 resume: never
 retry: {max_attempts: 1}
@@ -88,7 +96,8 @@ steps:
         env: {D: \"${{ doc }}\"}
   - {id: end, set: \"${{ steps.docs.count }}\"}
 output: steps.end.output
-"]));
+"]),
+    );
     std::fs::write(files.path("list"), r#"["a", "b", "c"]"#).unwrap();
     let _worker = Spec::new(&db, &files).ready().await;
     let run = db.enqueue("docs", "{}").await;
@@ -112,7 +121,9 @@ output: steps.end.output
 
 #[tokio::test]
 async fn a_fork_of_branches_keeps_none_that_could_have_seen_its_step() {
-    let (db, files) = (Db::new().await, Files::new(["
+    let (db, files) = (
+        Db::new().await,
+        Files::new(["
 name: branches
 steps:
   - {id: a, run: echo a >> @DIR@/log, needs: []}
@@ -120,7 +131,8 @@ steps:
   - {id: c, run: sleep 0.3; echo c >> @DIR@/log, needs: [a]}
   - {id: d, run: echo d >> @DIR@/log, needs: [b]}
   - {id: e, run: echo e >> @DIR@/log, needs: [c, d]}
-"]));
+"]),
+    );
     let _worker = Spec::new(&db, &files).ready().await;
     let run = db.enqueue("branches", "{}").await;
     db.reaches(&run, "completed", SOON).await;
@@ -144,7 +156,8 @@ async fn what_cannot_be_forked_is_refused_with_the_steps_that_can() {
     stepd(&db, &["fork", "00000000-0000-0000-0000-000000000000", "--from", "x"]).await.is(3).says("SD010");
     stepd(&db, &["fork", &run]).await.is(2);
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs").await, 1);
-    let done = stepd(&db, &["fork", &run[..20], "--from", "second", "--input", r#"{"n": 5}"#, "-o", "json"]).await.is(0);
+    let done =
+        stepd(&db, &["fork", &run[..20], "--from", "second", "--input", r#"{"n": 5}"#, "-o", "json"]).await.is(0);
     let told: Value = serde_json::from_str(&done.out).unwrap();
     assert_eq!((&told["forked_from"], &told["from_step"]), (&json!(run), &json!("second")));
     let shown = stepd(&db, &["show", told["id"].as_str().unwrap()]).await.is(0);
@@ -184,8 +197,9 @@ async fn the_check_lists_the_runs_that_a_changed_file_would_break_and_why() {
     let _worker = Spec::new(&db, &files).ready().await;
     let run = db.enqueue("moved", "{}").await;
     db.reaches(&run, "waiting", SOON).await;
-    let later: String =
-        db.one("INSERT INTO stepd.jobs (workflow, run_at) VALUES ('moved', now() + interval '1 day') RETURNING id::text").await;
+    let later: String = db
+        .one("INSERT INTO stepd.jobs (workflow, run_at) VALUES ('moved', now() + interval '1 day') RETURNING id::text")
+        .await;
     let path = |name: &str, text: &str| {
         let path = files.path(name);
         std::fs::write(&path, text).unwrap();
@@ -195,7 +209,13 @@ async fn the_check_lists_the_runs_that_a_changed_file_would_break_and_why() {
     stepd(&db, &["check", "--in-flight", &fits]).await.is(0).says("fits all 2 unfinished runs");
     let breaks = path("breaks.yaml", BREAKS);
     let done = stepd(&db, &["check", "--in-flight", &breaks]).await.is(1).says("breaks 2 of 2");
-    for told in [&*run, "`quote` was recorded as `set` and is now `run`", "`price` (set) was done, and is not there any more", &*later, "required"] {
+    for told in [
+        &*run,
+        "`quote` was recorded as `set` and is now `run`",
+        "`price` (set) was done, and is not there any more",
+        &*later,
+        "required",
+    ] {
         assert!(done.out.contains(told), "{told} is not in {}", done.out);
     }
     let done = stepd(&db, &["check", "--in-flight", &breaks, "-o", "id"]).await.is(1);

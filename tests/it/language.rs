@@ -114,7 +114,9 @@ async fn every_example_of_the_handbook_gives_what_it_says() {
         let state = format!("SELECT state::text FROM stepd.runs WHERE id = '{run}'");
         wait_until(&format!("the end of {name} (line {})", example.line), SOON, async || {
             for (step, prompt) in [("approval", true), ("event", false)] {
-                let waits = format!("SELECT coalesce(event, key) FROM stepd.waiting WHERE run = '{run}' AND waits_for = '{step}'");
+                let waits = format!(
+                    "SELECT coalesce(event, key) FROM stepd.waiting WHERE run = '{run}' AND waits_for = '{step}'"
+                );
                 for what in db.all::<String>(waits).await {
                     match (prompt, example.events.get(&what)) {
                         // Somebody may have been faster: this test, a moment ago.

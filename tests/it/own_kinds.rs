@@ -58,7 +58,11 @@ async fn a_kind_of_ones_own_is_a_key_in_workflow_files() {
     let run = stepd.enqueue("greeting", &json!({"name": "Ada"})).await.unwrap();
     assert_eq!(stepd.result::<Value>(run).await.unwrap(), json!(["hello Ada", 10, "no_name"]));
     // A run that is pinned to a definition of before finds its kind, too.
-    let later = stepd.enqueue("greeting", &json!({"name": "Bob"})).run_at(chrono::Utc::now() + chrono::TimeDelta::days(1)).await.unwrap();
+    let later = stepd
+        .enqueue("greeting", &json!({"name": "Bob"}))
+        .run_at(chrono::Utc::now() + chrono::TimeDelta::days(1))
+        .await
+        .unwrap();
     db.exec(format!("UPDATE stepd.jobs SET definition = 1 WHERE id = '{later}'")).await;
     assert!(stepd.shutdown().await);
     files.write("w0.yaml", &GREETING.replace("[steps.plain", "[1, steps.plain"));
@@ -111,7 +115,8 @@ async fn a_loop_goes_round_until_it_has_a_result_and_repeats_no_finished_step() 
     // It sleeps, and is run from its top, twice.
     assert_eq!(stepd.result::<String>(run).await.unwrap(), "round 2, asked 3");
     assert_eq!(asked.load(Ordering::SeqCst), 3);
-    let keys: Vec<String> = db.all(format!("SELECT key FROM stepd.steps WHERE run = '{run}' ORDER BY key COLLATE \"C\"")).await;
+    let keys: Vec<String> =
+        db.all(format!("SELECT key FROM stepd.steps WHERE run = '{run}' ORDER BY key COLLATE \"C\"")).await;
     assert_eq!(keys, ["poll", "poll[0].ask", "poll[0].pause", "poll[1].ask", "poll[1].pause", "poll[2].ask"]);
     let endless = stepd.enqueue("poll", &1_000).await.unwrap();
     let Err(Error::Failed { failure, .. }) = stepd.result::<String>(endless).await else { panic!("it must end") };

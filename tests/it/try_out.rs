@@ -119,8 +119,7 @@ steps:
 }
 
 /// Leaves a line, and goes on when there is a file.
-const DAILY: &str =
-    "name: daily\nsteps:\n  - {id: work, run: 'echo work >> @DIR@/log; until test -e @DIR@/there; do sleep 0.05; done'}\n";
+const DAILY: &str = "name: daily\nsteps:\n  - {id: work, run: 'echo work >> @DIR@/log; until test -e @DIR@/there; do sleep 0.05; done'}\n";
 
 #[tokio::test]
 async fn a_second_run_with_the_same_key_is_refused_skipped_or_waits_as_it_is_told() {
@@ -128,7 +127,9 @@ async fn a_second_run_with_the_same_key_is_refused_skipped_or_waits_as_it_is_tol
     let file = files.workflows().join("w0.yaml").display().to_string();
     let run = |then: &'static str| {
         let (db, file) = (db.clone(), file.clone());
-        tokio::spawn(async move { stepd(&db, &["run", &file, "--key", "daily", "--on-conflict", then, "-o", "id"]).await })
+        tokio::spawn(
+            async move { stepd(&db, &["run", &file, "--key", "daily", "--on-conflict", then, "-o", "id"]).await },
+        )
     };
     let first = run("reject");
     wait_until("the first is at work", SOON, async || files.lines("log").len() == 1).await;
@@ -137,7 +138,8 @@ async fn a_second_run_with_the_same_key_is_refused_skipped_or_waits_as_it_is_tol
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs").await, 1);
     let (same, queued) = (run("return"), run("queue"));
     wait_until("all three look at the one run", SOON, async || {
-        let looks = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+        let looks =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'test'
             AND (query LIKE '-- Where a run stands%' OR query LIKE '%FROM stepd.waiting%')";
         db.count(looks).await == 3
     })

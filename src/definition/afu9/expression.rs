@@ -136,7 +136,11 @@ impl<'t> Reader<'t> {
         for (open, close) in [("${", "}"), ("(", ")")] {
             if self.takes(open) {
                 let inner = self.or()?;
-                return if self.takes(close) { Ok(inner) } else { Err(self.wrong(format!("`{close}` is missing here"))) };
+                return if self.takes(close) {
+                    Ok(inner)
+                } else {
+                    Err(self.wrong(format!("`{close}` is missing here")))
+                };
             }
         }
         match self.rest().chars().next() {
@@ -166,7 +170,8 @@ impl<'t> Reader<'t> {
 
     fn number(&mut self) -> Result<Expr, Wrong> {
         let rest = self.rest();
-        let end = rest.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | 'e' | 'E'))).unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | 'e' | 'E'))).unwrap_or(rest.len());
         let number: Value = serde_json::from_str(&rest[..end]).map_err(|_| self.wrong("this is no number"))?;
         self.at += end;
         Ok(Expr::Literal(Some(number)))

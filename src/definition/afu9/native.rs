@@ -16,7 +16,9 @@ use super::{Compat, Document, ToolStep};
 /// said in the native language stands in a comment.
 #[must_use]
 pub fn to_native(name: &str, source_name: &str, document: &Document) -> String {
-    let mut out = format!("# Imported from {source_name}, an AFU-9 document. The input is what its context's `input` was, with\n");
+    let mut out = format!(
+        "# Imported from {source_name}, an AFU-9 document. The input is what its context's `input` was, with\n"
+    );
     out.push_str("# `repo` in it. Numbers and booleans keep their types here, where AFU-9 made text of them.\n");
     for note in notes(document) {
         out.push_str(&format!("# Note: {note}\n"));
@@ -55,7 +57,10 @@ fn notes(document: &Document) -> Vec<String> {
         if let Some(variable) = step.assign.as_deref() {
             if seen.contains(&variable) {
                 let after = if step.condition.is_some() { "; null where that is skipped" } else { "" };
-                notes.push(format!("`{variable}` is assigned again; behind `{}` it is that step's output{after}.", step.name));
+                notes.push(format!(
+                    "`{variable}` is assigned again; behind `{}` it is that step's output{after}.",
+                    step.name
+                ));
             }
             seen.push(variable);
         }
@@ -77,7 +82,8 @@ struct Variables {
 impl Variables {
     /// A path as a native one.
     fn path(&self, path: &str) -> String {
-        let parts: Vec<String> = path.replace('[', ".").replace(']', "").split('.').map(|p| p.trim().to_owned()).collect();
+        let parts: Vec<String> =
+            path.replace('[', ".").replace(']', "").split('.').map(|p| p.trim().to_owned()).collect();
         let (first, rest) = parts.split_first().map_or(("", &[][..]), |(f, r)| (f.as_str(), r));
         let variable = |name: &str, rest: &[String]| match self.steps.get(name) {
             Some(step) => joined(&format!("steps.{step}.output"), rest),
@@ -155,7 +161,8 @@ impl Variables {
 
 /// A path as it may stand in a document: words, and places in lists.
 fn is_path(text: &str) -> bool {
-    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let word =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     text.replace('[', ".").replace(']', "").split('.').all(|part| word(part.trim()))
 }
 
@@ -177,7 +184,9 @@ fn joined(base: &str, rest: &[String]) -> String {
 
 fn step_of(document: &Document, step: &ToolStep, known: &Variables) -> String {
     let mut out = format!("  - id: {}\n    mcp: {}\n", id(step), quoted(&step.tool));
-    if let Some(expr) = step.condition.as_ref().and_then(|c| c.tree().cloned().or_else(|| super::expression::parse(c.text()).ok())) {
+    if let Some(expr) =
+        step.condition.as_ref().and_then(|c| c.tree().cloned().or_else(|| super::expression::parse(c.text()).ok()))
+    {
         // `if` takes nothing but true and false; AFU-9 took anything.
         out.push_str(&format!("    if: {}\n", quoted(&format!("true if {} else false", known.expression(&expr)))));
     }

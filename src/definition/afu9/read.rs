@@ -33,7 +33,12 @@ pub(in super::super) fn is_document(root: &Node, source: &str) -> bool {
 }
 
 /// Reads a document; one without a name has that of its file.
-pub(in super::super) fn document(root: &Node, source_name: &str, source: &str, report: &mut Report<'_>) -> Option<Definition> {
+pub(in super::super) fn document(
+    root: &Node,
+    source_name: &str,
+    source: &str,
+    report: &mut Report<'_>,
+) -> Option<Definition> {
     unknown_keys(root, &KEYS, &["$schema"], "an AFU-9 document", report);
     let filling = filling(root, report);
     let config = root.get("config").filter(|e| mapping(e, report).is_some()).map(|e| &e.value);
@@ -41,7 +46,8 @@ pub(in super::super) fn document(root: &Node, source_name: &str, source: &str, r
     if let Some(config) = config {
         unknown_keys(config, &CONFIG, &[], "`config`", report);
         settings.continue_on_error = flag(config, "continueOnError", report);
-        settings.timeout = config.get("timeoutMs").and_then(|e| whole(e, 1, LONGEST_MS, report)).map(Duration::from_millis);
+        settings.timeout =
+            config.get("timeoutMs").and_then(|e| whole(e, 1, LONGEST_MS, report)).map(Duration::from_millis);
         settings.retries = config.get("maxRetries").and_then(|e| whole(e, 0, 1000, report));
     }
     let nodes = root.get("steps").and_then(|e| list(e, report)).unwrap_or_default();
@@ -129,7 +135,11 @@ fn step(
     if let Some((name, entry)) = name
         && !is_word(name, '_')
     {
-        report.help(at(entry), format!("`{name}` cannot be the name of a step"), "lower-case letters, digits and `_`, beginning with a letter");
+        report.help(
+            at(entry),
+            format!("`{name}` cannot be the name of a step"),
+            "lower-case letters, digits and `_`, beginning with a letter",
+        );
     }
     let tool = needed("tool", "add \"tool\": \"server.tool\"", report).and_then(|e| text(e, report).map(|t| (t, e)));
     if let Some((tool, entry)) = tool
@@ -181,7 +191,8 @@ fn condition(entry: &Entry, filling: Filling, report: &mut Report<'_>) -> Option
                 Some(start) if e.at <= text.len() => entry.value.span.skip_in(source, start + e.at, 1),
                 _ => entry.value.span,
             };
-            let help = "a condition has paths, literals, ( ), !, && and ||, and the comparisons === !== == != < <= > >=";
+            let help =
+                "a condition has paths, literals, ( ), !, && and ||, and the comparisons === !== == != < <= > >=";
             report.help(span, format!("this condition cannot be read: {}", e.message), help);
             None
         }
@@ -201,7 +212,8 @@ fn retry(entry: Option<&Entry>, filling: Filling, retries: Option<u64>, report: 
     let Some(entry) = entry.filter(|e| mapping(e, report).is_some()) else { return all };
     let node = &entry.value;
     unknown_keys(node, &RETRY, &[], "`retry`", report);
-    let mut number = |key: &str, from, to, default| node.get(key).and_then(|e| whole(e, from, to, report)).unwrap_or(default);
+    let mut number =
+        |key: &str, from, to, default| node.get(key).and_then(|e| whole(e, from, to, report)).unwrap_or(default);
     let max_attempts = u32::try_from(number("maxAttempts", 1, 10, 3)).unwrap_or(u32::MAX);
     let initial = Duration::from_millis(number("initialDelayMs", 0, LONGEST_MS, 1000));
     let max = Duration::from_millis(number("maxDelayMs", 0, LONGEST_MS, 60_000));

@@ -46,7 +46,11 @@ fn the_engine_made_text_of_everything() {
         assert_eq!(filled(json!(text), ENGINE), json!(expected), "{text}");
     }
     let nested = json!({"n": 1, "b": true, "z": null, "deep": [["${variables.s}", 2]]});
-    assert_eq!(filled(nested, ENGINE), json!({"n": 1, "b": true, "z": null, "deep": [["bug", 2]]}), "literals are kept");
+    assert_eq!(
+        filled(nested, ENGINE),
+        json!({"n": 1, "b": true, "z": null, "deep": [["bug", 2]]}),
+        "literals are kept"
+    );
 }
 
 #[test]
@@ -168,7 +172,10 @@ fn an_input_is_a_whole_context_or_what_the_context_s_input_is() {
     assert_eq!(find(&plain, "input.issue_number"), Some(json!(1)));
     assert_eq!(find(&plain, "repo.owner"), Some(json!("ada")));
     let whole = Context::of(json!({"input": {"a": 1}, "variables": {"b": 2}, "issue": {"number": 3}}));
-    assert_eq!([find(&whole, "input.a"), find(&whole, "b"), find(&whole, "issue.number")], [1, 2, 3].map(|n| Some(json!(n))));
+    assert_eq!(
+        [find(&whole, "input.a"), find(&whole, "b"), find(&whole, "issue.number")],
+        [1, 2, 3].map(|n| Some(json!(n)))
+    );
     for odd in [json!(null), json!([1]), json!("text")] {
         assert_eq!(find(&Context::of(odd.clone()), "input"), Some(odd));
     }
@@ -193,7 +200,8 @@ fn documents_load_as_they_are() {
 
 #[test]
 fn a_native_file_with_neither_is_no_document() {
-    let native = load("a.json", r#"{"name": "a", "steps": [{"id": "one", "set": 1}]}"#).unwrap_or_else(|e| panic!("{e}"));
+    let native =
+        load("a.json", r#"{"name": "a", "steps": [{"id": "one", "set": 1}]}"#).unwrap_or_else(|e| panic!("{e}"));
     assert!(native.document.is_none());
     assert!(load("a.yaml", "name: a\nsteps: []\n").is_err(), "a native file needs steps");
 }
@@ -211,7 +219,9 @@ fn an_import_is_a_native_file() {
         let told = load("imported.yaml", &native(text)).map(|d| d.kinds()).map_err(|e| e.to_string());
         match told {
             Ok(kinds) => assert_eq!(kinds, ["mcp"]),
-            Err(told) => assert!(!told.contains("did you mean") && told.contains("`mcp` is part of the language"), "{told}"),
+            Err(told) => {
+                assert!(!told.contains("did you mean") && told.contains("`mcp` is part of the language"), "{told}")
+            }
         }
     }
 }

@@ -16,7 +16,10 @@ pub fn editor_schema() -> Value {
         defs.insert(owner.into(), mapping(&keys_of(owner), |key| fact(owner, key)));
     }
     for kind in &KINDS {
-        defs.insert(format!("step_{}", kind.word), mapping(&keys_of_step(kind.word), |key| fact_of_step(kind.word, key)));
+        defs.insert(
+            format!("step_{}", kind.word),
+            mapping(&keys_of_step(kind.word), |key| fact_of_step(kind.word, key)),
+        );
     }
     defs.insert("body".into(), body());
     defs.insert("step".into(), json!({"$ref": "#/$defs/body", "required": ["id"]}));

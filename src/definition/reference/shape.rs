@@ -96,7 +96,9 @@ impl Shape {
             Self::List => json!({"type": "array"}),
             Self::Arguments => json!({"type": "array", "minItems": 1, "items": scalar}),
             Self::Items => json!({"anyOf": [{"type": "array"}, {"type": "string", "pattern": EXPRESSION}]}),
-            Self::Needs => json!({"anyOf": [Self::Id.schema(), {"type": "array", "uniqueItems": true, "items": Self::Id.schema()}]}),
+            Self::Needs => {
+                json!({"anyOf": [Self::Id.schema(), {"type": "array", "uniqueItems": true, "items": Self::Id.schema()}]})
+            }
             Self::Codes => json!({"type": "array", "items": text("^[A-Za-z0-9_]+$")}),
             Self::Tolerate => json!({"anyOf": [Self::Whole(0, 1_000_000).schema(), text("^(100|[0-9]{1,2})%$")]}),
             Self::Schema => json!({"type": ["object", "boolean"]}),
@@ -105,7 +107,9 @@ impl Shape {
             Self::Body => json!({"$ref": "#/$defs/body"}),
             Self::Tool => text("^[a-z][a-z0-9_-]*\\..+$"),
             Self::Tools => json!({"type": "array", "minItems": 1, "items": {"type": "string"}}),
-            Self::Keys => json!({"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]}),
+            Self::Keys => {
+                json!({"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]})
+            }
             Self::Flag => json!({"type": "boolean"}),
             Self::Amount => json!({"type": "number", "exclusiveMinimum": 0}),
             Self::While => json!({"anyOf": [{"enum": ["active", "forever"]}, text(DURATION)]}),

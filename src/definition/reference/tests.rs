@@ -50,7 +50,8 @@ fn known(text: &str, key: &str) -> Option<bool> {
 #[test]
 fn every_key_of_the_parser_is_in_the_schema_and_no_other() {
     let schema = editor_schema();
-    let mut everything: Vec<&str> = KINDS.iter().flat_map(|k| k.keys).copied().chain(KINDS.iter().map(|k| k.word)).collect();
+    let mut everything: Vec<&str> =
+        KINDS.iter().flat_map(|k| k.keys).copied().chain(KINDS.iter().map(|k| k.word)).collect();
     everything.extend(FACTS.iter().map(|f| f.key).chain(steps::COMMON).chain(parse::KEYS).chain(LATER));
     for (owner, text) in owners() {
         let properties = match owner {
@@ -63,7 +64,11 @@ fn every_key_of_the_parser_is_in_the_schema_and_no_other() {
             // A second kind in one step is another mistake.
             let second = KINDS.iter().any(|k| k.word == *key) && matches!(owner, Owner::Kind(_));
             if !second && let Some(known) = known(&text.replace("KEY", key), key) {
-                assert_eq!(properties.contains_key(*key), known, "`{key}` in {owner:?}: the schema has it, or the parser");
+                assert_eq!(
+                    properties.contains_key(*key),
+                    known,
+                    "`{key}` in {owner:?}: the schema has it, or the parser"
+                );
             }
         }
     }
@@ -117,7 +122,8 @@ fn every_good_file_is_good_by_the_schema() {
     for (name, text) in good() {
         if load(&name, &text).is_ok() {
             let json = json_of(&text).unwrap();
-            let wrong: Vec<String> = validator.iter_errors(&json).map(|e| format!("{}: {e}", e.instance_path())).collect();
+            let wrong: Vec<String> =
+                validator.iter_errors(&json).map(|e| format!("{}: {e}", e.instance_path())).collect();
             assert!(wrong.is_empty(), "{name}: {wrong:#?}");
         }
     }
@@ -146,7 +152,10 @@ fn what_the_schema_refuses_the_parser_refuses_and_a_wrong_key_both() {
                 if let Some(json) = json_of(&changed)
                     && !validator.is_valid(&json)
                 {
-                    assert!(load(&name, &changed).is_err(), "{name}: the schema refuses what the parser takes:\n{changed}");
+                    assert!(
+                        load(&name, &changed).is_err(),
+                        "{name}: the schema refuses what the parser takes:\n{changed}"
+                    );
                 }
             }
         }
@@ -201,13 +210,17 @@ fn the_tables_of_the_handbook_are_those_of_the_parser() {
     let mut expected = text.clone();
     for (name, table) in tables() {
         let (from, to) = (format!("<!-- table: {name} -->\n"), "<!-- end -->");
-        let start = expected.find(&from).unwrap_or_else(|| panic!("docs/language.md has no place for {name}")) + from.len();
+        let start =
+            expected.find(&from).unwrap_or_else(|| panic!("docs/language.md has no place for {name}")) + from.len();
         let end = start + expected[start..].find(to).unwrap();
         expected.replace_range(start..end, &table);
     }
     if std::env::var_os("STEPD_BLESS").is_some() {
         std::fs::write(&path, &expected).unwrap();
     } else {
-        assert!(text == expected, "the tables of docs/language.md are not those of the parser; STEPD_BLESS=1 writes them anew");
+        assert!(
+            text == expected,
+            "the tables of docs/language.md are not those of the parser; STEPD_BLESS=1 writes them anew"
+        );
     }
 }

@@ -56,7 +56,9 @@ impl<R: StepRunner> Run<'_, R> {
             let params = |_| Ok(json!({"prompt": HOLD}));
             let key = StepKey::from(format!("hold[{place}]"));
             let policy = StepPolicy::default();
-            self.runner.call(Call { key, kind: "approve", params: &params, policy: &policy, shape: PLAIN.clone() }).await?;
+            self.runner
+                .call(Call { key, kind: "approve", params: &params, policy: &policy, shape: PLAIN.clone() })
+                .await?;
         }
         self.asked = on_hold;
         Ok(())

@@ -118,7 +118,13 @@ async fn named(name: &str, document: Value, input: Value) -> Seen {
         other => panic!("{other:?}"),
     }
     let calls = tools.calls.lock().unwrap().clone();
-    Seen { outcome, calls, output, error, steps: steps.iter().map(|s| format!("{} {}", s.key, s.state.as_str())).collect() }
+    Seen {
+        outcome,
+        calls,
+        output,
+        error,
+        steps: steps.iter().map(|s| format!("{} {}", s.key, s.state.as_str())).collect(),
+    }
 }
 
 fn step(name: &str, tool: &str, params: Value) -> Value {
@@ -139,14 +145,22 @@ fn assigned(variable: &str, value: Value, rest: Vec<Value>) -> Value {
 
 #[tokio::test]
 async fn results_are_assigned_and_the_run_gives_its_variables() {
-    let document = assigned("issue", json!({"number": 7}), vec![
-        with(step("second", "t.give", json!({"value": "fix/${issue.number}"})), json!({"assign": "branch"})),
-        with(step("third", "t.nothing", json!({})), json!({"assign": "none"})),
-        step("fourth", "t.give", json!({"value": 1})),
-    ]);
+    let document = assigned(
+        "issue",
+        json!({"number": 7}),
+        vec![
+            with(step("second", "t.give", json!({"value": "fix/${issue.number}"})), json!({"assign": "branch"})),
+            with(step("third", "t.nothing", json!({})), json!({"assign": "none"})),
+            step("fourth", "t.give", json!({"value": 1})),
+        ],
+    );
     let seen = whole(document, json!({"variables": {"v": 1}, "input": {}})).await;
     assert_eq!(seen.outcome, Outcome::Done);
-    assert_eq!(seen.output, Some(json!({"v": 1, "issue": {"number": 7}, "branch": "fix/7"})), "nothing assigns nothing");
+    assert_eq!(
+        seen.output,
+        Some(json!({"v": 1, "issue": {"number": 7}, "branch": "fix/7"})),
+        "nothing assigns nothing"
+    );
     assert_eq!(seen.calls[1], ("t.give".into(), json!({"value": "fix/7"})));
 }
 
@@ -167,7 +181,8 @@ async fn a_failed_step_ends_the_run_with_the_tool_s_message_and_the_rest_is_not_
 #[tokio::test]
 async fn max_retries_are_further_calls_of_every_step_without_a_pause() {
     for compat in ["documented", "afu9-engine"] {
-        let mut document = json!({"compat": compat, "config": {"maxRetries": 2}, "steps": [step("a", "t.fail", json!({}))]});
+        let mut document =
+            json!({"compat": compat, "config": {"maxRetries": 2}, "steps": [step("a", "t.fail", json!({}))]});
         let seen = whole(document.clone(), json!({})).await;
         assert_eq!((seen.outcome, seen.calls.len()), (Outcome::Failed, 3), "{compat}");
         document["steps"][0]["params"] = json!({"times": 2});
@@ -186,7 +201,8 @@ async fn a_step_s_own_retry_is_obeyed_as_documented_and_ignored_as_the_engine_di
 
 #[tokio::test]
 async fn a_time_limit_is_kept_as_documented() {
-    let document = json!({"config": {"timeoutMs": 50}, "steps": [step("a", "t.give", json!({})), step("b", "t.slow", json!({}))]});
+    let document =
+        json!({"config": {"timeoutMs": 50}, "steps": [step("a", "t.give", json!({})), step("b", "t.slow", json!({}))]});
     let seen = whole(document, json!({})).await;
     assert_eq!(seen.outcome, Outcome::Failed);
     assert_eq!(seen.error.unwrap().code, "timeout");
@@ -194,7 +210,8 @@ async fn a_time_limit_is_kept_as_documented() {
 
 #[tokio::test]
 async fn a_tool_without_a_dot_fails_in_the_engine_s_words_and_more_dots_are_passed_over() {
-    let document = json!({"compat": "afu9-engine", "steps": [step("a", "x.y.z", json!({})), step("b", "bad", json!({}))]});
+    let document =
+        json!({"compat": "afu9-engine", "steps": [step("a", "x.y.z", json!({})), step("b", "bad", json!({}))]});
     let seen = whole(document, json!({})).await;
     assert_eq!(seen.calls[0].0, "x.y");
     assert_eq!(seen.error.unwrap().message, "Invalid tool format: bad. Expected format: \"server.tool\"");
@@ -202,10 +219,14 @@ async fn a_tool_without_a_dot_fails_in_the_engine_s_words_and_more_dots_are_pass
 
 #[tokio::test]
 async fn conditions_skip_steps_and_a_skipped_step_assigns_nothing() {
-    let document = assigned("analysis", json!({"has_fix": false}), vec![
-        with(step("fix", "t.give", json!({"value": 1})), json!({"if": "${analysis.has_fix}", "assign": "fixed"})),
-        with(step("told", "t.give", json!({"value": 2})), json!({"if": "${!analysis.has_fix}", "assign": "told"})),
-    ]);
+    let document = assigned(
+        "analysis",
+        json!({"has_fix": false}),
+        vec![
+            with(step("fix", "t.give", json!({"value": 1})), json!({"if": "${analysis.has_fix}", "assign": "fixed"})),
+            with(step("told", "t.give", json!({"value": 2})), json!({"if": "${!analysis.has_fix}", "assign": "told"})),
+        ],
+    );
     let seen = whole(document, json!({})).await;
     assert_eq!(seen.steps, ["first completed", "fix skipped", "told completed"]);
     assert_eq!(seen.output, Some(json!({"analysis": {"has_fix": false}, "told": 2})));
