@@ -20,6 +20,7 @@ mod fork;
 mod history;
 mod import;
 mod in_flight;
+mod kinds;
 mod logs;
 mod ls;
 mod manual;
@@ -182,6 +183,8 @@ enum Command {
     Db,
     /// Try an expression out: print its value as JSON, or what is wrong with it
     Eval(eval::Args),
+    /// List what a step can be, and the connections and secrets that the configuration names
+    Kinds,
     /// Print the JSON Schema of workflow files, for editors
     Schema,
     /// Write AFU-9 documents (JSON with `tool` steps) as native workflow files
@@ -262,6 +265,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db => sizes::run(&cli.global).await,
         Command::Eval(args) => eval::run(&cli.global, &args),
+        Command::Kinds => kinds::run(&cli.global),
         Command::Schema => schema::run(),
         Command::Import(args) => import::run(&args),
         Command::Explain(args) => explain::run(&cli.global, &args),

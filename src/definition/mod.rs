@@ -28,7 +28,7 @@ pub use duration::parse_duration;
 pub use in_flight::{Recorded, misfit_of_input, misfits};
 pub use kinds::OwnKind;
 pub use plan::{Graph, Plan};
-pub use reference::editor_schema;
+pub use reference::{editor_schema, kinds as kinds_of_step};
 pub use schema::Schema;
 pub use spec::{Block, Definition, Kind, MapStep, Params, Step, Tolerate};
 pub use trial::Trial;

@@ -46,6 +46,21 @@ fn a_secret_is_never_shown() {
 }
 
 #[test]
+fn the_kinds_of_step_are_listed_with_what_the_configuration_names() {
+    let files = Files::new::<&str>([]);
+    let config = files.path("stepd.toml");
+    std::fs::write(&config, "[connections]\nwarehouse = \"postgres://db/warehouse\"\n[secrets]\ntoken = \"s3cret\"\n").unwrap();
+    let config = config.display().to_string();
+    let done = stepd_at(None, &["--config", &config, "kinds", "-o", "json"]).is(0);
+    let list: Vec<Value> = serde_json::from_str(&done.out).unwrap();
+    for (what, name) in [("kind", "http"), ("kind", "map"), ("connection", "warehouse"), ("secret", "token")] {
+        assert!(list.iter().any(|row| row["what"] == what && row["name"] == name), "{name} is not in {}", done.out);
+    }
+    assert!(!done.out.contains("s3cret"));
+    assert!(stepd_at(None, &["kinds"]).is(0).out.contains("A shell script."));
+}
+
+#[test]
 fn the_schema_is_one_json_document_for_editors() {
     let schema: Value = serde_json::from_str(&stepd_at(None, &["schema"]).is(0).out).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();

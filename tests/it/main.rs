@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod acceptance;
+mod afu9;
 mod authors;
 mod bad_input;
 mod cli;

@@ -50,6 +50,11 @@ fn keys_of_step(word: &str) -> Vec<&'static str> {
     common.chain([kind.word]).chain(kind.keys.iter().copied()).collect()
 }
 
+/// The kinds of step that the language has, each with what it does, in one sentence.
+pub fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
+    KINDS.iter().map(|kind| (kind.word, fact_of_step(kind.word, kind.word).map_or("", |f| f.about)))
+}
+
 /// What is known of a key of a step: by its kind, else as of every step.
 fn fact_of_step(kind: &str, key: &str) -> Option<&'static Fact> {
     fact(as_owner(kind), key).or_else(|| fact("step", key))
