@@ -12,12 +12,14 @@ use super::{Exit, Global};
 pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
     let config = global.configuration()?;
     let kinds = kinds_of_step().map(|(kind, about)| ("kind", kind, about));
-    let connections = config.connections.keys().map(|name| ("connection", name.as_str(), "For `connection:` of `sql` steps."));
+    let connections =
+        config.connections.keys().map(|name| ("connection", name.as_str(), "For `connection:` of `sql` steps."));
     let secrets = config.secrets.keys().map(|name| ("secret", name.as_str(), "In expressions: `secrets.<name>`."));
     let rows: Vec<(&str, &str, &str)> = kinds.chain(connections).chain(secrets).collect();
     match global.output {
         Format::Table => {
-            let cells: Vec<_> = rows.iter().map(|(what, name, about)| vec![cell(*what), cell(*name), cell(*about)]).collect();
+            let cells: Vec<_> =
+                rows.iter().map(|(what, name, about)| vec![cell(*what), cell(*name), cell(*about)]).collect();
             say(&table(&["WHAT", "NAME", "FOR"], &cells, columns()))?;
         }
         Format::Id => say(&rows.iter().map(|(_, name, _)| *name).collect::<Vec<_>>().join("\n"))?,

@@ -31,7 +31,14 @@ impl Step for Tools {
 }
 
 async fn start(db: &Db, files: &Files, tools: &Tools) -> Stepd {
-    Stepd::builder().database(&db.url).queue("own").kind(tools.clone()).workflow_files(files.workflows()).start().await.unwrap()
+    Stepd::builder()
+        .database(&db.url)
+        .queue("own")
+        .kind(tools.clone())
+        .workflow_files(files.workflows())
+        .start()
+        .await
+        .unwrap()
 }
 
 fn document(files: &Files, name: &str, text: &str) {
@@ -47,12 +54,19 @@ async fn a_document_runs_unchanged_and_gives_its_variables() {
     let input = json!({"issue_number": 7, "repo": {"owner": "ada", "name": "engine", "default_branch": "main"}});
     let run = stepd.enqueue("issue_to_pr", &input).await.unwrap();
     let variables: Value = stepd.result(run).await.unwrap();
-    assert_eq!((&variables["issue"]["number"], &variables["pull_request"]["done"]), (&json!(7), &json!("createPullRequest")));
+    assert_eq!(
+        (&variables["issue"]["number"], &variables["pull_request"]["done"]),
+        (&json!(7), &json!("createPullRequest"))
+    );
     let asked = tools.0.lock().unwrap().clone();
     assert_eq!(asked[0], r#"github.getIssue {"owner":"ada","repo":"engine","number":"7"}"#);
-    assert!(asked[1].contains(r#""branch":"fix/7""#) && asked[2].contains("Automated fix for #7\\n\\nBadly."), "{asked:?}");
+    assert!(
+        asked[1].contains(r#""branch":"fix/7""#) && asked[2].contains("Automated fix for #7\\n\\nBadly."),
+        "{asked:?}"
+    );
     // What each step gave stands in its row: the variables at a step are those of the rows before it.
-    let keys: Vec<String> = db.all(format!("SELECT key || ' ' || kind FROM stepd.steps WHERE run = '{run}' ORDER BY seq")).await;
+    let keys: Vec<String> =
+        db.all(format!("SELECT key || ' ' || kind FROM stepd.steps WHERE run = '{run}' ORDER BY seq")).await;
     assert_eq!(keys, ["fetch_issue mcp", "create_branch mcp", "create_pull_request mcp"]);
     assert!(stepd.shutdown().await);
 }
@@ -82,7 +96,10 @@ async fn hold_waits_for_a_person_over_a_change_of_process_and_red_ends_the_run()
     let second = start(&db, &files, &tools).await;
     second.approve(run, None, Some("it is fine")).await.unwrap();
     let Err(Error::Failed { failure, .. }) = second.result::<Value>(run).await else { panic!("RED ends it") };
-    assert_eq!((failure.code.as_ref(), failure.message.as_str()), ("verdict", "RED verdict triggered - critical failure detected"));
+    assert_eq!(
+        (failure.code.as_ref(), failure.message.as_str()),
+        ("verdict", "RED verdict triggered - critical failure detected")
+    );
     let asked = tools.0.lock().unwrap().clone();
     assert_eq!(asked.len(), 3, "each tool once, and nothing behind the verdict: {asked:?}");
     assert_eq!(asked[1], r#"t.go {"number":"7"}"#, "the variable of before the change of process");

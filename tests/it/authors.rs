@@ -49,7 +49,8 @@ fn a_secret_is_never_shown() {
 fn the_kinds_of_step_are_listed_with_what_the_configuration_names() {
     let files = Files::new::<&str>([]);
     let config = files.path("stepd.toml");
-    std::fs::write(&config, "[connections]\nwarehouse = \"postgres://db/warehouse\"\n[secrets]\ntoken = \"s3cret\"\n").unwrap();
+    std::fs::write(&config, "[connections]\nwarehouse = \"postgres://db/warehouse\"\n[secrets]\ntoken = \"s3cret\"\n")
+        .unwrap();
     let config = config.display().to_string();
     let done = stepd_at(None, &["--config", &config, "kinds", "-o", "json"]).is(0);
     let list: Vec<Value> = serde_json::from_str(&done.out).unwrap();
