@@ -349,11 +349,13 @@ CREATE TABLE stepd_engine.checkpoints (
     event text,
     match jsonb,
     label text,
+    usage text,
     CONSTRAINT checkpoints_pkey PRIMARY KEY (run, key),
     CONSTRAINT checkpoints_times_are_near CHECK (least(started_at, ended_at) >= '1970-01-01' AND greatest(started_at, ended_at) < '2300-01-01'),
     CONSTRAINT checkpoints_final CHECK (checkpoint = (state IN ('completed', 'skipped')) OR state = 'failed')
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
 CREATE INDEX checkpoints_waiting ON stepd_engine.checkpoints (event, run) WHERE state = 'waiting';
+CREATE INDEX checkpoints_usage ON stepd_engine.checkpoints (run) WHERE usage IS NOT NULL;
 COMMENT ON TABLE stepd_engine.checkpoints IS 'One row for each step of a run; by `checkpoint`, whether the step is done for good.';
 COMMENT ON COLUMN stepd_engine.checkpoints.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd_engine.checkpoints.seq IS 'The order in which the run''s steps started.';
@@ -371,8 +373,10 @@ COMMENT ON COLUMN stepd_engine.checkpoints.error IS 'The failure as JSON text.';
 COMMENT ON COLUMN stepd_engine.checkpoints.event IS 'What a waiting step waits for: the event''s name; NULL for a sleep and an approval.';
 COMMENT ON COLUMN stepd_engine.checkpoints.match IS 'What that event''s payload must contain; NULL: anything.';
 COMMENT ON COLUMN stepd_engine.checkpoints.label IS 'What people call the step, or the map''s item that it belongs to; NULL: its key.';
+COMMENT ON COLUMN stepd_engine.checkpoints.usage IS 'What all its attempts have used up of models: {calls, tokens_in, tokens_out, cost} as JSON text; NULL: it has called none.';
 COMMENT ON COLUMN stepd_engine.checkpoints.decision IS 'What a resume must not decide anew (a map''s items, an approval''s question), as JSON.';
 COMMENT ON INDEX stepd_engine.checkpoints_pkey IS 'A claim loads the steps of its run, a write finds its own.';
+COMMENT ON INDEX stepd_engine.checkpoints_usage IS 'A run''s tokens and cost are summed from the few steps that have any.';
 COMMENT ON INDEX stepd_engine.checkpoints_waiting IS 'An emitted event finds the steps that wait for its name.';
 
 CREATE TABLE stepd_engine.events (

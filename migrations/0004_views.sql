@@ -18,7 +18,10 @@ SELECT j.id, j.state, j.workflow,
     j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
     j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, stepd_engine.failure_json(j.error) AS error,
     j.created_by, j.traceparent, j.epoch, j.definition,
-    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = j.id AND v.kind = 'forked' LIMIT 1) AS forked_from
+    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = j.id AND v.kind = 'forked' LIMIT 1) AS forked_from,
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS tokens_in,
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS tokens_out,
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS cost
 FROM stepd.jobs j
 UNION ALL
 SELECT e.id, e.state, e.workflow,
@@ -36,7 +39,10 @@ SELECT e.id, e.state, e.workflow,
     e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
     e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, stepd_engine.failure_json(e.error),
     e.created_by, e.traceparent, e.epoch, e.definition,
-    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = e.id AND v.kind = 'forked' LIMIT 1)
+    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = e.id AND v.kind = 'forked' LIMIT 1),
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL),
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL),
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL)
 FROM stepd_engine.ended e;
 COMMENT ON VIEW stepd.runs IS 'Every run, live or ended, under one id. Newest first: ORDER BY id DESC.';
 COMMENT ON COLUMN stepd.runs.id IS 'The id of job, run and trace (a UUIDv7: grows with time).';
@@ -68,12 +74,17 @@ COMMENT ON COLUMN stepd.runs.traceparent IS 'The enqueuer''s W3C trace context.'
 COMMENT ON COLUMN stepd.runs.epoch IS 'Claims and take-overs so far.';
 COMMENT ON COLUMN stepd.runs.definition IS 'The definition that the run is pinned to.';
 COMMENT ON COLUMN stepd.runs.forked_from IS 'The run that this one was forked from; its steps before the fork keep their results here.';
+COMMENT ON COLUMN stepd.runs.tokens_in IS 'Tokens of prompts, over all steps; NULL: no model was called.';
+COMMENT ON COLUMN stepd.runs.tokens_out IS 'Tokens of the models'' answers.';
+COMMENT ON COLUMN stepd.runs.cost IS 'What they cost, by the configured prices.';
 
 CREATE VIEW stepd.steps AS
 SELECT c.run, c.seq, c.key, c.label, c.state, c.kind, c.attempts::integer AS attempts, c.started_at, c.ended_at,
     coalesce(c.ended_at, greatest(statement_timestamp(), c.started_at)) - c.started_at AS duration, c.due_at,
     stepd_engine.failure_field(c.error, 'code') AS error_code, stepd_engine.failure_field(c.error, 'message') AS error_message,
-    c.output::json AS output, stepd_engine.failure_json(c.error) AS error, c.decision::json AS decision, c.event, c.match, c.checkpoint, c.epoch
+    c.output::json AS output, stepd_engine.failure_json(c.error) AS error, c.decision::json AS decision, c.event, c.match, c.checkpoint, c.epoch,
+    stepd_engine.failure_field(c.usage, 'tokens_in')::bigint AS tokens_in, stepd_engine.failure_field(c.usage, 'tokens_out')::bigint AS tokens_out,
+    stepd_engine.failure_field(c.usage, 'cost')::numeric AS cost
 FROM stepd_engine.checkpoints c
 -- A scalar subquery on purpose: a join would tempt the planner into hashing all ended runs.
 WHERE (SELECT e.last_key FROM stepd_engine.ended e WHERE e.id = c.run) IS DISTINCT FROM c.key
@@ -84,7 +95,7 @@ SELECT e.id, e.last_seq, e.last_key, NULL::text,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'code') END,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'message') END,
     e.last_output::json, CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_json(e.error) END,
-    NULL::json, NULL::text, NULL::jsonb, e.last_output IS NOT NULL OR e.state = 'completed', e.epoch
+    NULL::json, NULL::text, NULL::jsonb, e.last_output IS NOT NULL OR e.state = 'completed', e.epoch, NULL::bigint, NULL::bigint, NULL::numeric
 FROM stepd_engine.ended e WHERE e.last_key IS NOT NULL;
 COMMENT ON VIEW stepd.steps IS 'Every step of every run, one row each. Those of one run in order: WHERE run = … ORDER BY seq.';
 COMMENT ON COLUMN stepd.steps.run IS 'The run''s id.';
@@ -92,7 +103,7 @@ COMMENT ON COLUMN stepd.steps.seq IS 'The order in which the run''s steps starte
 COMMENT ON COLUMN stepd.steps.key IS 'The step''s name in its run: charge, docs[12].text.';
 COMMENT ON COLUMN stepd.steps.label IS 'What people call it: its label, or that of the map''s item which it belongs to; NULL: its key must do.';
 COMMENT ON COLUMN stepd.steps.state IS 'running, waiting, completed, failed, skipped or cancelled.';
-COMMENT ON COLUMN stepd.steps.kind IS 'What it does: run, exec, http, sql, sleep, wait, approve, set, map.';
+COMMENT ON COLUMN stepd.steps.kind IS 'What it does: run, exec, http, sql, mcp, llm, agent, sleep, wait, approve, set, map.';
 COMMENT ON COLUMN stepd.steps.attempts IS 'Attempts so far; 0 after an operator''s retry, until the step starts again, and on a step whose result a fork has kept.';
 COMMENT ON COLUMN stepd.steps.started_at IS 'When its first attempt started.';
 COMMENT ON COLUMN stepd.steps.ended_at IS 'When it ended; NULL while it runs or waits.';
@@ -107,6 +118,9 @@ COMMENT ON COLUMN stepd.steps.event IS 'The event or signal that a waiting step 
 COMMENT ON COLUMN stepd.steps.match IS 'What that event''s payload must contain.';
 COMMENT ON COLUMN stepd.steps.checkpoint IS 'Is the step done for good? Such a step never runs again.';
 COMMENT ON COLUMN stepd.steps.epoch IS 'The claim that recorded it.';
+COMMENT ON COLUMN stepd.steps.tokens_in IS 'Tokens of prompts, over all its attempts; NULL: it has called no model.';
+COMMENT ON COLUMN stepd.steps.tokens_out IS 'Tokens of the model''s answers, over all its attempts.';
+COMMENT ON COLUMN stepd.steps.cost IS 'What they cost, by the configured prices.';
 
 CREATE VIEW stepd.attempts AS
 SELECT v.run, v.key, v.attempt::integer AS attempt, 'failed'::stepd.step_state AS state,
@@ -116,10 +130,20 @@ SELECT v.run, v.key, v.attempt::integer AS attempt, 'failed'::stepd.step_state A
     stepd_engine.failure_field(stepd_engine.failure_json(v.data) ->> 'failure', 'code') AS error_code,
     stepd_engine.failure_field(stepd_engine.failure_json(v.data) ->> 'failure', 'message') AS error_message,
     stepd_engine.failure_json(v.data) -> 'failure' AS error,
-    stepd_engine.failure_field(v.data, 'retry_in_ms')::bigint * interval '1 millisecond' AS retry_in, v.epoch
+    stepd_engine.failure_field(v.data, 'retry_in_ms')::bigint * interval '1 millisecond' AS retry_in, v.epoch,
+    (stepd_engine.failure_json(v.data) -> 'usage' ->> 'tokens_in')::bigint AS tokens_in,
+    (stepd_engine.failure_json(v.data) -> 'usage' ->> 'tokens_out')::bigint AS tokens_out,
+    (stepd_engine.failure_json(v.data) -> 'usage' ->> 'cost')::numeric AS cost
 FROM stepd_engine.events v WHERE v.kind = 'attempt_failed'
 UNION ALL
-SELECT s.run, s.key, s.attempts, s.state, b.began, s.ended_at, s.ended_at - b.began, s.error_code, s.error_message, s.error, NULL::interval, s.epoch
+SELECT s.run, s.key, s.attempts, s.state, b.began, s.ended_at, s.ended_at - b.began, s.error_code, s.error_message, s.error, NULL::interval, s.epoch,
+    -- What a step has used up is the sum of its attempts; the failed ones have said theirs.
+    s.tokens_in - (SELECT coalesce(sum((stepd_engine.failure_json(v.data) -> 'usage' ->> 'tokens_in')::bigint), 0)::bigint FROM stepd_engine.events v
+        WHERE s.tokens_in IS NOT NULL AND v.run = s.run AND v.key = s.key AND v.kind = 'attempt_failed'),
+    s.tokens_out - (SELECT coalesce(sum((stepd_engine.failure_json(v.data) -> 'usage' ->> 'tokens_out')::bigint), 0)::bigint FROM stepd_engine.events v
+        WHERE s.tokens_out IS NOT NULL AND v.run = s.run AND v.key = s.key AND v.kind = 'attempt_failed'),
+    s.cost - (SELECT coalesce(sum((stepd_engine.failure_json(v.data) -> 'usage' ->> 'cost')::numeric), 0)::numeric FROM stepd_engine.events v
+        WHERE s.cost IS NOT NULL AND v.run = s.run AND v.key = s.key AND v.kind = 'attempt_failed')
 FROM stepd.steps s
 -- The last try's start: the step's own, or the end of the try before it and the pause between them.
 CROSS JOIN LATERAL (SELECT CASE WHEN s.attempts = 1 THEN s.started_at ELSE (
@@ -145,6 +169,9 @@ COMMENT ON COLUMN stepd.attempts.error_message IS 'The failure in one sentence.'
 COMMENT ON COLUMN stepd.attempts.error IS 'The failure with its details.';
 COMMENT ON COLUMN stepd.attempts.retry_in IS 'The pause before the next try; NULL for the last one.';
 COMMENT ON COLUMN stepd.attempts.epoch IS 'The claim under which it ran.';
+COMMENT ON COLUMN stepd.attempts.tokens_in IS 'Tokens of prompts; NULL: it has called no model.';
+COMMENT ON COLUMN stepd.attempts.tokens_out IS 'Tokens of the model''s answers.';
+COMMENT ON COLUMN stepd.attempts.cost IS 'What they cost, by the configured prices.';
 
 -- One run at a time (LATERAL), so that a LIMIT reads no more runs than it shows.
 CREATE VIEW stepd.history AS

@@ -26,10 +26,11 @@ use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
 use crate::services::writer::{PgJournal, Writers};
-use crate::steps::{ProcessOptions, Registry, Sql, StepOptions, standard_registry};
+use crate::steps::{Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
+use super::outside;
 
 /// The presence ticks every second; a reconnect may take some.
 const PRESENCE_BOUND: Duration = Duration::from_secs(20);
@@ -49,6 +50,17 @@ pub enum BuildError {
     /// A configured host or network for `http` steps.
     #[error("http_allow: {0}")]
     Allow(String),
+    /// A server or a model of the configuration.
+    #[error("{0}")]
+    Outside(String),
+    /// A secret that is named and not there.
+    #[error("{key} names the secret `{name}`, which is not there: add it to [secrets]")]
+    MissingSecret {
+        /// Where.
+        key: String,
+        /// Its name.
+        name: String,
+    },
     /// The role of `sql` steps is unknown, not to be had, or of no use.
     #[error("{0}")]
     SqlRole(String),
@@ -67,6 +79,7 @@ pub struct Daemon {
     pub catalog: Arc<Catalog>,
     /// Its database.
     pub db: Database,
+    pub(super) outside: Outside,
     pub(super) connectivity: Arc<Connectivity>,
     pub(super) progress: Arc<Progress>,
     pub(super) grace: Duration,
@@ -101,12 +114,40 @@ pub fn host(config: &Config) -> Arc<Host> {
 /// All kinds of step that a configuration allows, without `sql`.
 ///
 /// # Errors
-/// `http_allow` has an entry that is neither a host nor a network.
+/// `http_allow` has an entry that is neither a host nor a network; a server or a model makes no sense.
 pub fn registry(config: &Config) -> Result<Registry, BuildError> {
-    kinds(config, ProcessOptions::own_guard())
+    kinds(config, ProcessOptions::own_guard()).map(|(registry, _)| registry)
 }
 
-fn kinds(config: &Config, guard: Vec<OsString>) -> Result<Registry, BuildError> {
+/// What steps talk to, beside the kinds that do: a reload replaces it, and the end of the daemon ends it.
+#[derive(Clone, Default)]
+pub struct Outside {
+    /// For `mcp`.
+    pub servers: Arc<Servers>,
+    /// For `llm`.
+    pub models: Arc<Models>,
+}
+
+impl Outside {
+    /// Takes up what a configuration says.
+    ///
+    /// # Errors
+    /// A server or a model makes no sense: then all is as before.
+    pub fn replace(&self, config: &Config) -> Result<(), BuildError> {
+        let (servers, models) = (outside::servers(config)?, outside::models(config)?);
+        self.servers.replace(servers);
+        self.models.replace(models);
+        Ok(())
+    }
+}
+
+/// All kinds of step that a configuration allows, without `sql`, and what they talk to.
+///
+/// # Errors
+/// As [`registry`].
+pub fn kinds(config: &Config, guard: Vec<OsString>) -> Result<(Registry, Outside), BuildError> {
+    let outside = Outside::default();
+    outside.replace(config)?;
     let mut options = StepOptions::default();
     options.process.output_limit = config.max_output_bytes;
     options.process.guard = guard;
@@ -115,7 +156,8 @@ fn kinds(config: &Config, guard: Vec<OsString>) -> Result<Registry, BuildError> 
         .iter()
         .map(|text| text.parse().map_err(|e| BuildError::Allow(format!("`{text}`: {e}"))))
         .collect::<Result<_, _>>()?;
-    Ok(standard_registry(options))
+    (options.servers, options.models) = (outside.servers.clone(), outside.models.clone());
+    Ok((standard_registry(options), outside))
 }
 
 async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, BuildError> {
@@ -177,7 +219,8 @@ impl Daemon {
         let (keeper, gate) = GateKeeper::new();
         let guard = if parts.embedded { Vec::new() } else { ProcessOptions::own_guard() };
         let own = super::files::own_kinds(&parts.kinds);
-        let registry = kinds(config, guard)?.with(sql(config, &db, &parts.failpoints).await?).and(parts.kinds);
+        let (registry, outside) = kinds(config, guard)?;
+        let registry = registry.with(sql(config, &db, &parts.failpoints).await?).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
         let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
@@ -256,6 +299,7 @@ impl Daemon {
             runs,
             catalog,
             db,
+            outside,
             connectivity,
             progress,
             grace,

@@ -10,7 +10,8 @@ use super::config::{Config, ConfigError, Sources};
 use super::files::{self, LoadError};
 
 /// What a reload takes up; the rest is built into a running daemon.
-const LIVE: [&str; 6] = ["workflows", "env", "secrets", "log_level", "grace_seconds", "on_unknown_workflow"];
+const LIVE: [&str; 8] =
+    ["workflows", "env", "secrets", "mcp", "models", "log_level", "grace_seconds", "on_unknown_workflow"];
 
 /// Why nothing was taken up.
 #[derive(Debug, thiserror::Error)]
@@ -61,12 +62,15 @@ impl Daemon {
         if let Some(choice) = &new.on_unknown_workflow {
             definitions::on_unknown_workflow(self.db.pool(), choice).await?;
         }
+        self.outside.replace(&new)?;
         logs::set_level(&new.log_level);
         self.grace = Duration::from_secs(new.grace_seconds);
         *running = Config {
             workflows: new.workflows,
             env: new.env,
             secrets: new.secrets,
+            mcp: new.mcp,
+            models: new.models,
             log_level: new.log_level,
             grace_seconds: new.grace_seconds,
             on_unknown_workflow: new.on_unknown_workflow,

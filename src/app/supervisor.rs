@@ -50,6 +50,8 @@ impl Daemon {
         if tokio::time::timeout(flush, async { while self.services.join_next().await.is_some() {} }).await.is_err() {
             self.services.shutdown().await;
         }
+        // Bounded by itself; their runs have ended, or have been let go.
+        self.outside.servers.close().await;
         let left = self.tell_what_is_left();
         // The last handles to the journal: the writers end when all is written.
         let Self { presence, runs, mut writers, mut thread, .. } = self;

@@ -6,18 +6,35 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::app::files;
-use crate::definition::read;
+use crate::definition::{Definition, read};
+
+use super::Global;
 
 /// Checks files, and the `.yaml`, `.yml` and `.json` files of folders and their sub-folders. Complaints go to stderr, a
 /// line about each good file to stdout. The exit code: 0 when all are good, 1 when one is not or there is none, 2 when one
 /// cannot be read.
 #[must_use]
 pub fn check(files: &[PathBuf]) -> i32 {
-    check_to(files, &mut anstream::stdout(), &mut anstream::stderr()).unwrap_or(2)
+    check_to(files, &mut anstream::stdout(), &mut anstream::stderr(), &mut Vec::new()).unwrap_or(2)
 }
 
-/// As [`check`], to whoever listens.
-pub(super) fn check_to(files: &[PathBuf], out: &mut dyn Write, err: &mut dyn Write) -> std::io::Result<i32> {
+/// As [`check`], and what the good files name is held against the servers and models of the configuration.
+pub(super) async fn check_online(global: &Global, files: &[PathBuf]) -> anyhow::Result<i32> {
+    let mut good = Vec::new();
+    let mut err = Vec::new();
+    let code = check_to(files, &mut anstream::stdout(), &mut anstream::stderr(), &mut good)?;
+    let wrong = super::online::check(global, &good, &mut err).await?;
+    anstream::stderr().write_all(&err)?;
+    Ok(if wrong > 0 { code.max(1) } else { code })
+}
+
+/// As [`check`], to whoever listens; the good ones are handed on.
+pub(super) fn check_to(
+    files: &[PathBuf],
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+    good: &mut Vec<(String, Definition)>,
+) -> std::io::Result<i32> {
     let mut code = 0;
     let mut found = Vec::new();
     for path in files {
@@ -42,7 +59,10 @@ pub(super) fn check_to(files: &[PathBuf], out: &mut dyn Write, err: &mut dyn Wri
             }
         };
         match read(&name, bytes) {
-            Ok((_, definition)) => writeln!(out, "ok {name}: {}", definition.name)?,
+            Ok((_, definition)) => {
+                writeln!(out, "ok {name}: {}", definition.name)?;
+                good.push((name, definition));
+            }
             Err(diagnostics) => {
                 writeln!(err, "{diagnostics}")?;
                 wrong += 1;
@@ -93,7 +113,7 @@ mod tests {
 
     fn run(files: &[PathBuf]) -> (i32, String, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = check_to(files, &mut out, &mut err).unwrap();
+        let code = check_to(files, &mut out, &mut err, &mut Vec::new()).unwrap();
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     }
 

@@ -25,6 +25,7 @@ mod logs;
 mod ls;
 mod manual;
 mod migrate;
+mod online;
 mod output;
 mod prune;
 mod queue;
@@ -49,6 +50,8 @@ use clap::{Parser, Subcommand};
 use crate::app::Config;
 use crate::app::config::{Flag, Sources};
 use crate::telemetry;
+
+use check::check_online;
 
 pub use check::check;
 pub use output::Format;
@@ -205,6 +208,9 @@ struct CheckArgs {
     /// Then hold them against the unfinished runs of their workflows: list those that would break, and why
     #[arg(long)]
     in_flight: bool,
+    /// Also ask the MCP servers of the configuration whether they have the tools, and whether the arguments fit
+    #[arg(long)]
+    online: bool,
 }
 
 /// Runs the command line of this process.
@@ -235,6 +241,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Demo(args) => demo::run(&cli.global, &args).await,
         Command::Serve(args) => serve::run(&cli.global, args).await,
         Command::Check(args) if args.in_flight => in_flight::check(&cli.global, &args.files).await,
+        Command::Check(args) if args.online => Ok(match check_online(&cli.global, &args.files).await? {
+            0 => Exit::Ok,
+            1 => Exit::Error,
+            _ => Exit::Usage,
+        }),
         Command::Check(args) => Ok(match check(&args.files) {
             0 => Exit::Ok,
             1 => Exit::Error,

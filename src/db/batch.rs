@@ -37,6 +37,7 @@ pub struct StepColumns<'a> {
     pub event: Vec<Option<&'a str>>,
     pub matches: Vec<Option<String>>,
     pub label: Vec<Option<&'a str>>,
+    pub usage: Vec<Option<String>>,
 }
 
 #[derive(Default)]
@@ -124,6 +125,7 @@ impl Batch<'_> {
             &e.last_output as &[Option<&str>],
             &s.label as &[Option<&str>],
             &n.n,
+            &s.usage as &[Option<String>],
         )
         .fetch_one(conn)
         .await?;

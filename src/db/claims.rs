@@ -133,6 +133,7 @@ pub async fn load_records(conn: &mut PgConnection, run: RunId, patience: Duratio
             error: r.error.and_then(|e| serde_json::from_str(&e).ok()),
             decision: r.decision.map(Payload::from_database),
             due_in_ms: r.due_in_ms,
+            usage: r.usage.and_then(|u| serde_json::from_str(&u).ok()),
             label: None,
         });
     }

@@ -264,6 +264,9 @@ pub struct RunDetail {
     pub created_by: Option<String>,
     pub epoch: i32,
     pub forked_from: Option<Uuid>,
+    pub tokens_in: Option<i64>,
+    pub tokens_out: Option<i64>,
+    pub cost: Option<f64>,
     pub why: String,
     /// The server's time.
     pub now: DateTime<Utc>,
@@ -287,6 +290,9 @@ pub struct StepLine {
     pub event: Option<String>,
     pub epoch: i32,
     pub label: Option<String>,
+    pub tokens_in: Option<i64>,
+    pub tokens_out: Option<i64>,
+    pub cost: Option<f64>,
 }
 
 /// A line of a run's audit trail.

@@ -8,6 +8,7 @@ use super::check::{Mode, Names, string, template};
 use super::diagnostics::Report;
 use super::duration::parse_duration;
 use super::fields::{at, limit, list, mapping, text, wrong};
+use super::models;
 use super::node::{Entry, Node, NodeValue, Span};
 use super::spec::Params;
 
@@ -42,11 +43,19 @@ const fn kind(
 }
 
 /// The kinds of this version.
-pub(super) const KINDS: [KindWord; 9] = [
+pub(super) const KINDS: [KindWord; 12] = [
     kind("run", &["env", "stdin", "cwd", "shell"], &["exit_code", "stdout", "stderr", "json"], false),
     kind("exec", &["env", "stdin", "cwd"], &["exit_code", "stdout", "stderr", "json"], false),
     kind("http", &["headers", "json", "body", "form"], &["status", "headers", "body"], false),
     kind("sql", &["params", "connection"], &["rows", "row_count"], false),
+    kind("mcp", &["args"], &["structured", "content"], false),
+    kind("llm", &["prompt", "system", "temperature", "max_tokens"], &["text", "json", "usage"], false),
+    kind(
+        "agent",
+        &["prompt", "system", "temperature", "max_tokens", "tools", "max_turns"],
+        &["text", "json", "usage"],
+        false,
+    ),
     kind("sleep", &[], &[], true),
     kind("wait", &["match"], &["event"], true),
     kind("approve", &[], &["event"], true),
@@ -55,7 +64,7 @@ pub(super) const KINDS: [KindWord; 9] = [
 ];
 
 /// Kinds of the language that come later, with the keys that they will have.
-pub(super) const LATER_KINDS: [&str; 6] = ["mcp", "llm", "agent", "workflow", "switch", "repeat"];
+pub(super) const LATER_KINDS: [&str; 3] = ["workflow", "switch", "repeat"];
 
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 
@@ -89,6 +98,9 @@ pub(super) fn params(
             }
             out.constant("connection", report);
         }
+        "mcp" => models::mcp(&mut out, entry, report),
+        "llm" => models::llm(&mut out, entry, report),
+        "agent" => models::agent(&mut out, entry, report),
         "sleep" => return sleep(entry, names, report),
         "wait" => {
             out.required(entry, "event", report);
@@ -115,14 +127,15 @@ pub(super) fn own_params(entry: &Entry, names: &Names<'_>, report: &mut Report<'
     Params::Object(template(&entry.value, Mode::Typed, names, report))
 }
 
-struct Object<'a> {
+/// The parameters of a task, as they are put together.
+pub(super) struct Object<'a> {
     entries: Vec<(String, Template)>,
-    node: &'a Node,
-    names: &'a Names<'a>,
+    pub(super) node: &'a Node,
+    pub(super) names: &'a Names<'a>,
 }
 
 impl Object<'_> {
-    fn put(&mut self, key: &str, value: Template) {
+    pub(super) fn put(&mut self, key: &str, value: Template) {
         self.entries.push((key.to_owned(), value));
     }
 
@@ -143,7 +156,7 @@ impl Object<'_> {
     }
 
     /// Text with expressions that must be there.
-    fn required(&mut self, entry: &Entry, key: &str, report: &mut Report<'_>) {
+    pub(super) fn required(&mut self, entry: &Entry, key: &str, report: &mut Report<'_>) {
         let Some(value) = text(entry, report) else { return };
         if value.trim().is_empty() {
             report.error(at(entry), format!("`{}` is empty", entry.key));
@@ -152,7 +165,7 @@ impl Object<'_> {
     }
 
     /// Optional text with expressions.
-    fn text(&mut self, key: &str, report: &mut Report<'_>) {
+    pub(super) fn text(&mut self, key: &str, report: &mut Report<'_>) {
         if let Some(e) = self.node.get(key)
             && let Some(value) = text(e, report)
         {

@@ -5,12 +5,15 @@
 //! reports all that is wrong with a file.
 
 pub mod afu9;
+mod budget;
+mod calls;
 mod check;
 mod diagnostics;
 mod duration;
 mod fields;
 mod in_flight;
 mod kinds;
+mod models;
 mod node;
 mod parse;
 mod plan;
@@ -23,6 +26,7 @@ mod synonyms;
 mod trial;
 mod yaml;
 
+pub use calls::ToolUse;
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use duration::parse_duration;
 pub use in_flight::{Recorded, misfit_of_input, misfits};

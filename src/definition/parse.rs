@@ -18,11 +18,11 @@ use super::synonyms::instead_of;
 use super::{policy, steps};
 
 /// The keys of a workflow.
-pub(super) const KEYS: [&str; 9] =
-    ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
+pub(super) const KEYS: [&str; 10] =
+    ["name", "input", "queue", "priority", "timeout", "retry", "resume", "budget", "steps", "output"];
 
 /// Keys of a workflow that come later.
-pub(super) const LATER: [&str; 7] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule", "budget"];
+pub(super) const LATER: [&str; 6] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule"];
 
 /// Complains about a part of the language that this version does not have.
 pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
@@ -52,6 +52,7 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
     let retry = get("retry").map_or_else(|| base.clone(), |e| policy::retry(e, &base, report));
     let resume = get("resume").map(|e| policy::resume(e, report)).unwrap_or_default();
     let timeout = get("timeout").and_then(|e| limit(e, report));
+    let budget = get("budget").and_then(|e| super::budget::budget(e, report));
     let priority = get("priority").and_then(|e| whole(e, 0, 9, report)).and_then(|n| u8::try_from(n).ok());
     let queue = get("queue").and_then(|e| word(e, report));
     let inherited = Inherited { retry, input: input.as_ref(), own };
@@ -91,6 +92,7 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
         priority,
         timeout,
         resume,
+        budget,
         steps: steps?,
         output,
         input,

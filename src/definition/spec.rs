@@ -9,13 +9,16 @@
 //! | `exec` | `argv` [text], `env?`, `stdin?`, `cwd?` | `exit_code stdout stderr json` |
 //! | `http` | `method` (upper case), `url`, `headers?` {name: text}, at most one of `json?`, `body?` (text), `form?` {name: text} | `status headers body` |
 //! | `sql` | `sql`, `params?` [any JSON], `connection?` (absent: stepd's own database) | `rows row_count` |
+//! | `mcp` | `server`, `tool`, `args?` (an object) | `structured content` |
+//! | `llm` | `model`, `prompt`, `system?`, `temperature?`, `max_tokens?`, `schema?` (JSON Schema) | `text json usage` |
+//! | `agent` | as `llm`, and `tools?` [[server, tool]], `max_turns` | `text json usage` |
 //! | `sleep` | `ms` | |
 //! | `wait` | `event`, `match` (an object, `{}` by default), `timeout_ms?` | `event` |
 //! | `approve` | `prompt`, `timeout_ms?` | `event`: the answer |
 //! | `set` | `value` | |
 //!
-//! `map` is no kind of its own to the engine: the interpreter opens it, runs its items' steps, and closes it.
-//! `mcp`, `llm`, `agent`, `workflow`, `switch` and `repeat` come later: as variants of [`Kind`], beside [`MapStep`]
+//! `map` and `agent` are no kinds of their own to the engine: the interpreter opens them, runs the steps that they are made of, and
+//! closes them. `workflow`, `switch` and `repeat` come later: as variants of [`Kind`], beside [`MapStep`]
 //! where they hold steps of their own; `undo` as a field of [`Step`], the handlers as further [`Block`]s.
 
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use serde_json::{Value, json};
 
 use crate::expression::{Expression, StepIds, Template, View};
 use crate::model::{Failure, code};
+use crate::rules::budget::Budget;
 use crate::rules::policy::{ResumePolicy, StepPolicy};
 
 use super::afu9::Document;
@@ -51,6 +55,8 @@ pub struct Definition {
     pub timeout: Option<Duration>,
     /// What the sweep does after a failure.
     pub resume: ResumePolicy,
+    /// What a run may use up of models.
+    pub budget: Option<Budget>,
     /// The steps.
     pub steps: Block,
     /// The run's output; by default an object of all steps' outputs.

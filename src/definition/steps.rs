@@ -12,6 +12,7 @@ use super::check::{Before, Mode, Names, expression, taken, template, there_are};
 use super::diagnostics::Report;
 use super::fields::{at, list, text, whole, wrong};
 use super::kinds::{KINDS, KindWord, LATER_KINDS, OwnKind, own_params, params};
+use super::models::has_own_schema;
 use super::node::{Entry, Node, NodeValue};
 use super::parse::{Inherited, ids, keys, later, schema};
 use super::plan::Graph;
@@ -296,7 +297,7 @@ fn step(header: &Header<'_>, names: &Names<'_>, inherited: &Inherited<'_>, repor
         condition,
         label: node.get("label").and_then(|e| expression(e, names, report)),
         output: output.map(Arc::new),
-        schema: node.get("schema").and_then(|e| schema(e, report)).map(Arc::new),
+        schema: node.get("schema").filter(|_| !has_own_schema(node)).and_then(|e| schema(e, report)).map(Arc::new),
         policy,
     }
 }

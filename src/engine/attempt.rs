@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{Class, Failure, Payload, StepKey, StepRecord, StepState, code};
+use crate::model::{Class, Failure, Payload, StepKey, StepRecord, StepState, Usage, code};
 use crate::rules::policy::{OnInterrupt, RetryPolicy, StepPolicy};
 use crate::rules::retry::next_attempt;
 use crate::steps::{StopReason, stop_pair};
@@ -21,7 +21,8 @@ use super::inbox::Answer;
 use super::journal::NoteKind;
 use super::wait::{Purpose, Woken, answerable, is_retry, last_attempt, spent_at};
 
-use body::{AskBody, shape_answer};
+pub(super) use body::AskBody;
+use body::shape_answer;
 pub(super) use body::{Body, CodeBody, KindBody};
 
 /// A step that is still running after this long is recorded as running. Shorter ones cost one row, not two.
@@ -74,8 +75,17 @@ impl Ctx {
         loop {
             next = match next {
                 Next::Attempt(n) => {
+                    if body.spends()
+                        && let Err(failure) = Box::pin(self.within_budget()).await?
+                    {
+                        return self.finish(record, Err(failure), policy);
+                    }
                     let began = self.ports.clock.now();
                     let done = self.one_attempt(&mut record, n, policy, body).await?;
+                    let used = self.meter.take(&record.key);
+                    if let Some(used) = used {
+                        record.usage.get_or_insert_default().add(used);
+                    }
                     match done.and_then(|done| self.within_limit(done)).map_err(hidden) {
                         Ok(Attempted::Done(output)) => {
                             return self.finish(record, Ok(redact::recorded(output)), policy);
@@ -84,7 +94,9 @@ impl Ctx {
                             return Ok(StepDone { state: StepState::Completed, output, error: None });
                         }
                         Ok(Attempted::Suspend(wait)) => Next::Wait(Purpose::Wait(wait)),
-                        Err(failure) => self.after_failure(&record, began, failure, first, policy),
+                        // Another branch has used it up meanwhile: whether to go on is asked before the attempt.
+                        Err(failure) if failure.code == code::BUDGET_EXCEEDED && body.spends() => Next::Attempt(n),
+                        Err(failure) => self.after_failure(&record, (began, used), failure, first, policy),
                     }
                 }
                 Next::Wait(purpose) => {
@@ -182,7 +194,7 @@ impl Ctx {
     fn after_failure(
         &self,
         record: &StepRecord,
-        began: DateTime<Utc>,
+        (began, used): (DateTime<Utc>, Option<Usage>),
         failure: Failure,
         first: u32,
         policy: &StepPolicy,
@@ -193,10 +205,13 @@ impl Ctx {
         let pause =
             next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
         let now = self.ports.clock.now();
-        let data = json!({
+        let mut data = json!({
             "started_at": began, "ended_at": now, "failure": failure,
             "retry_in_ms": pause.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)),
         });
+        if let Some(used) = used {
+            data["usage"] = serde_json::to_value(used).unwrap_or_default();
+        }
         let attempt = Some(record.attempts);
         self.note(NoteKind::AttemptFailed, Some(record.key.clone()), attempt, Payload::from_value(&data));
         match pause {

@@ -5,6 +5,7 @@
 //! acknowledgements outstanding. So a checkpoint is durable before the next step starts, while the record of the last step
 //! travels together with the run's end, in one commit.
 
+mod budget;
 mod busy;
 mod records;
 
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
 use crate::rules::policy::StepPolicy;
-use crate::steps::{BoxFuture, Flow, Registry, Shape, StepCx, StepOutput};
+use crate::steps::{BoxFuture, Flow, Meter, Registry, Shape, StepCx, StepOutput};
 
 use super::clock::ServerClock;
 use super::gate::Gate;
@@ -94,6 +95,10 @@ pub struct Ctx {
     pub(super) suspect: bool,
     pub(super) ports: Arc<Ports>,
     pub(super) inbox: Arc<Inbox>,
+    /// What its steps use up of models.
+    pub(super) meter: Arc<Meter>,
+    /// Held by the branch that asks for more of the budget.
+    asking: tokio::sync::Mutex<budget::Asked>,
     records: HashMap<StepKey, StepRecord>,
     pub(super) acks: Arc<Acks>,
     /// Turns true when the run is going to fail: branches that wait return, nothing new starts.
@@ -135,6 +140,8 @@ impl Ctx {
             suspect: claimed.crashes > 0,
             ports,
             inbox,
+            meter: Arc::default(),
+            asking: tokio::sync::Mutex::default(),
             records: HashMap::new(),
             acks: Arc::default(),
             failing: AtomicBool::new(false),
@@ -145,6 +152,7 @@ impl Ctx {
 
     /// Takes up what earlier claims have recorded, before the workflow's code runs.
     pub(super) fn remember(&mut self, records: Vec<StepRecord>) {
+        self.recall_usage(&records);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.seq = records.iter().map(|r| r.seq).max().unwrap_or(0);
         state.open = records
@@ -353,6 +361,7 @@ impl Ctx {
             label: self.label_of(&record.key),
             shape,
             stop,
+            meter: self.meter.clone(),
         }
     }
 

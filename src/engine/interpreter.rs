@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::definition::{Block, Definition, Kind, Params, Plan, Step};
 use crate::expression::{Host, LazyJson, LazyRun, Scope, StepNames, StepView, Steps, View, limits};
 use crate::model::{Failure, Payload, StepKey, code};
+use crate::rules::budget::Budget;
 use crate::rules::policy::{OnError, ResumePolicy, StepPolicy};
 use crate::steps::{BoxFuture, Shape, StepOutput};
 
@@ -28,9 +29,11 @@ use super::halt::{Halt, StepFailure};
 use super::workflow::Workflow;
 
 mod afu9;
+mod agent;
 mod map;
 mod port;
 
+use agent::AGENT;
 use port::StepRunner;
 
 /// A loaded definition as a workflow.
@@ -99,6 +102,10 @@ impl Workflow for Interpreter {
 
     fn timeout(&self) -> Option<std::time::Duration> {
         self.definition.timeout
+    }
+
+    fn budget(&self) -> Option<&Budget> {
+        self.definition.budget.as_ref()
     }
 }
 
@@ -252,6 +259,7 @@ impl<R: StepRunner> Frame<'_, R> {
             }
         }
         match &step.kind {
+            Kind::Task { kind: AGENT, params } => self.agent(step, key, params).await,
             Kind::Task { kind, params } => self.task(step, key, kind, params).await,
             Kind::Map(map) => self.map(step, key, map).await,
         }
@@ -259,8 +267,8 @@ impl<R: StepRunner> Frame<'_, R> {
 
     /// Lets the context fail a step that could not even begin: policy and record are its business.
     async fn fail(&self, step: &Step, key: StepKey, failure: Failure) -> Result<StepDone, Halt> {
-        if step.is_map() {
-            return match self.runner.open(&key, "map", || Ok(Payload::null())).await? {
+        if step.is_map() || step.kind_name() == AGENT {
+            return match self.runner.open(&key, step.kind_name(), || Ok(Payload::null())).await? {
                 Ok(_) => self.runner.close(&key, Err(failure), &self.policy(step)).await,
                 Err(done) => Ok(done),
             };

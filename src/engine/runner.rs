@@ -72,6 +72,9 @@ pub async fn run(
         }
         Err(failure) => return Box::pin(hand_on(&ctx, failure)).await,
     };
+    if let Some(budget) = workflow.budget() {
+        ctx.meter.limit(budget.clone());
+    }
     let deadline = run_deadline(&ctx, &claimed, &*workflow);
     let mut alarm = deadline;
     let halt = {

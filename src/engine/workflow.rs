@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::Payload;
+use crate::rules::budget::Budget;
 use crate::rules::policy::ResumePolicy;
 use crate::steps::BoxFuture;
 
@@ -24,6 +25,11 @@ pub trait Workflow: Send + Sync {
     fn timeout(&self) -> Option<std::time::Duration> {
         None
     }
+
+    /// What a run may use up of models.
+    fn budget(&self) -> Option<&Budget> {
+        None
+    }
 }
 
 impl<W: Workflow + ?Sized> Workflow for Arc<W> {
@@ -37,5 +43,9 @@ impl<W: Workflow + ?Sized> Workflow for Arc<W> {
 
     fn timeout(&self) -> Option<std::time::Duration> {
         (**self).timeout()
+    }
+
+    fn budget(&self) -> Option<&Budget> {
+        (**self).budget()
     }
 }

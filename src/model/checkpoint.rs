@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::ids::StepKey;
 use super::payload::Payload;
+use super::usage::Usage;
 
 /// The state of a step. Only `Completed`, `Skipped`, and `Failed` under `on_error: continue` are
 /// checkpoints: such a step never runs again.
@@ -105,6 +106,8 @@ pub struct StepRecord {
     /// For a waiting step: milliseconds until it is due by the database's clock, at the time of
     /// loading; zero or less means due now.
     pub due_in_ms: Option<i64>,
+    /// What its attempts have used up of models, all together; `None` where it has called none.
+    pub usage: Option<Box<Usage>>,
     /// What people call it; never loaded, the definition says it again.
     pub label: Option<Arc<str>>,
 }

@@ -130,6 +130,22 @@ pub mod code {
     pub const REPEAT_EXHAUSTED: &str = "repeat_exhausted";
     /// A verdict among the variables of an AFU-9 document ended the run.
     pub const VERDICT: &str = "verdict";
+    /// A tool of an MCP server said that it failed.
+    pub const TOOL_ERROR: &str = "tool_error";
+    /// An MCP server has no such tool.
+    pub const UNKNOWN_TOOL: &str = "unknown_tool";
+    /// An MCP server refused a request, or speaks what stepd does not.
+    pub const MCP: &str = "mcp";
+    /// A model's provider asked for fewer calls.
+    pub const RATE_LIMITED: &str = "rate_limited";
+    /// A model's provider withheld the answer.
+    pub const CONTENT_FILTERED: &str = "content_filtered";
+    /// A prompt is longer than the model takes.
+    pub const CONTEXT_TOO_LONG: &str = "context_too_long";
+    /// An agent came to no answer within its turns.
+    pub const MAX_TURNS: &str = "max_turns";
+    /// What the workflow's `budget` allows is used up.
+    pub const BUDGET_EXCEEDED: &str = "budget_exceeded";
     /// The lease was lost while the step committed its own effect.
     pub const LEASE_LOST: &str = "lease_lost";
     /// A bug in stepd: never expected, always worth a report.

@@ -8,6 +8,7 @@ mod job;
 mod lease;
 mod payload;
 mod statement;
+mod usage;
 
 pub use checkpoint::{StepRecord, StepState, Wait};
 pub use failure::{Class, Failure, code};
@@ -16,3 +17,4 @@ pub use job::{Claimed, Job, Lane, RunState};
 pub use lease::Lease;
 pub use payload::Payload;
 pub use statement::{SqlRequest, SqlResult};
+pub use usage::Usage;

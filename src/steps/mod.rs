@@ -1,6 +1,9 @@
 //! The kinds of step: one file a kind, all behind one trait.
 
 mod http;
+mod llm;
+mod mcp;
+mod meter;
 mod params;
 mod plain;
 mod process;
@@ -9,7 +12,13 @@ mod step;
 #[cfg(test)]
 mod testing;
 
+use std::sync::Arc;
+
 pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
+pub(crate) use llm::unfenced;
+pub use llm::{Llm, ModelProfile, Models, Structured};
+pub use mcp::{Mcp, ServerOptions, Servers, Tool};
+pub use meter::{Meter, over as over_budget};
 pub use plain::{Approve, Set, Sleep, WaitFor};
 pub use process::{Exec, ProcessOptions, Run, guard_main, kill_marked_on_end_of_input, kinds as process_kinds};
 pub use sql::{AtLeastOnce, Sql, SqlEffect};
@@ -18,12 +27,16 @@ pub use step::{
 };
 
 /// How the kinds do their work.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct StepOptions {
     /// For `run` and `exec`.
     pub process: ProcessOptions,
     /// For `http`.
     pub http: HttpOptions,
+    /// For `mcp`, and the tools of an `agent`.
+    pub servers: Arc<Servers>,
+    /// For `llm` and `agent`.
+    pub models: Arc<Models>,
 }
 
 /// All kinds that need nothing but their options. `sql` needs a database: whoever has one adds it.
@@ -31,7 +44,9 @@ pub struct StepOptions {
 pub fn standard_registry(options: StepOptions) -> Registry {
     let (run, exec) = process_kinds(options.process);
     let http = Http::new(options.http);
-    Registry::default().with(Set).with(Sleep).with(WaitFor).with(Approve).with(run).with(exec).with(http)
+    let (mcp, llm) = (Mcp::new(options.servers, run.launcher()), Llm::new(options.models));
+    let plain = Registry::default().with(Set).with(Sleep).with(WaitFor).with(Approve);
+    plain.with(run).with(exec).with(http).with(mcp).with(llm)
 }
 
 #[cfg(test)]
@@ -41,6 +56,6 @@ mod tests {
     #[test]
     fn the_standard_kinds_are_all_but_those_that_need_a_database() {
         let names = standard_registry(StepOptions::default()).names();
-        assert_eq!(names, ["approve", "exec", "http", "run", "set", "sleep", "wait"]);
+        assert_eq!(names, ["approve", "exec", "http", "llm", "mcp", "run", "set", "sleep", "wait"]);
     }
 }

@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 
 use crate::model::{Failure, Payload, RunId, StepKey, Wait, WorkerId};
 
+use super::meter::Meter;
+
 /// A boxed future, the price of a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -36,6 +38,11 @@ pub trait Step: Send + Sync {
     /// how long may that take? `None`: the future is simply dropped.
     fn stop_grace(&self) -> Option<Duration> {
         None
+    }
+
+    /// Does it call models? Then no attempt of it starts past the run's budget.
+    fn spends(&self) -> bool {
+        false
     }
 }
 
@@ -181,6 +188,8 @@ pub struct StepCx {
     pub shape: Shape,
     /// Says when to stop.
     pub stop: StopSignal,
+    /// Counts what calls of models use up.
+    pub meter: Arc<Meter>,
 }
 
 impl StepCx {

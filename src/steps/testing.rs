@@ -23,6 +23,7 @@ pub(crate) fn context() -> (StepCx, StopTrigger) {
         label: None,
         shape: Arc::new(|out: StepOutput| Ok(Payload::from_value(&out.default))),
         stop,
+        meter: Arc::default(),
     };
     (cx, trigger)
 }

@@ -26,6 +26,8 @@ mod language;
 mod layout;
 mod library;
 mod logs;
+mod mcp;
+mod models;
 mod network;
 mod operators;
 mod own_kinds;

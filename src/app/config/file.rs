@@ -9,6 +9,7 @@ use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use super::keys::{self, Form, Key};
 use super::layer::{Folders, Layer};
+use super::profiles;
 
 /// Reads a file; everything that is wrong with it is in the layer.
 pub(super) fn read(path: &Path, text: &str, folders: &Folders) -> Layer {
@@ -45,23 +46,36 @@ impl File<'_> {
 
     fn take(&self, layer: &mut Layer, name: &Named<'_>, value: &Spanned<DeValue<'_>>) {
         let place = self.place(name.span());
-        let Some(key) = keys::find(name.get_ref()) else {
-            let advice = keys::advice(name.get_ref(), keys::KEYS.iter().map(|k| k.name));
-            return layer.complain(place, format!("there is no key `{}`; {advice}", name.get_ref()));
-        };
+        match keys::find(name.get_ref()) {
+            Some(key) => self.take_key(layer, key, &place, value),
+            None => {
+                let advice = keys::advice(name.get_ref(), keys::KEYS.iter().map(|k| k.name));
+                layer.complain(place, format!("there is no key `{}`; {advice}", name.get_ref()));
+            }
+        }
+    }
+
+    fn take_key(&self, layer: &mut Layer, key: &'static Key, place: &str, value: &Spanned<DeValue<'_>>) {
         match (key.form, value.get_ref()) {
+            (Form::Profiles(parts), DeValue::Table(table)) => {
+                for (name, value) in table {
+                    self.take_profile(layer, key, parts, name, value);
+                }
+            }
             (form, DeValue::Table(table)) if form.is_table() => {
                 for (name, value) in table {
                     self.take_entry(layer, key, name, value);
                 }
             }
-            (Form::Texts | Form::Paths, DeValue::Array(items)) => self.take_list(layer, key, items, &place),
+            (Form::Texts | Form::Paths, DeValue::Array(items)) => self.take_list(layer, key, items, place),
             (Form::Texts | Form::Paths, DeValue::String(_)) => {
                 layer.complain(place, format!("`{}` must be {}; it is one text", key.name, key.form.words()));
             }
+            (Form::Price, DeValue::Float(n)) => layer.text(key, n.as_str(), place),
+            (Form::Price, DeValue::Integer(n)) => layer.text(key, n.as_str(), place),
             (Form::Number(..) | Form::Ports, DeValue::Integer(n)) => {
                 let text = i64::from_str_radix(&n.as_str().replace('_', ""), n.radix()).map(|n| n.to_string());
-                layer.text(key, &text.unwrap_or_else(|_| n.as_str().to_owned()), &place);
+                layer.text(key, &text.unwrap_or_else(|_| n.as_str().to_owned()), place);
             }
             (Form::Path, DeValue::String(path)) => {
                 // Credentials have short names; where they are, only the reading knows.
@@ -69,16 +83,51 @@ impl File<'_> {
                     true => path.to_string(),
                     false => self.folders.beside(Path::new(&**path)).display().to_string(),
                 };
-                layer.set(key.name, path, &place);
+                layer.set(key.name, path, place);
             }
             (Form::Text | Form::Word(_) | Form::Level | Form::Url | Form::Ports, DeValue::String(text)) => {
-                layer.text(key, text, &place);
+                layer.text(key, text, place);
             }
             (form, other) => {
                 let why = format!("`{}` must be {}; it is {}", key.name, form.words(), kind_of(other));
                 layer.complain(place, why);
             }
         }
+    }
+
+    /// One server or model: a table of parts, of which each is checked like a key.
+    fn take_profile(
+        &self,
+        layer: &mut Layer,
+        key: &Key,
+        parts: &'static [Key],
+        name: &Named<'_>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let (place, full) = (self.place(name.span()), format!("{}.{}", key.name, name.get_ref()));
+        if !profiles::is_name(name.get_ref()) {
+            return layer.complain(place, profiles::wrong_name(key.name, name.get_ref()));
+        }
+        let DeValue::Table(table) = value.get_ref() else {
+            let kind = kind_of(value.get_ref());
+            return layer.complain(place, format!("`{full}` must be a table: [{full}]; it is {kind}"));
+        };
+        let mut said = Layer::default();
+        for (part, value) in table {
+            let place = self.place(part.span());
+            match parts.iter().find(|p| p.name == part.get_ref()) {
+                Some(found) => self.take_key(&mut said, found, &place, value),
+                None => {
+                    let names = || parts.iter().map(|p| p.name);
+                    let advice = match keys::suggestion(part.get_ref(), names()) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => format!("it may have: {}", names().collect::<Vec<_>>().join(", ")),
+                    };
+                    said.complain(place, format!("`{full}` has no `{}`; {advice}", part.get_ref()));
+                }
+            }
+        }
+        layer.profile(key.name, name.get_ref(), said, &place);
     }
 
     fn take_list(&self, layer: &mut Layer, key: &Key, items: &DeArray<'_>, place: &str) {

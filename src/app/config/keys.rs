@@ -4,9 +4,10 @@
 use config::ValueKind;
 
 use super::super::retention;
+use super::profiles;
 
 /// A key.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Key {
     pub name: &'static str,
     pub form: Form,
@@ -37,20 +38,24 @@ pub(super) enum Form {
     Spans(&'static [&'static str]),
     /// Texts by name; `{ file = "…" }` stands for the content of a file.
     FileTable,
+    /// What a million tokens cost.
+    Price,
+    /// Tables by name, each with these parts.
+    Profiles(&'static [Key]),
 }
 
 const MAX: u64 = i32::MAX as u64;
 
-const fn key(name: &'static str, form: Form) -> Key {
+pub(super) const fn key(name: &'static str, form: Form) -> Key {
     Key { name, form, secret: false }
 }
 
-const fn secret(name: &'static str, form: Form) -> Key {
+pub(super) const fn secret(name: &'static str, form: Form) -> Key {
     Key { name, form, secret: true }
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 31] = [
+pub(super) const KEYS: [Key; 33] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -81,6 +86,8 @@ pub(super) const KEYS: [Key; 31] = [
     key("retention", Form::Spans(&["default", "completed", "failed", "cancelled"])),
     key("retention_workflows", Form::Spans(&[])),
     secret("connections", Form::FileTable),
+    key("mcp", Form::Profiles(&profiles::SERVER)),
+    key("models", Form::Profiles(&profiles::MODEL)),
     key("env", Form::Table),
     secret("secrets", Form::FileTable),
 ];
@@ -107,7 +114,7 @@ pub(super) fn advice<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> St
 impl Form {
     /// Is it a table of names?
     pub(super) fn is_table(self) -> bool {
-        matches!(self, Self::Table | Self::Spans(_) | Self::FileTable)
+        matches!(self, Self::Table | Self::Spans(_) | Self::FileTable | Self::Profiles(_))
     }
 
     /// What is wrong with an entry of such a table, if anything.
@@ -136,6 +143,8 @@ impl Form {
             Self::Table => "a table of texts".to_owned(),
             Self::Spans(_) => "a table of spans such as \"90d\", or \"forever\"".to_owned(),
             Self::FileTable => "a table of texts, or of { file = \"…\" }".to_owned(),
+            Self::Price => "a price: a number not below 0".to_owned(),
+            Self::Profiles(_) => "a table of tables, each with a name".to_owned(),
         }
     }
 
@@ -168,7 +177,11 @@ impl Form {
                 let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
                 Ok(ValueKind::Array(parts.map(|p| config::Value::new(None, p)).collect()))
             }
-            Self::Table | Self::Spans(_) | Self::FileTable => Err("it is text".to_owned()),
+            Self::Price => match text.trim().parse::<f64>() {
+                Ok(n) if n >= 0.0 && n.is_finite() => Ok(n.into()),
+                _ => Err(quoted()),
+            },
+            Self::Table | Self::Spans(_) | Self::FileTable | Self::Profiles(_) => Err("it is text".to_owned()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Map, Source, Value, ValueKind};
 
-use super::keys::{self, Key};
+use super::keys::{self, Form, Key};
 
 /// Something wrong, where it stands, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,9 @@ impl Layer {
 
     /// One entry of a table.
     pub(super) fn entry(&mut self, key: &str, name: &str, text: &str, place: &str) {
+        if let Some(Form::Profiles(parts)) = keys::find(key).map(|k| k.form) {
+            return self.part(key, parts, name, text, place);
+        }
         if let Some(Err(why)) = keys::find(key).map(|k| k.form.of_entry(name, text)) {
             return self.complain(place, format!("`{key}.{name}`: {why}"));
         }

@@ -8,6 +8,7 @@ mod environment;
 mod file;
 mod keys;
 mod layer;
+mod profiles;
 mod shown;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use layer::{Folders, Layer};
 
 pub(crate) use database::hosts_of;
 pub use layer::Complaint;
+pub use profiles::{McpServer, Model};
 pub use shown::Shown;
 
 /// Every key with its default and its meaning, as a file to start from.
@@ -67,6 +69,8 @@ pub struct Config {
     pub retention: BTreeMap<String, String>,
     pub retention_workflows: BTreeMap<String, String>,
     pub connections: BTreeMap<String, String>,
+    pub mcp: BTreeMap<String, McpServer>,
+    pub models: BTreeMap<String, Model>,
     pub env: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, String>,
 }
@@ -104,6 +108,8 @@ impl Default for Config {
             retention: BTreeMap::new(),
             retention_workflows: BTreeMap::new(),
             connections: BTreeMap::new(),
+            mcp: BTreeMap::new(),
+            models: BTreeMap::new(),
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
         }
@@ -277,7 +283,20 @@ impl Config {
 
     /// Hides from now on what must never be shown.
     pub fn hide_secrets(&self) {
-        redact::add(&self.secrets.values().cloned().collect::<Vec<_>>(), &self.passwords());
+        let secrets: Vec<String> = self.secrets.values().cloned().chain(self.keys_of_others()).collect();
+        redact::add(&secrets, &self.passwords());
+    }
+
+    /// What lets stepd in elsewhere and stands in the configuration itself, not under `secrets`.
+    fn keys_of_others(&self) -> impl Iterator<Item = String> {
+        let tables =
+            self.mcp.values().flat_map(|s| [&s.env, &s.headers]).chain(self.models.values().map(|m| &m.headers));
+        let telling = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            ["authorization", "key", "token", "secret", "password"].iter().any(|word| name.contains(word))
+        };
+        let told = tables.flatten().filter(move |(name, _)| telling(name)).map(|(_, value)| value);
+        told.chain(self.models.values().filter_map(|m| m.api_key.as_ref())).filter(|v| !v.contains("${{")).cloned()
     }
 
     /// The passwords of databases.

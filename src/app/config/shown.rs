@@ -37,6 +37,11 @@ impl Loaded {
             let value = values.get(key.name).cloned().unwrap_or_default();
             let said = said.and_then(|s| s.get(key.name));
             match (value.as_object(), said.map(|s| &s.kind)) {
+                (Some(entries), Some(ValueKind::Table(said))) if matches!(key.form, Form::Profiles(_)) => {
+                    for (name, entry) in entries {
+                        shown.extend(profile(key, name, entry, said.get(name), &origin));
+                    }
+                }
                 (Some(entries), Some(ValueKind::Table(said))) => {
                     for (name, value) in entries {
                         let value = hidden(key, value.clone());
@@ -54,12 +59,35 @@ impl Loaded {
     }
 }
 
+/// The parts of a server or a model that are set.
+fn profile(
+    key: &Key,
+    name: &str,
+    entry: &serde_json::Value,
+    said: Option<&Value>,
+    origin: &dyn Fn(Option<&Value>) -> String,
+) -> Vec<Shown> {
+    let Form::Profiles(parts) = key.form else { return Vec::new() };
+    let source = |part: &str| match said.map(|s| &s.kind) {
+        Some(ValueKind::Table(said)) => origin(said.get(part)),
+        _ => origin(None),
+    };
+    let shown = |part: &Key| {
+        let value = hidden(part, entry.get(part.name)?.clone());
+        Some(Shown { key: format!("{}.{name}.{}", key.name, part.name), value, source: source(part.name) })
+    };
+    parts.iter().filter_map(shown).collect()
+}
+
 fn hidden(key: &Key, value: serde_json::Value) -> serde_json::Value {
     match &value {
         serde_json::Value::String(text) if key.form == Form::Url || key.name == "connections" => {
             database::masked(text).into()
         }
         serde_json::Value::String(_) if key.secret => HIDDEN.into(),
+        serde_json::Value::Object(entries) if key.secret => {
+            entries.keys().map(|name| (name.clone(), serde_json::Value::from(HIDDEN))).collect()
+        }
         _ => value,
     }
 }

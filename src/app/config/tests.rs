@@ -267,3 +267,56 @@ fn a_retention_is_a_span_or_for_ever_of_a_state_or_of_a_workflow() {
     }
     assert_eq!(wrong.len(), 4, "{wrong:#?}");
 }
+
+#[test]
+fn servers_and_models_are_tables_of_their_own_and_show_no_secret() {
+    let file = "[mcp.store]\ncommand = 'npx'\nargs = ['-y', 'x']\nidle_seconds = 5\n[mcp.store.env]\nSTORE_TOKEN = 'geheim'\n\
+        [models.big]\nbase_url = 'http://h/v1'\nmodel = 'm'\napi_key = 'geheim'\nprice_input = 0.25\nprice_output = 2\n";
+    let loaded =
+        load(file, &[("STEPD_MODELS__BIG__MODEL", "other"), ("STEPD_MCP__FAR__URL", "http://h/mcp")], &[]).unwrap();
+    let (store, big) = (&loaded.config.mcp["store"], &loaded.config.models["big"]);
+    assert_eq!((store.command.as_deref(), store.idle_seconds), (Some("npx"), Some(5)));
+    assert_eq!(
+        (store.args.as_slice(), store.env["STORE_TOKEN"].as_str()),
+        (["-y", "x"].map(String::from).as_slice(), "geheim")
+    );
+    assert_eq!((big.model.as_deref(), big.price_input, big.price_output), (Some("other"), Some(0.25), Some(2.0)));
+    assert_eq!(loaded.config.mcp["far"].url.as_deref(), Some("http://h/mcp"));
+    for (key, place) in [
+        ("mcp.store.command", "file:2"),
+        ("mcp.store.env", "file:5"),
+        ("mcp.far.url", "STEPD_MCP__FAR__URL"),
+        ("models.big.model", "STEPD_MODELS__BIG__MODEL"),
+        ("models.big.price_output", "file:12"),
+    ] {
+        assert_eq!(source(&loaded, key), place, "{key}");
+    }
+    let shown = serde_json::to_string(&loaded.shown()).unwrap();
+    assert!(!shown.contains("geheim") && shown.contains(r#"{"STORE_TOKEN":"***"}"#), "{shown}");
+    assert!(loaded.config.keys_of_others().collect::<Vec<_>>() == ["geheim", "geheim"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_server_or_a_model_is_said_part_by_part() {
+    let file = "[mcp.store]\ncomand = 'x'\nidle_seconds = 'long'\nenv = 5\n[mcp.Store]\nurl = 'x'\n\
+        [models]\nbig = 5\n[models.m]\nprice_input = -1\nstructured = 'xml'\nurl = 'x'\n";
+    let wrong = wrong(load(file, &[("STEPD_MCP__STORE__ULR", "x"), ("STEPD_MODELS", "x")], &[]));
+    for (line, expected) in [
+        ":2: `mcp.store` has no `comand`; did you mean `command`?",
+        ":3: `idle_seconds` must be a whole number from 1 to 86400; it is text",
+        ":4: `env` must be a table of texts; it is a whole number",
+        ":5: `mcp.Store`: a name has lower-case letters, digits, `_` and `-`, and begins with a letter",
+        ":8: `models.big` must be a table: [models.big]; it is a whole number",
+        ":10: `price_input` must be a price: a number not below 0; it is `-1`",
+        ":11: `structured` must be one of \"schema\", \"json\", \"none\"; it is `xml`",
+        ":12: `models.m` has no `url`; it may have: base_url, model, api_key, headers, price_input, price_output, timeout_seconds, structured",
+        "STEPD_MCP__STORE__ULR: `mcp.store` has no part `ulr` here; did you mean `mcp.store.url`?",
+        "STEPD_MODELS: `models` is a table; name one of its entries: STEPD_MODELS__NAME",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(wrong.get(line).map(String::as_str), Some(expected), "{wrong:#?}");
+    }
+    assert_eq!(wrong.len(), 10, "{wrong:#?}");
+}

@@ -91,6 +91,7 @@ fn header(run: &RunDetail) -> String {
     if run.crashes > 0 || run.resumes > 0 {
         lines.push(("survived", survived(run.crashes, run.resumes)));
     }
+    lines.extend(used(run.tokens_in, run.tokens_out, run.cost).map(|used| ("models", used)));
     lines.extend(run.unique_key.as_ref().map(|k| ("unique key", clean(k))));
     if run.labels != "{}" {
         lines.push(("labels", payload(&run.labels)));
@@ -104,6 +105,12 @@ fn header(run: &RunDetail) -> String {
         out.push_str(&format!("{}{}\n", format!("{name:11}").bold(), value));
     }
     out
+}
+
+/// What calls of models have used up: `1200 tokens in, 340 out, cost 0.0123`.
+fn used(tokens_in: Option<i64>, tokens_out: Option<i64>, cost: Option<f64>) -> Option<String> {
+    let cost = cost.filter(|c| *c > 0.0).map(|c| format!(", cost {c:.4}")).unwrap_or_default();
+    Some(format!("{} tokens in, {} out{cost}", tokens_in?, tokens_out.unwrap_or(0)))
 }
 
 fn survived(crashes: i32, resumes: i32) -> String {
@@ -143,7 +150,7 @@ fn listed(run: &RunDetail, steps: &[StepLine], all: bool, most: Option<usize>) -
             _ => match (&step.event, step.due_at) {
                 (Some(event), _) if step.state == "waiting" => format!("for {event}"),
                 (_, Some(due)) if step.state == "waiting" => format!("until {}", time(due)),
-                _ => String::new(),
+                _ => used(step.tokens_in, step.tokens_out, step.cost).unwrap_or_default(),
             },
         };
         rows.push(vec![
@@ -187,6 +194,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             "due_at": run.due_at, "step": run.step, "attempts": run.attempts, "resumes": run.resumes, "crashes": run.crashes,
             "unique_key": run.unique_key, "labels": raw(&run.labels), "created_by": run.created_by, "epoch": run.epoch,
             "forked_from": run.forked_from,
+            "tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cost": run.cost,
         }),
         input: raw(&run.input),
         output: run.output.as_deref().map(raw),
@@ -197,6 +205,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
                 json!({
                     "key": s.key, "label": s.label, "kind": s.kind, "state": s.state, "attempts": s.attempts, "started_at": s.started_at,
                     "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "epoch": s.epoch,
+                    "tokens_in": s.tokens_in, "tokens_out": s.tokens_out, "cost": s.cost,
                     "output": s.output.as_deref().map(raw), "error": s.error.as_deref().map(raw),
                 })
             })

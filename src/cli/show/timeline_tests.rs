@@ -31,6 +31,9 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         created_by: None,
         forked_from: None,
         epoch: 2,
+        tokens_in: None,
+        tokens_out: None,
+        cost: None,
         why: String::new(),
         now: at(10_000),
     }
@@ -52,6 +55,9 @@ fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
         event: None,
         epoch: 1,
         label: None,
+        tokens_in: None,
+        tokens_out: None,
+        cost: None,
     }
 }
 

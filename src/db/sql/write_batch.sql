@@ -14,16 +14,17 @@ WITH me AS MATERIALIZED (
     WHERE EXISTS (SELECT FROM me)
 ), step AS (
     INSERT INTO stepd_engine.checkpoints AS c (run, seq, epoch, started_at, ended_at, due_at, attempts, checkpoint, state, key, kind,
-        output, error, decision, event, match, label)
+        output, error, decision, event, match, label, usage)
     SELECT s.run, s.seq, l.epoch, s.started_at, s.ended_at, clock_timestamp() + s.due_ms * interval '1 millisecond', s.attempts, s.checkpoint,
-        s.state::stepd.step_state, s.key, s.kind, s.output, s.error, s.decision, s.event, s.match::jsonb, s.label
+        s.state::stepd.step_state, s.key, s.kind, s.output, s.error, s.decision, s.event, s.match::jsonb, s.label, s.usage
     FROM unnest($4::uuid[], $5::integer[], $6::timestamptz[], $7::timestamptz[], $8::bigint[], $9::smallint[], $10::boolean[], $11::text[],
-        $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $39::text[])
-        AS s(run, seq, started_at, ended_at, due_ms, attempts, checkpoint, state, key, kind, output, error, decision, event, match, label)
+        $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $39::text[], $41::text[])
+        AS s(run, seq, started_at, ended_at, due_ms, attempts, checkpoint, state, key, kind, output, error, decision, event, match, label, usage)
     JOIN lease l ON l.id = s.run
     ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, started_at = excluded.started_at, ended_at = excluded.ended_at, due_at = excluded.due_at,
         attempts = excluded.attempts, checkpoint = excluded.checkpoint, state = excluded.state, output = excluded.output,
-        error = excluded.error, decision = excluded.decision, event = excluded.event, match = excluded.match, label = coalesce(excluded.label, c.label)
+        error = excluded.error, decision = excluded.decision, event = excluded.event, match = excluded.match, label = coalesce(excluded.label, c.label),
+        usage = excluded.usage
         WHERE NOT c.checkpoint AND (c.epoch, c.attempts, c.state) <= (excluded.epoch, excluded.attempts, excluded.state)
 ), note AS (
     INSERT INTO stepd_engine.events (run, epoch, n, attempt, kind, key, data)

@@ -25,6 +25,11 @@ pub(in crate::engine) trait Body: Sync {
     fn shape(&self) -> &Shape;
 
     fn stop_grace(&self) -> Option<Duration>;
+
+    /// Does it call models?
+    fn spends(&self) -> bool {
+        false
+    }
 }
 
 /// A kind of step from the registry.
@@ -55,6 +60,10 @@ impl Body for KindBody<'_> {
 
     fn stop_grace(&self) -> Option<Duration> {
         self.step.stop_grace()
+    }
+
+    fn spends(&self) -> bool {
+        self.step.spends()
     }
 }
 
@@ -95,9 +104,9 @@ impl Body for CodeBody<'_, '_> {
 }
 
 /// The question after an interruption.
-pub(super) struct AskBody {
-    pub(super) prompt: String,
-    pub(super) shape: Shape,
+pub(in crate::engine) struct AskBody {
+    pub(in crate::engine) prompt: String,
+    pub(in crate::engine) shape: Shape,
 }
 
 impl Body for AskBody {

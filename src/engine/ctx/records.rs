@@ -41,6 +41,7 @@ impl Ctx {
             error: None,
             decision: None,
             due_in_ms: None,
+            usage: None,
             label: None,
         }
     }
@@ -231,10 +232,13 @@ impl Ctx {
         }
     }
 
-    /// The last checkpoint of a completed run rides along with its end; one with a label has a row of its own.
+    /// The last checkpoint of a completed run rides along with its end; one with a label, or with a usage, has a row of
+    /// its own.
     fn ride_along(&self, mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
-        let rides =
-            |row: &StepRow| row.record.state == StepState::Completed && self.label_of(&row.record.key).is_none();
+        let rides = |row: &StepRow| {
+            let r = &row.record;
+            r.state == StepState::Completed && r.usage.is_none() && self.label_of(&r.key).is_none()
+        };
         match transition {
             Transition::Complete { output, last: None } if steps.last().is_some_and(rides) => {
                 let last = steps.pop().map(Box::new);

@@ -61,6 +61,7 @@ pub(super) fn push_step<'a>(batch: &mut Batch<'a>, run: Uuid, row: &'a StepRow) 
     s.event.push(event);
     s.matches.push(matches);
     s.label.push(r.label.as_deref());
+    s.usage.push(r.usage.as_deref().map(text));
 }
 
 pub(super) fn push_transition<'a>(batch: &mut Batch<'a>, group: &'a Group) {

@@ -42,6 +42,7 @@ fn is_plain_step(row: &StepRow) -> bool {
         && r.error.is_none()
         && r.decision.is_none()
         && r.label.is_none()
+        && r.usage.is_none()
         && row.wait.is_none()
         && row.due_in.is_none()
 }

@@ -34,6 +34,7 @@ use crate::model::{Failure, code};
 
 use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
 
+pub(super) use response::{body, retry_after, unsuccessful};
 pub use target::{Allowed, InvalidTarget};
 use target::{Forbidden, Guarded, Targets};
 
@@ -75,10 +76,7 @@ impl Http {
     }
 
     fn client(&self) -> Result<&Client, Failure> {
-        let made = self.client.get_or_init(|| connect(self.targets.clone()).map_err(|error| chain(&error)));
-        made.as_ref().map_err(|error| {
-            Failure::permanent(code::INTERNAL, format!("this worker cannot make HTTP requests: {error}"))
-        })
+        made(&self.client, Some(&self.targets))
     }
 
     async fn send(&self, cx: &StepCx, params: Value) -> Result<StepOutput, Failure> {
@@ -102,28 +100,47 @@ impl Step for Http {
     }
 }
 
-fn connect(targets: Targets) -> reqwest::Result<Client> {
+/// A client for what the configuration itself names (a model's endpoint, an MCP server): whoever may write there may also allow
+/// hosts, so that no address is refused.
+#[derive(Debug, Default)]
+pub(super) struct Web(OnceLock<Result<Client, String>>);
+
+impl Web {
+    pub(super) fn client(&self) -> Result<&Client, Failure> {
+        made(&self.0, None)
+    }
+}
+
+fn made<'c>(client: &'c OnceLock<Result<Client, String>>, targets: Option<&Targets>) -> Result<&'c Client, Failure> {
+    let made = client.get_or_init(|| connect(targets).map_err(|error| chain(&error)));
+    made.as_ref()
+        .map_err(|error| Failure::permanent(code::INTERNAL, format!("this worker cannot make HTTP requests: {error}")))
+}
+
+fn connect(targets: Option<&Targets>) -> reqwest::Result<Client> {
     // An error says that a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
+    let builder = Client::builder()
         .user_agent(concat!("stepd/", env!("CARGO_PKG_VERSION")))
         .no_proxy()
         .redirect(Policy::none())
         .referer(false)
-        .dns_resolver(Guarded(targets))
         .connect_timeout(CONNECT)
-        .pool_idle_timeout(IDLE)
-        .build()
+        .pool_idle_timeout(IDLE);
+    match targets {
+        Some(targets) => builder.dns_resolver(Guarded(targets.clone())).build(),
+        None => builder.build(),
+    }
 }
 
 /// A URL for people: without user, password, query and fragment, where secrets stand.
-fn place(url: &reqwest::Url) -> String {
+pub(super) fn place(url: &reqwest::Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
 /// A request that got no answer, or not all of it.
-fn failed(place: &str, error: reqwest::Error) -> Failure {
+pub(super) fn failed(place: &str, error: reqwest::Error) -> Failure {
     let error = error.without_url();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -34,7 +34,11 @@ pub(super) async fn read(place: &str, mut response: Response, max_body: usize) -
 }
 
 /// At most `limit` bytes of the body, and whether that is all of it.
-async fn body(place: &str, mut response: Response, limit: usize) -> Result<(Vec<u8>, bool), Failure> {
+pub(in crate::steps) async fn body(
+    place: &str,
+    mut response: Response,
+    limit: usize,
+) -> Result<(Vec<u8>, bool), Failure> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failed(place, error))? {
         let room = limit - bytes.len();
@@ -66,7 +70,8 @@ fn header_object(headers: &HeaderMap) -> Value {
     Value::Object(object)
 }
 
-fn unsuccessful(place: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+/// The failure of a status that is no success.
+pub(in crate::steps) fn unsuccessful(place: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let code = format!("http_{}", status.as_u16());
     let mut message = format!("{place} answered {status}");
     if status.is_redirection() {
@@ -86,7 +91,7 @@ fn unsuccessful(place: &str, status: StatusCode, headers: &HeaderMap, body: &[u8
 
 /// `Retry-After` in milliseconds: seconds, or a date, which is read against the server's own clock
 /// (`Date`) where it gives one.
-fn retry_after(headers: &HeaderMap) -> Option<u64> {
+pub(in crate::steps) fn retry_after(headers: &HeaderMap) -> Option<u64> {
     let text = |name| headers.get(name).and_then(|value: &reqwest::header::HeaderValue| value.to_str().ok());
     let date = |text: &str| DateTime::parse_from_rfc2822(text.trim()).ok().map(|date| date.to_utc());
     let asked = text(RETRY_AFTER)?.trim();

@@ -80,17 +80,27 @@ impl Drop for Tree {
 }
 
 /// Fields are dropped in this order: the tree is killed while the child still holds its id.
-struct Running {
+pub(super) struct Running {
     tree: Tree,
-    child: Child,
+    pub(super) child: Child,
     _owned: Owned,
 }
 
 impl Running {
     async fn start(shared: &Arc<Processes>, cx: &StepCx, program: Program, feeds: bool) -> Result<Self, Failure> {
+        Self::spawn(shared, program, program::identity(cx), feeds).await
+    }
+
+    /// Starts a program; `identity` is what its environment says of whom it works for.
+    pub(super) async fn spawn(
+        shared: &Arc<Processes>,
+        program: Program,
+        identity: impl Iterator<Item = (&'static str, String)>,
+        feeds: bool,
+    ) -> Result<Self, Failure> {
         let name = program.argv[0].clone();
         let marker = shared.next_marker();
-        let mut command = command(shared, cx, program, &marker);
+        let mut command = command(shared, program, identity, &marker);
         command.stdin(if feeds { Stdio::piped() } else { Stdio::null() });
         let shared = Arc::clone(shared);
         let runtime = tokio::runtime::Handle::current();
@@ -176,7 +186,7 @@ impl Running {
     }
 
     /// Kills what is left of the tree, and waits for the main process if that is still to be done.
-    async fn kill_rest(&mut self, forced: bool, waits: bool) {
+    pub(super) async fn kill_rest(&mut self, forced: bool, waits: bool) {
         self.tree.target.reaped = !waits || self.child.id().is_none();
         if forced || kill::leftovers(&self.tree.target) {
             let target = self.tree.target.clone();
@@ -192,7 +202,12 @@ impl Running {
     }
 }
 
-fn command(shared: &Processes, cx: &StepCx, program: Program, marker: &str) -> Command {
+fn command(
+    shared: &Processes,
+    program: Program,
+    identity: impl Iterator<Item = (&'static str, String)>,
+    marker: &str,
+) -> Command {
     let options = &shared.options;
     let mut command = std::process::Command::new(&program.argv[0]);
     command.args(&program.argv[1..]).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
@@ -203,7 +218,7 @@ fn command(shared: &Processes, cx: &StepCx, program: Program, marker: &str) -> C
             None => command.env_remove(name),
         };
     }
-    command.envs(program::identity(cx)).env(MARKER, marker);
+    command.envs(identity).env(MARKER, marker);
     if let Some(cwd) = program.cwd.as_ref().or(options.cwd.as_ref()) {
         command.current_dir(cwd);
     }

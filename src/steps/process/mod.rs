@@ -16,6 +16,7 @@
 
 mod attempt;
 mod guard;
+mod kept;
 mod kill;
 mod output;
 mod program;
@@ -37,6 +38,7 @@ use super::step::{BoxFuture, Flow, Step, StepCx};
 
 use guard::Guard;
 pub use guard::{guard_main, kill_marked_on_end_of_input};
+pub(super) use kept::{Kept, Launcher};
 use program::Program;
 
 /// The environment variable that marks every process of an attempt.
@@ -123,6 +125,13 @@ pub fn kinds(options: ProcessOptions) -> (Run, Exec) {
     let guard = Guard::new(options.guard.clone(), &token);
     let shared = Arc::new(Processes { options, base, token, attempts: AtomicU64::new(0), guard });
     (Run(Arc::clone(&shared)), Exec(shared))
+}
+
+impl Run {
+    /// Starts programs that outlive an attempt, under the same guard.
+    pub(super) fn launcher(&self) -> Launcher {
+        Launcher::new(Arc::clone(&self.0))
+    }
 }
 
 impl Step for Run {

@@ -7,6 +7,7 @@ mod booted;
 mod db;
 mod files;
 mod manager;
+pub mod outside;
 mod proxy;
 mod saboteur;
 mod worker;

@@ -1,0 +1,123 @@
+//! `[mcp.<name>]` and `[models.<name>]`: tables of what stepd talks to, each a table of its own.
+
+use std::collections::BTreeMap;
+
+use config::{Map, Value, ValueKind};
+use serde::{Deserialize, Serialize};
+
+use super::keys::{self, Form, Key, key, secret};
+use super::layer::Layer;
+
+/// A server of `mcp` steps.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct McpServer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dialect: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_seconds: Option<u64>,
+}
+
+/// A model of `llm` and `agent` steps.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Model {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_input: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_output: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub structured: Option<String>,
+}
+
+/// The parts of a server.
+pub(super) const SERVER: [Key; 8] = [
+    key("command", Form::Text),
+    key("args", Form::Texts),
+    secret("env", Form::Table),
+    key("url", Form::Text),
+    secret("headers", Form::Table),
+    key("dialect", Form::Word(&["auto", "afu9"])),
+    key("idle_seconds", Form::Number(1, 86_400)),
+    key("max_seconds", Form::Number(1, 604_800)),
+];
+
+/// The parts of a model.
+pub(super) const MODEL: [Key; 8] = [
+    key("base_url", Form::Text),
+    key("model", Form::Text),
+    secret("api_key", Form::Text),
+    secret("headers", Form::Table),
+    key("price_input", Form::Price),
+    key("price_output", Form::Price),
+    key("timeout_seconds", Form::Number(1, 86_400)),
+    key("structured", Form::Word(&["schema", "json", "none"])),
+];
+
+/// Names that workflow files can use.
+pub(super) fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+}
+
+impl Layer {
+    /// Takes in what a source says of one entry.
+    pub(super) fn profile(&mut self, key: &str, name: &str, said: Self, place: &str) {
+        self.wrong.extend(said.wrong);
+        let place = Some(place.to_owned());
+        let new = |place| Value::new(place, Map::<String, Value>::new());
+        let table = self.values.entry(key.to_owned()).or_insert_with(|| new(None));
+        let ValueKind::Table(table) = &mut table.kind else { return };
+        let entry = table.entry(name.to_owned()).or_insert_with(|| new(place.as_ref()));
+        if let ValueKind::Table(parts) = &mut entry.kind {
+            parts.extend(said.values);
+        }
+    }
+
+    /// One part of an entry, given as text: `store__url` by a variable, `store.url` by a credential.
+    pub(super) fn part(&mut self, key: &str, parts: &'static [Key], name: &str, text: &str, place: &str) {
+        let (entry, part) = name.split_once("__").or_else(|| name.split_once('.')).unwrap_or((name, ""));
+        let plain = parts.iter().filter(|p| !p.form.is_table());
+        let Some(found) = plain.clone().find(|p| p.name == part) else {
+            let advice = match keys::suggestion(part, plain.clone().map(|p| p.name)) {
+                Some(near) => format!("did you mean `{key}.{entry}.{near}`?"),
+                None => format!("name one of: {}", plain.map(|p| p.name).collect::<Vec<_>>().join(", ")),
+            };
+            return self.complain(place, format!("`{key}.{entry}` has no part `{part}` here; {advice}"));
+        };
+        if !is_name(entry) {
+            return self.complain(place, wrong_name(key, entry));
+        }
+        let mut said = Self::default();
+        said.text(found, text, place);
+        self.profile(key, entry, said, place);
+    }
+}
+
+pub(super) fn wrong_name(key: &str, name: &str) -> String {
+    format!("`{key}.{name}`: a name has lower-case letters, digits, `_` and `-`, and begins with a letter")
+}

@@ -1,0 +1,247 @@
+//! Servers of tools: programs under the real daemon, the check before a run, and servers that others have published.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::cli::stepd_at;
+use crate::support::outside::ToolServer;
+use crate::support::{Db, Files, SOON, Spec, wait_until};
+
+/// A server in a few lines of shell, with a child of its own.
+const SCRIPT: &str = r#"
+sleep 1000 & echo "$$ $!" >> @DIR@/pids
+while IFS= read -r line; do
+  id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
+  say() { printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$1"; }
+  case "$line" in
+    *'"method":"server/discover"'*) say '{"supportedVersions":["2026-07-28"]}' ;;
+    *'"method":"tools/list"'*) say '{"tools":[{"name":"token","inputSchema":{"type":"object","properties":{"n":{"type":"integer"}},"additionalProperties":false}}]}' ;;
+    *'"name":"token"'*) say "{\"structuredContent\":{\"result\":\"$TOKEN\"}}" ;;
+  esac
+done
+"#;
+
+fn scripted(files: &Files) -> String {
+    let path = files.path("server.sh");
+    std::fs::write(&path, SCRIPT.replace("@DIR@", &files.path("").display().to_string())).unwrap();
+    format!(
+        "[mcp.own]\ncommand = \"sh\"\nargs = [\"{}\"]\n[mcp.own.env]\nTOKEN = \"${{{{ secrets.token }}}}\"\n[secrets]\ntoken = \"abc\"\n",
+        path.display()
+    )
+}
+
+fn configured(db: &Db, files: &Files, text: &str) -> Spec {
+    std::fs::write(files.path("stepd.toml"), text).unwrap();
+    Spec::new(db, files).arg("--config").arg(&files.path("stepd.toml").display().to_string())
+}
+
+fn pids(files: &Files) -> Vec<i32> {
+    files.lines("pids").iter().flat_map(|line| line.split(' ')).map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn alive(pid: i32) -> bool {
+    stepd::os::proc::stat(pid).is_some_and(|s| !s.is_zombie())
+}
+
+#[tokio::test]
+async fn a_server_s_program_ends_with_its_daemon_however_that_ends() {
+    let call = "name: call\nresume: never\nsteps: [{id: t, mcp: own.token}]\noutput: steps.t.output\n";
+    for killed in [false, true] {
+        let (db, files) = (Db::new().await, Files::new([call]));
+        let mut worker = configured(&db, &files, &scripted(&files)).ready().await;
+        for _ in 0..2 {
+            let run = db.enqueue("call", "{}").await;
+            db.reaches(&run, "completed", SOON).await;
+            assert_eq!(db.output(&run).await, "\"***\"", "the secret has reached the program, and stays hidden");
+        }
+        let pids = pids(&files);
+        assert_eq!(pids.len(), 2, "one server, and its child");
+        if killed {
+            worker.kill9();
+        } else {
+            assert_eq!(worker.drain(SOON).await, Some(0));
+        }
+        wait_until("nothing of it is left", SOON, async || !pids.iter().any(|pid| alive(*pid))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_check_online_says_which_tools_models_and_arguments_do_not_fit() {
+    let good = "name: good\nsteps:\n  - {id: a, mcp: own.token, args: {n: 1}}\n  - {id: b, mcp: far.get, args: {key: \"${{ run.id }}\"}}\n";
+    let bad = "name: bad\nsteps:\n  - {id: a, mcp: own.tokn}\n  - {id: b, mcp: own.token, args: {n: x, m: \"${{ run.id }}\"}}\n  - {id: c, mcp: nowhere.get}\n  - {id: d, agent: large, prompt: x, tools: [far.put]}\n";
+    let files = Files::new([good, bad]);
+    let far = ToolServer::start(&["get"], &[], |_, _| Ok(Value::Null)).await;
+    let text = far.section("far") + &scripted(&files);
+    std::fs::write(files.path("stepd.toml"), text).unwrap();
+    let (config, folder) = (files.path("stepd.toml"), files.workflows());
+    let check = move |file: &str| {
+        let file = folder.join(file).display().to_string();
+        stepd_at(None, &["check", "--online", "--config", &config.display().to_string(), &file])
+    };
+    let (good, bad) = tokio::task::spawn_blocking(move || (check("w0.yaml"), check("w1.yaml"))).await.unwrap();
+    assert_eq!(good.is(0).err, "");
+    let bad = bad.is(1);
+    let told: Vec<&str> = bad.err.lines().map(|l| l.split_once("w1.yaml:").unwrap().1).collect();
+    let expected = [
+        "3: step `a`: the server `own` has no tool `tokn`; did you mean `own.token`?",
+        "4: step `b`: `args` do not fit `own.token`: /n: it is not of type \"integer\"",
+        "4: step `b`: `args` do not fit `own.token`: there is no property \"m\"",
+        "5: step `c`: this worker's configuration has no MCP server `nowhere` (it has far, own): add [mcp.nowhere] with a command or a url",
+        "6: step `d`: the server `far` has no tool `put`; it has: get",
+        "6: step `d`: the configuration has no model `large`; add [models.large]",
+    ];
+    assert_eq!(told, expected, "{}", bad.err);
+    wait_until("the check leaves no program behind", SOON, async || !pids(&files).iter().any(|pid| alive(*pid))).await;
+}
+
+/// Where published servers are installed, once for all tests; `None`, said aloud, where that cannot be done.
+fn published() -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("published")
+}
+
+fn quiet(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// A Python with packages of PyPI in it.
+fn python(package: &'static str) -> Option<PathBuf> {
+    static INSTALLING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = INSTALLING.lock().unwrap();
+    let folder = published().join(package.replace(['=', '>', '<', ','], "_"));
+    let python = folder.join("bin/python");
+    if !folder.join("installed").exists() {
+        let made = quiet(Command::new("python3").args(["-m", "venv"]).arg(&folder))
+            && quiet(Command::new("timeout").arg("240").arg(&python).args(["-m", "pip", "install", "-q", package]));
+        if !made {
+            eprintln!("SKIPPED: {package} cannot be installed from PyPI here");
+            return None;
+        }
+        std::fs::write(folder.join("installed"), "").unwrap();
+    }
+    Some(python)
+}
+
+/// The server that the authors of the protocol publish for tests, from npm.
+fn everything() -> Option<PathBuf> {
+    static INSTALLED: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let install = || {
+        let folder = published().join("npm");
+        let script = folder.join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
+        if !script.exists() {
+            std::fs::create_dir_all(&folder).unwrap();
+            let mut npm = Command::new("timeout");
+            npm.args(["240", "npm", "install", "--no-audit", "--no-fund", "--prefix"]).arg(&folder);
+            if !quiet(npm.arg("@modelcontextprotocol/server-everything")) || !script.exists() {
+                eprintln!("SKIPPED: @modelcontextprotocol/server-everything cannot be installed from npm here");
+                return None;
+            }
+        }
+        Some(script)
+    };
+    INSTALLED.get_or_init(install).clone()
+}
+
+fn server(path: &str) -> String {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/published").join(path).display().to_string()
+}
+
+/// Runs a workflow's steps against a configuration without a database: the output of `stepd run --ephemeral`.
+async fn tried(files: &Files, config: &str) -> Value {
+    std::fs::write(files.path("stepd.toml"), config).unwrap();
+    let (config, file) = (files.path("stepd.toml"), files.workflows().join("w0.yaml"));
+    let text = |path: PathBuf| path.display().to_string();
+    let done = tokio::task::spawn_blocking(move || {
+        stepd_at(None, &["run", "--ephemeral", "--config", &text(config), &text(file)])
+    });
+    let done = done.await.unwrap().is(0);
+    serde_json::from_str(&done.line()).unwrap()
+}
+
+/// What is asked of every Python server: objects, wrapped values, errors, unknown tools, wrong arguments, progress.
+const ASKED: &str = "
+name: ask
+resume: never
+retry: {max_attempts: 1}
+steps:
+  - {id: add, mcp: own.add, args: {a: 1, b: 2}}
+  - {id: words, mcp: own.words, args: {text: 'a b c'}}
+  - {id: nothing, mcp: own.nothing}
+  - {id: slow, mcp: own.slow, args: {seconds: 2}}
+  - {id: boom, mcp: own.boom, on_error: continue}
+  - {id: none, mcp: own.ad, on_error: continue}
+  - {id: wrong, mcp: own.add, args: {a: x}, on_error: continue}
+output:
+  \"{'add': steps.add.output, 'words': steps.words.output, 'nothing': steps.nothing.output, 'slow': steps.slow.output,
+  'boom': steps.boom.error.code, 'none': steps.none.error.code, 'wrong': steps.wrong.error.code}\"
+";
+
+fn answered() -> Value {
+    json!({"add": {"total": 3}, "words": ["a", "b", "c"], "nothing": null, "slow": "done", "boom": "tool_error",
+        "none": "unknown_tool", "wrong": "tool_error"})
+}
+
+async fn python_server(package: &'static str, script: &str) {
+    let Some(python) = tokio::task::spawn_blocking(move || python(package)).await.unwrap() else { return };
+    let files = Files::new([ASKED]);
+    let (python, script) = (python.display().to_string(), server(script));
+    // A second of silence is allowed, and the slow tool reports its progress.
+    let stdio = format!("[mcp.own]\ncommand = \"{python}\"\nargs = [\"{script}\"]\nidle_seconds = 1\n");
+    assert_eq!(tried(&files, &stdio).await, answered(), "{package} over pipes");
+    let port = free_port();
+    let mut serving = Command::new(&python)
+        .args([&script, &port.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("it listens", SOON, async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+    let http = format!("[mcp.own]\nurl = \"http://127.0.0.1:{port}/mcp\"\nidle_seconds = 1\n");
+    let got = tried(&files, &http).await;
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+    assert_eq!(got, answered(), "{package} over HTTP");
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn servers_of_the_python_sdk_are_called_in_the_modern_era() {
+    python_server("mcp>=2,<3", "sdk.py").await;
+}
+
+#[tokio::test]
+async fn servers_of_fastmcp_are_called() {
+    python_server("fastmcp>=4,<5", "fast.py").await;
+}
+
+#[tokio::test]
+async fn servers_of_the_older_python_sdk_are_called_in_the_older_era() {
+    python_server("mcp>=1.20,<2", "older.py").await;
+}
+
+#[tokio::test]
+async fn the_server_that_the_protocol_s_authors_publish_is_called() {
+    let Some(script) = tokio::task::spawn_blocking(everything).await.unwrap() else { return };
+    let files = Files::new([
+        "name: ask\nresume: never\nsteps:\n  - {id: echo, mcp: own.echo, args: {message: hi}}\n  - {id: sum, mcp: own.get-sum, args: {a: 2, b: 3}}\noutput: \"[steps.echo.output, steps.sum.output]\"\n",
+    ]);
+    let config = format!("[mcp.own]\ncommand = \"node\"\nargs = [\"{}\"]\n", script.display());
+    let got = tried(&files, &config).await;
+    assert_eq!(got, json!(["Echo: hi", "The sum of 2 and 3 is 5."]));
+    let check = "name: ask\nsteps: [{id: echo, mcp: own.eco, args: {message: hi}}]\n";
+    assert!(online(&files, check).await.contains("did you mean `own.echo`?"));
+}
+
+async fn online(files: &Files, text: &str) -> String {
+    files.write("w1.yaml", text);
+    let path = |p: &Path| p.display().to_string();
+    let (config, file) = (path(&files.path("stepd.toml")), path(&files.workflows().join("w1.yaml")));
+    let done = tokio::task::spawn_blocking(move || stepd_at(None, &["check", "--online", "--config", &config, &file]));
+    done.await.unwrap().is(1).err
+}
