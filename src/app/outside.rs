@@ -112,7 +112,7 @@ fn filled(config: &Config, key: &str, text: &str) -> Result<String, BuildError> 
     let mut out = String::new();
     for piece in pieces {
         match piece {
-            Piece::Text(text) => out.push_str(&text),
+            Piece::Text(text) => out.push_str(text),
             Piece::Expression { source, .. } => {
                 let name = source.trim().strip_prefix("secrets.").map(str::trim);
                 let name = name.ok_or_else(|| wrong(key, "may hold ${{ secrets.NAME }} and no other expression"))?;

@@ -28,7 +28,7 @@ fn scripted(files: &Files) -> String {
     let path = files.path("server.sh");
     std::fs::write(&path, SCRIPT.replace("@DIR@", &files.path("").display().to_string())).unwrap();
     format!(
-        "[mcp.own]\ncommand = \"sh\"\nargs = [\"{}\"]\n[mcp.own.env]\nTOKEN = \"${{{{ secrets.token }}}}\"\n[secrets]\ntoken = \"abc\"\n",
+        "[mcp.own]\ncommand = \"sh\"\nargs = [\"{}\"]\n[mcp.own.env]\nTOKEN = \"${{{{ secrets.token }}}}\"\n[secrets]\ntoken = \"geheim\"\n",
         path.display()
     )
 }
@@ -71,7 +71,7 @@ async fn a_server_s_program_ends_with_its_daemon_however_that_ends() {
 #[tokio::test]
 async fn a_check_online_says_which_tools_models_and_arguments_do_not_fit() {
     let good = "name: good\nsteps:\n  - {id: a, mcp: own.token, args: {n: 1}}\n  - {id: b, mcp: far.get, args: {key: \"${{ run.id }}\"}}\n";
-    let bad = "name: bad\nsteps:\n  - {id: a, mcp: own.tokn}\n  - {id: b, mcp: own.token, args: {n: x, m: \"${{ run.id }}\"}}\n  - {id: c, mcp: nowhere.get}\n  - {id: d, agent: large, prompt: x, tools: [far.put]}\n";
+    let bad = "name: bad\nsteps:\n  - {id: a, mcp: own.tokn}\n  - {id: b, mcp: own.token, args: {n: x, m: \"${{ run.id }}\"}}\n  - {id: c, mcp: nowhere.get}\n  - {id: d, agent: large, prompt: x, tools: [far.remove]}\n";
     let files = Files::new([good, bad]);
     let far = ToolServer::start(&["get"], &[], |_, _| Ok(Value::Null)).await;
     let text = far.section("far") + &scripted(&files);
@@ -90,7 +90,7 @@ async fn a_check_online_says_which_tools_models_and_arguments_do_not_fit() {
         "4: step `b`: `args` do not fit `own.token`: /n: it is not of type \"integer\"",
         "4: step `b`: `args` do not fit `own.token`: there is no property \"m\"",
         "5: step `c`: this worker's configuration has no MCP server `nowhere` (it has far, own): add [mcp.nowhere] with a command or a url",
-        "6: step `d`: the server `far` has no tool `put`; it has: get",
+        "6: step `d`: the server `far` has no tool `remove`; it has: get",
         "6: step `d`: the configuration has no model `large`; add [models.large]",
     ];
     assert_eq!(told, expected, "{}", bad.err);
@@ -183,13 +183,19 @@ fn answered() -> Value {
         "none": "unknown_tool", "wrong": "tool_error"})
 }
 
-async fn python_server(package: &'static str, script: &str) {
+async fn python_server(package: &'static str, script: &str, modern: bool) {
     let Some(python) = tokio::task::spawn_blocking(move || python(package)).await.unwrap() else { return };
     let files = Files::new([ASKED]);
     let (python, script) = (python.display().to_string(), server(script));
     // A second of silence is allowed, and the slow tool reports its progress.
-    let stdio = format!("[mcp.own]\ncommand = \"{python}\"\nargs = [\"{script}\"]\nidle_seconds = 1\n");
+    let heard = files.path("heard");
+    let stdio = format!(
+        "[mcp.own]\ncommand = \"sh\"\nargs = [\"-c\", \"tee {} | exec {python} {script}\"]\nidle_seconds = 1\n",
+        heard.display()
+    );
     assert_eq!(tried(&files, &stdio).await, answered(), "{package} over pipes");
+    let begun = files.lines("heard").iter().any(|line| line.contains("\"method\":\"initialize\""));
+    assert_eq!(begun, !modern, "the era of {package}");
     let port = free_port();
     let mut serving = Command::new(&python)
         .args([&script, &port.to_string()])
@@ -212,17 +218,17 @@ fn free_port() -> u16 {
 
 #[tokio::test]
 async fn servers_of_the_python_sdk_are_called_in_the_modern_era() {
-    python_server("mcp>=2,<3", "sdk.py").await;
+    python_server("mcp>=2,<3", "sdk.py", true).await;
 }
 
 #[tokio::test]
 async fn servers_of_fastmcp_are_called() {
-    python_server("fastmcp>=4,<5", "fast.py").await;
+    python_server("fastmcp>=4,<5", "fast.py", true).await;
 }
 
 #[tokio::test]
 async fn servers_of_the_older_python_sdk_are_called_in_the_older_era() {
-    python_server("mcp>=1.20,<2", "older.py").await;
+    python_server("mcp>=1.20,<2", "older.py", false).await;
 }
 
 #[tokio::test]

@@ -62,11 +62,12 @@ async fn the_second_example_of_the_language_runs_as_it_is_written() {
         24
     );
     // 24 answers that fit, one of them at the second try; the refused one cost nothing.
-    let used: String =
-        db.one(format!("SELECT concat_ws(' ', tokens_in, tokens_out, cost) FROM stepd.runs WHERE id = '{run}'")).await;
+    let used: String = db
+        .one(format!("SELECT concat_ws(' ', tokens_in, tokens_out, cost::float8) FROM stepd.runs WHERE id = '{run}'"))
+        .await;
     assert_eq!(used, "2500 250 0.003");
     let one: String = db
-        .one(format!("SELECT concat_ws(' ', tokens_in, tokens_out, cost) FROM stepd.steps WHERE run = '{run}' AND key = 'docs[3].facts'"))
+        .one(format!("SELECT concat_ws(' ', tokens_in, tokens_out, cost::float8) FROM stepd.steps WHERE run = '{run}' AND key = 'docs[3].facts'"))
         .await;
     assert_eq!(one, "200 20 0.00024");
     assert_eq!(model.heard().len(), 26);
@@ -101,12 +102,12 @@ async fn what_a_failed_attempt_has_used_is_told_with_it_and_a_provider_is_given_
     assert_eq!(db.output(&run).await, r#"{"q":{"n":3,"in":100}}"#);
     let attempts: Vec<String> = db
         .all(format!(
-            "SELECT concat_ws(' ', attempt, state, error_code, tokens_in, tokens_out, cost) FROM stepd.attempts WHERE run = '{run}' ORDER BY attempt"
+            "SELECT concat_ws(' ', attempt, state, error_code, tokens_in, tokens_out, cost::float8) FROM stepd.attempts WHERE run = '{run}' ORDER BY attempt"
         ))
         .await;
     assert_eq!(
         attempts,
-        ["1 failed rate_limited 0 0 0.0", "2 failed schema_mismatch 300 30 0.00036", "3 completed 100 10 0.00012"]
+        ["1 failed rate_limited 0 0 0", "2 failed schema_mismatch 300 30 0.00036", "3 completed 100 10 0.00012"]
     );
     let pause: f64 = db
         .one(format!(

@@ -68,9 +68,14 @@ fn profile(
     origin: &dyn Fn(Option<&Value>) -> String,
 ) -> Vec<Shown> {
     let Form::Profiles(parts) = key.form else { return Vec::new() };
-    let source = |part: &str| match said.map(|s| &s.kind) {
-        Some(ValueKind::Table(said)) => origin(said.get(part)),
-        _ => origin(None),
+    let inside = |value: Option<&Value>, name: Option<&str>| match value.map(|v| &v.kind) {
+        Some(ValueKind::Table(said)) => name.map_or_else(|| said.values().next(), |name| said.get(name)).cloned(),
+        _ => None,
+    };
+    let source = |part: &str| {
+        let said = inside(said, Some(part));
+        // A table that was merged has forgotten where it came from; what is in it has not.
+        origin(inside(said.as_ref(), None).or(said).as_ref())
     };
     let shown = |part: &Key| {
         let value = hidden(part, entry.get(part.name)?.clone());
