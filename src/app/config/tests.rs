@@ -284,7 +284,7 @@ fn servers_and_models_are_tables_of_their_own_and_show_no_secret() {
     assert_eq!(loaded.config.mcp["far"].url.as_deref(), Some("http://h/mcp"));
     for (key, place) in [
         ("mcp.store.command", "file:2"),
-        ("mcp.store.env", "file:5"),
+        ("mcp.store.env", "file:6"),
         ("mcp.far.url", "STEPD_MCP__FAR__URL"),
         ("models.big.model", "STEPD_MODELS__BIG__MODEL"),
         ("models.big.price_output", "file:12"),

@@ -23,8 +23,7 @@ WITH me AS MATERIALIZED (
     JOIN lease l ON l.id = s.run
     ON CONFLICT (run, key) DO UPDATE SET epoch = excluded.epoch, started_at = excluded.started_at, ended_at = excluded.ended_at, due_at = excluded.due_at,
         attempts = excluded.attempts, checkpoint = excluded.checkpoint, state = excluded.state, output = excluded.output,
-        error = excluded.error, decision = excluded.decision, event = excluded.event, match = excluded.match, label = coalesce(excluded.label, c.label),
-        usage = excluded.usage
+        error = excluded.error, decision = excluded.decision, event = excluded.event, match = excluded.match, label = coalesce(excluded.label, c.label), usage = excluded.usage
         WHERE NOT c.checkpoint AND (c.epoch, c.attempts, c.state) <= (excluded.epoch, excluded.attempts, excluded.state)
 ), note AS (
     INSERT INTO stepd_engine.events (run, epoch, n, attempt, kind, key, data)
