@@ -31,7 +31,7 @@ struct Broken {
 /// Checks files, and then each good one against the runs in flight.
 pub(super) async fn check(global: &Global, paths: &[PathBuf]) -> anyhow::Result<Exit> {
     // What is right is not worth a line among the runs.
-    if check_to(paths, &mut std::io::sink(), &mut anstream::stderr())? != 0 {
+    if check_to(paths, &mut std::io::sink(), &mut anstream::stderr(), &mut Vec::new())? != 0 {
         talk("the runs in flight have not been looked at: mend the files first");
         return Ok(Exit::Error);
     }

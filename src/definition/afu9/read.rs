@@ -65,6 +65,7 @@ pub(in super::super) fn document(
         priority: None,
         timeout: None,
         resume: ResumePolicy::never(),
+        budget: None,
         steps: Block::default(),
         output: None,
         document: Some(Arc::new(document)),

@@ -152,7 +152,7 @@ pub(super) const FACTS: &[Fact] = &[
     fact("agent", "system", Text, "What it is told first."),
     fact("agent", "temperature", Any, "As the provider takes it."),
     fact("agent", "max_tokens", Any, "The most tokens of one answer."),
-    fact("agent", "tools", Tools, "What it may call: `server.tool`, or other workflows."),
+    fact("agent", "tools", Tools, "What it may call: a list of `server.tool`."),
     fact("agent", "max_turns", Whole(1, 200), "The most turns; 10 by default."),
     // Inner mappings.
     fact("repeat", "steps", Steps, "The steps."),
