@@ -8,6 +8,7 @@ mod check;
 mod diagnostics;
 mod duration;
 mod fields;
+mod flow;
 mod kinds;
 mod node;
 mod parse;
@@ -20,6 +21,7 @@ mod yaml;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use duration::parse_duration;
+pub use flow::Schedule;
 pub use plan::{Graph, Plan};
 pub use schema::Schema;
 pub use spec::{Block, Definition, Kind, MapStep, Params, Step, Tolerate};

@@ -13,12 +13,26 @@ use super::fields::{at, limit, list, text, unknown_keys, whole};
 use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
 use super::spec::{Block, Definition};
-use super::{policy, steps};
+use super::{flow, policy, steps};
 
-const KEYS: [&str; 9] = ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
+const KEYS: [&str; 13] = [
+    "name",
+    "input",
+    "schedule",
+    "unique",
+    "concurrency",
+    "rate",
+    "queue",
+    "priority",
+    "timeout",
+    "retry",
+    "resume",
+    "steps",
+    "output",
+];
 
 /// Keys of a workflow that come later.
-const LATER: [&str; 7] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule", "budget"];
+const LATER: [&str; 3] = ["on_failure", "finally", "budget"];
 
 /// Complains about a part of the language that this version does not have.
 pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
@@ -48,6 +62,8 @@ pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Op
     let timeout = get("timeout").and_then(|e| limit(e, report));
     let priority = get("priority").and_then(|e| whole(e, 0, 9, report)).and_then(|n| u8::try_from(n).ok());
     let queue = get("queue").and_then(|e| word(e, report));
+    let flow = flow::flow(root, input.as_ref(), report);
+    let schedule = get("schedule").and_then(|e| flow::schedule(e, report));
     let inherited = Inherited { retry, input: input.as_ref() };
     let steps = match get("steps") {
         Some(e) => list(e, report).map(|nodes| {
@@ -83,6 +99,8 @@ pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Op
         source: source.into(),
         queue,
         priority,
+        flow,
+        schedule,
         timeout,
         resume,
         steps: steps?,

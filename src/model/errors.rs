@@ -12,6 +12,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("SD014", include_str!("../../docs/errors/SD014.md")),
     ("SD015", include_str!("../../docs/errors/SD015.md")),
     ("SD016", include_str!("../../docs/errors/SD016.md")),
+    ("SD030", include_str!("../../docs/errors/SD030.md")),
     ("cancelled", include_str!("../../docs/errors/cancelled.md")),
     ("connection", include_str!("../../docs/errors/connection.md")),
     ("crash_loop", include_str!("../../docs/errors/crash_loop.md")),

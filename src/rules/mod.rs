@@ -1,5 +1,6 @@
 //! Decisions, pure: no I/O, no clock, no randomness. Whatever decides about a run decides here, once.
 
+pub mod cron;
 pub mod horizon;
 pub mod policy;
 pub mod retention;

@@ -7,6 +7,7 @@
 
 mod acceptance;
 mod bad_input;
+mod breaker;
 mod cli;
 mod configuration;
 mod crash_loop;
@@ -17,6 +18,7 @@ mod demo;
 mod doctor;
 mod errors;
 mod figures;
+mod flow;
 mod guarantees;
 mod isolation;
 mod layout;
@@ -32,6 +34,7 @@ mod requests;
 mod resume;
 mod retention;
 mod retries;
+mod schedules;
 mod shutdown;
 mod smoke;
 mod sql;

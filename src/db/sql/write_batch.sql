@@ -65,7 +65,7 @@ WITH me AS MATERIALIZED (
         streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, error = NULL, target = NULL
     FROM (SELECT o AS was, x.state::stepd.run_state AS final, l.ctid AS place, l.epoch FROM lease l JOIN unnest($29::uuid[], $30::text[]) AS x(run, state) ON x.run = l.id,
         LATERAL (SELECT o FROM stepd.jobs o WHERE o.ctid = l.ctid OFFSET 0) o(o) WHERE l.keeps OFFSET 0) o
-    WHERE j.ctid = o.place AND j.epoch = o.epoch AND j.state = 'running' AND j.worker = $1
+    WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l WHERE l.keeps)) AND j.ctid = o.place AND j.epoch = o.epoch AND j.state = 'running' AND j.worker = $1
     RETURNING (o.was).*
 ), over AS (
     SELECT * FROM gone UNION ALL SELECT * FROM stone

@@ -33,7 +33,7 @@ WITH me AS MATERIALIZED (
     UPDATE stepd.jobs j SET state = 'completed', lane = 3, due_at = stepd_engine.key_ends(j.unique_keep), worker = NULL, started = false, taken = false,
         streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, error = NULL, target = NULL
     FROM ending e, LATERAL (SELECT * FROM stepd.jobs o WHERE o.ctid = e.place OFFSET 0) o
-    WHERE e.keeps AND j.ctid = e.place AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1
+    WHERE j.ctid = ANY (ARRAY(SELECT k.place FROM ending k WHERE k.keeps)) AND e.keeps AND j.ctid = e.place AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1
     RETURNING o.id, o.epoch, o.definition, o.priority, o.resumes, o.crashes, o.ready_at, o.run_at, coalesce(o.first_started_at, o.started_at) AS started_at, o.workflow, o.queue, o.input, o.labels,
         o.unique_key, o.concurrency_key, o.traceparent, o.created_by,
         e.output, e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
