@@ -57,6 +57,7 @@ fn unique(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Opt
         report.help(entry.key_span, "`unique` has no `key`", help);
         return None;
     };
+    let key = paths(key, input, report);
     let keep = match node.get("while") {
         None => None,
         Some(e) => match e.value.as_str() {
@@ -70,7 +71,7 @@ fn unique(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Opt
             }
         },
     };
-    Some(json!({"key": paths(key, input, report)?, "keep": keep}))
+    Some(json!({"key": key?, "keep": keep}))
 }
 
 fn concurrency(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Option<Value> {
@@ -89,6 +90,7 @@ fn rate(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Optio
     mapping(entry, report)?;
     let node = &entry.value;
     unknown_keys(node, &["key", "limit", "per"], &[], "`rate`", report);
+    let mut setting = keyed(node, input, report);
     let Some(per) = node.get("per") else {
         report.help(entry.key_span, "`rate` has no `per`", "say in which time: `rate: {limit: 100, per: 1m}`");
         return None;
@@ -97,7 +99,6 @@ fn rate(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Optio
     if span > LONGEST_WINDOW {
         report.error(per.value.span, "`per` is at most 31d: every start in this time is kept to be counted");
     }
-    let mut setting = keyed(node, input, report);
     setting.insert("limit".into(), most(entry, "`rate: {limit: 100, per: 1m}`", report)?.into());
     setting.insert("per".into(), interval(span).into());
     Some(setting.into())
@@ -201,7 +202,11 @@ pub(super) fn schedule(entry: &Entry, report: &mut Report<'_>) -> Option<Schedul
     if overlap == Some("skip") && catch_up == Some(CatchUp::All) {
         let span = node.get("catch_up").map_or(entry.key_span, at);
         let help = "write `overlap: queue` to run them one after the other, or `overlap: allow` to run them at once";
-        report.help(span, "`catch_up: all` with `overlap: skip` would skip all that it catches up with but the first", help);
+        report.help(
+            span,
+            "`catch_up: all` with `overlap: skip` would skip all that it catches up with but the first",
+            help,
+        );
     }
     let (cron, timezone) = (fields.to_owned(), zone?.to_owned());
     Some(Schedule { cron, timezone, overlap: overlap?, catch_up: catch_up? })

@@ -84,7 +84,8 @@ fn what_was_missed_is_left_out_or_made_up_for_as_the_file_says() {
 fn any_cron() -> impl Strategy<Value = (String, &'static str)> {
     let minute = prop_oneof![Just("*".to_owned()), (0..60u8).prop_map(|m| m.to_string()), Just("*/7".to_owned())];
     let hour = prop_oneof![Just("*".to_owned()), (0..24u8).prop_map(|h| h.to_string()), Just("1-3".to_owned())];
-    let zone = prop::sample::select(vec!["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]);
+    let zone =
+        prop::sample::select(vec!["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]);
     (minute, hour, zone).prop_map(|(m, h, zone)| (format!("{m} {h} * * *"), zone))
 }
 

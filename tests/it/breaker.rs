@@ -23,7 +23,8 @@ async fn a_step_that_keeps_failing_is_left_alone_but_for_probes_and_all_complete
     let _workers = [spec.ready().await, spec.ready().await];
     db.exec("UPDATE stepd_engine.settings SET breaker_probe = '3 s'").await;
     db.exec("INSERT INTO stepd.jobs (workflow) SELECT 'calls' FROM generate_series(1, 12)").await;
-    let open = "SELECT count(*) FROM stepd_engine.breakers WHERE closed_at IS NULL AND workflow = 'calls' AND target = 'call'";
+    let open =
+        "SELECT count(*) FROM stepd_engine.breakers WHERE closed_at IS NULL AND workflow = 'calls' AND target = 'call'";
     wait_until("the circuit is open", SOON, async || db.count(open).await == 1).await;
     wait_until("all stand still", SOON, async || {
         db.count("SELECT count(*) FROM stepd.jobs WHERE state = 'resuming'").await == 12

@@ -42,10 +42,7 @@ async fn a_second_run_of_a_key_is_refused_while_the_first_is_unfinished_and_enqu
     let _worker = Spec::new(&db, &files).ready().await;
     let run = db.enqueue("order", r#"{"order_id": 7}"#).await;
     let again = "INSERT INTO stepd.jobs (workflow, input) VALUES ('order', '{\"order_id\": 7}')";
-    assert_eq!(
-        refused(&db, again).await,
-        "23505 duplicate key value violates unique constraint \"jobs_unique_key\""
-    );
+    assert_eq!(refused(&db, again).await, "23505 duplicate key value violates unique constraint \"jobs_unique_key\"");
     db.exec(format!("{again} ON CONFLICT DO NOTHING")).await;
     let found: String = db.one("SELECT stepd.enqueue('order', '{\"order_id\": 7}')::text").await;
     assert_eq!(found, run);
@@ -82,7 +79,10 @@ async fn a_key_that_is_kept_for_ever_outlives_its_run_out_of_sight_and_a_retry_t
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs").await, 3);
     assert_eq!(db.count("SELECT count(*) FROM stepd.jobs").await, 3);
     assert_eq!(db.count("SELECT count(*) FROM stepd.jobs WHERE input <> '{}' OR definition IS NOT NULL").await, 0);
-    assert_eq!(db.count(format!("SELECT count(*) FROM stepd.history WHERE run = '{done}' AND event = 'run enqueued'")).await, 1);
+    assert_eq!(
+        db.count(format!("SELECT count(*) FROM stepd.history WHERE run = '{done}' AND event = 'run enqueued'")).await,
+        1
+    );
     assert!(db.one::<String>(format!("SELECT stepd.why('{bad}')")).await.starts_with("failed at a"));
     for function in ["cancel", "pause"] {
         let error = refused(&db, &format!("SELECT stepd.{function}('{done}')")).await;
@@ -104,7 +104,8 @@ async fn a_key_that_is_kept_for_a_time_is_free_when_that_is_over() {
     db.reaches(&run, "completed", SOON).await;
     let again = "INSERT INTO stepd.jobs (workflow, input) VALUES ('awhile', '{\"n\": 1}')";
     assert!(refused(&db, again).await.starts_with("23505"));
-    let kept = wait_until("the key is free", SOON, async || db.count("SELECT count(*) FROM stepd.jobs").await == 0).await;
+    let kept =
+        wait_until("the key is free", SOON, async || db.count("SELECT count(*) FROM stepd.jobs").await == 0).await;
     assert!(kept < Duration::from_secs(4), "{kept:?}");
     db.exec(again).await;
 }
@@ -171,7 +172,8 @@ async fn a_place_of_a_key_is_taken_as_soon_as_it_is_free() {
 
 #[tokio::test]
 async fn a_full_key_turns_a_new_run_away_where_the_file_says_skip() {
-    let file = "name: sync\nconcurrency: {key: input.k, limit: 1, when_full: skip}\nsteps:\n  - id: a\n    run: sleep 30\n";
+    let file =
+        "name: sync\nconcurrency: {key: input.k, limit: 1, when_full: skip}\nsteps:\n  - id: a\n    run: sleep 30\n";
     let (db, files) = (Db::new().await, Files::new([file]));
     let _worker = Spec::new(&db, &files).ready().await;
     let first = db.enqueue("sync", r#"{"k": "x"}"#).await;
@@ -187,8 +189,7 @@ async fn a_full_key_turns_a_new_run_away_where_the_file_says_skip() {
 
 #[tokio::test]
 async fn a_new_run_takes_the_place_of_the_running_one_where_the_file_says_so() {
-    let file =
-        "name: build\nconcurrency: {key: input.k, limit: 1, when_full: cancel_running}\nsteps:\n  - id: a\n    run: sleep ${N:-30}\n    env: {N: \"${{ input.n | default('30') }}\"}\n";
+    let file = "name: build\nconcurrency: {key: input.k, limit: 1, when_full: cancel_running}\nsteps:\n  - id: a\n    run: sleep ${N:-30}\n    env: {N: \"${{ input.n | default('30') }}\"}\n";
     let (db, files) = (Db::new().await, Files::new([file]));
     let _worker = Spec::new(&db, &files).ready().await;
     let first = db.enqueue("build", r#"{"k": "x"}"#).await;

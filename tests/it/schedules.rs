@@ -44,7 +44,10 @@ async fn an_instant_fires_once_whatever_the_number_of_workers_and_those_that_wer
     holds_for("and each once", Duration::from_secs(2), async || files.lines("fired").len() == 10).await;
     let fired = files.counts("fired");
     assert_eq!(fired.len(), 10, "{fired:?}");
-    assert_eq!(db.count("SELECT count(DISTINCT run_at) FROM stepd.runs WHERE extract(second FROM run_at) = 0").await, 10);
+    assert_eq!(
+        db.count("SELECT count(DISTINCT run_at) FROM stepd.runs WHERE extract(second FROM run_at) = 0").await,
+        10
+    );
     drop(more);
 }
 
@@ -112,7 +115,8 @@ async fn a_schedule_is_paused_run_by_hand_changed_and_removed() {
     let mut worker = Spec::new(&db, &files).ready().await;
     let known = "SELECT count(*) FROM stepd.schedules WHERE next_at > now() AND active";
     wait_until("its next instant is known", SOON, async || db.count(known).await == 1).await;
-    let next: String = db.one("SELECT to_char(next_at AT TIME ZONE 'Europe/Berlin', 'MM-DD HH24:MI') FROM stepd.schedules").await;
+    let next: String =
+        db.one("SELECT to_char(next_at AT TIME ZONE 'Europe/Berlin', 'MM-DD HH24:MI') FROM stepd.schedules").await;
     assert_eq!(next, "01-01 03:00");
 
     db.exec("SELECT stepd.pause_schedule('tick')").await;
@@ -129,10 +133,8 @@ async fn a_schedule_is_paused_run_by_hand_changed_and_removed() {
     assert_eq!(db.one::<String>("SELECT loaded_at::text FROM stepd.schedules").await, loaded);
     files.write("w0.yaml", &never("30 4 1 1 *"));
     worker.hup();
-    wait_until("it follows its file", SOON, async || {
-        db.count(format!("{known} AND cron = '30 4 1 1 *'")).await == 1
-    })
-    .await;
+    wait_until("it follows its file", SOON, async || db.count(format!("{known} AND cron = '30 4 1 1 *'")).await == 1)
+        .await;
     files.write("w0.yaml", "name: tick\nsteps:\n  - id: a\n    set: 1\n");
     worker.hup();
     wait_until("it is gone", SOON, async || db.count("SELECT count(*) FROM stepd.schedules").await == 0).await;
@@ -144,5 +146,6 @@ async fn a_schedule_is_paused_run_by_hand_changed_and_removed() {
     wait_until("it is back", SOON, async || db.count(known).await == 1).await;
     std::fs::remove_file(files.workflows().join("w0.yaml")).unwrap();
     worker.hup();
-    wait_until("it goes with its file", SOON, async || db.count("SELECT count(*) FROM stepd.schedules").await == 0).await;
+    wait_until("it goes with its file", SOON, async || db.count("SELECT count(*) FROM stepd.schedules").await == 0)
+        .await;
 }
