@@ -448,6 +448,7 @@ DECLARE
     g stepd_engine.held_group;
     moved integer;
     groups stepd_engine.held_group[];
+    counted text[] := '{}';
 BEGIN
     admitted := 0;
     IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -1) THEN RETURN; END IF;
@@ -462,9 +463,7 @@ BEGIN
                 ORDER BY j.lane, j.queue, (j.streak >= 4), j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED))
             AND state = 'queued';
         GET DIAGNOSTICS moved = ROW_COUNT;
-        IF moved = 0 AND NOT q.paused THEN
-            UPDATE stepd_engine.queues SET open = true WHERE name = q.name AND NOT paused;
-        END IF;
+        IF moved = 0 THEN counted := counted || q.name; END IF;
     END LOOP;
     groups := ARRAY(SELECT x FROM stepd_engine.held_groups(coalesce(after, '{"","","",""}'), most) x ORDER BY x.n);
     IF cardinality(groups) = most THEN
@@ -478,7 +477,9 @@ BEGIN
     END LOOP;
     SELECT greatest(0, ceil(extract(epoch FROM min(x.next_at) - clock_timestamp()) * 1000))::bigint INTO next_ms
         FROM unnest(groups) x WHERE x.open AND x.next_at IS NOT NULL HAVING count(*) > 0;
-    IF admitted > 0 THEN PERFORM stepd_engine.wake(); END IF;
+    -- All that stood in them is counted: they are open for the next pass.
+    UPDATE stepd_engine.queues x SET open = true WHERE x.name = ANY (counted) AND NOT x.paused;
+    IF admitted > 0 OR FOUND THEN PERFORM stepd_engine.wake(); END IF;
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.admit(integer, text[], integer) IS 'Admission: one caller at a time counts from rows and moves held rows to queued, as far as the limits of queues, keys and rates allow.';
