@@ -562,7 +562,7 @@ BEGIN
     due := ARRAY(SELECT d.ctid FROM stepd.jobs d WHERE d.due_at <= now_ ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED);
     staged := 0;
     IF cardinality(due) > 0 THEN
-        DELETE FROM stepd.jobs j WHERE j.ctid = ANY (due) AND j.state >= 'completed';
+        DELETE FROM stepd.jobs j WHERE j.ctid = ANY (due) AND j.state IN ('completed', 'failed', 'cancelled');
         FOR r IN SELECT DISTINCT j.workflow, j.target FROM stepd.jobs j WHERE j.ctid = ANY (due) AND j.state = 'resuming' AND j.target IS NOT NULL ORDER BY 1, 2 LOOP
             PERFORM stepd_engine.heed_breaker(r.workflow, r.target, due);
         END LOOP;
@@ -943,7 +943,7 @@ BEGIN
     END LOOP;
     mended := mended + stepd_engine.settle_cancels(batch);
     FOR r IN SELECT j.id FROM stepd.jobs j LEFT JOIN stepd_engine.signals g ON g.run = j.id AND g.kind = 'pause'
-            WHERE j.id = ANY (ids) AND j.state <> 'running' AND j.state < 'completed' AND (j.state = 'paused') <> (g.id IS NOT NULL)
+            WHERE j.id = ANY (ids) AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') AND (j.state = 'paused') <> (g.id IS NOT NULL)
             ORDER BY j.id FOR UPDATE OF j SKIP LOCKED
     LOOP
         PERFORM stepd_engine.settle_pause(r.id);
@@ -953,7 +953,7 @@ BEGIN
         SELECT x.id FROM stepd_engine.signals x WHERE x.expires_at < clock_timestamp() ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.run IS NOT NULL AND x.at < clock_timestamp() - interval '1 minute'
-            AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run AND j.state < 'completed') ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
+            AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run AND j.state NOT IN ('completed', 'failed', 'cancelled')) ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
     -- Starts that no window reaches any more, and circuits at which nobody waits.
     FOR r IN SELECT w.name, coalesce((w.flow #>> '{rate,per}')::interval, '0') AS per FROM stepd_engine.workflows w
             WHERE EXISTS (SELECT FROM stepd_engine.starts s WHERE s.workflow = w.name) LOOP

@@ -46,7 +46,7 @@ CREATE FUNCTION stepd_engine.state_of(run uuid) RETURNS text LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- One statement, one snapshot: a run that moves between the tables is seen in exactly one.
-    SELECT j.state::text FROM stepd.jobs j WHERE j.id = run AND j.state < 'completed'
+    SELECT j.state::text FROM stepd.jobs j WHERE j.id = run AND j.state NOT IN ('completed', 'failed', 'cancelled')
     UNION ALL
     SELECT e.state::text FROM stepd_engine.ended e WHERE e.id = run
 $$;
@@ -70,7 +70,7 @@ AS $$
 DECLARE
     was stepd.run_state;
 BEGIN
-    SELECT j.state INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' AND j.state < 'completed' FOR UPDATE;
+    SELECT j.state INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') FOR UPDATE;
     IF was IS NULL THEN RETURN false; END IF;
     INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
             worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by)
@@ -97,7 +97,7 @@ DECLARE
     n integer := 0;
 BEGIN
     FOR r IN SELECT g.run, g.by_whom, g.payload FROM stepd_engine.signals g JOIN stepd.jobs j ON j.id = g.run
-        WHERE g.kind = 'cancel' AND j.state <> 'running' AND j.state < 'completed' ORDER BY g.run LIMIT batch FOR UPDATE OF j SKIP LOCKED
+        WHERE g.kind = 'cancel' AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') ORDER BY g.run LIMIT batch FOR UPDATE OF j SKIP LOCKED
     LOOP
         n := n + stepd_engine.end_cancelled(r.run, r.payload ->> 'reason', r.by_whom)::integer;
     END LOOP;
@@ -220,7 +220,7 @@ BEGIN
     END LOOP;
 
     -- The run takes its key back from its tombstone.
-    DELETE FROM stepd.jobs j WHERE j.id = e.id AND j.state >= 'completed';
+    DELETE FROM stepd.jobs j WHERE j.id = e.id AND j.state IN ('completed', 'failed', 'cancelled');
     -- The trigger gives an inserted row first values; what the run already is, follows in the same transaction.
     INSERT INTO stepd.jobs AS j (workflow, queue, priority, input, labels, unique_key, concurrency_key, traceparent)
         VALUES (e.workflow, e.queue, e.priority, e.input, e.labels, e.unique_key, e.concurrency_key, e.traceparent)
@@ -283,7 +283,7 @@ AS $$
 DECLARE
     was record;
 BEGIN
-    SELECT j.state, j.due_at INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state NOT IN ('running', 'paused') AND j.state < 'completed' FOR UPDATE;
+    SELECT j.state, j.due_at INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state NOT IN ('running', 'paused') AND j.state NOT IN ('completed', 'failed', 'cancelled') FOR UPDATE;
     IF NOT FOUND THEN RETURN false; END IF;
     UPDATE stepd.jobs j SET state = 'paused', lane = 3, due_at = NULL, worker = NULL WHERE j.id = run_;
     INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
@@ -830,7 +830,7 @@ DECLARE
     asked text;
     t text;
 BEGIN
-    SELECT * INTO j FROM stepd.jobs x WHERE x.id = why.id AND x.state < 'completed';
+    SELECT * INTO j FROM stepd.jobs x WHERE x.id = why.id AND x.state NOT IN ('completed', 'failed', 'cancelled');
     IF NOT FOUND THEN
         SELECT * INTO e FROM stepd_engine.ended x WHERE x.id = why.id;
         IF NOT FOUND THEN

@@ -19,7 +19,7 @@ SELECT j.id, j.state, j.workflow,
     j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
     j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, stepd_engine.failure_json(j.error) AS error,
     j.created_by, j.traceparent, j.epoch, j.definition
-FROM stepd.jobs j WHERE j.state < 'completed'
+FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled')
 UNION ALL
 SELECT e.id, e.state, e.workflow,
     stepd_engine.uuid_time(e.id), e.run_at, e.started_at, e.ended_at,
@@ -147,19 +147,19 @@ COMMENT ON COLUMN stepd.attempts.epoch IS 'The claim under which it ran.';
 -- One run at a time (LATERAL), so that a LIMIT reads no more runs than it shows.
 CREATE VIEW stepd.history AS
 SELECT r.id AS run, h.n AS seq, h.at, h.event, h.key, h.attempt, h.by_whom, h.epoch, h.data
-FROM (SELECT j.id FROM stepd.jobs j WHERE j.state < 'completed' UNION ALL SELECT e.id FROM stepd_engine.ended e) r
+FROM (SELECT j.id FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled') UNION ALL SELECT e.id FROM stepd_engine.ended e) r
 CROSS JOIN LATERAL (
     SELECT row_number() OVER (ORDER BY p.part, p.at, p.rank, p.seq, p.tie) AS n, p.at, p.event, p.key, p.attempt::integer, p.by_whom, p.epoch, p.data
     FROM (
         SELECT 0 AS part, stepd_engine.uuid_time(r.id) AS at, 0 AS rank, 0 AS seq, 0::bigint AS tie, 'run enqueued' AS event,
             NULL::text AS key, NULL::smallint AS attempt,
-            coalesce((SELECT j.created_by FROM stepd.jobs j WHERE j.id = r.id AND j.state < 'completed'), (SELECT e.created_by FROM stepd_engine.ended e WHERE e.id = r.id)) AS by_whom,
+            coalesce((SELECT j.created_by FROM stepd.jobs j WHERE j.id = r.id AND j.state NOT IN ('completed', 'failed', 'cancelled')), (SELECT e.created_by FROM stepd_engine.ended e WHERE e.id = r.id)) AS by_whom,
             NULL::integer AS epoch, NULL::json AS data
         UNION ALL
         -- A step's start is dated by its worker, which may be a moment behind the database.
         SELECT 1, least(coalesce(j.first_started_at, j.started_at), (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id)),
             1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd.jobs j
-            WHERE j.id = r.id AND j.state < 'completed' AND coalesce(j.first_started_at, j.started_at) IS NOT NULL
+            WHERE j.id = r.id AND j.state NOT IN ('completed', 'failed', 'cancelled') AND coalesce(j.first_started_at, j.started_at) IS NOT NULL
         UNION ALL
         SELECT 1, least(e.started_at, (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id)),
             1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd_engine.ended e WHERE e.id = r.id AND e.started_at IS NOT NULL
@@ -261,14 +261,14 @@ SELECT n.name, coalesce(q.paused, false) AS paused, q.paused_by, q.paused_at, q.
     coalesce(d.waiting, 0) AS waiting, coalesce(d.resuming, 0) AS resuming, coalesce(d.paused, 0) AS runs_paused,
     d.oldest_ready_at, greatest(statement_timestamp(), d.oldest_ready_at) - d.oldest_ready_at AS oldest_ready_age
 FROM (SELECT name FROM stepd_engine.queues UNION SELECT queue FROM stepd_engine.workflows WHERE retired_at IS NULL
-      UNION SELECT queue FROM stepd.jobs WHERE state < 'completed') n
+      UNION SELECT queue FROM stepd.jobs WHERE state NOT IN ('completed', 'failed', 'cancelled')) n
 LEFT JOIN stepd_engine.queues q ON q.name = n.name
 LEFT JOIN (
     SELECT j.queue, count(*) FILTER (WHERE j.state = 'queued') AS queued, count(*) FILTER (WHERE j.state = 'held') AS held,
         count(*) FILTER (WHERE j.state = 'running') AS running, count(*) FILTER (WHERE j.state = 'scheduled') AS scheduled,
         count(*) FILTER (WHERE j.state = 'waiting') AS waiting, count(*) FILTER (WHERE j.state = 'resuming') AS resuming,
         count(*) FILTER (WHERE j.state = 'paused') AS paused, min(j.ready_at) FILTER (WHERE j.state = 'queued') AS oldest_ready_at
-    FROM stepd.jobs j WHERE j.state < 'completed' GROUP BY j.queue
+    FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled') GROUP BY j.queue
 ) d ON d.queue = n.name;
 COMMENT ON VIEW stepd.queues IS 'Queues with what stands in them. Counts every live run, not the ended ones.';
 COMMENT ON COLUMN stepd.queues.name IS 'The queue''s name.';
