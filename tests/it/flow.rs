@@ -136,7 +136,7 @@ const OVERLAP: &str = "
 async fn a_keys_limit_is_never_exceeded_by_four_workers_of_which_some_are_killed() {
     let (db, files) = (Db::new().await, Files::new([LIMITED]));
     let spec = Spec::new(&db, &files).concurrency(20);
-    let mut workers = vec![spec.ready().await, spec.ready().await, spec.ready().await, spec.ready().await];
+    let mut workers = [spec.ready().await, spec.ready().await, spec.ready().await, spec.ready().await];
     db.exec(
         "INSERT INTO stepd.jobs (workflow, input) SELECT 'limited', jsonb_build_object('tenant', n % 4) FROM generate_series(1, 60) n",
     )

@@ -31,7 +31,7 @@ async fn an_instant_fires_once_whatever_the_number_of_workers_and_those_that_wer
     let db = Db::new().await;
     let files = Files::new([file("overlap: allow, catch_up: all", SAYS)]);
     let spec = Spec::new(&db, &files);
-    let mut workers = vec![spec.ready().await];
+    let mut workers = [spec.ready().await];
     wait_until("its next instant is known", SOON, async || {
         db.count("SELECT count(*) FROM stepd.schedules WHERE next_at > now()").await == 1
     })
