@@ -451,7 +451,11 @@ DECLARE
     counted text[] := '{}';
 BEGIN
     admitted := 0;
-    IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -1) THEN RETURN; END IF;
+    IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -1) THEN
+        -- Who is at it may have counted before a place became free that the caller knows of.
+        next_ms := 10;
+        RETURN;
+    END IF;
     FOR q IN SELECT name, paused FROM stepd_engine.queues WHERE NOT open ORDER BY name LOOP
         -- Newly paused or limited: what is queued and unclaimed goes back to held, in batches.
         UPDATE stepd.jobs SET state = 'held', lane = CASE lane WHEN 0 THEN 4 ELSE 5 END
@@ -479,7 +483,14 @@ BEGIN
         FROM unnest(groups) x WHERE x.open AND x.next_at IS NOT NULL HAVING count(*) > 0;
     -- All that stood in them is counted: they are open for the next pass.
     UPDATE stepd_engine.queues x SET open = true WHERE x.name = ANY (counted) AND NOT x.paused;
-    IF admitted > 0 OR FOUND THEN PERFORM stepd_engine.wake(); END IF;
+    IF FOUND THEN
+        PERFORM stepd_engine.wake();
+    ELSIF admitted > 0 THEN
+        -- A claim is enough: passes of all the other workers would find nothing, and delay the next that is of use.
+        PERFORM pg_notify('stepd', 'job') FROM stepd_engine.settings s WHERE s.notify;
+        -- What has been let go now may have used a rate up.
+        IF EXISTS (SELECT FROM unnest(groups) x WHERE x.starts_most IS NOT NULL) THEN next_ms := 0; END IF;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.admit(integer, text[], integer) IS 'Admission: one caller at a time counts from rows and moves held rows to queued, as far as the limits of queues, keys and rates allow.';

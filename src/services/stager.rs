@@ -18,8 +18,8 @@ const NET: Duration = Duration::from_secs(30);
 /// Hints come with every insert; passes need not.
 const SPACING: Duration = Duration::from_millis(50);
 
-/// Where runs are held a place that is free is to be taken soon: then passes follow sooner, and take this share of the time.
-const SHARE: u32 = 10;
+/// Where runs are held a place that is free is to be taken soon: then passes follow sooner, and take a fourth of the time at most.
+const SHARE: u32 = 4;
 
 /// … but never sooner than this.
 const SOONEST: Duration = Duration::from_millis(5);
