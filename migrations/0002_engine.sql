@@ -170,8 +170,7 @@ CREATE FUNCTION stepd_engine.key_job(job stepd.jobs, flow jsonb) RETURNS stepd.j
 AS $$
 BEGIN
     IF flow ? 'unique' THEN
-        -- An empty one says that this job takes none: a fork.
-        job.unique_key := nullif(coalesce(job.unique_key, stepd_engine.unique_key_of(flow, job.input)), '');
+        job.unique_key := coalesce(job.unique_key, stepd_engine.unique_key_of(flow, job.input));
         IF job.unique_key IS NOT NULL THEN job.unique_keep := (flow #>> '{unique,keep}')::interval; END IF;
     END IF;
     IF flow ? 'concurrency' THEN

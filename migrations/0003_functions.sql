@@ -5,7 +5,7 @@
 --   * A function that reads private tables is SECURITY DEFINER, with its search_path pinned, and is taken
 --     from PUBLIC: grant it to the roles that need it. stepd.enqueue is not: what an INSERT into stepd.jobs may do, it may do.
 --   * Errors: SD002 too large, SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
---     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing.
+--     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing, SD017 the run has no such step.
 
 -- Small words for people -----------------------------------------------------------------------------
 
@@ -181,7 +181,15 @@ $$;
 COMMENT ON FUNCTION stepd.cancel(uuid, text) IS
     'Cancels a run. Returns ''cancelled'' when it has ended at once, ''requested'' when a worker runs it and is told (within 2 s). Raises SD010 for an unknown run, SD011 for an ended one.';
 
-CREATE FUNCTION stepd.retry(id uuid) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+-- What a run is pinned to from now on, where it is to move on: its workflow's present definition.
+CREATE FUNCTION stepd_engine.present_definition(workflow_ text) RETURNS integer LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT w.definition FROM stepd_engine.workflows w WHERE w.name = workflow_
+$$;
+COMMENT ON FUNCTION stepd_engine.present_definition(text) IS 'The definition that new runs of a workflow are pinned to.';
+
+CREATE FUNCTION stepd.retry(id uuid, latest boolean DEFAULT false) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -193,6 +201,7 @@ BEGIN
     LOOP
         -- Failed and about to resume: now.
         UPDATE stepd.jobs j SET due_at = NULL, target = NULL, resumes = j.resumes + 1,
+                definition = CASE WHEN retry.latest THEN coalesce(stepd_engine.present_definition(j.workflow), j.definition) ELSE j.definition END,
                 state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
                 lane = CASE WHEN l.limited THEN 5 ELSE 1 END
             FROM (SELECT d.id, stepd_engine.limited(d.queue, d.workflow, d.concurrency_key) AS limited FROM stepd.jobs d WHERE d.id = retry.id) l
@@ -232,7 +241,8 @@ BEGIN
                 retry.id, e.unique_key, coalesce(other::text, '(just ended)')),
             HINT = 'Wait until that run has ended, or cancel it, then retry. (stepd explain SD013)';
     END IF;
-    UPDATE stepd.jobs j SET id = e.id, epoch = e.epoch, definition = e.definition, crashes = e.crashes, run_at = e.run_at,
+    UPDATE stepd.jobs j SET id = e.id, epoch = e.epoch, crashes = e.crashes, run_at = e.run_at,
+            definition = CASE WHEN retry.latest THEN coalesce(stepd_engine.present_definition(e.workflow), e.definition) ELSE e.definition END,
             first_started_at = e.started_at, ready_at = e.ready_at, created_by = e.created_by,
             lane = CASE j.state WHEN 'held' THEN 5 ELSE 1 END
         WHERE j.id = fresh RETURNING j.state::text INTO state_;
@@ -269,8 +279,80 @@ BEGIN
     RETURN state_;
 END
 $$;
-COMMENT ON FUNCTION stepd.retry(uuid) IS
-    'Takes up a failed run again under the same id: finished steps keep their results, failed ones get fresh attempts, the workflow''s timeout begins anew; a resuming run goes on at once. Returns the new state, queued or held. Raises SD010 for an unknown run, SD012 for another state, SD013 when the unique key has been taken.';
+COMMENT ON FUNCTION stepd.retry(uuid, boolean) IS
+    'Takes up a failed run again under the same id: finished steps keep their results, failed ones get fresh attempts, the workflow''s timeout begins anew; a resuming run goes on at once. With latest it goes on with the workflow''s present definition instead of the one that it began with. Returns the new state, queued or held. Raises SD010 for an unknown run, SD012 for another state, SD013 when the unique key has been taken.';
+
+-- Fork -------------------------------------------------------------------------------------------------
+-- What a fork keeps: the checkpoints of the steps that had started before from_step did. Whatever depends on from_step started after it
+-- had ended, so nothing that is kept depends on it, in whatever order the steps stand; a branch beside it that started later runs
+-- anew. Of the steps that hold others (a map), an open one is kept open where a part of it is kept or from_step is a part of it: its
+-- decision (the items) stands, and it is put together anew. A step that has been undone is not kept, nor is its undo.
+
+CREATE FUNCTION stepd.fork(id uuid, from_step text, input jsonb DEFAULT NULL, latest boolean DEFAULT false) RETURNS uuid
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r record;
+    first_ integer;
+    fresh uuid;
+    kept bigint;
+    known text;
+BEGIN
+    IF fork.from_step IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: fork needs the step from which on everything runs anew',
+            HINT = format('SELECT key FROM stepd.steps WHERE run = %L ORDER BY seq lists them. (stepd explain SD016)', fork.id);
+    END IF;
+    SELECT x.id, x.state, x.workflow, x.queue, x.priority, x.input, x.labels, x.concurrency_key, x.traceparent, x.definition INTO r
+        FROM stepd.runs x WHERE x.id = fork.id;
+    IF NOT FOUND THEN
+        PERFORM stepd_engine.refuse_unknown(fork.id);
+    END IF;
+    SELECT s.seq INTO first_ FROM stepd.steps s WHERE s.run = fork.id AND s.key = fork.from_step;
+    IF NOT FOUND THEN
+        SELECT string_agg(k.key, ', ' ORDER BY k.seq) || CASE WHEN count(*) > 20 THEN ', …' ELSE '' END INTO known
+            FROM (SELECT s.key, s.seq FROM stepd.steps s WHERE s.run = fork.id ORDER BY s.seq LIMIT 21) k;
+        RAISE EXCEPTION USING ERRCODE = 'SD017',
+            MESSAGE = format('stepd SD017: run %s has not begun a step "%s"', fork.id, fork.from_step),
+            HINT = CASE WHEN known IS NULL THEN 'It has begun no step yet; enqueue a new run.' ELSE 'It has begun: ' || known END || ' (stepd explain SD017)';
+    END IF;
+
+    -- A fork takes no unique key: that belongs to the run that it is forked from. One of its own keeps the workflow from giving it that.
+    INSERT INTO stepd.jobs AS j (workflow, queue, priority, input, labels, concurrency_key, traceparent, unique_key)
+        VALUES (r.workflow, r.queue, r.priority, coalesce(fork.input, r.input), r.labels,
+            CASE WHEN fork.input IS NULL THEN r.concurrency_key END, r.traceparent, 'fork ' || gen_random_uuid())
+        RETURNING j.id INTO fresh;
+    -- The first claim of a run whose epoch is not 0 loads its checkpoints.
+    UPDATE stepd.jobs j SET unique_key = NULL, unique_keep = NULL, epoch = 1, definition = CASE WHEN fork.latest
+            THEN coalesce(stepd_engine.present_definition(r.workflow), r.definition) ELSE r.definition END
+        WHERE j.id = fresh;
+
+    -- Dated now and without attempts: nothing of them was done in this run. Their own times are those of the other run.
+    WITH before AS (
+        SELECT s.seq, s.key, s.kind, s.label, s.checkpoint, s.state, s.output::text AS output, s.error::text AS error, s.decision::text AS decision
+        FROM stepd.steps s WHERE s.run = fork.id AND s.seq < first_ AND s.key <> fork.from_step
+            AND s.key !~ '\.undo$' AND NOT EXISTS (SELECT FROM stepd.steps u WHERE u.run = s.run AND u.key = s.key || '.undo')
+    ), taken AS (
+        SELECT b.*, NOT b.checkpoint OR starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.') AS open
+        FROM before b
+        WHERE b.checkpoint
+            OR b.decision IS NOT NULL AND b.state <> 'waiting' AND (starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.')
+                OR EXISTS (SELECT FROM before part WHERE part.checkpoint AND (starts_with(part.key, b.key || '[') OR starts_with(part.key, b.key || '.'))))
+    ), written AS (
+        INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output, error, decision, label)
+            SELECT fresh, t.seq, 1, clock_timestamp(), CASE WHEN t.open THEN NULL ELSE clock_timestamp() END, 0, NOT t.open,
+                CASE WHEN t.open THEN 'running' ELSE t.state END, t.key, t.kind,
+                CASE WHEN t.open THEN NULL ELSE t.output END, CASE WHEN t.open THEN NULL ELSE t.error END, t.decision, t.label
+            FROM taken t RETURNING checkpoint
+    )
+    SELECT count(*) FILTER (WHERE w.checkpoint) INTO kept FROM written w;
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)
+        VALUES (fresh, 'forked', fork.from_step, session_user, json_build_object('from', fork.id, 'kept', kept, 'latest', fork.latest)::text);
+    RETURN fresh;
+END
+$$;
+COMMENT ON FUNCTION stepd.fork(uuid, text, jsonb, boolean) IS
+    'Makes a new run of a run, live or ended: every step that had ended, and had started before from_step, keeps its result; from_step and all else run anew. With input it has another input, with latest the workflow''s present definition. Takes no unique key; the run that it is forked from stays as it is. Returns the new id. Raises SD010 for an unknown run, SD016 without a step, SD017 for a step that the run has not begun.';
 
 -- Pause and unpause -------------------------------------------------------------------------------------
 -- While a run is paused, or is to be, its one signal of kind 'pause' says by whom and why, and where an unpause brings it:

@@ -18,7 +18,8 @@ SELECT j.id, j.state, j.workflow,
     stepd_engine.failure_field(j.error, 'code') AS error_code, stepd_engine.failure_field(j.error, 'message') AS error_message,
     j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
     j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, stepd_engine.failure_json(j.error) AS error,
-    j.created_by, j.traceparent, j.epoch, j.definition
+    j.created_by, j.traceparent, j.epoch, j.definition,
+    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = j.id AND v.kind = 'forked' LIMIT 1) AS forked_from
 FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled')
 UNION ALL
 SELECT e.id, e.state, e.workflow,
@@ -35,7 +36,8 @@ SELECT e.id, e.state, e.workflow,
     stepd_engine.failure_field(e.error, 'code'), stepd_engine.failure_field(e.error, 'message'),
     e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
     e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, stepd_engine.failure_json(e.error),
-    e.created_by, e.traceparent, e.epoch, e.definition
+    e.created_by, e.traceparent, e.epoch, e.definition,
+    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = e.id AND v.kind = 'forked' LIMIT 1)
 FROM stepd_engine.ended e;
 COMMENT ON VIEW stepd.runs IS 'Every run, live or ended, under one id. Newest first: ORDER BY id DESC.';
 COMMENT ON COLUMN stepd.runs.id IS 'The id of job, run and trace (a UUIDv7: grows with time).';
@@ -66,6 +68,7 @@ COMMENT ON COLUMN stepd.runs.created_by IS 'The database role that inserted the 
 COMMENT ON COLUMN stepd.runs.traceparent IS 'The enqueuer''s W3C trace context.';
 COMMENT ON COLUMN stepd.runs.epoch IS 'Claims and take-overs so far.';
 COMMENT ON COLUMN stepd.runs.definition IS 'The definition that the run is pinned to.';
+COMMENT ON COLUMN stepd.runs.forked_from IS 'The run that this one was forked from; its steps before the fork keep their results here.';
 
 CREATE VIEW stepd.steps AS
 SELECT c.run, c.seq, c.key, c.label, c.state, c.kind, c.attempts::integer AS attempts, c.started_at, c.ended_at,
@@ -91,7 +94,7 @@ COMMENT ON COLUMN stepd.steps.key IS 'The step''s name in its run: charge, docs[
 COMMENT ON COLUMN stepd.steps.label IS 'What people call it: its label, or that of the map''s item which it belongs to; NULL: its key must do.';
 COMMENT ON COLUMN stepd.steps.state IS 'running, waiting, completed, failed, skipped or cancelled.';
 COMMENT ON COLUMN stepd.steps.kind IS 'What it does: run, exec, http, sql, sleep, wait, approve, set, map.';
-COMMENT ON COLUMN stepd.steps.attempts IS 'Attempts so far; 0 after an operator''s retry, until the step starts again.';
+COMMENT ON COLUMN stepd.steps.attempts IS 'Attempts so far; 0 after an operator''s retry, until the step starts again, and on a step whose result a fork has kept.';
 COMMENT ON COLUMN stepd.steps.started_at IS 'When its first attempt started.';
 COMMENT ON COLUMN stepd.steps.ended_at IS 'When it ended; NULL while it runs or waits.';
 COMMENT ON COLUMN stepd.steps.duration IS 'From start to end, or until now.';
@@ -157,20 +160,22 @@ CROSS JOIN LATERAL (
             NULL::integer AS epoch, NULL::json AS data
         UNION ALL
         -- A step's start is dated by its worker, which may be a moment behind the database.
-        SELECT 1, least(coalesce(j.first_started_at, j.started_at), (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id)),
+        SELECT 1, least(coalesce(j.first_started_at, j.started_at), (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id AND NOT (s.checkpoint AND s.attempts = 0))),
             1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd.jobs j
             WHERE j.id = r.id AND j.state NOT IN ('completed', 'failed', 'cancelled') AND coalesce(j.first_started_at, j.started_at) IS NOT NULL
         UNION ALL
-        SELECT 1, least(e.started_at, (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id)),
+        SELECT 1, least(e.started_at, (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id AND NOT (s.checkpoint AND s.attempts = 0))),
             1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd_engine.ended e WHERE e.id = r.id AND e.started_at IS NOT NULL
         UNION ALL
         SELECT 1, s.started_at, 3, s.seq, 0, 'step started', s.key, NULL, NULL, s.epoch, json_build_object('kind', s.kind)
-            FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'skipped'
+            FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'skipped' AND NOT (s.checkpoint AND s.attempts = 0)
         UNION ALL
         SELECT 1, CASE WHEN s.state = 'waiting' THEN s.started_at ELSE s.ended_at END, CASE WHEN s.state = 'waiting' THEN 4 ELSE 5 END, s.seq, 0,
             'step ' || s.state, s.key, nullif(s.attempts, 0)::smallint, NULL, s.epoch,
             CASE WHEN s.state = 'waiting' THEN json_build_object('event', s.event, 'match', s.match, 'due_at', s.due_at) ELSE s.error END
             FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'running'
+            -- What a fork has kept was done in another run; the line of the fork tells it.
+            AND NOT (s.checkpoint AND s.attempts = 0)
             -- The pause before a retry is told by the attempt that failed.
             AND NOT (s.state = 'waiting' AND s.attempts > 0 AND s.due_at IS NOT NULL AND s.event IS NULL AND s.kind NOT IN ('sleep', 'wait', 'approve'))
         UNION ALL
@@ -185,7 +190,7 @@ COMMENT ON VIEW stepd.history IS 'The audit trail: what happened to a run, stric
 COMMENT ON COLUMN stepd.history.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd.history.seq IS 'The place in the run''s trail, from 1. A number may shift when a late record comes in before it.';
 COMMENT ON COLUMN stepd.history.at IS 'When it happened.';
-COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), attempt failed, resume scheduled, resumed, crashed, taken over, released, event received, cancel requested, cancelled, pause requested, paused, unpaused, retried, approved, rejected, signalled, run completed (failed, cancelled).';
+COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), attempt failed, resume scheduled, resumed, crashed, taken over, released, event received, cancel requested, cancelled, pause requested, paused, unpaused, retried, forked, approved, rejected, signalled, run completed (failed, cancelled).';
 COMMENT ON COLUMN stepd.history.key IS 'The step''s key, where it concerns a step.';
 COMMENT ON COLUMN stepd.history.attempt IS 'Which attempt of the step.';
 COMMENT ON COLUMN stepd.history.by_whom IS 'The database role of the enqueuer or operator.';

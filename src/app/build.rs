@@ -177,8 +177,9 @@ impl Daemon {
         let clock = Arc::new(ServerClock::new(Utc::now()));
         let (keeper, gate) = GateKeeper::new();
         let guard = if parts.embedded { Vec::new() } else { ProcessOptions::own_guard() };
+        let own = super::files::own_kinds(&parts.kinds);
         let registry = kinds(config, guard)?.with(sql(config, &db, &parts.failpoints).await?).and(parts.kinds);
-        let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler(host(config))));
+        let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
         let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
         let ports = Arc::new(Ports {

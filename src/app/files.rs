@@ -4,11 +4,12 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::definition::{self, Definition, Diagnostics};
+use crate::definition::{self, Definition, Diagnostics, OwnKind};
 use crate::engine::{Interpreter, Workflow};
 use crate::expression::Host;
 use crate::model::{Failure, code};
 use crate::services::catalog::{Compile, Loaded};
+use crate::steps::Registry;
 
 /// Why definitions could not be loaded. Nothing is loaded then.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +71,20 @@ fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> Result<(), LoadEr
 /// # Errors
 /// Everything that is wrong, in one text.
 pub fn load(paths: &[PathBuf], host: &Arc<Host>) -> Result<Vec<Loaded>, LoadError> {
+    load_with(paths, host, &[])
+}
+
+/// As [`load`], where this binary has kinds of its own.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(paths: &[PathBuf], host: &Arc<Host>, own: &[OwnKind]) -> Result<Vec<Loaded>, LoadError> {
     let mut loaded: Vec<Loaded> = Vec::new();
     let mut wrong = String::new();
     for path in find(paths)? {
         let bytes = read(&path).map_err(|error| LoadError::Read { path: path.clone(), error })?;
         let source = path.display().to_string();
-        match definition::read(&source, bytes) {
+        match definition::read_with(&source, bytes, own) {
             Ok((text, definition)) => {
                 let name = definition.name.to_string();
                 if let Some(other) = loaded.iter().find(|l| l.name == name) {
@@ -121,17 +130,30 @@ pub fn as_loaded(definition: Definition, source: Option<String>, text: String, h
     }
 }
 
+/// The kinds of a registry, as workflow files may name them beside those of the language.
+#[must_use]
+pub fn own_kinds(registry: &Registry) -> Vec<OwnKind> {
+    registry.kinds().map(|step| OwnKind { word: step.kind(), raw: step.raw() }).collect()
+}
+
 /// Makes workflows of stored definitions.
 #[must_use]
 pub fn compiler(host: Arc<Host>) -> Compile {
+    compiler_with(host, Vec::new())
+}
+
+/// As [`compiler`], where this binary has kinds of its own.
+#[must_use]
+pub fn compiler_with(host: Arc<Host>, own: Vec<OwnKind>) -> Compile {
     Arc::new(move |name, body| {
-        let definition = definition::load(&format!("stored definition of {name}"), body).map_err(|diagnostics| {
-            // Another version of stepd, on another host, may.
-            Failure::transient(
-                code::DEFINITION,
-                format!("the stored definition of `{name}` cannot be read by this version of stepd: {diagnostics}"),
-            )
-        })?;
+        let definition =
+            definition::load_with(&format!("stored definition of {name}"), body, &own).map_err(|diagnostics| {
+                // Another version of stepd, on another host, may.
+                Failure::transient(
+                    code::DEFINITION,
+                    format!("the stored definition of `{name}` cannot be read by this version of stepd: {diagnostics}"),
+                )
+            })?;
         let workflow: Arc<dyn Workflow> = Arc::new(Interpreter::new(Arc::new(definition), host.clone()));
         Ok(workflow)
     })

@@ -25,6 +25,9 @@ pub(super) struct Cancel {
 pub(super) struct Retry {
     #[command(flatten)]
     which: Which,
+    /// Go on with the workflow's present definition, not with the one that the run began with (see: stepd check --in-flight)
+    #[arg(long)]
+    latest: bool,
 }
 
 #[derive(clap::Args)]
@@ -57,7 +60,7 @@ struct Which {
 /// What is done to each run.
 enum Action<'a> {
     Cancel(Option<&'a str>),
-    Retry,
+    Retry { latest: bool },
     Pause(Option<&'a str>),
     Unpause,
 }
@@ -67,7 +70,7 @@ impl Action<'_> {
     fn fits(&self) -> &'static [&'static str] {
         match self {
             Self::Cancel(_) => &["scheduled", "queued", "held", "running", "waiting", "paused", "resuming"],
-            Self::Retry => &["failed", "resuming"],
+            Self::Retry { .. } => &["failed", "resuming"],
             Self::Pause(_) => &["scheduled", "queued", "held", "running", "waiting", "resuming"],
             Self::Unpause => &["paused"],
         }
@@ -76,7 +79,7 @@ impl Action<'_> {
     fn word(&self) -> &'static str {
         match self {
             Self::Cancel(_) => "cancel",
-            Self::Retry => "retry",
+            Self::Retry { .. } => "retry",
             Self::Pause(_) => "pause",
             Self::Unpause => "unpause",
         }
@@ -85,7 +88,7 @@ impl Action<'_> {
     fn past(&self) -> &'static str {
         match self {
             Self::Cancel(_) => "cancelled",
-            Self::Retry => "retried",
+            Self::Retry { .. } => "retried",
             Self::Pause(_) => "paused",
             Self::Unpause => "unpaused",
         }
@@ -94,7 +97,7 @@ impl Action<'_> {
     async fn on(&self, conn: &mut PgConnection, run: Uuid) -> Result<String, DbError> {
         match self {
             Self::Cancel(reason) => actions::cancel(conn, run, *reason).await,
-            Self::Retry => actions::retry(conn, run).await,
+            Self::Retry { latest } => actions::retry(conn, run, *latest).await,
             Self::Pause(reason) => actions::pause(conn, run, *reason).await,
             Self::Unpause => actions::unpause(conn, run).await,
         }
@@ -114,7 +117,7 @@ impl Action<'_> {
         match (self, answer) {
             (Self::Pause(_), "requested") => "pause requested: the step that runs now ends first".into(),
             (Self::Cancel(_) | Self::Pause(_), _) => self.outcome(answer).into(),
-            (Self::Retry | Self::Unpause, state) => format!("{}, {state}", self.past()),
+            (Self::Retry { .. } | Self::Unpause, state) => format!("{}, {state}", self.past()),
         }
     }
 }
@@ -124,7 +127,7 @@ pub(super) async fn cancel(global: &Global, args: &Cancel) -> anyhow::Result<Exi
 }
 
 pub(super) async fn retry(global: &Global, args: &Retry) -> anyhow::Result<Exit> {
-    act(global, &args.which, &Action::Retry).await
+    act(global, &args.which, &Action::Retry { latest: args.latest }).await
 }
 
 pub(super) async fn pause(global: &Global, args: &Pause) -> anyhow::Result<Exit> {

@@ -16,7 +16,8 @@ pub fn check(files: &[PathBuf]) -> i32 {
     check_to(files, &mut anstream::stdout(), &mut anstream::stderr()).unwrap_or(2)
 }
 
-fn check_to(files: &[PathBuf], out: &mut dyn Write, err: &mut dyn Write) -> std::io::Result<i32> {
+/// As [`check`], to whoever listens.
+pub(super) fn check_to(files: &[PathBuf], out: &mut dyn Write, err: &mut dyn Write) -> std::io::Result<i32> {
     let mut code = 0;
     let mut found = Vec::new();
     for path in files {

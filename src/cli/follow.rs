@@ -112,7 +112,7 @@ pub(super) async fn to_end(
 }
 
 /// Resolves with the final state.
-async fn ended(conn: &mut PgConnection, id: Uuid, turning: &Turning) -> anyhow::Result<String> {
+pub(super) async fn ended(conn: &mut PgConnection, id: Uuid, turning: &Turning) -> anyhow::Result<String> {
     let began = Instant::now();
     loop {
         let now = progress(conn, id, turning).await?;

@@ -13,9 +13,14 @@ mod doctor;
 mod emit;
 mod enqueue;
 mod errors;
+mod eval;
 mod explain;
 mod follow;
+mod fork;
 mod history;
+mod import;
+mod in_flight;
+mod kinds;
 mod logs;
 mod ls;
 mod manual;
@@ -25,6 +30,7 @@ mod prune;
 mod queue;
 mod run;
 mod schedule;
+mod schema;
 mod serve;
 mod show;
 mod signal;
@@ -149,6 +155,8 @@ enum Command {
     Cancel(act::Cancel),
     /// Take up failed runs again, from their last checkpoints: by id, or all that a filter leaves
     Retry(act::Retry),
+    /// Make a new run of a run, from a step on: what had ended before keeps its result
+    Fork(fork::Args),
     /// Pause runs until unpause: at once, or after the step that runs now; by id, or all that a filter leaves
     Pause(act::Pause),
     /// Let paused runs go on from where they stood: by id, or all that a filter leaves
@@ -177,6 +185,14 @@ enum Command {
     Workflow(workflow::Command),
     /// Show how many runs there are in each state, how large the tables are, and what bloats
     Db,
+    /// Try an expression out: print its value as JSON, or what is wrong with it
+    Eval(eval::Args),
+    /// List what a step can be, and the connections and secrets that the configuration names
+    Kinds,
+    /// Print the JSON Schema of workflow files, for editors
+    Schema,
+    /// Write AFU-9 documents (JSON with `tool` steps) as native workflow files
+    Import(import::Args),
     /// Explain an error: what it means, and what to do; without a code, list them all
     Explain(explain::Args),
     /// Print completions for a shell: bash, elvish, fish, powershell, zsh
@@ -190,6 +206,9 @@ struct CheckArgs {
     /// Files, and folders whose *.yaml, *.yml and *.json are checked
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    /// Then hold them against the unfinished runs of their workflows: list those that would break, and why
+    #[arg(long)]
+    in_flight: bool,
 }
 
 /// Runs the command line of this process.
@@ -219,6 +238,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dev(args) => dev::run(&cli.global, args).await,
         Command::Demo(args) => demo::run(&cli.global, &args).await,
         Command::Serve(args) => serve::run(&cli.global, args).await,
+        Command::Check(args) if args.in_flight => in_flight::check(&cli.global, &args.files).await,
         Command::Check(args) => Ok(match check(&args.files) {
             0 => Exit::Ok,
             1 => Exit::Error,
@@ -233,6 +253,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Why(args) => why::run(&cli.global, &args).await,
         Command::Cancel(args) => act::cancel(&cli.global, &args).await,
         Command::Retry(args) => act::retry(&cli.global, &args).await,
+        Command::Fork(args) => fork::run(&cli.global, &args).await,
         Command::Pause(args) => act::pause(&cli.global, &args).await,
         Command::Unpause(args) => act::unpause(&cli.global, &args).await,
         Command::Signal(args) => signal::run(&cli.global, &args).await,
@@ -248,6 +269,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Worker(command) => worker::run(&cli.global, &command).await,
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db => sizes::run(&cli.global).await,
+        Command::Eval(args) => eval::run(&cli.global, &args),
+        Command::Kinds => kinds::run(&cli.global),
+        Command::Schema => schema::run(),
+        Command::Import(args) => import::run(&args),
         Command::Explain(args) => explain::run(&cli.global, &args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),

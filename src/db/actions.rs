@@ -51,12 +51,27 @@ pub async fn cancel<'c>(
     Ok(sqlx::query_file_scalar!("src/db/sql/cancel.sql", run, reason).fetch_one(db).await?)
 }
 
-/// Takes up a failed run again; gives its new state.
+/// Takes up a failed run again, with its workflow's present definition where it says `latest`; gives its new state.
 ///
 /// # Errors
 /// SD010, SD012, SD013; whatever else the database says.
-pub async fn retry<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<String, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/retry.sql", run).fetch_one(db).await?)
+pub async fn retry<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid, latest: bool) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/retry.sql", run, latest).fetch_one(db).await?)
+}
+
+/// Makes a new run of a run, from a step on, perhaps with another input (JSON text), perhaps with its workflow's present definition;
+/// gives its id.
+///
+/// # Errors
+/// SD001, SD010, SD017; whatever else the database says.
+pub async fn fork<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    from_step: &str,
+    input: Option<&str>,
+    latest: bool,
+) -> Result<Uuid, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/fork.sql", run, from_step, input, latest).fetch_one(db).await?)
 }
 
 /// Pauses a run: `paused`, or `requested` where a worker has it.

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod doctor;
 pub mod error;
 pub mod hosts;
+pub mod in_flight;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;

@@ -263,6 +263,7 @@ pub struct RunDetail {
     pub error: Option<String>,
     pub created_by: Option<String>,
     pub epoch: i32,
+    pub forked_from: Option<Uuid>,
     pub why: String,
     /// The server's time.
     pub now: DateTime<Utc>,

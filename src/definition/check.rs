@@ -113,8 +113,8 @@ impl Names<'_> {
                         known.extend(n.steps.iter().map(|(other, _)| *other));
                         at = n.outer;
                     }
-                    let meant = nearest(id, known).map(|n| format!("steps.{n}"));
-                    report.name(span, format!("there is no step `{id}`"), meant.as_deref(), "");
+                    let meant = nearest(id, known.iter().copied()).map(|n| format!("steps.{n}"));
+                    report.name(span, format!("there is no step `{id}`"), meant.as_deref(), &there_are(known));
                 }
             }
             return;
@@ -178,6 +178,18 @@ pub(super) fn input_property(input: Option<&Schema>, key: &str, span: Span, repo
     );
 }
 
+/// The ids that there are, where they are few.
+pub(super) fn there_are<'a>(ids: impl IntoIterator<Item = &'a str>) -> String {
+    const MOST: usize = 12;
+    let mut ids: Vec<&str> = ids.into_iter().filter(|id| !id.is_empty()).collect();
+    ids.sort_unstable();
+    match ids.len() {
+        0 => "there are no other steps".to_owned(),
+        1..=MOST => format!("there are: {}", ids.join(", ")),
+        n => format!("there are {n}: {}, …", ids[..MOST].join(", ")),
+    }
+}
+
 fn attribute(what: &str, key: &str, names: &[&str], span: Span, report: &mut Report<'_>) {
     let meant = nearest(key, names.iter().copied()).map(|n| format!("{what}.{n}"));
     report.name(span, format!("`{what}` has no `{key}`"), meant.as_deref(), &format!("it has: {}", names.join(", ")));
@@ -214,7 +226,8 @@ pub(super) fn expression(entry: &Entry, names: &Names<'_>, report: &mut Report<'
     compile(&bare, node.span, names, report)
 }
 
-fn compile(source: &str, span: Span, names: &Names<'_>, report: &mut Report<'_>) -> Option<Expression> {
+/// Compiles one bare expression that stands in a span, and checks its names.
+pub(super) fn compile(source: &str, span: Span, names: &Names<'_>, report: &mut Report<'_>) -> Option<Expression> {
     let at = span.within(report.source(span), source.trim());
     match Expression::compile(source) {
         Ok(expression) => {
@@ -234,7 +247,27 @@ fn complain(e: &ExpressionError, span: Span, report: &mut Report<'_>) {
         Some(offset) if offset < source.len() && source.is_char_boundary(offset) => span.skip_in(source, offset, 1),
         _ => span,
     };
-    report.name(at, e.message.clone(), e.suggestion.as_deref(), "");
+    report.name(at, e.message.clone(), e.suggestion.as_deref(), operators(source, &e.message));
+}
+
+/// What is written here instead of an operator of another language.
+fn operators(source: &str, message: &str) -> &'static str {
+    if !message.starts_with("syntax error") {
+        return "";
+    }
+    let other = [
+        ("===", "write == to compare"),
+        ("&&", "write `and`"),
+        ("||", "write `or`"),
+        ("=>", "write >= to compare"),
+        ("!", "write `not`"),
+        ("=", "write == to compare"),
+        ("?", "write `a if condition else b`"),
+    ];
+    // Without the operators that there are.
+    let rest = source.replace("===", "\u{1}").replace("==", "").replace("!=", "").replace(">=", "").replace("<=", "");
+    let rest = rest.replace('\u{1}', "===");
+    other.iter().find(|(word, _)| rest.contains(word)).map_or("", |(_, help)| help)
 }
 
 /// How strings of a template are read.

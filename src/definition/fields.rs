@@ -7,6 +7,7 @@ use crate::expression::nearest;
 use super::diagnostics::Report;
 use super::duration::parse_duration;
 use super::node::{Entry, Node, NodeValue, Span};
+use super::synonyms::instead_of;
 
 /// Complains about keys that neither `known` nor `quiet` names.
 pub(super) fn unknown_keys(node: &Node, known: &[&str], quiet: &[&str], what: &str, report: &mut Report<'_>) {
@@ -16,9 +17,11 @@ pub(super) fn unknown_keys(node: &Node, known: &[&str], quiet: &[&str], what: &s
         if report.is_full() {
             return;
         }
-        let meant = nearest(&entry.key, known.iter().copied());
         let message = format!("{what} has no key `{}`", entry.key);
-        report.name(entry.key_span, message, meant, &format!("it may have: {}", known.join(", ")));
+        match (nearest(&entry.key, known.iter().copied()), instead_of(&entry.key)) {
+            (None, Some(help)) => report.help(entry.key_span, message, help),
+            (meant, _) => report.name(entry.key_span, message, meant, &format!("it may have: {}", known.join(", "))),
+        }
     }
 }
 
@@ -124,7 +127,8 @@ pub(super) fn list<'n>(entry: &'n Entry, report: &mut Report<'_>) -> Option<&'n 
     match &entry.value.value {
         NodeValue::Seq(items) => Some(items),
         _ => {
-            wrong(entry, "a list", report);
+            let message = format!("`{}` must be a list, not {}", entry.key, entry.value.kind());
+            report.help(at(entry), message, "write [a, b], or one `- …` a line");
             None
         }
     }
@@ -135,7 +139,8 @@ pub(super) fn mapping<'n>(entry: &'n Entry, report: &mut Report<'_>) -> Option<&
     match &entry.value.value {
         NodeValue::Map(entries) => Some(entries),
         _ => {
-            wrong(entry, "a mapping", report);
+            let message = format!("`{}` must be a mapping, not {}", entry.key, entry.value.kind());
+            report.help(at(entry), message, "write {key: value}, or one `key: value` a line");
             None
         }
     }

@@ -23,6 +23,15 @@ pub(super) struct KindWord {
     pub(super) waits: bool,
 }
 
+/// A kind that only one binary has: its key takes a mapping, the parameters that its code is given.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnKind {
+    /// The key.
+    pub word: &'static str,
+    /// The names of its raw result, for `output`.
+    pub raw: &'static [&'static str],
+}
+
 const fn kind(
     word: &'static str,
     keys: &'static [&'static str],
@@ -95,6 +104,15 @@ pub(super) fn params(
         _ => out.put("value", template(&entry.value, Mode::Typed, names, report)),
     }
     Params::Object(Template::object(out.entries))
+}
+
+/// The parameters of a kind that only one binary has: all that stands under its key.
+pub(super) fn own_params(entry: &Entry, names: &Names<'_>, report: &mut Report<'_>) -> Params {
+    let names = &Names { step: true, ..*names };
+    if mapping(entry, report).is_none() {
+        return Params::Object(Template::constant(json!({})));
+    }
+    Params::Object(template(&entry.value, Mode::Typed, names, report))
 }
 
 struct Object<'a> {

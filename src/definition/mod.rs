@@ -4,27 +4,36 @@
 //! → names and order checked (`check`) → [`Definition`]. Every stage collects its errors and goes on, so that one load
 //! reports all that is wrong with a file.
 
+pub mod afu9;
 mod check;
 mod diagnostics;
 mod duration;
 mod fields;
 mod flow;
+mod in_flight;
 mod kinds;
 mod node;
 mod parse;
 mod plan;
 mod policy;
+mod reference;
 mod schema;
 mod spec;
 mod steps;
+mod synonyms;
+mod trial;
 mod yaml;
 
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use duration::parse_duration;
 pub use flow::Schedule;
+pub use in_flight::{Recorded, misfit_of_input, misfits};
+pub use kinds::OwnKind;
 pub use plan::{Graph, Plan};
+pub use reference::{editor_schema, kinds as kinds_of_step};
 pub use schema::Schema;
 pub use spec::{Block, Definition, Kind, MapStep, Params, Step, Tolerate};
+pub use trial::Trial;
 
 /// Bytes of one file: far above any real one, and read in no time.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -34,11 +43,19 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// # Errors
 /// As [`load`], or that it is not UTF-8.
 pub fn read(source_name: &str, bytes: Vec<u8>) -> Result<(String, Definition), Diagnostics> {
+    read_with(source_name, bytes, &[])
+}
+
+/// As [`read`], where there are kinds beside those of the language.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with(source_name: &str, bytes: Vec<u8>, own: &[OwnKind]) -> Result<(String, Definition), Diagnostics> {
     if bytes.len() > MAX_BYTES {
         return Err(too_large(source_name));
     }
     let text = String::from_utf8(bytes).map_err(|e| Diagnostics::not_utf8(source_name, e.as_bytes()))?;
-    let definition = load(source_name, &text)?;
+    let definition = load_with(source_name, &text, own)?;
     Ok((text, definition))
 }
 
@@ -47,11 +64,22 @@ pub fn read(source_name: &str, bytes: Vec<u8>) -> Result<(String, Definition), D
 /// # Errors
 /// Everything that is wrong with it, in the order of its lines.
 pub fn load(source_name: &str, text: &str) -> Result<Definition, Diagnostics> {
+    load_with(source_name, text, &[])
+}
+
+/// As [`load`], where there are kinds beside those of the language.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(source_name: &str, text: &str, own: &[OwnKind]) -> Result<Definition, Diagnostics> {
     if text.len() > MAX_BYTES {
         return Err(too_large(source_name));
     }
     let mut report = diagnostics::Report::new(text);
-    let definition = yaml::parse(text, &mut report).and_then(|root| parse::workflow(&root, text, &mut report));
+    let definition = yaml::parse(text, &mut report).and_then(|root| match afu9::is_document(&root, text) {
+        true => afu9::document(&root, source_name, text, &mut report),
+        false => parse::workflow(&root, text, own, &mut report),
+    });
     match definition {
         Some(definition) if report.is_empty() => Ok(definition),
         _ => Err(report.finish(source_name)),

@@ -10,12 +10,15 @@ use crate::rules::policy::RetryPolicy;
 use super::check::{Before, Names, expression};
 use super::diagnostics::Report;
 use super::fields::{at, limit, list, text, unknown_keys, whole};
+use super::kinds::OwnKind;
 use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
 use super::spec::{Block, Definition};
+use super::synonyms::instead_of;
 use super::{flow, policy, steps};
 
-const KEYS: [&str; 13] = [
+/// The keys of a workflow.
+pub(super) const KEYS: [&str; 13] = [
     "name",
     "input",
     "schedule",
@@ -32,7 +35,7 @@ const KEYS: [&str; 13] = [
 ];
 
 /// Keys of a workflow that come later.
-const LATER: [&str; 3] = ["on_failure", "finally", "budget"];
+pub(super) const LATER: [&str; 3] = ["on_failure", "finally", "budget"];
 
 /// Complains about a part of the language that this version does not have.
 pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
@@ -43,10 +46,12 @@ pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
 pub(super) struct Inherited<'a> {
     pub(super) retry: RetryPolicy,
     pub(super) input: Option<&'a Schema>,
+    /// The kinds that only this binary has.
+    pub(super) own: &'a [OwnKind],
 }
 
 /// Reads a workflow.
-pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Option<Definition> {
+pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut Report<'_>) -> Option<Definition> {
     let NodeValue::Map(entries) = &root.value else {
         let help = "a workflow begins with `name:` and has `steps:`";
         report.help(root.span, format!("a workflow is a mapping, not {}", root.kind()), help);
@@ -64,7 +69,7 @@ pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Op
     let queue = get("queue").and_then(|e| word(e, report));
     let flow = flow::flow(root, input.as_ref(), report);
     let schedule = get("schedule").and_then(|e| flow::schedule(e, report));
-    let inherited = Inherited { retry, input: input.as_ref() };
+    let inherited = Inherited { retry, input: input.as_ref(), own };
     let steps = match get("steps") {
         Some(e) => list(e, report).map(|nodes| {
             if nodes.is_empty() {
@@ -106,10 +111,11 @@ pub(super) fn workflow(root: &Node, source: &str, report: &mut Report<'_>) -> Op
         steps: steps?,
         output,
         input,
+        document: None,
     })
 }
 
-fn hash(source: &str) -> String {
+pub(super) fn hash(source: &str) -> String {
     Sha256::digest(source.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -122,8 +128,10 @@ fn top_keys(entries: &[Entry], report: &mut Report<'_>) {
             later(entry, report);
         } else if !KEYS.contains(&entry.key.as_str()) {
             let message = format!("a workflow has no key `{}`", entry.key);
-            let meant = nearest(&entry.key, KEYS.into_iter().chain(LATER));
-            report.name(entry.key_span, message, meant, &format!("it may have: {}", KEYS.join(", ")));
+            match (nearest(&entry.key, KEYS.into_iter().chain(LATER)), instead_of(&entry.key)) {
+                (None, Some(help)) => report.help(entry.key_span, message, help),
+                (meant, _) => report.name(entry.key_span, message, meant, &format!("it may have: {}", KEYS.join(", "))),
+            }
         }
     }
 }
@@ -144,7 +152,7 @@ fn name<'n>(root: &'n Node, report: &mut Report<'_>) -> Option<&'n str> {
     Some(name)
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.len() <= 63
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))

@@ -3,8 +3,14 @@
 use crate::rules::policy::{Backoff, OnError, OnInterrupt, ResumePolicy, RetryPolicy, StepPolicy};
 
 use super::diagnostics::Report;
-use super::fields::{at, duration, limit, list, mapping, unknown_keys, whole, word, wrong};
+use super::fields::{at, duration, limit, list, mapping, unknown_keys, whole, word};
 use super::node::{Entry, Node, NodeValue};
+
+/// The keys of `retry`.
+pub(super) const RETRY: [&str; 7] = ["max_attempts", "backoff", "initial", "max", "jitter", "only", "not"];
+
+/// The keys of `resume`.
+pub(super) const RESUME: [&str; 3] = ["max_attempts", "initial", "max"];
 
 /// More attempts than this are a loop, and each failed one is an event in the audit.
 const MOST_ATTEMPTS: u64 = 10_000;
@@ -16,7 +22,7 @@ pub(super) fn retry(entry: &Entry, base: &RetryPolicy, report: &mut Report<'_>) 
         return policy;
     }
     let node = &entry.value;
-    unknown_keys(node, &["max_attempts", "backoff", "initial", "max", "jitter", "only", "not"], &[], "`retry`", report);
+    unknown_keys(node, &RETRY, &[], "`retry`", report);
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 1, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }
@@ -88,12 +94,13 @@ pub(super) fn resume(entry: &Entry, report: &mut Report<'_>) -> ResumePolicy {
         NodeValue::String(text) if text == "never" => return ResumePolicy::never(),
         NodeValue::Map(_) => {}
         _ => {
-            wrong(entry, "`never` or a mapping", report);
+            let message = format!("`resume` must be `never` or a mapping, not {}", entry.value.kind());
+            report.help(at(entry), message, "write {max_attempts: 10, initial: 10s, max: 10m}, or leave it out");
             return policy;
         }
     }
     let node = &entry.value;
-    unknown_keys(node, &["max_attempts", "initial", "max"], &[], "`resume`", report);
+    unknown_keys(node, &RESUME, &[], "`resume`", report);
     if let Some(n) = node.get("max_attempts").and_then(|e| whole(e, 0, MOST_ATTEMPTS, report)) {
         policy.max_attempts = u32::try_from(n).unwrap_or(u32::MAX);
     }

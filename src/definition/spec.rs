@@ -27,6 +27,7 @@ use crate::expression::{Expression, StepIds, Template, View};
 use crate::model::{Failure, code};
 use crate::rules::policy::{ResumePolicy, StepPolicy};
 
+use super::afu9::Document;
 use super::duration::parse_duration;
 use super::flow::Schedule;
 use super::plan::Graph;
@@ -59,6 +60,8 @@ pub struct Definition {
     pub steps: Block,
     /// The run's output; by default an object of all steps' outputs.
     pub output: Option<Expression>,
+    /// A document of another system, which is run in its own way; then there are no `steps`.
+    pub document: Option<Arc<Document>>,
 }
 
 impl Definition {
@@ -75,6 +78,7 @@ impl Definition {
         }
         let mut out = Vec::new();
         add(&self.steps, &mut out);
+        out.extend(self.document.iter().filter(|d| !d.steps.is_empty()).map(|_| "mcp"));
         out.sort_unstable();
         out.dedup();
         out
@@ -82,7 +86,7 @@ impl Definition {
 }
 
 /// A list of steps: those of the workflow, or of a `map`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Block {
     /// In list order.
     pub steps: Vec<Step>,

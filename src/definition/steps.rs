@@ -8,18 +8,19 @@ use serde_json::Value;
 use crate::expression::{Template, nearest};
 use crate::rules::policy::{OnInterrupt, StepPolicy};
 
-use super::check::{Before, Mode, Names, expression, taken, template};
+use super::check::{Before, Mode, Names, expression, taken, template, there_are};
 use super::diagnostics::Report;
 use super::fields::{at, list, text, whole, wrong};
-use super::kinds::{KINDS, KindWord, LATER_KINDS, params};
+use super::kinds::{KINDS, KindWord, LATER_KINDS, OwnKind, own_params, params};
 use super::node::{Entry, Node, NodeValue};
 use super::parse::{Inherited, ids, keys, later, schema};
 use super::plan::Graph;
 use super::policy;
 use super::spec::{Block, Kind, MapStep, Params, Step, Tolerate};
+use super::synonyms::instead_of;
 
 /// The keys of every step.
-const COMMON: [&str; 12] = [
+pub(super) const COMMON: [&str; 12] = [
     "id",
     "needs",
     "if",
@@ -37,6 +38,15 @@ const COMMON: [&str; 12] = [
 /// Those that a `map` has not: they belong to the steps inside it.
 const NOT_OF_A_MAP: [&str; 5] = ["retry", "timeout", "total_timeout", "on_interrupt", "schema"];
 
+/// The keys of every step that a kind has not.
+pub(super) fn not_of(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "map" => &NOT_OF_A_MAP,
+        "sleep" => &["timeout"],
+        _ => &[],
+    }
+}
+
 /// What is known of a step before its fields are read.
 struct Header<'n> {
     node: &'n Node,
@@ -47,6 +57,7 @@ struct Header<'n> {
 /// The kind key of a step.
 enum Word<'n> {
     Now(&'static KindWord, &'n Entry),
+    Own(OwnKind, &'n Entry),
     Later,
     None,
 }
@@ -59,7 +70,7 @@ pub(super) fn block(
     inherited: &Inherited<'_>,
     report: &mut Report<'_>,
 ) -> Block {
-    let headers: Vec<Header<'_>> = nodes.iter().filter_map(|node| header(node, report)).collect();
+    let headers: Vec<Header<'_>> = nodes.iter().filter_map(|node| header(node, inherited.own, report)).collect();
     let mut places: HashMap<&str, usize> = HashMap::new();
     for (place, header) in headers.iter().enumerate().filter(|(_, h)| !h.id.is_empty()) {
         let first = *places.entry(header.id).or_insert(place);
@@ -136,7 +147,7 @@ fn ancestors(needs: &[Vec<usize>], graph: &Graph, cyclic: bool) -> Vec<Before> {
     sets.into_iter().map(Before::Set).collect()
 }
 
-fn header<'n>(node: &'n Node, report: &mut Report<'_>) -> Option<Header<'n>> {
+fn header<'n>(node: &'n Node, own: &[OwnKind], report: &mut Report<'_>) -> Option<Header<'n>> {
     let NodeValue::Map(entries) = &node.value else {
         report.error(node.span, format!("a step is a mapping, not {}", node.kind()));
         return None;
@@ -145,6 +156,8 @@ fn header<'n>(node: &'n Node, report: &mut Report<'_>) -> Option<Header<'n>> {
     for entry in entries {
         if let Some(word) = KINDS.iter().find(|k| k.word == entry.key) {
             found.push((entry, Word::Now(word, entry)));
+        } else if let Some(word) = own.iter().find(|k| k.word == entry.key) {
+            found.push((entry, Word::Own(*word, entry)));
         } else if LATER_KINDS.contains(&entry.key.as_str()) {
             later(entry, report);
             found.push((entry, Word::Later));
@@ -154,16 +167,26 @@ fn header<'n>(node: &'n Node, report: &mut Report<'_>) -> Option<Header<'n>> {
         let message = format!("a step does one thing: `{}` and `{}` exclude each other", first.key, second.key);
         report.help(second.key_span, message, "make two steps of it");
     }
-    let kind = if found.is_empty() { no_kind(node, entries, report) } else { found.swap_remove(0).1 };
+    let kind = if found.is_empty() { no_kind(node, entries, own, report) } else { found.swap_remove(0).1 };
     Some(Header { node, id: id(node, report), kind })
 }
 
 /// A step without a kind; where a key looks like a misspelt one, that is the complaint.
-fn no_kind<'n>(node: &Node, entries: &[Entry], report: &mut Report<'_>) -> Word<'n> {
-    let words: Vec<&str> = KINDS.iter().map(|k| k.word).collect();
+fn no_kind<'n>(node: &Node, entries: &[Entry], mine: &[OwnKind], report: &mut Report<'_>) -> Word<'n> {
+    let words: Vec<&str> = KINDS.iter().map(|k| k.word).chain(mine.iter().map(|k| k.word)).collect();
     let own: Vec<&str> = KINDS.iter().flat_map(|k| k.keys).copied().collect();
     let unknown = |e: &&Entry| !COMMON.contains(&e.key.as_str()) && !own.contains(&e.key.as_str());
     let typo = entries.iter().filter(unknown).find_map(|e| Some((e, nearest(&e.key, words.iter().copied())?)));
+    // First: `uses` is nearer to `set` than to what was meant.
+    let foreign = |e: &&Entry| e.key != "name" && instead_of(&e.key).is_some();
+    if let Some(e) = entries.iter().filter(unknown).find(foreign) {
+        report.help(
+            e.key_span,
+            format!("there is no kind of step `{}`", e.key),
+            instead_of(&e.key).unwrap_or_default(),
+        );
+        return Word::None;
+    }
     match typo {
         Some((e, word)) => {
             report.help(e.key_span, format!("there is no kind of step `{}`", e.key), format!("did you mean `{word}`?"));
@@ -220,7 +243,8 @@ fn needs(header: &Header<'_>, place: usize, places: &HashMap<&str, usize>, repor
             Some(need) => out.push(*need),
             None => {
                 let message = format!("there is no step `{}` here", report.source(item.span).trim());
-                report.name(item.span, message, nearest(name, places.keys().copied()), "");
+                let known = there_are(places.keys().copied());
+                report.name(item.span, message, nearest(name, places.keys().copied()), &known);
             }
         }
     }
@@ -252,10 +276,17 @@ fn step(header: &Header<'_>, names: &Names<'_>, inherited: &Inherited<'_>, repor
             raw = word.raw;
             Kind::Task { kind: word.word, params: params(word, entry, node, names, report) }
         }
+        Word::Own(word, entry) => {
+            let words: Vec<&str> = KINDS.iter().map(|k| k.word).chain(LATER_KINDS).collect();
+            keys(node, &[&COMMON, &[word.word]], &words, &format!("a `{}` step", word.word), report);
+            policy = policy::step(node, &inherited.retry, false, report);
+            raw = word.raw;
+            Kind::Task { kind: word.word, params: own_params(entry, names, report) }
+        }
         // What cannot run is refused; the rest of the file is still read.
         Word::Later | Word::None => Kind::Task { kind: "set", params: Params::Object(Template::constant(Value::Null)) },
     };
-    let unknown = !matches!(header.kind, Word::Now(..));
+    let unknown = !matches!(header.kind, Word::Now(..) | Word::Own(..));
     let output = node.get("output").filter(|_| !unknown);
     let output = output.and_then(|e| expression(e, &Names { step: true, raw, ..*names }, report));
     Step {
@@ -353,7 +384,7 @@ fn item_name<'n>(node: &'n Node, names: &Names<'_>, report: &mut Report<'_>) -> 
     if !good || WORDS.contains(&name) {
         report.help(at(entry), format!("`{name}` cannot be a name"), "lower-case letters, digits and `_`");
     } else if KNOWN.contains(&name) || doubled {
-        report.error(at(entry), format!("`{name}` means something else already"));
+        report.help(at(entry), format!("`{name}` means something else already"), "choose another name after `as`");
     }
     name
 }

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use super::*;
 
 fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/definitions").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-fn files(name: &str) -> Vec<(String, String)> {
+pub(super) fn files(name: &str) -> Vec<(String, String)> {
     let mut files: Vec<_> = std::fs::read_dir(folder(name))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -26,11 +26,11 @@ fn files(name: &str) -> Vec<(String, String)> {
 #[test]
 fn every_wrong_file_gets_the_messages_that_stand_beside_it() {
     let mut differences = String::new();
-    let all = files("wrong");
-    assert!(all.len() >= 25, "only {} wrong files", all.len());
+    let all = files("tests/definitions/wrong");
+    assert!(all.len() >= 60, "only {} wrong files", all.len());
     for (name, text) in all {
         let got = load(&name, &text).map(|d| d.name).expect_err(&name).to_string();
-        let path = folder("wrong").join(format!("{name}.txt"));
+        let path = folder("tests/definitions/wrong").join(format!("{name}.txt"));
         if std::env::var_os("STEPD_BLESS").is_some() {
             std::fs::write(&path, &got).unwrap();
         }
@@ -44,7 +44,7 @@ fn every_wrong_file_gets_the_messages_that_stand_beside_it() {
 
 #[test]
 fn every_good_file_loads() {
-    for (name, text) in files("good") {
+    for (name, text) in files("tests/definitions/good") {
         if let Err(e) = load(&name, &text) {
             panic!("{e}");
         }
@@ -53,7 +53,7 @@ fn every_good_file_loads() {
 
 #[test]
 fn the_examples_of_the_language_are_refused_for_the_parts_that_come_later_alone() {
-    for (name, text) in files("examples") {
+    for (name, text) in files("tests/definitions/examples") {
         let diagnostics = load(&name, &text).map(|d| d.name).expect_err(&name);
         for d in &diagnostics.list {
             assert!(d.message.ends_with("is part of the language but not of this version of stepd"), "{diagnostics}");
@@ -212,7 +212,7 @@ proptest! {
 
     #[test]
     fn a_good_file_with_one_character_changed_never_panics(place in any::<prop::sample::Index>(), new in any::<char>()) {
-        for (name, text) in files("good") {
+        for (name, text) in files("tests/definitions/good") {
             let mut chars: Vec<char> = text.chars().collect();
             let at = place.index(chars.len());
             chars[at] = new;

@@ -273,9 +273,12 @@ fn scan_error(text: &str, e: &ScanError, report: &mut Report<'_>) {
         true => format!("nested deeper than {DEPTH}"),
         false => format!("this is not YAML: {why}"),
     };
-    match tab {
-        true => report.help(span, message, "indent with blanks, not with tabs"),
-        false => report.error(span, message),
+    if tab {
+        report.help(span, message, "indent with blanks, not with tabs");
+    } else if why.contains("expected ':'") {
+        report.help(span, message, "a key is followed by a colon and a blank: `key: value`");
+    } else {
+        report.error(span, message);
     }
 }
 

@@ -27,6 +27,7 @@ use super::ctx::{Call, Ctx, StepDone};
 use super::halt::{Halt, StepFailure};
 use super::workflow::Workflow;
 
+mod afu9;
 mod map;
 mod port;
 
@@ -54,6 +55,9 @@ impl Interpreter {
 
     async fn execute<R: StepRunner>(&self, runner: &R, input: Payload) -> Result<Payload, Halt> {
         let definition = &*self.definition;
+        if let Some(document) = &definition.document {
+            return Box::pin(afu9::run(runner, document, &input)).await;
+        }
         let input = LazyJson::new(input);
         if let Some(schema) = &definition.input {
             schema.validate(input.value()?, code::INVALID_INPUT)?;
@@ -332,6 +336,8 @@ fn shape(step: &Step, scope: Arc<Scope>, names: StepNames, attempt: &Arc<AtomicU
     })
 }
 
+#[cfg(test)]
+mod afu9_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

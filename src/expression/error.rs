@@ -49,8 +49,8 @@ impl From<ExpressionError> for Failure {
 /// The candidate that was probably meant by `name`: near enough in spelling, and the nearest of all.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = match name.chars().count() {
-        0..=2 => 1,
-        3..=6 => 2,
+        0..=3 => 1,
+        4..=6 => 2,
         _ => 3,
     };
     candidates

@@ -236,6 +236,44 @@ fn any_path() -> impl Strategy<Value = String> {
     (root, prop::collection::vec(segment, 0..4)).prop_map(|(root, rest)| format!("{root}{}", rest.concat()))
 }
 
+/// Expressions that grow whatever they are given, put into each other.
+fn any_growth() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("range(100000)"),
+        Just("'xy'"),
+        Just("input.a"),
+        Just("99999"),
+        Just("[0, 'x']"),
+        Just("{'x': 'xx'}"),
+    ]
+    .prop_map(str::to_owned);
+    leaf.prop_recursive(6, 24, 2, |inner| {
+        (inner.clone(), inner, 0..9usize).prop_map(|(a, b, way)| match way {
+            0 => format!("({a} ~ {b})"),
+            1 => format!("({a} * {b})"),
+            2 => format!("({a} | join({b}))"),
+            3 => format!("({a} | replace('x', {b}))"),
+            4 => format!("[{a}, {b}, {a}]"),
+            5 => format!("({a} | map('string') | join({b}))"),
+            6 => format!("({a} | batch(2) | list)"),
+            7 => format!("({a} | tojson | tojson)"),
+            _ => format!("({a} + {b})"),
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn no_expression_runs_away(source in any_growth()) {
+        let began = std::time::Instant::now();
+        if let Ok(value) = eval(&source, &json!({"a": [1, "x", {"x": "x"}]})) {
+            prop_assert!(value.to_string().len() <= 2 * limits::RESULT_BYTES, "{}", source);
+        }
+        prop_assert!(began.elapsed() < std::time::Duration::from_secs(20), "{}", source);
+    }
+}
+
 proptest! {
     #[test]
     fn expressions_never_panic(source in "\\PC{0,40}|[a-z0-9 .\\[\\]{}()|'\"+*%~=<>-]{0,40}") {

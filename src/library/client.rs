@@ -120,6 +120,12 @@ impl Client {
         self.answer(run, step, note, false).await
     }
 
+    /// Makes a new run of a run when it is awaited, and gives the new id: every step that had ended before `from_step` began keeps its
+    /// result, it and all else run anew. The run that it is forked from stays as it is. See [`Fork::input`] and [`Fork::latest`].
+    pub fn fork(&self, run: RunId, from_step: impl Into<String>) -> Fork<'_> {
+        Fork { db: &self.db, run, from_step: from_step.into(), input: Ok(None), latest: false }
+    }
+
     async fn answer(&self, run: RunId, step: Option<&str>, note: Option<&str>, yes: bool) -> Result<(), Error> {
         self.db.ask(async |conn| actions::answer(conn, run.0, step, note, yes).await).await?;
         Ok(())
@@ -212,6 +218,46 @@ impl<'a> Enqueue<'a> {
 }
 
 impl<'a> IntoFuture for Enqueue<'a> {
+    type Output = Result<RunId, Error>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+/// A fork to be: made when it is awaited.
+#[must_use = "a run is forked when this is awaited"]
+pub struct Fork<'a> {
+    db: &'a Database,
+    run: RunId,
+    from_step: String,
+    input: Result<Option<Payload>, Error>,
+    latest: bool,
+}
+
+impl<'a> Fork<'a> {
+    /// Another input; else that of the run that it is forked from. What is kept was done with the old one.
+    pub fn input(mut self, input: &impl Serialize) -> Self {
+        self.input = text(input).map(Some);
+        self
+    }
+
+    /// With the workflow's present definition; else with the one that the run began with. (A workflow in Rust is what its binary has.)
+    pub fn latest(mut self) -> Self {
+        self.latest = true;
+        self
+    }
+
+    async fn send(self) -> Result<RunId, Error> {
+        let Self { db, run, from_step, input, latest } = self;
+        let input = input?;
+        let input = input.as_ref().map(Payload::as_str);
+        Ok(RunId(db.ask(async |conn| actions::fork(conn, run.0, &from_step, input, latest).await).await?))
+    }
+}
+
+impl<'a> IntoFuture for Fork<'a> {
     type Output = Result<RunId, Error>;
     type IntoFuture = BoxFuture<'a, Self::Output>;
 

@@ -14,6 +14,7 @@ use crate::model::{Failure, Payload, RunId, StepKey, code};
 use crate::steps::StepCx;
 
 use super::map::MapCall;
+use super::repeat::RepeatCall;
 use super::step::StepCall;
 use super::wait::{Approval, WaitCall};
 
@@ -159,6 +160,36 @@ impl<'r> Ctx<'r> {
         Fut: Future<Output = Result<O, Halt>>,
     {
         MapCall::new(self.run, self.key(key.as_ref()), items.into_iter().collect(), each)
+    }
+
+    /// The same again, until a round gives a result; each round has a context of its own, in which the key `ask` means `poll[3].ask`.
+    /// What has ended is not done again; when the loop has ended, no round is gone through again.
+    ///
+    /// ```
+    /// # use stepd::{Ctx, Halt};
+    /// # use std::time::Duration;
+    /// # async fn ask(job: &str) -> std::io::Result<Option<String>> { Ok(None) }
+    /// # async fn render(ctx: &Ctx<'_>, job: String) -> Result<String, Halt> {
+    /// ctx.repeat("poll", |ctx, _round| {
+    ///     let job = job.clone();
+    ///     async move {
+    ///         let url = ctx.step("ask", || async { Ok(ask(&job).await?) }).await?;
+    ///         if url.is_none() {
+    ///             ctx.sleep("pause", Duration::from_secs(30)).await?;
+    ///         }
+    ///         Ok(url)
+    ///     }
+    /// })
+    /// .at_most(1_000)
+    /// .await
+    /// # }
+    /// ```
+    pub fn repeat<'s, O, F, Fut>(&'s self, key: impl AsRef<str>, round: F) -> RepeatCall<'s, F>
+    where
+        F: Fn(Ctx<'s>, usize) -> Fut,
+        Fut: Future<Output = Result<Option<O>, Halt>>,
+    {
+        RepeatCall::new(self.run, self.key(key.as_ref()), round)
     }
 
     /// A context in which the key `charge` means `name.charge`: for a part of a workflow that is used more than once in a run.

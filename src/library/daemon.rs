@@ -134,8 +134,8 @@ impl Builder {
         self
     }
 
-    /// A kind of step of your own, for [`Ctx::call`](super::Ctx::call) and for workflow files; one with the name of a standard kind
-    /// replaces it.
+    /// A kind of step of your own, for [`Ctx::call`](super::Ctx::call) and for workflow files, where its name is a key like `http` and
+    /// takes a mapping, its parameters: `greet: {name: "${{ input.name }}"}`. One with the name of a standard kind replaces it.
     pub fn kind(mut self, kind: impl Step + 'static) -> Self {
         self.kinds = self.kinds.with(kind);
         self
@@ -221,7 +221,8 @@ impl Builder {
             ));
         }
         let mut loaded: Vec<_> = std::mem::take(&mut self.workflows).into_iter().map(|w| w.loaded(&own)).collect();
-        let read = files::load(&self.files, &build::host(&self.config)).map_err(|e| wrong(&e.to_string()))?;
+        let (host, kinds) = (build::host(&self.config), files::own_kinds(&self.kinds));
+        let read = files::load_with(&self.files, &host, &kinds).map_err(|e| wrong(&e.to_string()))?;
         loaded.extend(read.into_iter().map(|mut file| {
             if file.queue == COMMON {
                 file.queue.clone_from(&own);

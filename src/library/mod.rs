@@ -8,15 +8,17 @@ mod ctx;
 mod daemon;
 mod error;
 mod map;
+mod repeat;
 mod step;
 mod wait;
 mod workflow;
 
-pub use client::{Client, Enqueue};
+pub use client::{Client, Enqueue, Fork};
 pub use ctx::Ctx;
 pub use daemon::{Builder, Stepd};
 pub use error::Error;
 pub use map::MapCall;
+pub use repeat::RepeatCall;
 pub use step::StepCall;
 pub use wait::{Approval, WaitCall};
 pub use workflow::{Workflow, WorkflowFn, WorkflowMethod};

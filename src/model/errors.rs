@@ -12,6 +12,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("SD014", include_str!("../../docs/errors/SD014.md")),
     ("SD015", include_str!("../../docs/errors/SD015.md")),
     ("SD016", include_str!("../../docs/errors/SD016.md")),
+    ("SD017", include_str!("../../docs/errors/SD017.md")),
     ("SD030", include_str!("../../docs/errors/SD030.md")),
     ("cancelled", include_str!("../../docs/errors/cancelled.md")),
     ("connection", include_str!("../../docs/errors/connection.md")),
@@ -33,12 +34,14 @@ pub const PAGES: &[(&str, &str)] = &[
     ("not_storable", include_str!("../../docs/errors/not_storable.md")),
     ("panic", include_str!("../../docs/errors/panic.md")),
     ("rejected", include_str!("../../docs/errors/rejected.md")),
+    ("repeat_exhausted", include_str!("../../docs/errors/repeat_exhausted.md")),
     ("schema_mismatch", include_str!("../../docs/errors/schema_mismatch.md")),
     ("signal", include_str!("../../docs/errors/signal.md")),
     ("spawn", include_str!("../../docs/errors/spawn.md")),
     ("sql", include_str!("../../docs/errors/sql.md")),
     ("timeout", include_str!("../../docs/errors/timeout.md")),
     ("too_large", include_str!("../../docs/errors/too_large.md")),
+    ("verdict", include_str!("../../docs/errors/verdict.md")),
 ];
 
 /// The families: what follows the dash is a number, or a SQLSTATE.

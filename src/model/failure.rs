@@ -126,6 +126,10 @@ pub mod code {
     pub const NOT_STORABLE: &str = "not_storable";
     /// More items of a `map` failed than it tolerates.
     pub const MAP_FAILED: &str = "map_failed";
+    /// A loop has gone through all its rounds without a result.
+    pub const REPEAT_EXHAUSTED: &str = "repeat_exhausted";
+    /// A verdict among the variables of an AFU-9 document ended the run.
+    pub const VERDICT: &str = "verdict";
     /// The lease was lost while the step committed its own effect.
     pub const LEASE_LOST: &str = "lease_lost";
     /// A bug in stepd: never expected, always worth a report.

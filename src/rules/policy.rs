@@ -9,7 +9,7 @@ pub enum Backoff {
     Constant,
     /// By `initial` each time.
     Linear,
-    /// It doubles.
+    /// By a factor each time: it doubles.
     Exponential,
 }
 
@@ -20,6 +20,8 @@ pub struct RetryPolicy {
     pub max_attempts: u32,
     /// The growth of the pause.
     pub backoff: Backoff,
+    /// By how much an exponential pause grows each time.
+    pub factor: f64,
     /// The pause after the first failure.
     pub initial: Duration,
     /// The longest pause.
@@ -47,6 +49,7 @@ impl Default for RetryPolicy {
         Self {
             max_attempts: 3,
             backoff: Backoff::Exponential,
+            factor: 2.0,
             initial: Duration::from_secs(1),
             max: Duration::from_secs(60),
             jitter: 0.1,

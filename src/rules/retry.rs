@@ -13,7 +13,7 @@ pub fn next_attempt(policy: &RetryPolicy, failure: &Failure, attempt: u32, draw:
     if attempt >= policy.max_attempts || !retryable(policy, failure) {
         return None;
     }
-    let grown = grow(policy.backoff, policy.initial, policy.max, attempt);
+    let grown = grow((policy.backoff, policy.factor), policy.initial, policy.max, attempt);
     let pause = grown.mul_f64(1.0 - policy.jitter.clamp(0.0, 1.0) * draw.clamp(0.0, 1.0));
     let asked = failure.retry_after_ms.map_or(Duration::ZERO, Duration::from_millis);
     // A server's Retry-After outweighs our own pause, but never the author's `max` by more than it asks.
@@ -26,7 +26,7 @@ pub fn next_resume(policy: &ResumePolicy, failure: &Failure, resumes: u32, draw:
     if failure.class == Class::Permanent || resumes >= policy.max_attempts {
         return None;
     }
-    let grown = grow(Backoff::Exponential, policy.initial, policy.max, resumes + 1);
+    let grown = grow((Backoff::Exponential, 2.0), policy.initial, policy.max, resumes + 1);
     Some(grown.mul_f64(1.0 - 0.1 * draw.clamp(0.0, 1.0)))
 }
 
@@ -41,12 +41,15 @@ fn retryable(policy: &RetryPolicy, failure: &Failure) -> bool {
     }
 }
 
-fn grow(backoff: Backoff, initial: Duration, max: Duration, attempt: u32) -> Duration {
+fn grow((backoff, factor): (Backoff, f64), initial: Duration, max: Duration, attempt: u32) -> Duration {
     let grown = match backoff {
         Backoff::Constant => initial,
         Backoff::Linear => initial.saturating_mul(attempt),
-        // 2^20 seconds is twelve days: beyond any sensible `max`, and far from overflow.
-        Backoff::Exponential => initial.saturating_mul(1 << (attempt - 1).min(20)),
+        Backoff::Exponential => {
+            let times = i32::try_from(attempt - 1).unwrap_or(i32::MAX);
+            // Past any span that there is, it is the longest.
+            Duration::try_from_secs_f64(initial.as_secs_f64() * factor.max(1.0).powi(times)).unwrap_or(max)
+        }
     };
     grown.min(max)
 }
@@ -64,6 +67,14 @@ mod tests {
         let f = Failure::transient("timeout", "x");
         let pauses: Vec<_> = (1..=4).map(|n| next_attempt(&policy(), &f, n, 0.5).map(|d| d.as_secs())).collect();
         assert_eq!(pauses, [Some(1), Some(2), Some(3), None]);
+    }
+
+    #[test]
+    fn another_factor_grows_by_that() {
+        let f = Failure::transient("timeout", "x");
+        let p = RetryPolicy { factor: 3.0, max: Duration::from_secs(20), max_attempts: 5_000, ..policy() };
+        let pauses: Vec<_> = [1, 2, 3, 4, 4_000].map(|n| next_attempt(&p, &f, n, 0.0).map(|d| d.as_secs())).into();
+        assert_eq!(pauses, [Some(1), Some(3), Some(9), Some(20), Some(20)]);
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub trait Step: Send + Sync {
     /// Does one attempt.
     fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>>;
 
+    /// The names of its raw result that a workflow file's `output:` may use. Those of the standard kinds the language knows.
+    fn raw(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Does the kind end its own work when told to stop (a process group that must be killed), and
     /// how long may that take? `None`: the future is simply dropped.
     fn stop_grace(&self) -> Option<Duration> {
@@ -211,6 +216,11 @@ impl Registry {
     #[must_use]
     pub fn get(&self, kind: &str) -> Option<&Arc<dyn Step>> {
         self.kinds.get(kind)
+    }
+
+    /// All kinds, in no order.
+    pub fn kinds(&self) -> impl Iterator<Item = &Arc<dyn Step>> {
+        self.kinds.values()
     }
 
     /// All names, sorted.

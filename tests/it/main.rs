@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
 mod acceptance;
+mod afu9;
+mod authors;
 mod bad_input;
 mod breaker;
 mod cli;
@@ -19,13 +21,16 @@ mod doctor;
 mod errors;
 mod figures;
 mod flow;
+mod fork;
 mod guarantees;
 mod isolation;
+mod language;
 mod layout;
 mod library;
 mod logs;
 mod network;
 mod operators;
+mod own_kinds;
 mod pause;
 mod postgres_away;
 mod queues;

@@ -38,6 +38,11 @@ async fn sql_enqueue_cancel_and_retry_do_what_they_say() {
 }
 
 #[tokio::test]
+async fn sql_a_fork_keeps_what_had_ended_before_its_step_and_nothing_that_was_undone() {
+    script("fork.sql").await;
+}
+
+#[tokio::test]
 async fn sql_signals_events_approvals_and_queues_do_what_they_say() {
     script("signals_approvals.sql").await;
 }

@@ -117,3 +117,37 @@ steps:
         "with the definition that was tried out"
     );
 }
+
+/// Leaves a line, and goes on when there is a file.
+const DAILY: &str = "name: daily\nsteps:\n  - {id: work, run: 'echo work >> @DIR@/log; until test -e @DIR@/there; do sleep 0.05; done'}\n";
+
+#[tokio::test]
+async fn a_second_run_with_the_same_key_is_refused_skipped_or_waits_as_it_is_told() {
+    let (db, files) = (Db::new().await, Files::new([DAILY]));
+    let file = files.workflows().join("w0.yaml").display().to_string();
+    let run = |then: &'static str| {
+        let (db, file) = (db.clone(), file.clone());
+        tokio::spawn(
+            async move { stepd(&db, &["run", &file, "--key", "daily", "--on-conflict", then, "-o", "id"]).await },
+        )
+    };
+    let first = run("reject");
+    wait_until("the first is at work", SOON, async || files.lines("log").len() == 1).await;
+    run("reject").await.unwrap().is(1).says("has the key daily and has not ended").says("--on-conflict queue");
+    run("skip").await.unwrap().is(0).says("nothing was run");
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs").await, 1);
+    let (same, queued) = (run("return"), run("queue"));
+    wait_until("all three look at the one run", SOON, async || {
+        let looks =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'test'
+            AND (query LIKE '-- Where a run stands%' OR query LIKE '%FROM stepd.waiting%')";
+        db.count(looks).await == 3
+    })
+    .await;
+    std::fs::write(files.path("there"), "").unwrap();
+    let first = first.await.unwrap().is(0).line();
+    assert_eq!(same.await.unwrap().is(0).line(), first, "it ends as the other");
+    assert_ne!(queued.await.unwrap().is(0).line(), first);
+    assert_eq!(files.lines("log").len(), 2);
+    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.queues").await, 0, "no queue is left behind");
+}

@@ -3,6 +3,7 @@
 //! The job goes to an exclusive queue with a name of its own that only this process serves: what is tried out never runs on a
 //! production worker, and the definition that others have loaded under the same name stays theirs.
 
+mod conflict;
 mod ephemeral;
 
 use std::io::IsTerminal;
@@ -33,6 +34,7 @@ use super::follow::{self, Turning};
 use super::output::talk;
 use super::text::clean;
 use super::{Exit, Global, start_logs, values};
+use conflict::{OnConflict, Whose, whose};
 
 /// Between two looks at the run.
 const LOOK: Duration = Duration::from_millis(100);
@@ -51,6 +53,12 @@ pub(super) struct Args {
     /// Without a database: nothing is kept, nothing survives this process
     #[arg(long)]
     ephemeral: bool,
+    /// At most one unfinished run of the workflow has this key
+    #[arg(long, value_name = "KEY", conflicts_with = "ephemeral")]
+    key: Option<String>,
+    /// What to do when another has it
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t, requires = "key")]
+    on_conflict: OnConflict,
     /// A failure ends the run: the workflow's `resume:` is not followed
     #[arg(long)]
     no_resume: bool,
@@ -90,9 +98,10 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         input: input.as_str().to_owned(),
         labels: values::labels(&args.label),
         queue: Some(format!("run-{}", Uuid::now_v7())),
+        unique_key: args.key,
         ..NewJob::default()
     };
-    with_queue(global, config, db, &mut conn, loaded, &job, signals).await
+    with_queue(global, config, db, &mut conn, loaded, (&job, args.on_conflict), signals).await
 }
 
 /// The definition in a file; `None` where there is no such file and the text may be a workflow's name.
@@ -158,6 +167,14 @@ fn loaded(definition: Definition, source: Option<String>, host: &Arc<Host>) -> L
     files::as_loaded(definition, source, text, host)
 }
 
+/// What came of it.
+enum Done {
+    /// A run: its final state, and whether a signal ended it.
+    Ran(Uuid, (String, bool)),
+    /// None: another has its key.
+    Not(Exit),
+}
+
 /// Everything between the making of the queue and its end.
 async fn with_queue(
     global: &Global,
@@ -165,8 +182,8 @@ async fn with_queue(
     db: Database,
     conn: &mut PgConnection,
     loaded: Loaded,
-    job: &NewJob,
-    signals: Signals,
+    (job, on_conflict): (&NewJob, OnConflict),
+    mut signals: Signals,
 ) -> anyhow::Result<Exit> {
     let queue = job.queue.clone().unwrap_or_default();
     definitions::exclusive_queue(&mut *conn, &queue).await?;
@@ -184,13 +201,26 @@ async fn with_queue(
         let (priority, source) = (loaded.priority, loaded.source.clone());
         let definition = daemon.catalog.try_out(loaded).await?;
         let trial = Trial { name: &name, definition, queue: &default, priority, source: source.as_deref() };
-        let id = actions::enqueue_trial(conn, &trial, job).await?;
-        anyhow::Ok((id, to_end(conn, id, signals).await?))
+        loop {
+            let id = actions::enqueue_trial(conn, &trial, job).await?;
+            match whose(global, conn, id, &queue, on_conflict, &mut signals).await? {
+                Whose::Ours => return anyhow::Ok(Done::Ran(id, to_end(conn, id, signals).await?)),
+                Whose::Ended => {}
+                Whose::Theirs(exit) => return Ok(Done::Not(exit)),
+            }
+        }
     }
     .await;
     daemon.shutdown().await;
-    actions::drop_queue(&mut *conn, &queue, done.as_ref().ok().map(|(id, _)| *id)).await?;
-    let (id, (state, interrupted)) = done?;
+    let own = match &done {
+        Ok(Done::Ran(id, _)) => Some(*id),
+        Ok(Done::Not(_)) | Err(_) => None,
+    };
+    actions::drop_queue(&mut *conn, &queue, own).await?;
+    let (id, (state, interrupted)) = match done? {
+        Done::Ran(id, ended) => (id, ended),
+        Done::Not(exit) => return Ok(exit),
+    };
     let exit = follow::result(global, conn, id, &state).await?;
     Ok(if interrupted { Exit::Interrupted } else { exit })
 }

@@ -80,6 +80,7 @@ fn header(run: &RunDetail) -> String {
             ),
         ),
     ];
+    lines.extend(run.forked_from.map(|id| ("forked", format!("from {id}"))));
     let waited =
         |at| format!("{}, after {}", time(at), span(at - run.run_at.unwrap_or(run.created_at).max(run.created_at)));
     lines.extend(run.started_at.map(|at| ("started", waited(at))));
@@ -185,6 +186,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             "created_at": run.created_at, "run_at": run.run_at, "started_at": run.started_at, "ended_at": run.ended_at,
             "due_at": run.due_at, "step": run.step, "attempts": run.attempts, "resumes": run.resumes, "crashes": run.crashes,
             "unique_key": run.unique_key, "labels": raw(&run.labels), "created_by": run.created_by, "epoch": run.epoch,
+            "forked_from": run.forked_from,
         }),
         input: raw(&run.input),
         output: run.output.as_deref().map(raw),

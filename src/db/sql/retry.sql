@@ -1,2 +1,2 @@
 -- Takes up a failed run again. Caller: the command line. Locks: the job's row, or the ended one.
-SELECT stepd.retry($1) AS "state!"
+SELECT stepd.retry($1, $2) AS "state!"

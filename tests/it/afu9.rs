@@ -1,0 +1,107 @@
+//! Documents of AFU-9, loaded as they are, over the database: their variables survive a change of process, HOLD waits for a person.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use stepd::{BoxFuture, Error, Failure, Flow, Step, StepCx, StepOutput, Stepd};
+
+use crate::support::{Db, Files, SOON};
+
+/// Stands in for the servers: remembers what it was asked, and answers by the tool.
+#[derive(Clone, Default)]
+struct Tools(Arc<Mutex<Vec<String>>>);
+
+impl Step for Tools {
+    fn kind(&self) -> &'static str {
+        "mcp"
+    }
+
+    fn run<'a>(&'a self, _: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
+        let (tool, args) = (params["tool"].as_str().unwrap().to_owned(), params["args"].clone());
+        self.0.lock().unwrap().push(format!("{}.{tool} {args}", params["server"].as_str().unwrap()));
+        Box::pin(async move {
+            Ok(Flow::Done(StepOutput::plain(match tool.as_str() {
+                "getIssue" => json!({"number": 7, "title": "It breaks", "body": "Badly.", "state": "open"}),
+                "check" => args["answer"].clone(),
+                _ => json!({"done": tool}),
+            })))
+        })
+    }
+}
+
+async fn start(db: &Db, files: &Files, tools: &Tools) -> Stepd {
+    Stepd::builder()
+        .database(&db.url)
+        .queue("own")
+        .kind(tools.clone())
+        .workflow_files(files.workflows())
+        .start()
+        .await
+        .unwrap()
+}
+
+fn document(files: &Files, name: &str, text: &str) {
+    std::fs::write(files.workflows().join(name), text).unwrap();
+}
+
+#[tokio::test]
+async fn a_document_runs_unchanged_and_gives_its_variables() {
+    let (db, files, tools) = (Db::new().await, Files::new::<&str>([]), Tools::default());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/definitions/afu9/issue_to_pr.json");
+    document(&files, "issue_to_pr.json", &std::fs::read_to_string(path).unwrap());
+    let stepd = start(&db, &files, &tools).await;
+    let input = json!({"issue_number": 7, "repo": {"owner": "ada", "name": "engine", "default_branch": "main"}});
+    let run = stepd.enqueue("issue_to_pr", &input).await.unwrap();
+    let variables: Value = stepd.result(run).await.unwrap();
+    assert_eq!(
+        (&variables["issue"]["number"], &variables["pull_request"]["done"]),
+        (&json!(7), &json!("createPullRequest"))
+    );
+    let asked = tools.0.lock().unwrap().clone();
+    assert_eq!(asked[0], r#"github.getIssue {"owner":"ada","repo":"engine","number":"7"}"#);
+    assert!(
+        asked[1].contains(r#""branch":"fix/7""#) && asked[2].contains("Automated fix for #7\\n\\nBadly."),
+        "{asked:?}"
+    );
+    // What each step gave stands in its row: the variables at a step are those of the rows before it.
+    let keys: Vec<String> =
+        db.all(format!("SELECT key || ' ' || kind FROM stepd.steps WHERE run = '{run}' ORDER BY seq")).await;
+    assert_eq!(keys, ["fetch_issue mcp", "create_branch mcp", "create_pull_request mcp"]);
+    assert!(stepd.shutdown().await);
+}
+
+const HELD: &str = r#"{
+  "name": "held",
+  "steps": [
+    {"name": "look", "tool": "t.check", "params": {"answer": {"state": "HOLD", "number": 7}}, "assign": "issue"},
+    {"name": "go_on", "tool": "t.go", "params": {"number": "${issue.number}"}, "assign": "gone"},
+    {"name": "judge", "tool": "t.check", "params": {"answer": {"verdict": {"simpleVerdict": "${input.verdict}"}}}, "assign": "judged"},
+    {"name": "never", "tool": "t.never", "params": {}}
+  ]
+}"#;
+
+#[tokio::test]
+async fn hold_waits_for_a_person_over_a_change_of_process_and_red_ends_the_run() {
+    let (db, files, tools) = (Db::new().await, Files::new::<&str>([]), Tools::default());
+    document(&files, "held.json", HELD);
+    let first = start(&db, &files, &tools).await;
+    let run = first.enqueue("held", &json!({"verdict": "RED"})).await.unwrap();
+    let id = run.to_string();
+    db.reaches(&id, "waiting", SOON).await;
+    let why: String = db.one(format!("SELECT stepd.why('{id}')")).await;
+    assert!(why.contains("hold[1]") && why.contains("workflow paused pending human review"), "{why}");
+    assert!(first.shutdown().await);
+    assert_eq!(db.state(&id).await, "waiting", "nothing but a person lets it go on");
+    let second = start(&db, &files, &tools).await;
+    second.approve(run, None, Some("it is fine")).await.unwrap();
+    let Err(Error::Failed { failure, .. }) = second.result::<Value>(run).await else { panic!("RED ends it") };
+    assert_eq!(
+        (failure.code.as_ref(), failure.message.as_str()),
+        ("verdict", "RED verdict triggered - critical failure detected")
+    );
+    let asked = tools.0.lock().unwrap().clone();
+    assert_eq!(asked.len(), 3, "each tool once, and nothing behind the verdict: {asked:?}");
+    assert_eq!(asked[1], r#"t.go {"number":"7"}"#, "the variable of before the change of process");
+    assert!(second.shutdown().await);
+}
