@@ -55,7 +55,9 @@ CREATE TABLE stepd_engine.settings (
     on_unknown_workflow text NOT NULL DEFAULT 'refuse' CHECK (on_unknown_workflow IN ('refuse', 'park')),
     notify boolean NOT NULL DEFAULT true,
     event_ttl interval NOT NULL DEFAULT '1 hour',
-    max_input_bytes integer NOT NULL DEFAULT 16777216 CHECK (max_input_bytes > 0)
+    max_input_bytes integer NOT NULL DEFAULT 16777216 CHECK (max_input_bytes > 0),
+    breaker_after integer NOT NULL DEFAULT 5 CHECK (breaker_after > 0),
+    breaker_probe interval NOT NULL DEFAULT '30 s' CHECK (breaker_probe > '0')
 );
 INSERT INTO stepd_engine.settings DEFAULT VALUES;
 COMMENT ON TABLE stepd_engine.settings IS 'Settings that the database itself must know: one row.';
@@ -63,6 +65,8 @@ COMMENT ON COLUMN stepd_engine.settings.one IS 'Always true: there is one row.';
 COMMENT ON COLUMN stepd_engine.settings.on_unknown_workflow IS 'What an INSERT with an unknown workflow does: refuse (SD001) or park (held until the workflow is loaded).';
 COMMENT ON COLUMN stepd_engine.settings.notify IS 'Wake the workers by NOTIFY, once per statement; without it they poll.';
 COMMENT ON COLUMN stepd_engine.settings.max_input_bytes IS 'The largest input of a job, and payload of a signal or event, in bytes of its JSON text; a larger one is refused (SD002).';
+COMMENT ON COLUMN stepd_engine.settings.breaker_after IS 'When so many runs of a workflow wait to be resumed after a failure at the same step, their resumes stand still but for one that probes.';
+COMMENT ON COLUMN stepd_engine.settings.breaker_probe IS 'How far apart such probes are.';
 COMMENT ON COLUMN stepd_engine.settings.event_ttl IS 'How long an emitted event is kept for runs that begin to wait for it later.';
 COMMENT ON INDEX stepd_engine.settings_pkey IS 'Keeps it one row.';
 
@@ -109,6 +113,7 @@ CREATE TABLE stepd_engine.workflows (
     definition integer NOT NULL REFERENCES stepd_engine.definitions,
     queue text NOT NULL DEFAULT 'default',
     priority smallint NOT NULL DEFAULT 5 CHECK (priority BETWEEN 0 AND 9),
+    flow jsonb CHECK (jsonb_typeof(flow) = 'object'),
     source text,
     loaded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     loaded_by uuid,
@@ -119,11 +124,82 @@ COMMENT ON COLUMN stepd_engine.workflows.name IS 'What stepd.jobs.workflow names
 COMMENT ON COLUMN stepd_engine.workflows.definition IS 'The definition that new runs are pinned to, unless their claimer has loaded another.';
 COMMENT ON COLUMN stepd_engine.workflows.queue IS 'The queue of jobs that name none.';
 COMMENT ON COLUMN stepd_engine.workflows.priority IS 'The priority of jobs that name none.';
+COMMENT ON COLUMN stepd_engine.workflows.flow IS 'Its unique, concurrency and rate settings, NULL where it has none: {unique: {key, keep}, concurrency: {key, limit, when_full}, rate: {key, limit, per}}. A key is a list of paths into the input, absent: one key for all; keep and per are intervals.';
 COMMENT ON COLUMN stepd_engine.workflows.source IS 'Where it came from: the file, or the binary.';
 COMMENT ON COLUMN stepd_engine.workflows.loaded_at IS 'When its present definition was loaded.';
 COMMENT ON COLUMN stepd_engine.workflows.loaded_by IS 'The worker that loaded it.';
 COMMENT ON COLUMN stepd_engine.workflows.retired_at IS 'When it was withdrawn; NULL: new jobs may name it.';
 COMMENT ON INDEX stepd_engine.workflows_pkey IS 'The insert trigger looks a workflow up by its name.';
+
+CREATE TABLE stepd_engine.schedules (
+    workflow text PRIMARY KEY REFERENCES stepd_engine.workflows (name) ON DELETE CASCADE,
+    cron text NOT NULL,
+    timezone text NOT NULL,
+    overlap text NOT NULL CHECK (overlap IN ('skip', 'queue', 'allow')),
+    catch_up text NOT NULL CHECK (catch_up IN ('none', 'last', 'all')),
+    loaded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    paused boolean NOT NULL DEFAULT false,
+    paused_by text,
+    paused_at timestamptz,
+    seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    next_at timestamptz,
+    pending timestamptz[] NOT NULL DEFAULT '{}',
+    fired_at timestamptz,
+    skipped_at timestamptz,
+    run uuid
+);
+COMMENT ON TABLE stepd_engine.schedules IS 'The schedules of workflows, one each. An instant is decided by moving seen_at past it, in the transaction that enqueues its run: exactly once, whatever the number of workers.';
+COMMENT ON COLUMN stepd_engine.schedules.workflow IS 'The workflow that it starts.';
+COMMENT ON COLUMN stepd_engine.schedules.cron IS 'When: five fields, as the file says.';
+COMMENT ON COLUMN stepd_engine.schedules.timezone IS 'By which clock: an IANA name.';
+COMMENT ON COLUMN stepd_engine.schedules.overlap IS 'While its last run is unfinished: skip the instant, queue it, or allow a second run.';
+COMMENT ON COLUMN stepd_engine.schedules.catch_up IS 'Of the instants that passed while no worker was there: none, the last, or all (the latest 100).';
+COMMENT ON COLUMN stepd_engine.schedules.loaded_at IS 'Since when it stands so.';
+COMMENT ON COLUMN stepd_engine.schedules.paused IS 'Has an operator stopped it?';
+COMMENT ON COLUMN stepd_engine.schedules.paused_by IS 'Who did.';
+COMMENT ON COLUMN stepd_engine.schedules.paused_at IS 'Since when.';
+COMMENT ON COLUMN stepd_engine.schedules.seen_at IS 'Every instant up to this one is decided.';
+COMMENT ON COLUMN stepd_engine.schedules.next_at IS 'The next instant; NULL: a worker is about to work it out.';
+COMMENT ON COLUMN stepd_engine.schedules.pending IS 'Instants that wait for the last run to end (overlap: queue), at most 100.';
+COMMENT ON COLUMN stepd_engine.schedules.fired_at IS 'The last instant whose run was enqueued.';
+COMMENT ON COLUMN stepd_engine.schedules.skipped_at IS 'The last instant that was left out because a run was unfinished.';
+COMMENT ON COLUMN stepd_engine.schedules.run IS 'The run that it started last.';
+COMMENT ON INDEX stepd_engine.schedules_pkey IS 'One schedule for each workflow.';
+
+-- A log and no counter: what is older than the window no longer counts, whoever has died meanwhile.
+CREATE TABLE stepd_engine.starts (
+    workflow text NOT NULL,
+    key text NOT NULL,
+    at timestamptz NOT NULL,
+    run uuid NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX starts_of_key ON stepd_engine.starts (workflow, key, at);
+COMMENT ON TABLE stepd_engine.starts IS 'When the runs of workflows with a rate were let go: what their rates are counted from. The repair removes what no window reaches any more.';
+COMMENT ON COLUMN stepd_engine.starts.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd_engine.starts.key IS 'The rate''s key.';
+COMMENT ON COLUMN stepd_engine.starts.at IS 'When the run was admitted.';
+COMMENT ON COLUMN stepd_engine.starts.run IS 'Which run.';
+COMMENT ON INDEX stepd_engine.starts_of_key IS 'Admission counts the starts of a key within its window.';
+
+CREATE TABLE stepd_engine.breakers (
+    workflow text NOT NULL,
+    target text NOT NULL,
+    opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    closed_at timestamptz,
+    probe uuid,
+    probe_at timestamptz,
+    next_at timestamptz NOT NULL,
+    CONSTRAINT breakers_pkey PRIMARY KEY (workflow, target)
+);
+COMMENT ON TABLE stepd_engine.breakers IS 'Steps at which so many runs have failed that their automatic resumes stand still, but for one that probes. Which runs those are is read from stepd.jobs.';
+COMMENT ON COLUMN stepd_engine.breakers.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd_engine.breakers.target IS 'The step''s key, without the numbers of items: docs[].text.';
+COMMENT ON COLUMN stepd_engine.breakers.opened_at IS 'Since when.';
+COMMENT ON COLUMN stepd_engine.breakers.closed_at IS 'When a probe succeeded: all go on; failures after this time count anew. NULL: open.';
+COMMENT ON COLUMN stepd_engine.breakers.probe IS 'The run that was let go to probe; NULL: none is under way.';
+COMMENT ON COLUMN stepd_engine.breakers.probe_at IS 'When it was let go.';
+COMMENT ON COLUMN stepd_engine.breakers.next_at IS 'No probe before this time.';
+COMMENT ON INDEX stepd_engine.breakers_pkey IS 'The stager looks up the steps at which what is due has failed.';
 
 CREATE SEQUENCE stepd_engine.worker_number AS integer CYCLE;
 COMMENT ON SEQUENCE stepd_engine.worker_number IS 'Numbers for the workers'' advisory locks; nothing else knows a worker by number.';
@@ -201,6 +277,9 @@ CREATE TABLE stepd.jobs (
     traceparent text CONSTRAINT traceparent_has_at_most_200_characters CHECK (length(traceparent) <= 200),
     created_by text,
     error text,
+    unique_keep interval CONSTRAINT unique_keep_is_a_time CHECK (unique_keep > '0'),
+    rate_key text CONSTRAINT rate_key_has_at_most_500_characters CHECK (length(rate_key) <= 500),
+    target text,
     CONSTRAINT jobs_pkey PRIMARY KEY (id) WITH (fillfactor = 80),
     -- What an INSERT can break has a name that says what is right: it is all that the error says. They are checked in the order of
     -- their names.
@@ -216,9 +295,13 @@ CREATE TABLE stepd.jobs (
         WHEN 'queued' THEN lane IN (0, 1)
         WHEN 'running' THEN lane IN (0, 2)
         WHEN 'held' THEN lane IN (4, 5)
-        ELSE lane = 3 AND state NOT IN ('completed', 'failed', 'cancelled') END),
+        WHEN 'completed' THEN lane = 3 AND unique_key IS NOT NULL AND unique_keep IS NOT NULL AND worker IS NULL
+        WHEN 'failed' THEN lane = 3 AND unique_key IS NOT NULL AND unique_keep IS NOT NULL AND worker IS NULL
+        WHEN 'cancelled' THEN lane = 3 AND unique_key IS NOT NULL AND unique_keep IS NOT NULL AND worker IS NULL
+        ELSE lane = 3 END),
     CONSTRAINT jobs_running_has_worker CHECK (state <> 'running' OR worker IS NOT NULL),
-    CONSTRAINT jobs_due_fits_state CHECK (due_at IS NULL OR state IN ('scheduled', 'waiting', 'resuming')),
+    -- On a tombstone: until when it keeps the key.
+    CONSTRAINT jobs_due_fits_state CHECK (due_at IS NULL OR state IN ('scheduled', 'waiting', 'resuming', 'completed', 'failed', 'cancelled')),
     CONSTRAINT jobs_timed_has_due CHECK (state NOT IN ('scheduled', 'resuming') OR due_at IS NOT NULL)
 ) WITH (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.1, autovacuum_analyze_threshold = 10000);
@@ -231,15 +314,24 @@ CREATE INDEX jobs_ready ON stepd.jobs (queue, priority, ready_at, id) WHERE lane
 -- ready_at, id) and 0.05 ms by this one, a claim 56 ms and 0.3 ms; with 100,000 that must be run alone a claim 17 ms and 1 ms; with
 -- none a claim 0.19 ms and 0.23 ms.
 CREATE INDEX jobs_returned ON stepd.jobs (lane, queue, (streak >= 4), priority, ready_at, id) WHERE lane IN (1, 2);
-CREATE INDEX jobs_held ON stepd.jobs (queue, lane DESC, priority, ready_at, id) WHERE lane >= 4;
+-- Admission walks from key to key, however many rows one of them has.
+CREATE INDEX jobs_held ON stepd.jobs (queue, workflow, (coalesce(concurrency_key, '')), (coalesce(rate_key, '')), lane, priority, ready_at, id)
+    WHERE lane >= 4;
+-- What holds a place of its concurrency key: queued, running, resuming (which alone of those in lane 3 has an error). A job without
+-- a key is in none of these two, and costs them nothing.
+CREATE INDEX jobs_of_key ON stepd.jobs (workflow, concurrency_key)
+    WHERE concurrency_key IS NOT NULL AND (lane <= 2 OR lane = 3 AND error IS NOT NULL);
+CREATE INDEX jobs_failing ON stepd.jobs (workflow, target) WHERE target IS NOT NULL;
 CREATE INDEX jobs_due ON stepd.jobs (due_at) WHERE due_at IS NOT NULL;
 CREATE UNIQUE INDEX jobs_unique_key ON stepd.jobs (workflow, unique_key) WHERE unique_key IS NOT NULL;
 COMMENT ON INDEX stepd.jobs_pkey IS 'Every write of a worker finds its row by id.';
 COMMENT ON INDEX stepd.jobs_ready IS 'The claim walks it from its watermark on: new runs by queue, priority and the time at which they became ready.';
 COMMENT ON INDEX stepd.jobs_returned IS 'What came back (woken, resumed, taken over) is claimed first, in this order; holds what runs after it came back, too.';
-COMMENT ON INDEX stepd.jobs_held IS 'Admission goes through a queue''s held runs in this order: what came back first.';
+COMMENT ON INDEX stepd.jobs_held IS 'Admission walks the held runs from key to key, and those of a key in their order.';
+COMMENT ON INDEX stepd.jobs_of_key IS 'Admission counts what holds a place of a concurrency key.';
+COMMENT ON INDEX stepd.jobs_failing IS 'The stager counts the runs that wait to be resumed after a failure at one step.';
 COMMENT ON INDEX stepd.jobs_due IS 'The stager looks here for what is due.';
-COMMENT ON INDEX stepd.jobs_unique_key IS 'One unfinished run for each workflow and unique key.';
+COMMENT ON INDEX stepd.jobs_unique_key IS 'One unfinished run, or one tombstone, for each workflow and unique key.';
 
 COMMENT ON TABLE stepd.jobs IS 'Insert here to run a workflow: INSERT INTO stepd.jobs (workflow, input) VALUES (''name'', ''{}''). A row leaves when its run ends; look at stepd.runs, which shows it before and after.';
 COMMENT ON COLUMN stepd.jobs.id IS 'The id of job, run and trace; a UUIDv7 that the database makes.';
@@ -248,8 +340,8 @@ COMMENT ON COLUMN stepd.jobs.input IS 'Yours to write. The workflow''s input; {}
 COMMENT ON COLUMN stepd.jobs.queue IS 'Yours to write. NULL means as the workflow says.';
 COMMENT ON COLUMN stepd.jobs.priority IS 'Yours to write. 0 to 9, lower first; NULL means as the workflow says (5 by default).';
 COMMENT ON COLUMN stepd.jobs.run_at IS 'Yours to write. Not before this time; NULL means now.';
-COMMENT ON COLUMN stepd.jobs.unique_key IS 'Yours to write. At most one unfinished run per workflow and key; use ON CONFLICT DO NOTHING.';
-COMMENT ON COLUMN stepd.jobs.concurrency_key IS 'Yours to write. What the workflow''s concurrency limit counts by.';
+COMMENT ON COLUMN stepd.jobs.unique_key IS 'Yours to write; NULL means as the workflow says. At most one unfinished run per workflow and key; use ON CONFLICT DO NOTHING.';
+COMMENT ON COLUMN stepd.jobs.concurrency_key IS 'Yours to write; NULL means as the workflow says. What the workflow''s concurrency limit counts by.';
 COMMENT ON COLUMN stepd.jobs.labels IS 'Yours to write. A flat JSON object to find runs by.';
 COMMENT ON COLUMN stepd.jobs.traceparent IS 'Yours to write. The W3C trace context of the enqueuer; the run''s trace links to it.';
 COMMENT ON COLUMN stepd.jobs.created_by IS 'The database role that inserted the row.';
@@ -263,10 +355,13 @@ COMMENT ON COLUMN stepd.jobs.streak IS 'How suspect the run is: its crashes in a
 COMMENT ON COLUMN stepd.jobs.started IS 'Has the present claim been recorded as started?';
 COMMENT ON COLUMN stepd.jobs.taken IS 'Was the run last taken from a dead worker? Its next claimer records the start before anything else.';
 COMMENT ON COLUMN stepd.jobs.ready_at IS 'The place in the queue: the database''s clock when the row became ready.';
-COMMENT ON COLUMN stepd.jobs.due_at IS 'When the stager looks at the row again: run_at, the next wake-up, or the next resume.';
+COMMENT ON COLUMN stepd.jobs.due_at IS 'When the stager looks at the row again: run_at, the next wake-up, the next resume, or the end of a tombstone.';
 COMMENT ON COLUMN stepd.jobs.started_at IS 'The first claim since the job was enqueued, or since an operator last retried it after it had failed; later by the time it was paused: the workflow''s timeout counts from here.';
 COMMENT ON COLUMN stepd.jobs.first_started_at IS 'On a run that an operator has paused, or retried after it had failed: the very first claim, which the views and the ended row show. Else NULL: it is started_at.';
 COMMENT ON COLUMN stepd.jobs.worker IS 'The holder of the lease; on a queued row, the worker that empties itself to run it alone.';
+COMMENT ON COLUMN stepd.jobs.unique_keep IS 'How long the unique key outlives the run, 1000 years: for ever; NULL: it ends with it. After the end such a row stays as a tombstone: the final state, the key, no input; the views leave it out.';
+COMMENT ON COLUMN stepd.jobs.rate_key IS 'What the workflow''s rate counts by.';
+COMMENT ON COLUMN stepd.jobs.target IS 'On a resuming run: the step that failed it, without the numbers of items.';
 COMMENT ON COLUMN stepd.jobs.error IS 'The failure that the next automatic resume follows, as JSON.';
 
 CREATE TABLE stepd_engine.ended (
@@ -396,12 +491,12 @@ CREATE TABLE stepd_engine.events (
 CREATE UNIQUE INDEX events_once ON stepd_engine.events (run, epoch, n) WHERE n IS NOT NULL;
 COMMENT ON TABLE stepd_engine.events IS 'What the other rows cannot tell: failed attempts, resumes, crashes, operators'' actions, signals. Append-only.';
 COMMENT ON COLUMN stepd_engine.events.id IS 'The order in which the rows were written.';
-COMMENT ON COLUMN stepd_engine.events.run IS 'The run''s id; the nil UUID for what concerns a queue.';
+COMMENT ON COLUMN stepd_engine.events.run IS 'The run''s id; the nil UUID for what concerns a queue or a schedule.';
 COMMENT ON COLUMN stepd_engine.events.at IS 'When it happened.';
 COMMENT ON COLUMN stepd_engine.events.epoch IS 'The claim under which it happened, where there was one.';
 COMMENT ON COLUMN stepd_engine.events.attempt IS 'Which attempt of the step.';
-COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, pause_requested, paused, unpaused, retried, forked, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited.';
-COMMENT ON COLUMN stepd_engine.events.key IS 'The step, or the queue.';
+COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, pause_requested, paused, unpaused, retried, forked, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited, schedule_paused, schedule_unpaused.';
+COMMENT ON COLUMN stepd_engine.events.key IS 'The step; or the queue, or the workflow of a schedule.';
 COMMENT ON COLUMN stepd_engine.events.by_whom IS 'The database role of the operator.';
 COMMENT ON COLUMN stepd_engine.events.data IS 'What else is known, as JSON text: the failure, the dead worker, the reason; of a received event, its number in signals.';
 COMMENT ON INDEX stepd_engine.events_pkey IS 'The trail of one run, in order.';

@@ -22,6 +22,12 @@ CREATE FUNCTION stepd_engine.first_id(at timestamptz) RETURNS uuid LANGUAGE sql 
 AS $$ SELECT (lpad(to_hex(greatest(0, (extract(epoch FROM at) * 1000)::bigint)), 12, '0') || repeat('0', 20))::uuid $$;
 COMMENT ON FUNCTION stepd_engine.first_id(timestamptz) IS 'The smallest UUIDv7 of an instant: what was inserted before it has a smaller id.';
 
+-- Postgres 15 has no infinite interval: 1000 years stand for it.
+CREATE FUNCTION stepd_engine.key_ends(keep interval) RETURNS timestamptz LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$ SELECT CASE WHEN keep < interval '200 years' THEN clock_timestamp() + keep END $$;
+COMMENT ON FUNCTION stepd_engine.key_ends(interval) IS 'Until when a unique key is kept whose run ends now; NULL: for ever.';
+
 CREATE FUNCTION stepd_engine.refuse_workflow(wanted text) RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -115,6 +121,9 @@ BEGIN
     job.first_started_at := NULL;
     job.due_at := NULL;
     job.error := NULL;
+    job.unique_keep := NULL;
+    job.rate_key := NULL;
+    job.target := NULL;
     job.input := coalesce(job.input, '{}');
     job.labels := coalesce(job.labels, '{}');
     RETURN job;
@@ -134,6 +143,45 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.unknown_workflow(text, text) IS 'Refuses an unknown workflow, or says in which queue its job is parked.';
 
+-- A key's text: of one path the value there, a text as it is; of several their list. A value that is not there is null.
+CREATE FUNCTION stepd_engine.key_of(paths jsonb, input jsonb) RETURNS text LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN paths IS NULL THEN '*'
+        WHEN jsonb_array_length(paths) = 1 THEN coalesce(input #>> ARRAY(SELECT jsonb_array_elements_text(paths -> 0)), 'null')
+        ELSE (SELECT jsonb_agg(input #> ARRAY(SELECT jsonb_array_elements_text(p.path)) ORDER BY p.n) FROM jsonb_array_elements(paths) WITH ORDINALITY AS p(path, n))::text
+    END
+$$;
+COMMENT ON FUNCTION stepd_engine.key_of(jsonb, jsonb) IS 'The key that paths into an input make; * where a setting has no key.';
+
+-- Without a value anywhere on its paths there is nothing to be unique.
+CREATE FUNCTION stepd_engine.unique_key_of(flow jsonb, input jsonb) RETURNS text LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT stepd_engine.key_of(flow #> '{unique,key}', input) WHERE EXISTS (SELECT FROM jsonb_array_elements(flow #> '{unique,key}') AS p(path)
+        WHERE input #>> ARRAY(SELECT jsonb_array_elements_text(p.path)) IS NOT NULL)
+$$;
+COMMENT ON FUNCTION stepd_engine.unique_key_of(jsonb, jsonb) IS 'The unique key of a job with this input; NULL where the input has none of its parts.';
+
+-- What an explicit key says stands.
+CREATE FUNCTION stepd_engine.key_job(job stepd.jobs, flow jsonb) RETURNS stepd.jobs LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF flow ? 'unique' THEN
+        job.unique_key := coalesce(job.unique_key, stepd_engine.unique_key_of(flow, job.input));
+        IF job.unique_key IS NOT NULL THEN job.unique_keep := (flow #>> '{unique,keep}')::interval; END IF;
+    END IF;
+    IF flow ? 'concurrency' THEN
+        job.concurrency_key := coalesce(nullif(job.concurrency_key, ''), stepd_engine.key_of(flow #> '{concurrency,key}', job.input));
+    END IF;
+    IF flow ? 'rate' THEN job.rate_key := stepd_engine.key_of(flow #> '{rate,key}', job.input); END IF;
+    RETURN job;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.key_job(stepd.jobs, jsonb) IS 'Gives a new job the keys that its workflow''s settings make of its input.';
+
 -- Makes a plain INSERT complete. SECURITY DEFINER, because an enqueuer has no rights on the private tables.
 -- Its search_path is not pinned by a SET clause, which would cost every row a change of it and back (about 2 µs);
 -- so every function, operator and type is named with its schema, and nothing is looked up in the caller's path.
@@ -143,10 +191,11 @@ DECLARE
     queue_ pg_catalog.text;
     priority_ pg_catalog.int2;
     limited pg_catalog.bool;
+    flow_ pg_catalog.jsonb;
     now_ pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
-    SELECT coalesce(NEW.queue, d.queue), d.priority, q.paused OR NOT q.open OR q.max_running IS NOT NULL
-        INTO queue_, priority_, limited
+    SELECT coalesce(NEW.queue, d.queue), d.priority, q.paused OR NOT q.open OR q.max_running IS NOT NULL, d.flow
+        INTO queue_, priority_, limited, flow_
         FROM stepd_engine.workflows d LEFT JOIN stepd_engine.queues q ON q.name OPERATOR(pg_catalog.=) coalesce(NEW.queue, d.queue)
         WHERE d.name OPERATOR(pg_catalog.=) NEW.workflow AND d.retired_at IS NULL;
     IF NOT FOUND THEN
@@ -159,8 +208,15 @@ BEGIN
             OR NEW.crashes OPERATOR(pg_catalog.<>) 0 OR NEW.streak OPERATOR(pg_catalog.<>) 0 OR NEW.started OR NEW.taken
             OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.first_started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
             OR NEW.state OPERATOR(pg_catalog.<>) 'queued'::stepd.run_state OR NEW.lane OPERATOR(pg_catalog.<>) 0
-            OR NEW.input IS NULL OR NEW.labels IS NULL THEN
+            OR NEW.unique_keep IS NOT NULL OR NEW.rate_key IS NOT NULL OR NEW.target IS NOT NULL OR NEW.input IS NULL OR NEW.labels IS NULL THEN
         NEW := stepd_engine.reset_job(NEW);
+    END IF;
+    IF flow_ IS NOT NULL THEN
+        NEW := stepd_engine.key_job(NEW, flow_);
+        IF flow_ OPERATOR(pg_catalog.?|) '{concurrency,rate}'::pg_catalog.text[] THEN
+            limited := true;
+            PERFORM stepd_engine.wake();
+        END IF;
     END IF;
     -- A UUIDv7 (RFC 9562), as in stepd_engine.uuid7(), by way of text, which is the fewest calls:
     -- 48 bits of milliseconds (12 digits until the year 2527 with the leading zero), the version, the rest of a UUIDv4.
@@ -239,91 +295,298 @@ AS $$
 $$;
 COMMENT ON FUNCTION stepd_engine.queue_limited(text) IS 'Must rows of this queue be admitted before they may be claimed?';
 
--- Moves rows between queued and held until every queue keeps its limit. One caller at a time does the work: lock, then count.
--- Returns how many rows it made claimable.
-CREATE FUNCTION stepd_engine.admit(batch integer) RETURNS integer LANGUAGE plpgsql
+-- Must a run that comes back (from a wait, a pause, a failure) be admitted before it may be claimed? What was running and goes
+-- straight back to the claims keeps its place.
+CREATE FUNCTION stepd_engine.limited(queue text, workflow text, concurrency_key text) RETURNS boolean LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT stepd_engine.queue_limited(queue) OR concurrency_key IS NOT NULL AND EXISTS (SELECT FROM stepd_engine.workflows w
+        WHERE w.name = workflow AND w.flow ? 'concurrency')
+$$;
+COMMENT ON FUNCTION stepd_engine.limited(text, text, text) IS 'Must a run of this queue, workflow and key be admitted before it may be claimed?';
+
+CREATE TYPE stepd_engine.held_group AS (n integer, queue text, workflow text, key text, rate_key text, open boolean, room integer,
+    most integer, when_full text, active integer, starts_most integer, starts integer, next_at timestamptz);
+COMMENT ON TYPE stepd_engine.held_group IS 'Held runs that have queue, workflow, concurrency key and rate key in common, with what limits them and what counts already.';
+
+-- From group to group along jobs_held, so that a key costs the same whether one run of it is held or a hundred thousand.
+-- A key is counted as far as its limit and no further; one without a limit up to 100, which is enough to be fair by.
+CREATE FUNCTION stepd_engine.held_groups(after text[], most_ integer) RETURNS SETOF stepd_engine.held_group LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    -- A plan that is made while the table is small must serve when it is not.
+    SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
+    WITH RECURSIVE step AS (
+        (SELECT 1 AS n, j.queue, j.workflow, coalesce(j.concurrency_key, '') AS key, coalesce(j.rate_key, '') AS rate_key FROM stepd.jobs j
+            WHERE j.lane >= 4 AND (j.queue, j.workflow, coalesce(j.concurrency_key, ''), coalesce(j.rate_key, '')) > (after[1], after[2], after[3], after[4])
+            ORDER BY j.queue, j.workflow, coalesce(j.concurrency_key, ''), coalesce(j.rate_key, '') LIMIT 1)
+        UNION ALL
+        SELECT s.n + 1, x.queue, x.workflow, x.key, x.rate_key FROM step s, LATERAL (
+            SELECT j.queue, j.workflow, coalesce(j.concurrency_key, '') AS key, coalesce(j.rate_key, '') AS rate_key FROM stepd.jobs j
+            WHERE j.lane >= 4 AND (j.queue, j.workflow, coalesce(j.concurrency_key, ''), coalesce(j.rate_key, '')) > (s.queue, s.workflow, s.key, s.rate_key)
+            ORDER BY j.queue, j.workflow, coalesce(j.concurrency_key, ''), coalesce(j.rate_key, '') LIMIT 1) x
+        WHERE s.n < most_
+    ), room AS MATERIALIZED (
+        SELECT q.name, q.open AND NOT q.paused AS open, greatest(0, q.max_running - (SELECT count(*) FROM stepd.jobs j WHERE j.lane = 0 AND j.queue = q.name)
+            - (SELECT count(*) FROM stepd.jobs j WHERE j.lane IN (1, 2) AND j.queue = q.name))::integer AS room
+        FROM stepd_engine.queues q WHERE q.paused OR NOT q.open OR q.max_running IS NOT NULL
+    )
+    SELECT s.n, s.queue, s.workflow, s.key, s.rate_key, l.known AND coalesce(r.open, true), r.room, l.most, l.when_full, a.active::integer,
+        l.starts_most, t.starts::integer, CASE WHEN t.starts >= l.starts_most THEN
+            (SELECT x.at + l.per FROM stepd_engine.starts x WHERE x.workflow = s.workflow AND x.key = s.rate_key
+                ORDER BY x.at DESC OFFSET l.starts_most - 1 LIMIT 1) END
+    FROM step s LEFT JOIN room r ON r.name = s.queue
+    CROSS JOIN LATERAL (SELECT count(*) > 0 AS known, min(CASE WHEN s.key <> '' THEN (w.flow #>> '{concurrency,limit}')::integer END) AS most,
+            min(w.flow #>> '{concurrency,when_full}') AS when_full,
+            min(CASE WHEN s.rate_key <> '' THEN (w.flow #>> '{rate,limit}')::integer END) AS starts_most,
+            min((w.flow #>> '{rate,per}')::interval) AS per
+        FROM stepd_engine.workflows w WHERE w.name = s.workflow AND w.retired_at IS NULL) l
+    CROSS JOIN LATERAL (SELECT count(*) AS active FROM (SELECT FROM stepd.jobs j WHERE s.key <> '' AND j.workflow = s.workflow AND j.concurrency_key = s.key
+            AND j.concurrency_key IS NOT NULL AND (j.lane <= 2 OR j.lane = 3 AND j.error IS NOT NULL) AND j.state IN ('queued', 'running', 'resuming')
+            LIMIT coalesce(l.most, 100)) x) a
+    CROSS JOIN LATERAL (SELECT count(*) AS starts FROM (SELECT FROM stepd_engine.starts x WHERE l.starts_most IS NOT NULL
+            AND x.workflow = s.workflow AND x.key = s.rate_key AND x.at > clock_timestamp() - l.per LIMIT l.starts_most) x) t
+$$;
+COMMENT ON FUNCTION stepd_engine.held_groups(text[], integer) IS 'The next groups of held runs after a place, with their limits and what counts towards them already.';
+
+-- Lets go what the limits allow, of the groups given. Who came back goes first, then by priority, then whose key has the fewest
+-- under way: so a tenant with a hundred thousand runs takes no place from one with ten.
+CREATE FUNCTION stepd_engine.admit_groups(groups stepd_engine.held_group[], batch integer) RETURNS integer LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+AS $$
+DECLARE
+    moved integer;
+BEGIN
+    WITH candidate AS (
+        SELECT g.queue, g.room, g.most, g.starts_most, j.place, j.lane, j.priority, j.ready_at, j.id,
+            CASE g.key WHEN '' THEN 1 ELSE g.active + row_number() OVER (PARTITION BY g.workflow, g.key ORDER BY j.lane DESC, j.priority, j.ready_at, j.id) END AS nth,
+            g.starts + row_number() OVER (PARTITION BY g.workflow, g.rate_key, j.lane ORDER BY j.priority, j.ready_at, j.id) AS nth_start
+        FROM unnest(groups) g CROSS JOIN LATERAL (
+            (SELECT j.ctid AS place, j.lane, j.priority, j.ready_at, j.id FROM stepd.jobs j
+                WHERE j.queue = g.queue AND j.workflow = g.workflow AND coalesce(j.concurrency_key, '') = g.key AND coalesce(j.rate_key, '') = g.rate_key
+                    AND j.lane >= 4 AND j.lane = 5 AND j.state = 'held'
+                ORDER BY j.priority, j.ready_at, j.id LIMIT greatest(0, least(batch, g.room, g.most - g.active)))
+            UNION ALL
+            (SELECT j.ctid, j.lane, j.priority, j.ready_at, j.id FROM stepd.jobs j
+                WHERE j.queue = g.queue AND j.workflow = g.workflow AND coalesce(j.concurrency_key, '') = g.key AND coalesce(j.rate_key, '') = g.rate_key
+                    AND j.lane >= 4 AND j.lane = 4 AND j.state = 'held'
+                ORDER BY j.priority, j.ready_at, j.id LIMIT greatest(0, least(batch, g.room, g.most - g.active, g.starts_most - g.starts)))) j
+        WHERE g.open
+    ), fit AS (
+        SELECT c.place, c.room, row_number() OVER (PARTITION BY c.queue ORDER BY c.lane DESC, c.priority, c.nth, c.ready_at, c.id) AS nth
+        FROM candidate c WHERE (c.most IS NULL OR c.nth <= c.most) AND (c.starts_most IS NULL OR c.lane = 5 OR c.nth_start <= c.starts_most)
+    ), freed AS (
+        UPDATE stepd.jobs j SET state = 'queued', lane = CASE j.lane WHEN 4 THEN 0 ELSE 1 END,
+                ready_at = CASE j.lane WHEN 4 THEN clock_timestamp() ELSE j.ready_at END
+            WHERE j.ctid = ANY (ARRAY(SELECT k.ctid FROM stepd.jobs k WHERE k.ctid = ANY (ARRAY(SELECT f.place FROM fit f WHERE f.nth <= least(f.room, batch)))
+                AND k.state = 'held' FOR UPDATE SKIP LOCKED)) AND j.state = 'held'
+            RETURNING j.id, j.workflow, j.rate_key, j.lane
+    ), log AS (
+        INSERT INTO stepd_engine.starts (workflow, key, at, run)
+            SELECT f.workflow, f.rate_key, clock_timestamp(), f.id FROM freed f WHERE f.lane = 0 AND f.rate_key IS NOT NULL
+    )
+    SELECT count(*) INTO moved FROM freed;
+    RETURN moved;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.admit_groups(stepd_engine.held_group[], integer) IS 'Moves held runs of these groups to queued, as far as their limits allow.';
+
+-- when_full: skip ends what is new, cancel_running what is older than the newest as many as the limit allows.
+CREATE FUNCTION stepd_engine.turn_away(g stepd_engine.held_group, batch integer) RETURNS integer LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+DECLARE
+    r record;
+    n integer := 0;
+    reason text := format('key %s of workflow %s is limited to %s at once', g.key, g.workflow, g.most);
+BEGIN
+    FOR r IN WITH mine AS (
+            SELECT j.id, j.state, true AS new FROM stepd.jobs j WHERE j.queue = g.queue AND j.workflow = g.workflow AND coalesce(j.concurrency_key, '') = g.key
+                AND coalesce(j.rate_key, '') = g.rate_key AND j.lane >= 4 AND j.lane = 4 AND j.state = 'held' LIMIT batch
+        ), active AS (
+            SELECT j.id, j.state, false AS new FROM stepd.jobs j WHERE j.workflow = g.workflow AND j.concurrency_key = g.key AND j.concurrency_key IS NOT NULL
+                AND (j.lane <= 2 OR j.lane = 3 AND j.error IS NOT NULL) AND j.state IN ('queued', 'running', 'resuming') LIMIT batch
+        )
+        SELECT m.id, m.state FROM mine m WHERE g.when_full = 'skip' AND (SELECT count(*) FROM active) >= g.most
+        UNION ALL
+        (SELECT b.id, b.state FROM (SELECT * FROM mine UNION ALL SELECT * FROM active) b
+            WHERE g.when_full = 'cancel_running' AND EXISTS (SELECT FROM mine) ORDER BY b.id DESC OFFSET g.most)
+    LOOP
+        IF r.state = 'running' THEN
+            -- As stepd.cancel does, but never behind anybody: the next pass looks again.
+            CONTINUE WHEN EXISTS (SELECT FROM stepd_engine.signals x WHERE x.run = r.id AND x.kind = 'cancel')
+                OR NOT pg_try_advisory_xact_lock_shared(stepd_engine.run_lock(r.id));
+            INSERT INTO stepd_engine.signals (run, kind, name, payload)
+                VALUES (r.id, 'cancel', 'cancel', jsonb_build_object('reason', 'a newer run takes its place: ' || reason));
+            INSERT INTO stepd_engine.events (run, kind, data)
+                VALUES (r.id, 'cancel_requested', json_build_object('reason', 'a newer run takes its place: ' || reason)::text);
+            PERFORM stepd_engine.wake();
+        ELSE
+            PERFORM FROM stepd.jobs j WHERE j.id = r.id AND j.state = r.state FOR UPDATE SKIP LOCKED;
+            CONTINUE WHEN NOT FOUND;
+            PERFORM stepd_engine.end_cancelled(r.id, CASE g.when_full WHEN 'skip' THEN 'skipped: ' ELSE 'a newer run takes its place: ' END || reason, NULL);
+        END IF;
+        n := n + 1;
+    END LOOP;
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.turn_away(stepd_engine.held_group, integer) IS 'Cancels what a full key turns away, or what has to make room in it.';
+
+-- Admission. One caller at a time does the work: lock, then count.
+-- A pass looks at the next `most` groups after a place, so that its cost is bounded however many keys there are. `last` is where the
+-- next pass goes on; NULL: the end was reached, begin anew. next_ms: when a rate that is used up has a place again.
+CREATE FUNCTION stepd_engine.admit(batch integer, after text[] DEFAULT NULL, most integer DEFAULT 2000,
+    OUT admitted integer, OUT next_ms bigint, OUT last text[]) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     q record;
+    g stepd_engine.held_group;
     moved integer;
-    admitted integer := 0;
-    room integer;
-    queue_ text;
+    groups stepd_engine.held_group[];
+    counted text[] := '{}';
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -1) THEN RETURN 0; END IF;
-    FOR q IN SELECT name, paused, max_running, open FROM stepd_engine.queues
-        WHERE paused OR NOT open OR max_running IS NOT NULL ORDER BY name
-    LOOP
-        IF NOT q.open THEN
-            -- Newly paused or limited: what is queued and unclaimed goes back to held, in batches.
-            UPDATE stepd.jobs SET state = 'held', lane = CASE lane WHEN 0 THEN 4 ELSE 5 END
-                WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j
-                    -- In the order of the ready index, so that it is the index that is read and not the table.
-                    WHERE j.lane = 0 AND j.queue = q.name AND j.state = 'queued'
-                    ORDER BY j.queue, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED)
-                    || ARRAY(SELECT j.ctid FROM stepd.jobs j WHERE j.lane = 1 AND j.queue = q.name AND j.state = 'queued'
-                    ORDER BY j.lane, j.queue, (j.streak >= 4), j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED))
-                AND state = 'queued';
-            GET DIAGNOSTICS moved = ROW_COUNT;
-            IF moved = 0 AND NOT q.paused THEN
-                UPDATE stepd_engine.queues SET open = true WHERE name = q.name AND NOT paused;
-            END IF;
-        END IF;
-        CONTINUE WHEN q.paused OR NOT q.open;
-        SELECT q.max_running - (SELECT count(*) FROM stepd.jobs j WHERE j.lane = 0 AND j.queue = q.name)
-                - (SELECT count(*) FROM stepd.jobs j WHERE j.lane IN (1, 2) AND j.queue = q.name) INTO room;
-        CONTINUE WHEN room <= 0;
-        UPDATE stepd.jobs SET state = 'queued', lane = CASE lane WHEN 4 THEN 0 ELSE 1 END,
-                ready_at = CASE lane WHEN 4 THEN clock_timestamp() ELSE ready_at END
-            WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j JOIN stepd_engine.workflows w ON w.name = j.workflow
-                WHERE j.queue = q.name AND j.lane >= 4 AND j.state = 'held' AND w.retired_at IS NULL
-                ORDER BY j.lane DESC, j.priority, j.ready_at, j.id LIMIT least(room, batch) FOR UPDATE OF j SKIP LOCKED))
-            AND state = 'held';
+    admitted := 0;
+    IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -1) THEN
+        -- Who is at it may have counted before a place became free that the caller knows of.
+        next_ms := 10;
+        RETURN;
+    END IF;
+    FOR q IN SELECT name, paused FROM stepd_engine.queues WHERE NOT open ORDER BY name LOOP
+        -- Newly paused or limited: what is queued and unclaimed goes back to held, in batches.
+        UPDATE stepd.jobs SET state = 'held', lane = CASE lane WHEN 0 THEN 4 ELSE 5 END
+            WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j
+                -- In the order of the ready index, so that it is the index that is read and not the table.
+                WHERE j.lane = 0 AND j.queue = q.name AND j.state = 'queued'
+                ORDER BY j.queue, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED)
+                || ARRAY(SELECT j.ctid FROM stepd.jobs j WHERE j.lane = 1 AND j.queue = q.name AND j.state = 'queued'
+                ORDER BY j.lane, j.queue, (j.streak >= 4), j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE SKIP LOCKED))
+            AND state = 'queued';
         GET DIAGNOSTICS moved = ROW_COUNT;
-        admitted := admitted + moved;
+        IF moved = 0 THEN counted := counted || q.name; END IF;
     END LOOP;
-    -- Held without a limit: the pause or the limit is gone, or the workflow has become known. From queue to queue
-    -- along the index, so that the held rows of a paused queue are not read.
-    SELECT min(j.queue) INTO queue_ FROM stepd.jobs j WHERE j.lane >= 4;
-    WHILE queue_ IS NOT NULL AND admitted < batch LOOP
-        IF NOT stepd_engine.queue_limited(queue_) THEN
-            UPDATE stepd.jobs SET state = 'queued', lane = CASE lane WHEN 4 THEN 0 ELSE 1 END,
-                    ready_at = CASE lane WHEN 4 THEN clock_timestamp() ELSE ready_at END
-                WHERE ctid = ANY (ARRAY(SELECT j.ctid FROM stepd.jobs j JOIN stepd_engine.workflows w ON w.name = j.workflow
-                    WHERE j.queue = queue_ AND j.lane >= 4 AND j.state = 'held' AND w.retired_at IS NULL
-                    ORDER BY j.lane DESC, j.priority, j.ready_at, j.id LIMIT batch FOR UPDATE OF j SKIP LOCKED))
-                AND state = 'held';
-            GET DIAGNOSTICS moved = ROW_COUNT;
-            admitted := admitted + moved;
+    groups := ARRAY(SELECT x FROM stepd_engine.held_groups(coalesce(after, '{"","","",""}'), most) x ORDER BY x.n);
+    IF cardinality(groups) = most THEN
+        last := ARRAY[groups[most].queue, groups[most].workflow, groups[most].key, groups[most].rate_key];
+    END IF;
+    admitted := stepd_engine.admit_groups(groups, batch);
+    FOREACH g IN ARRAY groups LOOP
+        IF g.open AND g.most IS NOT NULL AND g.when_full <> 'queue' THEN
+            admitted := admitted + stepd_engine.turn_away(g, batch);
         END IF;
-        SELECT min(j.queue) INTO queue_ FROM stepd.jobs j WHERE j.lane >= 4 AND j.queue > queue_;
     END LOOP;
-    IF admitted > 0 THEN PERFORM stepd_engine.wake(); END IF;
-    RETURN admitted;
+    SELECT greatest(0, ceil(extract(epoch FROM min(x.next_at) - clock_timestamp()) * 1000))::bigint INTO next_ms
+        FROM unnest(groups) x WHERE x.open AND x.next_at IS NOT NULL HAVING count(*) > 0;
+    -- All that stood in them is counted: they are open for the next pass.
+    UPDATE stepd_engine.queues x SET open = true WHERE x.name = ANY (counted) AND NOT x.paused;
+    IF FOUND THEN
+        PERFORM stepd_engine.wake();
+    ELSIF admitted > 0 THEN
+        -- A claim is enough: passes of all the other workers would find nothing, and delay the next that is of use.
+        PERFORM pg_notify('stepd', 'job') FROM stepd_engine.settings s WHERE s.notify;
+        -- What has been let go now may have used a rate up.
+        IF EXISTS (SELECT FROM unnest(groups) x WHERE x.starts_most IS NOT NULL) THEN next_ms := 0; END IF;
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.admit(integer) IS 'Admission: one caller at a time counts from rows and moves held rows to queued, as far as the limits allow.';
+COMMENT ON FUNCTION stepd_engine.admit(integer, text[], integer) IS 'Admission: one caller at a time counts from rows and moves held rows to queued, as far as the limits of queues, keys and rates allow.';
 
--- Moves what is due: scheduled to ready, waiting and resuming back to a worker.
+-- The circuit breaker of automatic resumes. What fails is a step of a workflow: its target, one name for the rows, the trail and the
+-- people, whatever the step calls. When many runs wait to be resumed after a failure there, one probes and the others stay; when its
+-- step completes, all go on. `due` are the rows that the caller has locked: those that must stay get a later time.
+CREATE FUNCTION stepd_engine.heed_breaker(workflow_ text, target_ text, due tid[]) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    b stepd_engine.breakers%ROWTYPE;
+    s stepd_engine.settings%ROWTYPE;
+    p record;
+    again timestamptz;
+    now_ timestamptz := clock_timestamp();
+    failing bigint;
+BEGIN
+    SELECT * INTO s FROM stepd_engine.settings;
+    SELECT * INTO b FROM stepd_engine.breakers x WHERE x.workflow = workflow_ AND x.target = target_ FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND AND EXISTS (SELECT FROM stepd_engine.breakers x WHERE x.workflow = workflow_ AND x.target = target_) THEN
+        -- Another stager is at it.
+        again := now_ + interval '1 s';
+    ELSIF b.workflow IS NULL OR b.closed_at IS NOT NULL THEN
+        SELECT count(*) INTO failing FROM (SELECT FROM stepd.jobs j WHERE j.workflow = workflow_ AND j.target = target_ AND j.target IS NOT NULL AND j.state = 'resuming'
+            AND (b.closed_at IS NULL OR EXISTS (SELECT FROM stepd_engine.events e WHERE e.run = j.id AND e.kind = 'resume_scheduled' AND e.at > b.closed_at))
+            LIMIT s.breaker_after) x;
+        IF failing < s.breaker_after THEN RETURN; END IF;
+        again := now_ + s.breaker_probe;
+        INSERT INTO stepd_engine.breakers AS x (workflow, target, next_at) VALUES (workflow_, target_, again)
+            ON CONFLICT (workflow, target) DO UPDATE SET opened_at = now_, closed_at = NULL, probe = NULL, next_at = excluded.next_at;
+    ELSE
+        IF b.probe IS NOT NULL THEN
+            SELECT stepd_engine.state_of(b.probe) AS state,
+                EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = b.probe AND c.checkpoint AND c.state = 'completed' AND c.ended_at >= b.probe_at - interval '1 s'
+                    AND stepd_engine.target_of(c.key) = target_) AS done INTO p;
+            IF p.state = 'completed' OR p.done THEN
+                UPDATE stepd_engine.breakers x SET closed_at = now_, probe = NULL WHERE x.workflow = workflow_ AND x.target = target_;
+                UPDATE stepd.jobs j SET due_at = now_ WHERE j.workflow = workflow_ AND j.target = target_ AND j.target IS NOT NULL AND j.state = 'resuming' AND j.due_at > now_;
+                RETURN;
+            ELSIF p.state IN ('queued', 'held', 'running') THEN
+                again := now_ + interval '1 s';
+            ELSE
+                -- It has failed again; or somebody has stopped it, which says nothing.
+                again := now_ + CASE WHEN p.state IN ('resuming', 'failed') THEN s.breaker_probe ELSE '0' END;
+                UPDATE stepd_engine.breakers x SET probe = NULL, next_at = again WHERE x.workflow = workflow_ AND x.target = target_;
+            END IF;
+        ELSE
+            again := b.next_at;
+        END IF;
+        IF again <= now_ THEN
+            SELECT j.id INTO b.probe FROM stepd.jobs j WHERE j.ctid = ANY (due) AND j.workflow = workflow_ AND j.target = target_ AND j.state = 'resuming'
+                ORDER BY j.due_at, j.id LIMIT 1;
+            again := now_ + interval '1 s';
+            UPDATE stepd_engine.breakers x SET probe = b.probe, probe_at = now_ WHERE x.workflow = workflow_ AND x.target = target_;
+        ELSE
+            b.probe := NULL;
+        END IF;
+    END IF;
+    UPDATE stepd.jobs j SET due_at = again
+        WHERE j.ctid = ANY (due) AND j.workflow = workflow_ AND j.target = target_ AND j.state = 'resuming' AND j.id IS DISTINCT FROM b.probe;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.heed_breaker(text, text, tid[]) IS 'Keeps resumes from a step that keeps failing, but for one that probes.';
+
+CREATE FUNCTION stepd_engine.target_of(key text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN regexp_replace(key, '\[[0-9]+\]', '[]', 'g');
+COMMENT ON FUNCTION stepd_engine.target_of(text) IS 'A step''s key without the numbers of items: docs[12].text is docs[].text.';
+
+-- Moves what is due: scheduled to ready, waiting and resuming back to a worker. A tombstone whose time is over goes.
 CREATE FUNCTION stepd_engine.stage(batch integer, OUT staged integer, OUT next_ms bigint) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     -- A variable, for clock_timestamp() in the condition would keep the index from being used.
     now_ timestamptz := clock_timestamp();
+    due tid[];
+    r record;
 BEGIN
-    -- By ARRAY: joined to the limited subquery, the generic plan reads the whole table to find nothing.
-    UPDATE stepd.jobs j SET
-            state = CASE WHEN stepd_engine.queue_limited(j.queue) THEN 'held' ELSE 'queued' END::stepd.run_state,
-            lane = CASE WHEN j.state = 'scheduled' THEN 0 ELSE 1 END + CASE WHEN stepd_engine.queue_limited(j.queue) THEN 4 ELSE 0 END,
-            ready_at = CASE WHEN j.state = 'scheduled' THEN clock_timestamp() ELSE j.ready_at END,
-            resumes = least(j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END, 32767),
-            due_at = NULL
-        WHERE j.ctid = ANY (ARRAY(SELECT d.ctid FROM stepd.jobs d
-              WHERE d.due_at <= now_ ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED))
-          AND j.state IN ('scheduled', 'waiting', 'resuming');
-    GET DIAGNOSTICS staged = ROW_COUNT;
+    due := ARRAY(SELECT d.ctid FROM stepd.jobs d WHERE d.due_at <= now_ ORDER BY d.due_at LIMIT batch FOR UPDATE SKIP LOCKED);
+    staged := 0;
+    IF cardinality(due) > 0 THEN
+        DELETE FROM stepd.jobs j WHERE j.ctid = ANY (due) AND j.state IN ('completed', 'failed', 'cancelled');
+        FOR r IN SELECT DISTINCT j.workflow, j.target FROM stepd.jobs j WHERE j.ctid = ANY (due) AND j.state = 'resuming' AND j.target IS NOT NULL ORDER BY 1, 2 LOOP
+            PERFORM stepd_engine.heed_breaker(r.workflow, r.target, due);
+        END LOOP;
+        UPDATE stepd.jobs j SET
+                state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
+                lane = CASE WHEN j.state = 'scheduled' THEN 0 ELSE 1 END + CASE WHEN l.limited THEN 4 ELSE 0 END,
+                ready_at = CASE WHEN j.state = 'scheduled' THEN clock_timestamp() ELSE j.ready_at END,
+                resumes = least(j.resumes + CASE WHEN j.state = 'resuming' THEN 1 ELSE 0 END, 32767),
+                due_at = NULL, target = NULL
+            FROM (SELECT d.ctid AS place, stepd_engine.limited(d.queue, d.workflow, d.concurrency_key) OR d.state = 'scheduled' AND d.rate_key IS NOT NULL AS limited
+                FROM stepd.jobs d WHERE d.ctid = ANY (due) OFFSET 0) l
+            WHERE j.ctid = l.place AND j.state IN ('scheduled', 'waiting', 'resuming');
+        GET DIAGNOSTICS staged = ROW_COUNT;
+    END IF;
     IF staged > 0 THEN PERFORM stepd_engine.wake(); END IF;
     -- greatest() passes over NULLs: without the CASE a table where nothing waits would say "at once".
     SELECT CASE WHEN min(d.due_at) IS NOT NULL
@@ -363,7 +626,7 @@ BEGIN
     UPDATE stepd.jobs j SET due_at = NULL, streak = CASE WHEN answered THEN 0 ELSE j.streak END,
             state = CASE WHEN j.state = 'paused' THEN 'paused' WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
             lane = CASE WHEN j.state = 'paused' THEN 3 WHEN l.limited THEN 5 ELSE 1 END
-        FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = run_) l
+        FROM (SELECT d.id, stepd_engine.limited(d.queue, d.workflow, d.concurrency_key) AS limited FROM stepd.jobs d WHERE d.id = run_) l
         WHERE j.id = l.id AND j.state IN ('waiting', 'paused') RETURNING j.state INTO state_;
     IF state_ = 'paused' THEN
         UPDATE stepd_engine.signals g SET payload = g.payload - 'from' - 'due_at'
@@ -588,15 +851,28 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.as_jsonb(text) IS 'JSON text as jsonb; what no jsonb can hold, as a string.';
 
+-- The caller has locked the rows, and written their `ended` rows.
+CREATE FUNCTION stepd_engine.bury(ids uuid[]) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.unique_keep IS NULL;
+    -- As write_batch.sql and write_plain.sql do.
+    UPDATE stepd.jobs j SET state = e.state, lane = 3, due_at = stepd_engine.key_ends(j.unique_keep), worker = NULL, started = false, taken = false,
+            streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, error = NULL, target = NULL
+        FROM stepd_engine.ended e WHERE j.id = ANY (ids) AND j.unique_keep IS NOT NULL AND e.id = j.id;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.bury(uuid[]) IS 'Removes the rows of runs that have ended; one whose unique key outlives it becomes a tombstone.';
+
 CREATE FUNCTION stepd_engine.quarantine(ids uuid[], evidence jsonb) RETURNS integer LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     n integer;
+    over uuid[];
 BEGIN
-    WITH gone AS (
-        DELETE FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.state IN ('queued', 'held') RETURNING j.*
-    ), kept AS (
+    WITH kept AS (
         INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
                 worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, error)
             SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(),
@@ -607,9 +883,10 @@ BEGIN
                     'details', evidence || jsonb_build_object('deaths',
                         (SELECT jsonb_agg(stepd_engine.as_jsonb(e.data) ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
                         'last_failure', (SELECT stepd_engine.as_jsonb(e.data) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
-            FROM gone g RETURNING 1
+            FROM stepd.jobs g WHERE g.id = ANY (ids) AND g.state IN ('queued', 'held') RETURNING id
     )
-    SELECT count(*) INTO n FROM kept;
+    SELECT count(*), array_agg(k.id) INTO n, over FROM kept k;
+    PERFORM stepd_engine.bury(over);
     -- A step that somebody is about to answer, in a transaction that is still open, keeps that answer: the other runs of the dead
     -- worker do not wait for it.
     UPDATE stepd_engine.checkpoints c SET state = CASE c.state WHEN 'running' THEN 'failed' ELSE 'cancelled' END::stepd.step_state,
@@ -676,7 +953,7 @@ BEGIN
     END LOOP;
     mended := mended + stepd_engine.settle_cancels(batch);
     FOR r IN SELECT j.id FROM stepd.jobs j LEFT JOIN stepd_engine.signals g ON g.run = j.id AND g.kind = 'pause'
-            WHERE j.id = ANY (ids) AND j.state <> 'running' AND (j.state = 'paused') <> (g.id IS NOT NULL)
+            WHERE j.id = ANY (ids) AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') AND (j.state = 'paused') <> (g.id IS NOT NULL)
             ORDER BY j.id FOR UPDATE OF j SKIP LOCKED
     LOOP
         PERFORM stepd_engine.settle_pause(r.id);
@@ -686,7 +963,15 @@ BEGIN
         SELECT x.id FROM stepd_engine.signals x WHERE x.expires_at < clock_timestamp() ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.run IS NOT NULL AND x.at < clock_timestamp() - interval '1 minute'
-            AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run) ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
+            AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run AND j.state NOT IN ('completed', 'failed', 'cancelled')) ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
+    -- Starts that no window reaches any more, and circuits at which nobody waits.
+    FOR r IN SELECT w.name, coalesce((w.flow #>> '{rate,per}')::interval, '0') AS per FROM stepd_engine.workflows w
+            WHERE EXISTS (SELECT FROM stepd_engine.starts s WHERE s.workflow = w.name) LOOP
+        DELETE FROM stepd_engine.starts s WHERE s.ctid = ANY (ARRAY(SELECT x.ctid FROM stepd_engine.starts x
+            WHERE x.workflow = r.name AND x.at < clock_timestamp() - r.per LIMIT batch * 10));
+    END LOOP;
+    DELETE FROM stepd_engine.breakers b WHERE NOT EXISTS (SELECT FROM stepd.jobs j
+        WHERE j.workflow = b.workflow AND j.target = b.target AND j.target IS NOT NULL AND j.state = 'resuming');
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.repair(integer, uuid, integer, integer) IS 'Mends lost wake-ups and removes signals that nobody can receive any more; one bounded pass.';

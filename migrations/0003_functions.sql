@@ -46,7 +46,7 @@ CREATE FUNCTION stepd_engine.state_of(run uuid) RETURNS text LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- One statement, one snapshot: a run that moves between the tables is seen in exactly one.
-    SELECT j.state::text FROM stepd.jobs j WHERE j.id = run
+    SELECT j.state::text FROM stepd.jobs j WHERE j.id = run AND j.state NOT IN ('completed', 'failed', 'cancelled')
     UNION ALL
     SELECT e.state::text FROM stepd_engine.ended e WHERE e.id = run
 $$;
@@ -70,17 +70,14 @@ AS $$
 DECLARE
     was stepd.run_state;
 BEGIN
-    WITH gone AS (
-        DELETE FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' RETURNING j.*
-    ), kept AS (
-        INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
-                worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by)
-            SELECT g.id, 'cancelled', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at),
-                clock_timestamp(), NULL, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by
-            FROM gone g RETURNING 1
-    )
-    SELECT g.state INTO was FROM gone g;
+    SELECT j.state INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') FOR UPDATE;
     IF was IS NULL THEN RETURN false; END IF;
+    INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
+            worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by)
+        SELECT g.id, 'cancelled', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at),
+            clock_timestamp(), NULL, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by
+        FROM stepd.jobs g WHERE g.id = run_;
+    PERFORM stepd_engine.bury(ARRAY[run_]);
     UPDATE stepd_engine.checkpoints c SET state = 'cancelled', checkpoint = false, ended_at = clock_timestamp(), due_at = NULL
         WHERE c.run = run_ AND c.state IN ('running', 'waiting');
     DELETE FROM stepd_engine.signals g WHERE g.run = run_;
@@ -100,7 +97,7 @@ DECLARE
     n integer := 0;
 BEGIN
     FOR r IN SELECT g.run, g.by_whom, g.payload FROM stepd_engine.signals g JOIN stepd.jobs j ON j.id = g.run
-        WHERE g.kind = 'cancel' AND j.state <> 'running' ORDER BY g.run LIMIT batch FOR UPDATE OF j SKIP LOCKED
+        WHERE g.kind = 'cancel' AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') ORDER BY g.run LIMIT batch FOR UPDATE OF j SKIP LOCKED
     LOOP
         n := n + stepd_engine.end_cancelled(r.run, r.payload ->> 'reason', r.by_whom)::integer;
     END LOOP;
@@ -110,6 +107,14 @@ $$;
 COMMENT ON FUNCTION stepd_engine.settle_cancels(integer) IS 'Ends runs that a cancel request has met while no worker had them; part of the sweep.';
 
 -- Enqueue --------------------------------------------------------------------------------------------
+
+CREATE FUNCTION stepd.unique_key(workflow text, input jsonb DEFAULT '{}') RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT stepd_engine.unique_key_of(w.flow, coalesce(unique_key.input, '{}')) FROM stepd_engine.workflows w WHERE w.name = unique_key.workflow AND w.flow ? 'unique'
+$$;
+COMMENT ON FUNCTION stepd.unique_key(text, jsonb) IS
+    'The unique key that a job of this workflow with this input is given where it names none; NULL where the workflow has no unique setting, or the input none of its parts.';
 
 CREATE FUNCTION stepd.enqueue(workflow text, input jsonb DEFAULT '{}', queue text DEFAULT NULL, priority integer DEFAULT NULL,
     run_at timestamptz DEFAULT NULL, unique_key text DEFAULT NULL, concurrency_key text DEFAULT NULL,
@@ -127,13 +132,13 @@ BEGIN
             ON CONFLICT DO NOTHING RETURNING j.id INTO found_;
         IF found_ IS NOT NULL THEN RETURN found_; END IF;
         SELECT j.id INTO found_ FROM stepd.jobs j
-            WHERE j.workflow = enqueue.workflow AND j.unique_key = enqueue.unique_key;
+            WHERE j.workflow = enqueue.workflow AND j.unique_key = coalesce(enqueue.unique_key, stepd.unique_key(enqueue.workflow, enqueue.input));
         IF found_ IS NOT NULL THEN RETURN found_; END IF;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION stepd.enqueue(text, jsonb, text, integer, timestamptz, text, text, jsonb, text) IS
-    'Enqueues a run and returns its id; when the workflow already has an unfinished run with this unique_key, returns that run''s id. Same as INSERT INTO stepd.jobs, with the caller''s own rights: needs INSERT on those columns and SELECT on id, workflow, unique_key.';
+    'Enqueues a run and returns its id; when the workflow already has a run with this unique key (its own, or the one that the workflow''s setting makes of the input), returns that run''s id. Same as INSERT INTO stepd.jobs, with the caller''s own rights: needs INSERT on those columns and SELECT on id, workflow, unique_key.';
 
 -- Cancel and retry -----------------------------------------------------------------------------------
 
@@ -195,11 +200,11 @@ DECLARE
 BEGIN
     LOOP
         -- Failed and about to resume: now.
-        UPDATE stepd.jobs j SET due_at = NULL, resumes = j.resumes + 1,
+        UPDATE stepd.jobs j SET due_at = NULL, target = NULL, resumes = j.resumes + 1,
                 definition = CASE WHEN retry.latest THEN coalesce(stepd_engine.present_definition(j.workflow), j.definition) ELSE j.definition END,
                 state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
                 lane = CASE WHEN l.limited THEN 5 ELSE 1 END
-            FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = retry.id) l
+            FROM (SELECT d.id, stepd_engine.limited(d.queue, d.workflow, d.concurrency_key) AS limited FROM stepd.jobs d WHERE d.id = retry.id) l
             WHERE j.id = l.id AND j.state = 'resuming' RETURNING j.state::text INTO state_;
         IF FOUND THEN
             INSERT INTO stepd_engine.events (run, kind, by_whom, data)
@@ -223,6 +228,8 @@ BEGIN
         END IF;
     END LOOP;
 
+    -- The run takes its key back from its tombstone.
+    DELETE FROM stepd.jobs j WHERE j.id = e.id AND j.state IN ('completed', 'failed', 'cancelled');
     -- The trigger gives an inserted row first values; what the run already is, follows in the same transaction.
     INSERT INTO stepd.jobs AS j (workflow, queue, priority, input, labels, unique_key, concurrency_key, traceparent)
         VALUES (e.workflow, e.queue, e.priority, e.input, e.labels, e.unique_key, e.concurrency_key, e.traceparent)
@@ -316,7 +323,7 @@ BEGIN
             CASE WHEN fork.input IS NULL THEN r.concurrency_key END, r.traceparent, 'fork ' || gen_random_uuid())
         RETURNING j.id INTO fresh;
     -- The first claim of a run whose epoch is not 0 loads its checkpoints.
-    UPDATE stepd.jobs j SET unique_key = NULL, epoch = 1, definition = CASE WHEN fork.latest
+    UPDATE stepd.jobs j SET unique_key = NULL, unique_keep = NULL, epoch = 1, definition = CASE WHEN fork.latest
             THEN coalesce(stepd_engine.present_definition(r.workflow), r.definition) ELSE r.definition END
         WHERE j.id = fresh;
 
@@ -358,7 +365,7 @@ AS $$
 DECLARE
     was record;
 BEGIN
-    SELECT j.state, j.due_at INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state NOT IN ('running', 'paused') FOR UPDATE;
+    SELECT j.state, j.due_at INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state NOT IN ('running', 'paused') AND j.state NOT IN ('completed', 'failed', 'cancelled') FOR UPDATE;
     IF NOT FOUND THEN RETURN false; END IF;
     UPDATE stepd.jobs j SET state = 'paused', lane = 3, due_at = NULL, worker = NULL WHERE j.id = run_;
     INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
@@ -379,7 +386,7 @@ DECLARE
     from_ text := kept ->> 'from';
     due timestamptz := CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN (kept ->> 'due_at')::timestamptz END;
     -- Held for what the admitter knows, perhaps an unknown workflow: it looks again.
-    limited boolean := from_ = 'held' OR (SELECT stepd_engine.queue_limited(j.queue) FROM stepd.jobs j WHERE j.id = run_);
+    limited boolean := from_ = 'held' OR (SELECT stepd_engine.limited(j.queue, j.workflow, j.concurrency_key) FROM stepd.jobs j WHERE j.id = run_);
     pause interval;
     state_ text;
 BEGIN
@@ -699,6 +706,116 @@ END
 $$;
 COMMENT ON FUNCTION stepd.limit_queue(text, integer) IS 'Sets how many runs of a queue may be queued or running at once, over all workers; NULL removes the limit.';
 
+-- Schedules ------------------------------------------------------------------------------------------
+
+CREATE FUNCTION stepd_engine.refuse_schedule(name text) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'SD030', MESSAGE = format('stepd SD030: workflow %s has no schedule', coalesce('"' || name || '"', 'NULL')),
+        HINT = 'SELECT workflow, cron FROM stepd.schedules lists those that have one; a schedule stands in the workflow''s file. (stepd explain SD030)';
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.refuse_schedule(text) IS 'Raises SD030.';
+
+-- Enqueues the run of one instant. NULL: its unique key is taken.
+CREATE FUNCTION stepd_engine.start_scheduled(workflow_ text, instant timestamptz) RETURNS uuid LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    run_ uuid;
+BEGIN
+    INSERT INTO stepd.jobs AS j (workflow, run_at, labels) VALUES (workflow_, instant, '{"schedule": true}')
+        ON CONFLICT DO NOTHING RETURNING j.id INTO run_;
+    UPDATE stepd_engine.schedules s SET run = coalesce(run_, s.run), fired_at = CASE WHEN run_ IS NULL THEN s.fired_at ELSE instant END,
+        skipped_at = CASE WHEN run_ IS NULL THEN instant ELSE s.skipped_at END WHERE s.workflow = workflow_;
+    RETURN run_;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.start_scheduled(text, timestamptz) IS 'Enqueues the run of one instant of a schedule.';
+
+-- Decides the instants up to `upto`: those of them that the worker found worth a run, and what waits already. Whoever else has decided
+-- meanwhile has moved seen_at: then nothing happens, and NULL says so. Otherwise how many runs it has enqueued.
+CREATE FUNCTION stepd_engine.fire(workflow_ text, cron_ text, timezone_ text, seen timestamptz, upto timestamptz, instants timestamptz[], next timestamptz)
+    RETURNS integer LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    s stepd_engine.schedules%ROWTYPE;
+    instant timestamptz;
+    n integer := 0;
+BEGIN
+    UPDATE stepd_engine.schedules x SET seen_at = upto, next_at = next, pending = x.pending || instants
+        WHERE x.workflow = workflow_ AND x.cron = cron_ AND x.timezone = timezone_ AND x.seen_at = seen AND NOT x.paused RETURNING x.* INTO s;
+    IF NOT FOUND THEN RETURN NULL; END IF;
+    WHILE cardinality(s.pending) > 0 LOOP
+        instant := s.pending[1];
+        IF s.overlap <> 'allow' AND stepd_engine.state_of((SELECT x.run FROM stepd_engine.schedules x WHERE x.workflow = workflow_))
+                NOT IN ('completed', 'failed', 'cancelled') THEN
+            EXIT WHEN s.overlap = 'queue';
+            UPDATE stepd_engine.schedules x SET skipped_at = instant WHERE x.workflow = workflow_;
+        ELSIF stepd_engine.start_scheduled(workflow_, instant) IS NOT NULL THEN
+            n := n + 1;
+        END IF;
+        s.pending := s.pending[2:];
+    END LOOP;
+    -- The latest hundred of what waits.
+    UPDATE stepd_engine.schedules x SET pending = s.pending[greatest(1, cardinality(s.pending) - 99):] WHERE x.workflow = workflow_;
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.fire(text, text, text, timestamptz, timestamptz, timestamptz[], timestamptz) IS
+    'Decides the instants of a schedule up to a time, once: enqueues their runs, or leaves them out, or lets them wait.';
+
+CREATE FUNCTION stepd.run_schedule(workflow text) RETURNS uuid LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    run_ uuid;
+BEGIN
+    PERFORM FROM stepd_engine.schedules s WHERE s.workflow = run_schedule.workflow FOR UPDATE;
+    IF NOT FOUND THEN PERFORM stepd_engine.refuse_schedule(run_schedule.workflow); END IF;
+    run_ := stepd_engine.start_scheduled(run_schedule.workflow, clock_timestamp());
+    IF run_ IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD013', MESSAGE = format('stepd SD013: workflow "%s" has a run with its unique key already', run_schedule.workflow),
+            HINT = 'Wait until that run has ended, or cancel it. (stepd explain SD013)';
+    END IF;
+    RETURN run_;
+END
+$$;
+COMMENT ON FUNCTION stepd.run_schedule(text) IS 'Starts a run of a schedule now, beside its instants, also while it is paused or a run of it is unfinished; run.scheduled_for is the present time. Returns the run''s id. Raises SD030 where the workflow has no schedule.';
+
+CREATE FUNCTION stepd.pause_schedule(workflow text, by_whom text DEFAULT NULL) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM stepd_engine.schedules s WHERE s.workflow = pause_schedule.workflow FOR UPDATE;
+    IF NOT FOUND THEN PERFORM stepd_engine.refuse_schedule(pause_schedule.workflow); END IF;
+    UPDATE stepd_engine.schedules s SET paused = true, next_at = NULL, pending = '{}', paused_by = coalesce(pause_schedule.by_whom, session_user), paused_at = clock_timestamp()
+        WHERE s.workflow = pause_schedule.workflow AND NOT s.paused;
+    IF NOT FOUND THEN RETURN; END IF;
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom)
+        VALUES ('00000000-0000-0000-0000-000000000000', 'schedule_paused', pause_schedule.workflow, session_user);
+END
+$$;
+COMMENT ON FUNCTION stepd.pause_schedule(text, text) IS 'Stops a schedule: no instant starts a run until stepd.unpause_schedule, and those that pass meanwhile never do. Runs that are there go on. Raises SD030 where the workflow has no schedule.';
+
+CREATE FUNCTION stepd.unpause_schedule(workflow text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM stepd_engine.schedules s WHERE s.workflow = unpause_schedule.workflow FOR UPDATE;
+    IF NOT FOUND THEN PERFORM stepd_engine.refuse_schedule(unpause_schedule.workflow); END IF;
+    UPDATE stepd_engine.schedules s SET paused = false, paused_by = NULL, paused_at = NULL, seen_at = clock_timestamp(), next_at = NULL
+        WHERE s.workflow = unpause_schedule.workflow AND s.paused;
+    IF NOT FOUND THEN RETURN; END IF;
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom)
+        VALUES ('00000000-0000-0000-0000-000000000000', 'schedule_unpaused', unpause_schedule.workflow, session_user);
+    PERFORM stepd_engine.wake();
+END
+$$;
+COMMENT ON FUNCTION stepd.unpause_schedule(text) IS 'Lets a paused schedule go on with the next instant. No error where it is not paused. Raises SD030 where the workflow has no schedule.';
+
 -- Why --------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION stepd_engine.worker_alive(beat_at timestamptz, lease_ms integer) RETURNS boolean LANGUAGE sql STABLE
@@ -737,6 +854,49 @@ AS $$
 $$;
 COMMENT ON FUNCTION stepd_engine.why_waiting(uuid) IS 'What the waiting steps of a run wait for, as one phrase; NULL when none waits.';
 
+CREATE FUNCTION stepd_engine.why_key(j stepd.jobs) RETURNS text LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    f jsonb;
+    n bigint;
+    holder uuid;
+    t timestamptz;
+BEGIN
+    SELECT w.flow INTO f FROM stepd_engine.workflows w WHERE w.name = j.workflow;
+    IF f ? 'concurrency' AND j.concurrency_key IS NOT NULL THEN
+        SELECT count(*), (array_agg(x.id ORDER BY x.id))[1] INTO n, holder FROM stepd.jobs x WHERE x.workflow = j.workflow AND x.concurrency_key = j.concurrency_key
+            AND x.concurrency_key IS NOT NULL AND (x.lane <= 2 OR x.lane = 3 AND x.error IS NOT NULL) AND x.state IN ('queued', 'running', 'resuming');
+        IF n >= (f #>> '{concurrency,limit}')::integer THEN
+            RETURN format('key %s is limited to %s at once, and %s', j.concurrency_key, f #>> '{concurrency,limit}',
+                CASE n WHEN 1 THEN format('run %s holds it', holder) ELSE format('%s hold it, the first is run %s', n, holder) END);
+        END IF;
+    END IF;
+    IF f ? 'rate' AND j.rate_key IS NOT NULL AND j.lane = 4 THEN
+        SELECT s.at + (f #>> '{rate,per}')::interval INTO t FROM stepd_engine.starts s WHERE s.workflow = j.workflow AND s.key = j.rate_key
+            ORDER BY s.at DESC OFFSET (f #>> '{rate,limit}')::integer - 1 LIMIT 1;
+        IF t > clock_timestamp() THEN
+            RETURN format('key %s is limited to %s starts in %s; the next is in %s', j.rate_key, f #>> '{rate,limit}',
+                stepd_engine.span((f #>> '{rate,per}')::interval), stepd_engine.span(t - clock_timestamp()));
+        END IF;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.why_key(stepd.jobs) IS 'What the concurrency or the rate of its key keeps a held run back; NULL: nothing.';
+
+CREATE FUNCTION stepd_engine.why_breaker(j stepd.jobs) RETURNS text LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('waits, for %s runs have failed there and resumes stand still since %s%s', f.n,
+        stepd_engine.span(clock_timestamp() - b.opened_at),
+        CASE WHEN b.probe IS NOT NULL THEN format('; run %s tries whether it works again', b.probe)
+            ELSE format('; one of them tries in %s', stepd_engine.span(greatest(b.next_at - clock_timestamp(), interval '0'))) END)
+    FROM stepd_engine.breakers b, LATERAL (SELECT count(*) AS n FROM stepd.jobs x WHERE x.workflow = b.workflow AND x.target = b.target AND x.target IS NOT NULL AND x.state = 'resuming') f
+    WHERE b.workflow = j.workflow AND b.target = j.target AND b.closed_at IS NULL
+$$;
+COMMENT ON FUNCTION stepd_engine.why_breaker(stepd.jobs) IS 'That the resume of a run waits for a step that keeps failing; NULL: it does not.';
+
 CREATE FUNCTION stepd.why(id uuid) RETURNS text LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -752,7 +912,7 @@ DECLARE
     asked text;
     t text;
 BEGIN
-    SELECT * INTO j FROM stepd.jobs x WHERE x.id = why.id;
+    SELECT * INTO j FROM stepd.jobs x WHERE x.id = why.id AND x.state NOT IN ('completed', 'failed', 'cancelled');
     IF NOT FOUND THEN
         SELECT * INTO e FROM stepd_engine.ended x WHERE x.id = why.id;
         IF NOT FOUND THEN
@@ -800,9 +960,14 @@ BEGIN
         IF j.state = 'held' THEN
             IF NOT known THEN
                 RETURN format('held: workflow %s is not known; it is parked until a worker has loaded it', j.workflow) || coalesce(asked, '');
-            ELSIF q.max_running IS NOT NULL THEN
-                SELECT count(*) INTO n FROM stepd.jobs x WHERE x.queue = j.queue AND x.lane <= 2 AND x.state IN ('queued', 'running');
+            END IF;
+            SELECT count(*) INTO n FROM stepd.jobs x WHERE x.queue = j.queue AND x.lane <= 2 AND x.state IN ('queued', 'running');
+            IF n >= q.max_running THEN
                 RETURN format('held: queue %s is limited to %s at once, and %s are queued or running', j.queue, q.max_running, n) || coalesce(asked, '');
+            END IF;
+            t := stepd_engine.why_key(j);
+            IF t IS NOT NULL THEN
+                RETURN 'held: ' || t || coalesce(asked, '');
             END IF;
             IF NOT EXISTS (SELECT FROM stepd_engine.workers x WHERE NOT x.stopping AND stepd_engine.worker_alive(x.beat_at, x.lease_ms)) THEN
                 RETURN 'held: no live worker is there to admit it; start one with stepd serve' || coalesce(asked, '');
@@ -848,9 +1013,9 @@ BEGIN
 
     ELSIF j.state = 'resuming' THEN
         SELECT x.* INTO ev FROM stepd_engine.events x WHERE x.run = j.id AND x.kind = 'resume_scheduled' ORDER BY x.id DESC LIMIT 1;
-        RETURN format('failed%s, resume %s%s in %s: %s', coalesce(' at ' || coalesce(stepd_engine.failure_field(ev.data, 'step'), ev.key), ''),
+        RETURN format('failed%s, resume %s%s %s: %s', coalesce(' at ' || coalesce(stepd_engine.failure_field(ev.data, 'step'), ev.key), ''),
             coalesce(stepd_engine.failure_field(ev.data, 'resume'), (j.resumes + 1)::text), coalesce(' of ' || stepd_engine.failure_field(ev.data, 'of'), ''),
-            stepd_engine.span(greatest(j.due_at - clock_timestamp(), interval '0')),
+            coalesce(stepd_engine.why_breaker(j), 'in ' || stepd_engine.span(greatest(j.due_at - clock_timestamp(), interval '0'))),
             coalesce(stepd_engine.failure_text(j.error), stepd_engine.failure_text(stepd_engine.failure_field(ev.data, 'failure')), 'no failure was recorded')) || coalesce(asked, '');
 
     ELSIF j.state = 'paused' THEN
@@ -879,6 +1044,8 @@ BEGIN
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;
     FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'stepd'::regnamespace AND p.prosecdef
+        -- What stepd.enqueue calls with the caller's rights.
+        AND p.proname <> 'unique_key'
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;

@@ -4,6 +4,7 @@
 --     that come out, and nothing when the column is not asked for.
 --   * Newest first is ORDER BY id DESC: ids grow with time and both halves of stepd.runs have them indexed.
 --   * No volatile function stands in a select list: it would keep the planner from looking inside the view.
+--   * A row of stepd.jobs in a final state is a tombstone, which keeps a unique key and no more: no view shows it.
 --   * A payload that was recorded as text is cast to json, never to jsonb, which refuses NUL escapes.
 
 CREATE VIEW stepd.runs AS
@@ -22,7 +23,7 @@ SELECT j.id, j.state, j.workflow,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS tokens_in,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS tokens_out,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS cost
-FROM stepd.jobs j
+FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled')
 UNION ALL
 SELECT e.id, e.state, e.workflow,
     stepd_engine.uuid_time(e.id), e.run_at, e.started_at, e.ended_at,
@@ -176,19 +177,19 @@ COMMENT ON COLUMN stepd.attempts.cost IS 'What they cost, by the configured pric
 -- One run at a time (LATERAL), so that a LIMIT reads no more runs than it shows.
 CREATE VIEW stepd.history AS
 SELECT r.id AS run, h.n AS seq, h.at, h.event, h.key, h.attempt, h.by_whom, h.epoch, h.data
-FROM (SELECT j.id FROM stepd.jobs j UNION ALL SELECT e.id FROM stepd_engine.ended e) r
+FROM (SELECT j.id FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled') UNION ALL SELECT e.id FROM stepd_engine.ended e) r
 CROSS JOIN LATERAL (
     SELECT row_number() OVER (ORDER BY p.part, p.at, p.rank, p.seq, p.tie) AS n, p.at, p.event, p.key, p.attempt::integer, p.by_whom, p.epoch, p.data
     FROM (
         SELECT 0 AS part, stepd_engine.uuid_time(r.id) AS at, 0 AS rank, 0 AS seq, 0::bigint AS tie, 'run enqueued' AS event,
             NULL::text AS key, NULL::smallint AS attempt,
-            coalesce((SELECT j.created_by FROM stepd.jobs j WHERE j.id = r.id), (SELECT e.created_by FROM stepd_engine.ended e WHERE e.id = r.id)) AS by_whom,
+            coalesce((SELECT j.created_by FROM stepd.jobs j WHERE j.id = r.id AND j.state NOT IN ('completed', 'failed', 'cancelled')), (SELECT e.created_by FROM stepd_engine.ended e WHERE e.id = r.id)) AS by_whom,
             NULL::integer AS epoch, NULL::json AS data
         UNION ALL
         -- A step's start is dated by its worker, which may be a moment behind the database.
         SELECT 1, least(coalesce(j.first_started_at, j.started_at), (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id AND NOT (s.checkpoint AND s.attempts = 0))),
             1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd.jobs j
-            WHERE j.id = r.id AND coalesce(j.first_started_at, j.started_at) IS NOT NULL
+            WHERE j.id = r.id AND j.state NOT IN ('completed', 'failed', 'cancelled') AND coalesce(j.first_started_at, j.started_at) IS NOT NULL
         UNION ALL
         SELECT 1, least(e.started_at, (SELECT min(s.started_at) FROM stepd.steps s WHERE s.run = r.id AND NOT (s.checkpoint AND s.attempts = 0))),
             1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd_engine.ended e WHERE e.id = r.id AND e.started_at IS NOT NULL
@@ -250,7 +251,7 @@ COMMENT ON COLUMN stepd.waiting.run_state IS 'waiting; or running, where other s
 
 CREATE VIEW stepd.workflows AS
 SELECT w.name, w.retired_at IS NULL AS active, w.loaded_at, w.retired_at, w.queue, w.priority::integer AS priority, w.source, w.definition,
-    (SELECT d.hash FROM stepd_engine.definitions d WHERE d.id = w.definition) AS hash, w.loaded_by
+    (SELECT d.hash FROM stepd_engine.definitions d WHERE d.id = w.definition) AS hash, w.loaded_by, w.flow
 FROM stepd_engine.workflows w;
 COMMENT ON VIEW stepd.workflows IS 'The workflows that jobs may name, and those that are retired.';
 COMMENT ON COLUMN stepd.workflows.name IS 'What stepd.jobs.workflow names.';
@@ -263,6 +264,28 @@ COMMENT ON COLUMN stepd.workflows.source IS 'Where it came from: the file, or th
 COMMENT ON COLUMN stepd.workflows.definition IS 'The definition that new runs are pinned to.';
 COMMENT ON COLUMN stepd.workflows.hash IS 'That definition''s content hash.';
 COMMENT ON COLUMN stepd.workflows.loaded_by IS 'The worker that loaded it.';
+COMMENT ON COLUMN stepd.workflows.flow IS 'Its unique, concurrency and rate settings; NULL: it has none.';
+
+CREATE VIEW stepd.schedules AS
+SELECT s.workflow, NOT s.paused AS active, s.next_at, s.cron, s.timezone, s.overlap, s.catch_up, s.fired_at, s.run,
+    coalesce((SELECT j.state FROM stepd.jobs j WHERE j.id = s.run), (SELECT e.state FROM stepd_engine.ended e WHERE e.id = s.run)) AS run_state, cardinality(s.pending) AS pending, s.skipped_at, s.paused_by, s.paused_at, s.loaded_at
+FROM stepd_engine.schedules s;
+COMMENT ON VIEW stepd.schedules IS 'The schedules of workflows, as their files say, and when they start the next run.';
+COMMENT ON COLUMN stepd.schedules.workflow IS 'The workflow that it starts.';
+COMMENT ON COLUMN stepd.schedules.active IS 'Does it start runs? False: an operator has paused it.';
+COMMENT ON COLUMN stepd.schedules.next_at IS 'The next instant; NULL while it is paused, or has no further one.';
+COMMENT ON COLUMN stepd.schedules.cron IS 'When: five fields, as the file says.';
+COMMENT ON COLUMN stepd.schedules.timezone IS 'By which clock: an IANA name.';
+COMMENT ON COLUMN stepd.schedules.overlap IS 'While its last run is unfinished: skip the instant, queue it, or allow a second run.';
+COMMENT ON COLUMN stepd.schedules.catch_up IS 'Of the instants that passed while no worker was there: none, the last, or all (the latest 100).';
+COMMENT ON COLUMN stepd.schedules.fired_at IS 'The last instant whose run was enqueued.';
+COMMENT ON COLUMN stepd.schedules.run IS 'The run that it started last.';
+COMMENT ON COLUMN stepd.schedules.run_state IS 'How that run stands; NULL: it has been pruned.';
+COMMENT ON COLUMN stepd.schedules.pending IS 'How many instants wait for it to end (overlap: queue).';
+COMMENT ON COLUMN stepd.schedules.skipped_at IS 'The last instant that was left out because a run was unfinished.';
+COMMENT ON COLUMN stepd.schedules.paused_by IS 'Who paused it: stepd.pause_schedule, stepd.unpause_schedule.';
+COMMENT ON COLUMN stepd.schedules.paused_at IS 'Since when it is paused.';
+COMMENT ON COLUMN stepd.schedules.loaded_at IS 'Since when it stands so.';
 
 CREATE VIEW stepd.queues AS
 SELECT n.name, coalesce(q.paused, false) AS paused, q.paused_by, q.paused_at, q.max_running, coalesce(q.exclusive, false) AS exclusive,
@@ -270,14 +293,14 @@ SELECT n.name, coalesce(q.paused, false) AS paused, q.paused_by, q.paused_at, q.
     coalesce(d.waiting, 0) AS waiting, coalesce(d.resuming, 0) AS resuming, coalesce(d.paused, 0) AS runs_paused,
     d.oldest_ready_at, greatest(statement_timestamp(), d.oldest_ready_at) - d.oldest_ready_at AS oldest_ready_age
 FROM (SELECT name FROM stepd_engine.queues UNION SELECT queue FROM stepd_engine.workflows WHERE retired_at IS NULL
-      UNION SELECT queue FROM stepd.jobs) n
+      UNION SELECT queue FROM stepd.jobs WHERE state NOT IN ('completed', 'failed', 'cancelled')) n
 LEFT JOIN stepd_engine.queues q ON q.name = n.name
 LEFT JOIN (
     SELECT j.queue, count(*) FILTER (WHERE j.state = 'queued') AS queued, count(*) FILTER (WHERE j.state = 'held') AS held,
         count(*) FILTER (WHERE j.state = 'running') AS running, count(*) FILTER (WHERE j.state = 'scheduled') AS scheduled,
         count(*) FILTER (WHERE j.state = 'waiting') AS waiting, count(*) FILTER (WHERE j.state = 'resuming') AS resuming,
         count(*) FILTER (WHERE j.state = 'paused') AS paused, min(j.ready_at) FILTER (WHERE j.state = 'queued') AS oldest_ready_at
-    FROM stepd.jobs j GROUP BY j.queue
+    FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled') GROUP BY j.queue
 ) d ON d.queue = n.name;
 COMMENT ON VIEW stepd.queues IS 'Queues with what stands in them. Counts every live run, not the ended ones.';
 COMMENT ON COLUMN stepd.queues.name IS 'The queue''s name.';

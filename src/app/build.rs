@@ -21,6 +21,7 @@ use crate::services::progress::Progress;
 use crate::services::requests::Requests;
 use crate::services::retention::{Export, Pruner, Walk};
 use crate::services::runs::Runs;
+use crate::services::scheduler::Scheduler;
 use crate::services::shared::{Connectivity, Hints};
 use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
@@ -278,7 +279,9 @@ impl Daemon {
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
-        let stager = Stager { db: db.clone(), hints: hints.clone() };
+        let scheduler = Scheduler { db: db.clone(), hints: hints.clone() };
+        services.spawn(drive(scheduler, progress.pulse("scheduler", pool_bound), stopping.clone()));
+        let stager = Stager { db: db.clone(), hints: hints.clone(), cost: Duration::ZERO, after: None };
         services.spawn(drive(stager, progress.pulse("stager", pool_bound), stopping.clone()));
         let pruner = Pruner {
             db: db.clone(),

@@ -123,6 +123,8 @@ pub fn as_loaded(definition: Definition, source: Option<String>, text: String, h
         body: Some(text),
         queue: definition.queue.clone().unwrap_or_else(|| "default".into()),
         priority: definition.priority.map_or(5, i16::from),
+        flow: definition.flow.as_ref().map(ToString::to_string),
+        schedule: definition.schedule.clone(),
         source,
         workflow: Arc::new(Interpreter::new(Arc::new(definition), host.clone())),
     }

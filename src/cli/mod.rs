@@ -30,6 +30,7 @@ mod output;
 mod prune;
 mod queue;
 mod run;
+mod schedule;
 mod schema;
 mod serve;
 mod show;
@@ -176,6 +177,9 @@ enum Command {
     /// Queues: ls, pause, unpause, limit
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Schedules: ls, run, pause, unpause
+    #[command(subcommand)]
+    Schedule(schedule::Command),
     /// Workers: ls
     #[command(subcommand)]
     Worker(worker::Command),
@@ -272,6 +276,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Logs(args) => logs::run(&cli.global, &args).await,
         Command::Emit(args) => emit::run(&cli.global, &args).await,
         Command::Queue(command) => queue::run(&cli.global, &command).await,
+        Command::Schedule(command) => schedule::run(&cli.global, &command).await,
         Command::Worker(command) => worker::run(&cli.global, &command).await,
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db => sizes::run(&cli.global).await,

@@ -25,6 +25,8 @@ pub struct Given<'a> {
     pub body: Option<&'a str>,
     pub queue: &'a str,
     pub priority: i16,
+    /// `unique`, `concurrency` and `rate`, as JSON text.
+    pub flow: Option<&'a str>,
     /// The file, for people.
     pub source: Option<&'a str>,
     /// Loaded by this worker before, as it is.
@@ -72,6 +74,7 @@ pub async fn load(conn: &mut PgConnection, given: &[Given<'_>]) -> Result<Vec<Lo
     let hashes: Vec<&str> = given.iter().map(|g| g.hash).collect();
     let queues: Vec<&str> = given.iter().map(|g| g.queue).collect();
     let priorities: Vec<i16> = given.iter().map(|g| g.priority).collect();
+    let flows: Vec<Option<&str>> = given.iter().map(|g| g.flow).collect();
     let sources: Vec<Option<&str>> = given.iter().map(|g| g.source).collect();
     let known: Vec<bool> = given.iter().map(|g| g.known).collect();
     let rows = sqlx::query_file!(
@@ -82,6 +85,7 @@ pub async fn load(conn: &mut PgConnection, given: &[Given<'_>]) -> Result<Vec<Lo
         &priorities,
         &sources as &[Option<&str>],
         &known,
+        &flows as &[Option<&str>],
     )
     .fetch_all(conn)
     .await?;

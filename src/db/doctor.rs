@@ -161,3 +161,27 @@ pub struct Unserved {
 pub async fn unserved<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Vec<Unserved>, DbError> {
     Ok(sqlx::query_file_as!(Unserved, "src/db/sql/unserved.sql").fetch_all(db).await?)
 }
+
+/// A step that keeps failing, so that the resumes of its runs stand still.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Breaker {
+    pub workflow: String,
+    pub step: String,
+    pub opened_at: DateTime<Utc>,
+    /// The run that tries it.
+    pub probe: Option<Uuid>,
+    /// When the next one does.
+    pub next_at: DateTime<Utc>,
+    /// How many wait.
+    pub runs: i64,
+    pub now: DateTime<Utc>,
+}
+
+/// The steps that keep failing, what has for longest first.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn breakers<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Vec<Breaker>, DbError> {
+    Ok(sqlx::query_file_as!(Breaker, "src/db/sql/breakers.sql").fetch_all(db).await?)
+}

@@ -27,12 +27,28 @@ pub async fn stage<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -
     Ok(Staged { staged: row.staged, held: row.held, next_ms: row.next_ms })
 }
 
-/// Admits what is held, as far as the limits allow, at most `batch` runs of a queue. Returns how many.
+/// What one pass of the admission did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Runs that were let go, or turned away.
+    pub admitted: i32,
+    /// Milliseconds until a rate that is used up has a place again.
+    pub next_ms: Option<i64>,
+    /// Where the next pass goes on among the keys; `None`: from the beginning.
+    pub last: Option<Vec<String>>,
+}
+
+/// Admits what is held, as far as the limits allow, at most `batch` runs of a queue, among the next keys after a place.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn admit<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -> Result<i32, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/admit.sql", batch).fetch_one(db).await?)
+pub async fn admit<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    batch: i32,
+    after: Option<&[String]>,
+) -> Result<Admitted, DbError> {
+    let row = sqlx::query_file!("src/db/sql/admit.sql", batch, after as Option<&[String]>).fetch_one(db).await?;
+    Ok(Admitted { admitted: row.admitted, next_ms: row.next_ms, last: row.last })
 }
 
 /// Mends lost wake-ups among the next `batch` unfinished runs after an id. Returns how many, and where the next pass

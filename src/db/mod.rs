@@ -18,6 +18,7 @@ pub mod operate;
 pub mod plain;
 pub mod retention;
 pub mod runs;
+pub mod schedules;
 pub mod server;
 pub mod sql_step;
 pub mod waits;

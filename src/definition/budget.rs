@@ -7,6 +7,9 @@ use super::fields::{at, unknown_keys, whole, word, wrong};
 use super::node::{Entry, NodeValue};
 
 /// Far above anything that is paid for.
+/// The keys of `budget`.
+pub(super) const BUDGET: [&str; 4] = ["tokens", "cost", "calls", "action"];
+
 const MOST: u64 = 1_000_000_000_000;
 
 pub(super) fn budget(entry: &Entry, report: &mut Report<'_>) -> Option<Budget> {
@@ -15,7 +18,7 @@ pub(super) fn budget(entry: &Entry, report: &mut Report<'_>) -> Option<Budget> {
         wrong(entry, "a mapping", report);
         return None;
     }
-    unknown_keys(node, &["tokens", "cost", "calls", "action"], &[], "`budget`", report);
+    unknown_keys(node, &BUDGET, &[], "`budget`", report);
     let actions = [("approve", WhenSpent::Approve), ("fail", WhenSpent::Fail)];
     let budget = Budget {
         tokens: node.get("tokens").and_then(|e| whole(e, 1, MOST, report)),

@@ -85,7 +85,7 @@ impl Names<'_> {
             return;
         }
         match (root, first) {
-            ("input", Some(key)) if !forgiving => self.input(key, span, report),
+            ("input", Some(key)) if !forgiving => input_property(self.input, key, span, report),
             ("steps", Some(id)) => self.steps(id, path, span, report),
             ("run", Some("state")) => report.help(
                 span,
@@ -100,17 +100,6 @@ impl Names<'_> {
             _ if self.roots().contains(&root) => {}
             _ => self.unknown(root, span, report),
         }
-    }
-
-    fn input(&self, key: &str, span: Span, report: &mut Report<'_>) {
-        let Some(names) = self.input.and_then(Schema::names).filter(|names| !names.contains(&key)) else { return };
-        let message = format!("the input has no property `{key}`");
-        report.name(
-            span,
-            message,
-            nearest(key, names).map(|n| format!("input.{n}")).as_deref(),
-            "declare it in `input.properties`",
-        );
     }
 
     fn steps(&self, id: &str, path: &Path, span: Span, report: &mut Report<'_>) {
@@ -175,6 +164,18 @@ impl Names<'_> {
             if help.is_empty() { &known } else { help },
         );
     }
+}
+
+/// Complains about a property of the input that its schema does not have.
+pub(super) fn input_property(input: Option<&Schema>, key: &str, span: Span, report: &mut Report<'_>) {
+    let Some(names) = input.and_then(Schema::names).filter(|names| !names.contains(&key)) else { return };
+    let meant = nearest(key, names).map(|n| format!("input.{n}"));
+    report.name(
+        span,
+        format!("the input has no property `{key}`"),
+        meant.as_deref(),
+        "declare it in `input.properties`",
+    );
 }
 
 /// The ids that there are, where they are few.

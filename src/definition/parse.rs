@@ -15,14 +15,28 @@ use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
 use super::spec::{Block, Definition};
 use super::synonyms::instead_of;
-use super::{policy, steps};
+use super::{flow, policy, steps};
 
 /// The keys of a workflow.
-pub(super) const KEYS: [&str; 10] =
-    ["name", "input", "queue", "priority", "timeout", "retry", "resume", "budget", "steps", "output"];
+pub(super) const KEYS: [&str; 14] = [
+    "name",
+    "input",
+    "schedule",
+    "unique",
+    "concurrency",
+    "rate",
+    "queue",
+    "priority",
+    "timeout",
+    "retry",
+    "resume",
+    "budget",
+    "steps",
+    "output",
+];
 
 /// Keys of a workflow that come later.
-pub(super) const LATER: [&str; 6] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule"];
+pub(super) const LATER: [&str; 2] = ["on_failure", "finally"];
 
 /// Complains about a part of the language that this version does not have.
 pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
@@ -55,6 +69,8 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
     let budget = get("budget").and_then(|e| super::budget::budget(e, report));
     let priority = get("priority").and_then(|e| whole(e, 0, 9, report)).and_then(|n| u8::try_from(n).ok());
     let queue = get("queue").and_then(|e| word(e, report));
+    let flow = flow::flow(root, input.as_ref(), report);
+    let schedule = get("schedule").and_then(|e| flow::schedule(e, report));
     let inherited = Inherited { retry, input: input.as_ref(), own };
     let steps = match get("steps") {
         Some(e) => list(e, report).map(|nodes| {
@@ -90,6 +106,8 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
         source: source.into(),
         queue,
         priority,
+        flow,
+        schedule,
         timeout,
         resume,
         budget,

@@ -33,6 +33,7 @@ use crate::rules::policy::{ResumePolicy, StepPolicy};
 
 use super::afu9::Document;
 use super::duration::parse_duration;
+use super::flow::Schedule;
 use super::plan::Graph;
 use super::schema::Schema;
 
@@ -51,6 +52,10 @@ pub struct Definition {
     pub queue: Option<String>,
     /// The priority of its jobs, 0 (first) to 9, where they name none.
     pub priority: Option<u8>,
+    /// `unique`, `concurrency` and `rate`, as the database reads them.
+    pub flow: Option<Value>,
+    /// When runs of it start by themselves.
+    pub schedule: Option<Schedule>,
     /// The longest a run may take, from its first claim.
     pub timeout: Option<Duration>,
     /// What the sweep does after a failure.

@@ -161,6 +161,8 @@ impl Workflow {
             body: None,
             queue: self.queue.clone().unwrap_or_else(|| queue.to_owned()),
             priority: i16::from(self.priority),
+            flow: None,
+            schedule: None,
             source: std::env::current_exe().ok().map(|path| path.display().to_string()),
             workflow: Arc::new(self),
         }

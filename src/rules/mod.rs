@@ -1,6 +1,7 @@
 //! Decisions, pure: no I/O, no clock, no randomness. Whatever decides about a run decides here, once.
 
 pub mod budget;
+pub mod cron;
 pub mod horizon;
 pub mod policy;
 pub mod retention;

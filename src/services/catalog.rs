@@ -6,7 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::Value;
 
 use crate::db::definitions::{self, Given, Load};
+use crate::db::schedules::{self, Times};
 use crate::db::{Database, DbError, Trouble};
+use crate::definition::Schedule;
 use crate::engine::Workflow;
 use crate::model::{Failure, code};
 
@@ -27,6 +29,10 @@ pub struct Loaded {
     pub queue: String,
     /// Their priority by default.
     pub priority: i16,
+    /// `unique`, `concurrency` and `rate`, as JSON text.
+    pub flow: Option<String>,
+    /// When runs of it start by themselves.
+    pub schedule: Option<Schedule>,
     /// The file, for people.
     pub source: Option<String>,
     /// The workflow itself.
@@ -41,9 +47,19 @@ impl Loaded {
             body: self.body.as_deref(),
             queue: &self.queue,
             priority: self.priority,
+            flow: self.flow.as_deref(),
             source: self.source.as_deref(),
             known: false,
         }
+    }
+
+    fn times(&self) -> Option<Times<'_>> {
+        self.schedule.as_ref().map(|s| Times {
+            cron: &s.cron,
+            timezone: &s.timezone,
+            overlap: s.overlap,
+            catch_up: s.catch_up.as_str(),
+        })
     }
 
     fn row(&self) -> Row {
@@ -61,7 +77,7 @@ pub struct Catalog {
     loaded: RwLock<HashMap<String, Row>>,
 }
 
-/// A workflow's row as this worker has loaded it: hash, queue, priority, file.
+/// A workflow's row as this worker has loaded it: hash (of all that the file says), queue, priority, file.
 type Row = (String, String, i16, Option<String>);
 
 impl Catalog {
@@ -86,12 +102,20 @@ impl Catalog {
     /// # Errors
     /// Whatever the database says; the catalog then stays as it was.
     pub async fn load(&self, loaded: Vec<Loaded>) -> Result<usize, DbError> {
-        let known: Vec<bool> = {
+        let (known, gone): (Vec<bool>, Vec<String>) = {
             let before = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-            loaded.iter().map(|l| before.get(&l.name) == Some(&l.row())).collect()
+            let gone = before.keys().filter(|name| loaded.iter().all(|l| l.name != **name)).cloned().collect();
+            (loaded.iter().map(|l| before.get(&l.name) == Some(&l.row())).collect(), gone)
         };
         let given: Vec<Given<'_>> = loaded.iter().zip(known).map(|(l, known)| Given { known, ..l.given() }).collect();
         let found = self.db.ask(async |conn| definitions::load(conn, &given).await).await?;
+        // A file that this worker had and has no longer starts nothing any more; jobs may still name its workflow.
+        let news = loaded.iter().zip(given.iter().zip(&found)).filter(|(_, (g, f))| !g.known || f.was.is_none());
+        let times: Vec<(&str, Option<Times<'_>>)> =
+            news.map(|(l, _)| (&*l.name, l.times())).chain(gone.iter().map(|name| (&**name, None))).collect();
+        if !times.is_empty() {
+            self.db.ask(async |conn| schedules::load(conn, &times).await).await?;
+        }
         tell(&given, &found);
         let changed = found.iter().filter(|f| f.changed).count();
         let (mut ids, mut rows, mut workflows) = (serde_json::Map::new(), HashMap::new(), Vec::new());

@@ -3,7 +3,7 @@
 //! ```text
 //!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
 //!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
-//!                                            retention
+//!                                 scheduler  retention
 //! ```
 
 pub mod catalog;
@@ -15,6 +15,7 @@ pub mod progress;
 pub mod requests;
 pub mod retention;
 pub mod runs;
+pub mod scheduler;
 pub mod shared;
 pub mod sql_effect;
 pub mod stager;

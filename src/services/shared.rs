@@ -13,6 +13,8 @@ pub struct Hints {
     pub claim: Notify,
     /// Something may be due or admissible earlier than known.
     pub stage: Notify,
+    /// A schedule may have come or changed.
+    pub schedule: Notify,
     /// Somebody may want something of a running run.
     pub request: Notify,
     /// When something was last looked for, was a run held?
@@ -37,6 +39,7 @@ impl Hints {
         self.claim.notify_one();
         self.stage.notify_one();
         self.request.notify_one();
+        self.schedule.notify_one();
     }
 }
 

@@ -1,9 +1,10 @@
 //! Stages what is due, admits what is held. It has no poll of its own: the claimer's look says when there is something to do.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::db::{Database, DbError, Trouble, maintenance};
+use crate::db::maintenance::{self, Admitted};
+use crate::db::{Database, DbError, Trouble};
 
 use super::periodic::Periodic;
 use super::shared::Hints;
@@ -17,12 +18,22 @@ const NET: Duration = Duration::from_secs(30);
 /// Hints come with every insert; passes need not.
 const SPACING: Duration = Duration::from_millis(50);
 
+/// Where runs are held a place that is free is to be taken soon: then passes follow sooner, and take a fourth of the time at most.
+const SHARE: u32 = 4;
+
+/// … but never sooner than this.
+const SOONEST: Duration = Duration::from_millis(5);
+
 /// The stager.
 pub struct Stager {
     /// The database.
     pub db: Database,
     /// Where wake-ups come from.
     pub hints: Arc<Hints>,
+    /// How long a pass takes where runs are held, smoothed; zero where none is.
+    pub cost: Duration,
+    /// How far the admission has come among the keys.
+    pub after: Option<Vec<String>>,
 }
 
 impl Periodic for Stager {
@@ -31,14 +42,15 @@ impl Periodic for Stager {
     }
 
     async fn tick(&mut self) -> Result<Duration, DbError> {
+        let began = Instant::now();
         let done = self.db.ask(async |conn| maintenance::stage(conn, BATCH).await).await?;
         self.hints.set_held(done.held);
         // A statement of its own: a slow admission, or one that fails, must not keep sleeps from ending.
         let admitted = match done.held {
-            true => self.db.ask(async |conn| maintenance::admit(conn, BATCH).await).await,
-            false => Ok(0),
+            true => self.db.ask(async |conn| maintenance::admit(conn, BATCH, self.after.as_deref()).await).await,
+            false => Ok(Admitted::default()),
         };
-        let admitted = admitted.unwrap_or_else(|error| {
+        let Admitted { admitted, next_ms, last } = admitted.unwrap_or_else(|error| {
             match error.trouble {
                 Trouble::Refused => tracing::warn!(%error, "admission failed; held runs wait for the next pass"),
                 // A database that is away is told by others.
@@ -46,16 +58,20 @@ impl Periodic for Stager {
                     tracing::debug!(%error, "admission failed; held runs wait for the next pass")
                 }
             }
-            0
+            Admitted::default()
         });
+        let more = last.is_some();
+        self.after = last;
+        self.cost = if done.held { (self.cost * 3 + began.elapsed()) / 4 } else { Duration::ZERO };
         if done.staged > 0 || admitted > 0 {
             tracing::debug!(staged = done.staged, admitted, "staged");
             self.hints.claim.notify_one();
         }
-        if done.staged >= BATCH || admitted >= BATCH {
+        if done.staged >= BATCH || admitted >= BATCH || more {
             return Ok(Duration::ZERO);
         }
-        Ok(done.next_ms.map_or(NET, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(NET))
+        let next = done.next_ms.into_iter().chain(next_ms).min();
+        Ok(next.map_or(NET, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(NET))
     }
 
     async fn hinted(&self) {
@@ -63,6 +79,9 @@ impl Periodic for Stager {
     }
 
     fn spacing(&self) -> Duration {
-        SPACING
+        match self.cost.is_zero() {
+            true => SPACING,
+            false => (self.cost * SHARE).clamp(SOONEST, NET),
+        }
     }
 }

@@ -39,6 +39,7 @@ const WAYS: [Strike; 4] = [Strike::Kill, Strike::Loss, Strike::Error, Strike::St
 /// Plain data, an effect in Postgres, an effect outside, a question that nobody answers, an event, a sleep.
 const ALL: &str = r#"
 name: all
+schedule: {cron: "0 3 1 1 *"}
 steps:
   - id: data
     set: {n: "${{ input.n + 1 }}"}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use crate::db::doctor::{Server, Transaction, Unserved};
+use crate::db::doctor::{Breaker, Server, Transaction, Unserved};
 use crate::db::migrate::Unfit;
 use crate::db::operate::{QueueLine, TableSize, WorkerLine};
 use crate::db::{DbError, Trouble};
@@ -311,6 +311,25 @@ pub(super) fn lag(queues: &[QueueLine]) -> Finding {
             "are all slots in use? stepd worker ls; more workers or a higher --concurrency take more runs at once",
         ),
     }
+}
+
+/// A circuit that is open.
+pub(super) fn failing(b: &Breaker) -> Finding {
+    let next = match b.probe {
+        Some(run) => format!("run {run} tries it now"),
+        None => format!("one of them tries it in {}", span((b.next_at - b.now).max(TimeDelta::zero()))),
+    };
+    wrong(
+        "failing steps",
+        format!(
+            "step {} of workflow {} keeps failing: {} runs wait to be resumed since {}; {next}",
+            b.step,
+            b.workflow,
+            b.runs,
+            span(b.now - b.opened_at)
+        ),
+        "look at what the step calls (stepd ls --state resuming, stepd why RUN); when it works again, all go on by themselves",
+    )
 }
 
 pub(super) fn unserved(runs: &[Unserved]) -> Finding {

@@ -68,6 +68,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         findings.extend(queues.map(|q| judge::lag(&q)));
         let unserved = ask(&mut findings, "runs without a worker", doctor::unserved(&mut conn).await);
         findings.extend(unserved.map(|u| judge::unserved(&u)));
+        let breakers = ask(&mut findings, "failing steps", doctor::breakers(&mut conn).await);
+        findings.extend(breakers.iter().flatten().map(judge::failing));
     }
     findings.push(disk(&db, &mut conn, server.as_ref()).await);
     show(global, &findings)?;

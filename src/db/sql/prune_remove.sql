@@ -10,7 +10,7 @@ WITH gone AS (
     DELETE FROM stepd_engine.signals g WHERE g.run = ANY($1)
 ), queues AS (
     DELETE FROM stepd_engine.queues q WHERE q.name IN (SELECT g.queue FROM gone g) AND q.exclusive
-        AND q.name ~ '^run-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.queue = q.name)
+        AND q.name ~ '^run-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.queue = q.name AND j.state NOT IN ('completed', 'failed', 'cancelled'))
 )
 SELECT g.workflow, g.state::text AS "state!", count(*) AS "runs!",
     (SELECT count(*) FROM steps) AS "steps!", (SELECT count(*) FROM events) AS "events!"

@@ -3,5 +3,5 @@
 SELECT r.id AS "id!",
     coalesce((SELECT j.state = 'running' AND j.worker = $1 AND j.epoch = r.epoch FROM stepd.jobs j WHERE j.id = r.id), false) AS "mine!",
     EXISTS (SELECT FROM stepd_engine.ended e WHERE e.id = r.id AND e.epoch = r.epoch) AS "ended!",
-    coalesce((SELECT j.epoch = r.epoch AND j.state <> 'running' FROM stepd.jobs j WHERE j.id = r.id), false) AS "moved!"
+    coalesce((SELECT j.epoch = r.epoch AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') FROM stepd.jobs j WHERE j.id = r.id), false) AS "moved!"
 FROM unnest($2::uuid[], $3::integer[]) AS r(id, epoch)

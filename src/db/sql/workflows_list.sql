@@ -4,7 +4,7 @@ SELECT w.name AS "name!", w.active AS "active!", w.queue AS "queue!", w.priority
     w.retired_at, w.definition AS "definition!", w.hash AS "hash!", coalesce(l.n, 0) AS "in_flight!",
     coalesce(d.runs, 0) AS "runs!", coalesce(d.failed, 0) AS "failed!", d.p50, d.p95, clock_timestamp() AS "now!"
 FROM stepd.workflows w
-LEFT JOIN (SELECT j.workflow, count(*) AS n FROM stepd.jobs j GROUP BY j.workflow) l ON l.workflow = w.name
+LEFT JOIN (SELECT j.workflow, count(*) AS n FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled') GROUP BY j.workflow) l ON l.workflow = w.name
 LEFT JOIN (SELECT r.workflow, count(*) AS runs, count(*) FILTER (WHERE r.state = 'failed') AS failed,
         percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM r.ended_at - r.started_at)) FILTER (WHERE r.state = 'completed') AS p50,
         percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM r.ended_at - r.started_at)) FILTER (WHERE r.state = 'completed') AS p95

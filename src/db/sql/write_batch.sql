@@ -8,9 +8,9 @@
 WITH me AS MATERIALIZED (
     SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
 ), lease AS MATERIALIZED (
-    SELECT j.id, j.epoch, j.ctid
+    SELECT j.id, j.epoch, j.ctid, j.keeps
     FROM unnest($2::uuid[], $3::integer[]) AS r(id, epoch),
-    LATERAL (SELECT j.id, j.epoch, j.ctid FROM stepd.jobs j WHERE j.id = r.id AND j.epoch = r.epoch AND j.state = 'running' AND j.worker = $1 OFFSET 0) j
+    LATERAL (SELECT j.id, j.epoch, j.ctid, j.unique_keep IS NOT NULL AS keeps FROM stepd.jobs j WHERE j.id = r.id AND j.epoch = r.epoch AND j.state = 'running' AND j.worker = $1 OFFSET 0) j
     WHERE EXISTS (SELECT FROM me)
 ), step AS (
     INSERT INTO stepd_engine.checkpoints AS c (run, seq, epoch, started_at, ended_at, due_at, attempts, checkpoint, state, key, kind,
@@ -44,7 +44,9 @@ WITH me AS MATERIALIZED (
                 EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint)
                 OR EXISTS (SELECT FROM unnest($4::uuid[], $10::boolean[]) AS s(run, checkpoint) WHERE s.run = j.id AND s.checkpoint))
             THEN 0 ELSE j.streak END,
-        error = m.error
+        error = m.error,
+        target = CASE m.state WHEN 'resuming' THEN (SELECT stepd_engine.target_of(stepd_engine.failure_field(n.data, 'step'))
+            FROM unnest($19::uuid[], $21::text[], $23::text[]) AS n(run, kind, data) WHERE n.run = j.id AND n.kind = 'resume_scheduled' LIMIT 1) END
     FROM (SELECT u.due_ms, u.error, x.ctid AS place, x.epoch,
             CASE WHEN u.state = 'queued' AND stepd_engine.queue_limited(x.queue) THEN 'held' ELSE u.state END AS state
           FROM unnest($24::uuid[], $25::integer[], $26::text[], $27::bigint[], $28::text[]) AS u(run, epoch, state, due_ms, error),
@@ -55,8 +57,18 @@ WITH me AS MATERIALIZED (
     RETURNING j.id
 ), gone AS (
     DELETE FROM stepd.jobs j
-    WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l JOIN unnest($29::uuid[]) AS x(run) ON x.run = l.id))
+    WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l JOIN unnest($29::uuid[]) AS x(run) ON x.run = l.id WHERE NOT l.keeps))
     RETURNING j.*
+), stone AS (
+    -- A unique key that outlives its run: the row stays, as a tombstone (see stepd_engine.bury).
+    UPDATE stepd.jobs j SET state = o.final, lane = 3, due_at = stepd_engine.key_ends(j.unique_keep), worker = NULL, started = false, taken = false,
+        streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, error = NULL, target = NULL
+    FROM (SELECT o AS was, x.state::stepd.run_state AS final, l.ctid AS place, l.epoch FROM lease l JOIN unnest($29::uuid[], $30::text[]) AS x(run, state) ON x.run = l.id,
+        LATERAL (SELECT o FROM stepd.jobs o WHERE o.ctid = l.ctid OFFSET 0) o(o) WHERE l.keeps OFFSET 0) o
+    WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l WHERE l.keeps)) AND j.ctid = o.place AND j.epoch = o.epoch AND j.state = 'running' AND j.worker = $1
+    RETURNING (o.was).*
+), over AS (
+    SELECT * FROM gone UNION ALL SELECT * FROM stone
 ), kept AS (
     INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at, worker,
         workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, output, error,
@@ -64,14 +76,14 @@ WITH me AS MATERIALIZED (
     SELECT g.id, e.state::stepd.run_state, g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(), g.worker,
         g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by, e.output, e.error,
         e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
-    FROM gone g JOIN unnest($29::uuid[], $30::text[], $31::text[], $32::text[], $33::integer[], $34::smallint[], $35::timestamptz[],
+    FROM over g JOIN unnest($29::uuid[], $30::text[], $31::text[], $32::text[], $33::integer[], $34::smallint[], $35::timestamptz[],
         $36::text[], $37::text[], $38::text[])
         AS e(run, state, output, error, last_seq, last_attempts, last_started_at, last_key, last_kind, last_output) ON e.run = g.id
 )
 -- A lease that stands is not enough: where the same batch, sent before, is still at work on another connection, a transition waits for
 -- it and then finds its row changed. What did not move is not acknowledged.
 SELECT CASE WHEN (SELECT count(*) FROM lease) = cardinality($2::uuid[]) AND (SELECT count(*) FROM moved) = cardinality($24::uuid[])
-        AND (SELECT count(*) FROM gone) = cardinality($29::uuid[]) THEN '{}'
+        AND (SELECT count(*) FROM over) = cardinality($29::uuid[]) THEN '{}'
     ELSE ARRAY(SELECT r.id FROM unnest($2::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM lease l WHERE l.id = r.id)
         UNION SELECT r.id FROM unnest($24::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM moved m WHERE m.id = r.id)
-        UNION SELECT r.id FROM unnest($29::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM gone g WHERE g.id = r.id)) END AS "lost!"
+        UNION SELECT r.id FROM unnest($29::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM over g WHERE g.id = r.id)) END AS "lost!"

@@ -57,6 +57,8 @@ pub(in super::super) fn document(
     let timeout = settings.timeout.filter(|_| filling.compat == Compat::Documented);
     let document = Document { steps, filling, continue_on_error: settings.continue_on_error, timeout };
     Some(Definition {
+        flow: None,
+        schedule: None,
         name: name(root, source_name, report)?,
         hash: hash(source),
         source: source.into(),

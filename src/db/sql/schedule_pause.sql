@@ -1,0 +1,2 @@
+-- Stops a schedule. Caller: the command line's schedule.
+SELECT stepd.pause_schedule($1)
