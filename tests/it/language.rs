@@ -96,7 +96,7 @@ fn name(yaml: &str) -> String {
 async fn every_example_of_the_handbook_gives_what_it_says() {
     let (db, dir) = (Db::new().await, tempfile::tempdir().unwrap());
     let all = examples();
-    assert!(all.len() >= 7, "only {} examples", all.len());
+    assert!(all.len() >= 9, "only {} examples", all.len());
     let answers: Arc<Mutex<HashMap<(String, String), Value>>> = Arc::default();
     for example in &all {
         let name = name(&example.yaml);
@@ -106,6 +106,7 @@ async fn every_example_of_the_handbook_gives_what_it_says() {
     }
     let stand_in = |kind| StandIn { kind, answers: answers.clone() };
     let stepd = Stepd::builder().database(&db.url).queue("own").workflow_files(dir.path()).kind(stand_in("http"));
+    let stepd = stepd.kind(stand_in("mcp")).kind(stand_in("llm"));
     let stepd = stepd.kind(stand_in("sql")).start().await.unwrap();
     for example in &all {
         let name = name(&example.yaml);
