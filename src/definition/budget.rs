@@ -6,10 +6,10 @@ use super::diagnostics::Report;
 use super::fields::{at, unknown_keys, whole, word, wrong};
 use super::node::{Entry, NodeValue};
 
-/// Far above anything that is paid for.
-/// The keys of `budget`.
-pub(super) const BUDGET: [&str; 4] = ["tokens", "cost", "calls", "action"];
+/// Its keys.
+pub(super) const KEYS: [&str; 4] = ["tokens", "cost", "calls", "action"];
 
+/// Far above anything that is paid for.
 const MOST: u64 = 1_000_000_000_000;
 
 pub(super) fn budget(entry: &Entry, report: &mut Report<'_>) -> Option<Budget> {
@@ -18,7 +18,7 @@ pub(super) fn budget(entry: &Entry, report: &mut Report<'_>) -> Option<Budget> {
         wrong(entry, "a mapping", report);
         return None;
     }
-    unknown_keys(node, &BUDGET, &[], "`budget`", report);
+    unknown_keys(node, &KEYS, &[], "`budget`", report);
     let actions = [("approve", WhenSpent::Approve), ("fail", WhenSpent::Fail)];
     let budget = Budget {
         tokens: node.get("tokens").and_then(|e| whole(e, 1, MOST, report)),

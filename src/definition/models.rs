@@ -112,6 +112,9 @@ pub(super) fn agent(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>
 
 fn tools(entry: &Entry, report: &mut Report<'_>) -> Value {
     let Some(items) = list(entry, report) else { return Value::Null };
+    if items.is_empty() {
+        report.help(at(entry), "`tools` names no tool", "leave it out, or use `llm`");
+    }
     if items.len() > TOOLS {
         report.error(entry.key_span, format!("an agent has {TOOLS} tools at most, not {}", items.len()));
     }

@@ -141,7 +141,7 @@ pub(super) const FACTS: &[Fact] = &[
     fact("llm", "prompt", Text, "What the model is asked."),
     fact("llm", "system", Text, "What it is told first."),
     fact("llm", "temperature", Any, "As the provider takes it."),
-    fact("llm", "max_tokens", Any, "The most tokens of the answer."),
+    fact("llm", "max_tokens", Whole(1, 10_000_000), "The most tokens of the answer."),
     fact(
         "agent",
         "agent",
@@ -151,7 +151,7 @@ pub(super) const FACTS: &[Fact] = &[
     fact("agent", "prompt", Text, "What the model is asked."),
     fact("agent", "system", Text, "What it is told first."),
     fact("agent", "temperature", Any, "As the provider takes it."),
-    fact("agent", "max_tokens", Any, "The most tokens of one answer."),
+    fact("agent", "max_tokens", Whole(1, 10_000_000), "The most tokens of one answer."),
     fact("agent", "tools", Tools, "What it may call: a list of `server.tool`."),
     fact("agent", "max_turns", Whole(1, 200), "The most turns; 10 by default."),
     // Inner mappings.
@@ -178,12 +178,12 @@ pub(super) const FACTS: &[Fact] = &[
     fact("schedule", "catch_up", Word(&["none", "last", "all"]), "What becomes of instants that nobody saw."),
     fact("budget", "tokens", Whole(1, 1_000_000_000_000), "Tokens in and out, in all."),
     fact("budget", "cost", Amount, "In the currency of the configured prices."),
-    fact("budget", "calls", Whole(1, 1_000_000_000), "Calls in all."),
+    fact("budget", "calls", Whole(1, 1_000_000_000_000), "Calls in all."),
     fact(
         "budget",
         "action",
         Word(&["approve", "fail"]),
-        "What happens at the limit: a person is asked, or the run fails.",
+        "What happens at the limit: a person is asked (the default) and may grant as much again, or the run fails.",
     ),
     fact("retry", "max_attempts", Whole(1, 10_000), "Attempts in all, the first included; 3 by default."),
     fact(

@@ -38,7 +38,7 @@ const INNER: [(&str, &[&str]); 7] = [
     ("concurrency", &flow::CONCURRENCY),
     ("rate", &flow::RATE),
     ("schedule", &flow::SCHEDULE),
-    ("budget", &budget::BUDGET),
+    ("budget", &budget::KEYS),
 ];
 
 /// The keys that the parser takes in a workflow or an inner mapping, in the order of its lists.

@@ -273,8 +273,9 @@ impl Server {
         if self.options.afu9 {
             return Ok(Live { link, era: Era::Afu9 });
         }
-        let limits = Limits { idle: self.options.idle, longest: self.options.longest };
-        let silence = if matches!(link, Link::Pipe(_)) { SILENCE } else { limits.longest };
+        // The time to get ready is not that of a call.
+        let limits = Limits { idle: self.options.idle.max(READY), longest: self.options.longest };
+        let silence = if matches!(link, Link::Pipe(_)) { SILENCE } else { READY };
         let request = self.request("server/discover", Map::new(), None);
         let asked = link.exchange(&Era::Modern, &request, Map::new(), limits);
         let modern = match tokio::time::timeout(silence, asked).await {
