@@ -13,6 +13,18 @@ use super::fields::{at, limit, mapping, text, unknown_keys, whole, word};
 use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
 
+/// The keys of `unique`.
+pub(super) const UNIQUE: [&str; 2] = ["key", "while"];
+
+/// The keys of `concurrency`.
+pub(super) const CONCURRENCY: [&str; 3] = ["key", "limit", "when_full"];
+
+/// The keys of `rate`.
+pub(super) const RATE: [&str; 3] = ["key", "limit", "per"];
+
+/// The keys of `schedule`.
+pub(super) const SCHEDULE: [&str; 4] = ["cron", "timezone", "overlap", "catch_up"];
+
 /// The most runs that a limit may name: they are counted from rows.
 const MOST: u64 = 100_000;
 
@@ -51,7 +63,7 @@ pub(super) fn flow(root: &Node, input: Option<&Schema>, report: &mut Report<'_>)
 fn unique(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Option<Value> {
     mapping(entry, report)?;
     let node = &entry.value;
-    unknown_keys(node, &["key", "while"], &[], "`unique`", report);
+    unknown_keys(node, &UNIQUE, &[], "`unique`", report);
     let Some(key) = node.get("key") else {
         let help = "say what is unique: `unique: {key: input.order_id}`";
         report.help(entry.key_span, "`unique` has no `key`", help);
@@ -77,7 +89,7 @@ fn unique(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Opt
 fn concurrency(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Option<Value> {
     mapping(entry, report)?;
     let node = &entry.value;
-    unknown_keys(node, &["key", "limit", "when_full"], &[], "`concurrency`", report);
+    unknown_keys(node, &CONCURRENCY, &[], "`concurrency`", report);
     let words = [("queue", "queue"), ("skip", "skip"), ("cancel_running", "cancel_running")];
     let when_full = node.get("when_full").map_or(Some("queue"), |e| word(e, &words, report));
     let mut setting = keyed(node, input, report);
@@ -89,7 +101,7 @@ fn concurrency(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -
 fn rate(entry: &Entry, input: Option<&Schema>, report: &mut Report<'_>) -> Option<Value> {
     mapping(entry, report)?;
     let node = &entry.value;
-    unknown_keys(node, &["key", "limit", "per"], &[], "`rate`", report);
+    unknown_keys(node, &RATE, &[], "`rate`", report);
     let mut setting = keyed(node, input, report);
     let Some(per) = node.get("per") else {
         report.help(entry.key_span, "`rate` has no `per`", "say in which time: `rate: {limit: 100, per: 1m}`");
@@ -172,7 +184,7 @@ fn path(entry: &Entry, node: &Node, input: Option<&Schema>, report: &mut Report<
 pub(super) fn schedule(entry: &Entry, report: &mut Report<'_>) -> Option<Schedule> {
     mapping(entry, report)?;
     let node = &entry.value;
-    unknown_keys(node, &["cron", "timezone", "overlap", "catch_up"], &[], "`schedule`", report);
+    unknown_keys(node, &SCHEDULE, &[], "`schedule`", report);
     let overlaps = [("skip", "skip"), ("queue", "queue"), ("allow", "allow")];
     let catches = [("none", CatchUp::None), ("last", CatchUp::Last), ("all", CatchUp::All)];
     let overlap = node.get("overlap").map_or(Some("skip"), |e| word(e, &overlaps, report));

@@ -9,7 +9,7 @@ mod facts;
 mod shape;
 
 use super::kinds::KINDS;
-use super::{parse, policy, steps};
+use super::{flow, parse, policy, steps};
 
 pub use editor::editor_schema;
 use facts::FACTS;
@@ -31,7 +31,14 @@ fn fact(owner: &str, key: &str) -> Option<&'static Fact> {
 }
 
 /// The mappings that are neither a workflow nor a step, with the keys that the parser takes in them.
-const INNER: [(&str, &[&str]); 2] = [("retry", &policy::RETRY), ("resume", &policy::RESUME)];
+const INNER: [(&str, &[&str]); 6] = [
+    ("retry", &policy::RETRY),
+    ("resume", &policy::RESUME),
+    ("unique", &flow::UNIQUE),
+    ("concurrency", &flow::CONCURRENCY),
+    ("rate", &flow::RATE),
+    ("schedule", &flow::SCHEDULE),
+];
 
 /// The keys that the parser takes in a workflow or an inner mapping, in the order of its lists.
 fn keys_of(owner: &str) -> Vec<&'static str> {
