@@ -60,7 +60,8 @@ impl Horizon {
             // The database's clock went back: rows may come below what was seen.
             *self = Self::default();
         }
-        let since = self.at.unwrap_or(DateTime::<Utc>::MIN_UTC);
+        // No row is from before 1970; and Postgres knows no time as early as the earliest here.
+        let since = self.at.unwrap_or(DateTime::UNIX_EPOCH);
         let writers = writers.into_iter().map(|w| {
             let since = self.writers.get(&w).or(self.writers_before.get(&w)).copied().unwrap_or(since);
             (w, since)
@@ -159,6 +160,15 @@ mod tests {
             }
             assert!(seed != 7 || walked_less, "no look was ever spared anything");
         }
+    }
+
+    #[test]
+    fn who_wrote_before_the_first_look_keeps_the_floor_at_the_bottom() {
+        let mut horizon = Horizon::default();
+        for n in [10, 20, 30] {
+            horizon.saw(at(n), vec!["old".to_owned()], &[(pair(1), (at(25), Uuid::nil()))]);
+        }
+        assert_eq!(horizon.floors(), [(pair(1), (DateTime::UNIX_EPOCH, Uuid::nil()))]);
     }
 
     #[test]
