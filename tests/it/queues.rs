@@ -178,7 +178,14 @@ async fn read_for_nothing(db: &Db, statement: &str, values: &[&str]) -> u64 {
         .await
         .unwrap_or_else(|e| panic!("{e}\n{text}"));
     sqlx::raw_sql("ROLLBACK").execute(&mut *conn).await.unwrap();
-    let removed = plan.iter().filter_map(|l| l.trim().strip_prefix("Rows Removed by Filter: ")?.parse().ok());
+    // The locks of other sessions are no rows of a table, and as many as the other tests hold.
+    let mut of_locks = false;
+    let removed = plan.iter().filter_map(|l| {
+        if l.contains("->") {
+            of_locks = l.contains("pg_lock_status");
+        }
+        l.trim().strip_prefix("Rows Removed by Filter: ").filter(|_| !of_locks)?.parse().ok()
+    });
     removed.max().unwrap_or(0)
 }
 
@@ -227,8 +234,7 @@ async fn a_look_reads_nothing_below_the_places_that_it_is_given_and_all_that_lie
     let none = ["NULL::text[]", "'{}'::text[]", "'{}'::smallint[]", "'{}'::timestamptz[]", "'{}'::uuid[]"];
     // Rows a turn of the walk, in the mean over its sixteen.
     assert!(read_for_nothing(&db, LOOK, &none).await >= 100);
-    // The locks of other sessions are read, too.
-    assert!(read_for_nothing(&db, LOOK, &floors).await < 80);
+    assert!(read_for_nothing(&db, LOOK, &floors).await < 50);
     for values in [floors, none] {
         let text = filled(LOOK, &values);
         let found: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
