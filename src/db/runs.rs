@@ -264,6 +264,8 @@ pub struct RunDetail {
     pub created_by: Option<String>,
     pub epoch: i32,
     pub forked_from: Option<Uuid>,
+    /// The run whose step started it.
+    pub parent: Option<Uuid>,
     pub why: String,
     /// The server's time.
     pub now: DateTime<Utc>,
@@ -287,6 +289,8 @@ pub struct StepLine {
     pub event: Option<String>,
     pub epoch: i32,
     pub label: Option<String>,
+    /// The run that it has started.
+    pub child: Option<Uuid>,
 }
 
 /// A line of a run's audit trail.

@@ -13,16 +13,16 @@ use super::fields::{at, limit, list, text, unknown_keys, whole};
 use super::kinds::OwnKind;
 use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
-use super::spec::{Block, Definition};
+use super::spec::Definition;
 use super::synonyms::instead_of;
-use super::{policy, steps};
+use super::{policy, scope, shapes, steps};
 
 /// The keys of a workflow.
-pub(super) const KEYS: [&str; 9] =
-    ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "output"];
+pub(super) const KEYS: [&str; 11] =
+    ["name", "input", "queue", "priority", "timeout", "retry", "resume", "steps", "on_failure", "finally", "output"];
 
 /// Keys of a workflow that come later.
-pub(super) const LATER: [&str; 7] = ["on_failure", "finally", "unique", "concurrency", "rate", "schedule", "budget"];
+pub(super) const LATER: [&str; 5] = ["unique", "concurrency", "rate", "schedule", "budget"];
 
 /// Complains about a part of the language that this version does not have.
 pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
@@ -60,29 +60,20 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
             if nodes.is_empty() {
                 report.error(at(e), "there are no steps");
             }
-            steps::block(nodes, None, None, &inherited, report)
+            let around = steps::Around { outer: None, item: None, what: "list" };
+            steps::block(nodes, around, &inherited, report)
         }),
         None => {
             report.help(root.span, "the workflow has no `steps`", "add `steps:` with a list of steps");
             None
         }
     };
-    let output = get("output").and_then(|e| {
-        let ids: Vec<(&str, bool)> =
-            steps.iter().flat_map(|b: &Block| &b.steps).map(|s| (&*s.id, s.is_map())).collect();
-        let all = Before::Prefix(ids.len());
-        let names = Names {
-            input: inherited.input,
-            steps: &ids,
-            before: &all,
-            own: None,
-            item: None,
-            step: false,
-            raw: &[],
-            outer: None,
-        };
-        expression(e, &names, report)
-    });
+    let known = get("steps").map(|e| scope::known(items(&e.value))).unwrap_or_default();
+    let ids: Vec<(&str, bool)> = known.iter().map(|k| (k.id, k.is_map)).collect();
+    let all = Before::Prefix(ids.len());
+    let names = Names { before: &all, ..Names::new(inherited.input, &ids) };
+    let output = get("output").and_then(|e| expression(e, &names, report));
+    let (on_failure, finally) = shapes::handlers(root, &names, &inherited, report);
     Some(Definition {
         name: name?.into(),
         hash: hash(source),
@@ -92,10 +83,19 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
         timeout,
         resume,
         steps: steps?,
+        on_failure,
+        finally,
         output,
         input,
         document: None,
     })
+}
+
+fn items(node: &Node) -> &[Node] {
+    match &node.value {
+        NodeValue::Seq(items) => items,
+        _ => &[],
+    }
 }
 
 pub(super) fn hash(source: &str) -> String {

@@ -13,7 +13,9 @@ pub const PAGES: &[(&str, &str)] = &[
     ("SD015", include_str!("../../docs/errors/SD015.md")),
     ("SD016", include_str!("../../docs/errors/SD016.md")),
     ("SD017", include_str!("../../docs/errors/SD017.md")),
+    ("SD020", include_str!("../../docs/errors/SD020.md")),
     ("cancelled", include_str!("../../docs/errors/cancelled.md")),
+    ("child_failed", include_str!("../../docs/errors/child_failed.md")),
     ("connection", include_str!("../../docs/errors/connection.md")),
     ("crash_loop", include_str!("../../docs/errors/crash_loop.md")),
     ("definition", include_str!("../../docs/errors/definition.md")),
@@ -39,7 +41,9 @@ pub const PAGES: &[(&str, &str)] = &[
     ("spawn", include_str!("../../docs/errors/spawn.md")),
     ("sql", include_str!("../../docs/errors/sql.md")),
     ("timeout", include_str!("../../docs/errors/timeout.md")),
+    ("too_deep", include_str!("../../docs/errors/too_deep.md")),
     ("too_large", include_str!("../../docs/errors/too_large.md")),
+    ("unknown_workflow", include_str!("../../docs/errors/unknown_workflow.md")),
     ("verdict", include_str!("../../docs/errors/verdict.md")),
 ];
 

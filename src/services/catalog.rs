@@ -42,6 +42,7 @@ impl Loaded {
             queue: &self.queue,
             priority: self.priority,
             source: self.source.as_deref(),
+            handlers: self.workflow.has_handlers(),
             known: false,
         }
     }

@@ -1,5 +1,6 @@
 //! The kinds of step: one file a kind, all behind one trait.
 
+mod child;
 mod http;
 mod params;
 mod plain;
@@ -9,6 +10,7 @@ mod step;
 #[cfg(test)]
 mod testing;
 
+pub use child::{CHILD, Child, ChildRequest, Children};
 pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
 pub use plain::{Approve, Set, Sleep, WaitFor};
 pub use process::{Exec, ProcessOptions, Run, guard_main, kill_marked_on_end_of_input, kinds as process_kinds};
@@ -26,7 +28,7 @@ pub struct StepOptions {
     pub http: HttpOptions,
 }
 
-/// All kinds that need nothing but their options. `sql` needs a database: whoever has one adds it.
+/// All kinds that need nothing but their options. `sql` and `workflow` need a database: whoever has one adds them.
 #[must_use]
 pub fn standard_registry(options: StepOptions) -> Registry {
     let (run, exec) = process_kinds(options.process);

@@ -31,6 +31,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         created_by: None,
         forked_from: None,
         epoch: 2,
+        parent: None,
         why: String::new(),
         now: at(10_000),
     }
@@ -52,6 +53,7 @@ fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
         event: None,
         epoch: 1,
         label: None,
+        child: None,
     }
 }
 

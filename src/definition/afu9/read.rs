@@ -66,6 +66,8 @@ pub(in super::super) fn document(
         timeout: None,
         resume: ResumePolicy::never(),
         steps: Block::default(),
+        on_failure: None,
+        finally: None,
         output: None,
         document: Some(Arc::new(document)),
     })

@@ -9,7 +9,7 @@ mod facts;
 mod shape;
 
 use super::kinds::KINDS;
-use super::{parse, policy, steps};
+use super::{parse, policy, shapes, steps};
 
 pub use editor::editor_schema;
 use facts::FACTS;
@@ -31,7 +31,8 @@ fn fact(owner: &str, key: &str) -> Option<&'static Fact> {
 }
 
 /// The mappings that are neither a workflow nor a step, with the keys that the parser takes in them.
-const INNER: [(&str, &[&str]); 2] = [("retry", &policy::RETRY), ("resume", &policy::RESUME)];
+const INNER: [(&str, &[&str]); 3] =
+    [("retry", &policy::RETRY), ("resume", &policy::RESUME), ("repeat", &shapes::REPEAT)];
 
 /// The keys that the parser takes in a workflow or an inner mapping, in the order of its lists.
 fn keys_of(owner: &str) -> Vec<&'static str> {
@@ -45,7 +46,7 @@ fn keys_of(owner: &str) -> Vec<&'static str> {
 /// The keys that the parser takes in a step of a kind.
 fn keys_of_step(word: &str) -> Vec<&'static str> {
     let Some(kind) = KINDS.iter().find(|k| k.word == word) else { return Vec::new() };
-    let not = steps::not_of(kind.word);
+    let not = shapes::not_of(kind.word);
     let common = steps::COMMON.iter().copied().filter(|key| !not.contains(key));
     common.chain([kind.word]).chain(kind.keys.iter().copied()).collect()
 }

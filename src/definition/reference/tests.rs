@@ -30,7 +30,11 @@ enum Owner {
 fn owners() -> Vec<(Owner, String)> {
     let mut out = vec![(Owner::Workflow, "name: a\nKEY: 1\nsteps: [{id: one, set: 1}]".to_owned())];
     for (owner, _) in INNER {
-        out.push((Owner::Inner(owner), format!("name: a\n{owner}: {{KEY: 1}}\nsteps: [{{id: one, set: 1}}]")));
+        let text = match owner {
+            "repeat" => "name: a\nsteps: [{id: one, repeat: {KEY: 1}}]".to_owned(),
+            _ => format!("name: a\n{owner}: {{KEY: 1}}\nsteps: [{{id: one, set: 1}}]"),
+        };
+        out.push((Owner::Inner(owner), text));
     }
     for kind in &KINDS {
         out.push((Owner::Kind(kind.word), format!("name: a\nsteps:\n  - id: one\n    {}: x\n    KEY: 1\n", kind.word)));
