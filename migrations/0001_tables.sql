@@ -75,6 +75,7 @@ CREATE TABLE stepd_engine.definitions (
     hash text NOT NULL UNIQUE,
     workflow text NOT NULL,
     body text,
+    handlers boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     used_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -83,6 +84,7 @@ COMMENT ON COLUMN stepd_engine.definitions.id IS 'What jobs and workflows refer 
 COMMENT ON COLUMN stepd_engine.definitions.hash IS 'The hash of the definition''s content.';
 COMMENT ON COLUMN stepd_engine.definitions.workflow IS 'The workflow''s name.';
 COMMENT ON COLUMN stepd_engine.definitions.body IS 'The file''s text; NULL for a workflow that is Rust code.';
+COMMENT ON COLUMN stepd_engine.definitions.handlers IS 'Is anything to be done at the end of a run (undo, on_failure, finally)? Then a cancel brings a run that has begun to a worker.';
 COMMENT ON COLUMN stepd_engine.definitions.created_at IS 'When it was first loaded.';
 COMMENT ON COLUMN stepd_engine.definitions.used_at IS 'When a worker last said that it has it, to the hour: what has not been said for a day, and nothing names, is removed.';
 COMMENT ON INDEX stepd_engine.definitions_pkey IS 'A run looks its definition up by id.';
@@ -280,6 +282,7 @@ CREATE TABLE stepd.jobs (
     unique_keep interval CONSTRAINT unique_keep_is_a_time CHECK (unique_keep > '0'),
     rate_key text CONSTRAINT rate_key_has_at_most_500_characters CHECK (length(rate_key) <= 500),
     target text,
+    parent uuid,
     CONSTRAINT jobs_pkey PRIMARY KEY (id) WITH (fillfactor = 80),
     -- What an INSERT can break has a name that says what is right: it is all that the error says. They are checked in the order of
     -- their names.
@@ -363,6 +366,7 @@ COMMENT ON COLUMN stepd.jobs.unique_keep IS 'How long the unique key outlives th
 COMMENT ON COLUMN stepd.jobs.rate_key IS 'What the workflow''s rate counts by.';
 COMMENT ON COLUMN stepd.jobs.target IS 'On a resuming run: the step that failed it, without the numbers of items.';
 COMMENT ON COLUMN stepd.jobs.error IS 'The failure that the next automatic resume follows, as JSON.';
+COMMENT ON COLUMN stepd.jobs.parent IS 'The run that waits for the end of this one: its worker tells it.';
 
 CREATE TABLE stepd_engine.ended (
     id uuid NOT NULL,
@@ -473,6 +477,29 @@ COMMENT ON COLUMN stepd_engine.checkpoints.decision IS 'What a resume must not d
 COMMENT ON INDEX stepd_engine.checkpoints_pkey IS 'A claim loads the steps of its run, a write finds its own.';
 COMMENT ON INDEX stepd_engine.checkpoints_usage IS 'A run''s tokens and cost are summed from the few steps that have any.';
 COMMENT ON INDEX stepd_engine.checkpoints_waiting IS 'An emitted event finds the steps that wait for its name.';
+
+-- Apart from the hot tables, which know of no other run: most runs have neither a parent nor children.
+CREATE TABLE stepd_engine.children (
+    parent uuid NOT NULL,
+    key text NOT NULL,
+    n smallint NOT NULL,
+    child uuid NOT NULL,
+    depth smallint NOT NULL,
+    attached boolean NOT NULL,
+    settled boolean NOT NULL DEFAULT false,
+    CONSTRAINT children_pkey PRIMARY KEY (parent, key, n)
+);
+CREATE UNIQUE INDEX children_child ON stepd_engine.children (child);
+COMMENT ON TABLE stepd_engine.children IS 'The runs that steps of other runs have started, one row each.';
+COMMENT ON COLUMN stepd_engine.children.parent IS 'The run whose step it was.';
+COMMENT ON COLUMN stepd_engine.children.key IS 'The step''s key.';
+COMMENT ON COLUMN stepd_engine.children.n IS 'Which child of that step, from 1: another one is started only when the step is tried anew after the failure of the one before.';
+COMMENT ON COLUMN stepd_engine.children.child IS 'The run that it started.';
+COMMENT ON COLUMN stepd_engine.children.depth IS 'How many runs stand above the child.';
+COMMENT ON COLUMN stepd_engine.children.attached IS 'Does the step wait for its end? Then it is cancelled when its parent ends without it.';
+COMMENT ON COLUMN stepd_engine.children.settled IS 'Has the step been told of its end, or does nobody want to know any more?';
+COMMENT ON INDEX stepd_engine.children_pkey IS 'A step finds its child, a run its children. One child for each n: what starts it twice is refused.';
+COMMENT ON INDEX stepd_engine.children_child IS 'A run finds the one that waits for it.';
 
 CREATE TABLE stepd_engine.events (
     id bigint GENERATED ALWAYS AS IDENTITY,

@@ -124,6 +124,7 @@ BEGIN
     job.unique_keep := NULL;
     job.rate_key := NULL;
     job.target := NULL;
+    job.parent := NULL;
     job.input := coalesce(job.input, '{}');
     job.labels := coalesce(job.labels, '{}');
     RETURN job;
@@ -206,7 +207,7 @@ BEGIN
     -- Only what an INSERT may have brought along is reset; each assignment costs.
     IF NEW.epoch OPERATOR(pg_catalog.<>) 0 OR NEW.definition IS NOT NULL OR NEW.resumes OPERATOR(pg_catalog.<>) 0
             OR NEW.crashes OPERATOR(pg_catalog.<>) 0 OR NEW.streak OPERATOR(pg_catalog.<>) 0 OR NEW.started OR NEW.taken
-            OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.first_started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL
+            OR NEW.worker IS NOT NULL OR NEW.started_at IS NOT NULL OR NEW.first_started_at IS NOT NULL OR NEW.error IS NOT NULL OR NEW.due_at IS NOT NULL OR NEW.parent IS NOT NULL
             OR NEW.state OPERATOR(pg_catalog.<>) 'queued'::stepd.run_state OR NEW.lane OPERATOR(pg_catalog.<>) 0
             OR NEW.unique_keep IS NOT NULL OR NEW.rate_key IS NOT NULL OR NEW.target IS NOT NULL OR NEW.input IS NULL OR NEW.labels IS NULL THEN
         NEW := stepd_engine.reset_job(NEW);
@@ -600,14 +601,18 @@ COMMENT ON FUNCTION stepd_engine.stage(integer) IS 'Stages what is due, and says
 CREATE FUNCTION stepd_engine.answer(run_ uuid, key_ text, output_ text, error_ text) RETURNS boolean LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    kind_ text;
 BEGIN
     -- The job's row first, as a cancel does: the other way round they could wait for each other. A running run's row is left alone.
     PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state IN ('waiting', 'paused') FOR UPDATE;
     UPDATE stepd_engine.checkpoints c SET
             state = CASE WHEN error_ IS NULL THEN 'completed' ELSE 'failed' END::stepd.step_state,
             checkpoint = error_ IS NULL, output = output_, error = error_, ended_at = clock_timestamp(), due_at = NULL
-        WHERE c.run = run_ AND c.key = key_ AND c.state = 'waiting';
+        WHERE c.run = run_ AND c.key = key_ AND c.state = 'waiting' RETURNING c.kind INTO kind_;
     IF NOT FOUND THEN RETURN false; END IF;
+    -- A child is not wanted any more: it has ended, or its time is up.
+    IF kind_ = 'workflow' THEN PERFORM stepd_engine.let_children_go(run_, key_, 'its parent does not wait for it any more'); END IF;
     PERFORM stepd_engine.bring_back(run_, error_ IS NULL);
     RETURN true;
 END
@@ -669,11 +674,15 @@ DECLARE
     c record;
     s record;
 BEGIN
-    SELECT event, match INTO c FROM stepd_engine.checkpoints WHERE run = run_ AND key = key_ AND state = 'waiting';
+    SELECT event, match, kind INTO c FROM stepd_engine.checkpoints WHERE run = run_ AND key = key_ AND state = 'waiting';
     IF NOT FOUND THEN
         -- Answered between the wait and the suspend, when there was no waiting run to bring back.
         PERFORM stepd_engine.bring_back(run_);
         RETURN true;
+    END IF;
+    IF c.kind = 'workflow' THEN
+        RETURN stepd_engine.tell_parent((SELECT k.child FROM stepd_engine.children k
+            WHERE k.parent = run_ AND k.key = key_ AND NOT k.settled ORDER BY k.n DESC LIMIT 1));
     END IF;
     IF c.event IS NULL THEN RETURN false; END IF;
     -- Never waits: an emitter may keep its transaction open for long, and holds rows that an answer needs. NULL: ask again.
@@ -710,7 +719,7 @@ BEGIN
     IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = ANY (keys) AND c.state <> 'waiting') THEN
         PERFORM stepd_engine.bring_back(run_);
     END IF;
-    PERFORM stepd_engine.end_cancelled(run_, g.payload ->> 'reason', g.by_whom) FROM stepd_engine.signals g
+    PERFORM stepd_engine.cancel_now(run_, g.payload ->> 'reason', g.by_whom) FROM stepd_engine.signals g
         WHERE g.run = run_ AND g.kind = 'cancel' ORDER BY g.id LIMIT 1;
     PERFORM stepd_engine.settle_pause(run_);
     RETURN settled;
@@ -864,6 +873,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.bury(uuid[]) IS 'Removes the rows of runs that have ended; one whose unique key outlives it becomes a tombstone.';
+CREATE FUNCTION stepd_engine.crash_loop(run_ uuid, crashes smallint, evidence jsonb) RETURNS text LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
+        'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them%s', crashes,
+            CASE WHEN (evidence #>> '{facts,seen,oom_kills}')::bigint > 0 THEN '; the kernel killed in that worker''s memory group, for want of memory' ELSE '' END),
+        'details', evidence || jsonb_build_object('deaths',
+            (SELECT jsonb_agg(stepd_engine.as_jsonb(e.data) ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = run_ AND e.kind = 'crashed'),
+            'last_failure', (SELECT stepd_engine.as_jsonb(e.data) FROM stepd_engine.events e WHERE e.run = run_ AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
+$$;
+COMMENT ON FUNCTION stepd_engine.crash_loop(uuid, smallint, jsonb) IS 'The failure of a run that keeps killing its workers.';
 
 CREATE FUNCTION stepd_engine.quarantine(ids uuid[], evidence jsonb) RETURNS integer LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -871,18 +891,23 @@ AS $$
 DECLARE
     n integer;
     over uuid[];
+    r record;
 BEGIN
+    -- What is to be done at its end is tried once more, alone: it may be something else that kills.
+    FOR r IN SELECT j.id, j.crashes FROM stepd.jobs j JOIN stepd_engine.definitions d ON d.id = j.definition
+            WHERE j.id = ANY (ids) AND d.handlers AND NOT EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.key = '(end)')
+    LOOP
+        IF stepd_engine.begin_end(r.id, 'failed', stepd_engine.crash_loop(r.id, r.crashes, evidence)) THEN
+            ids := array_remove(ids, r.id);
+            UPDATE stepd.jobs j SET streak = 4 WHERE j.id = r.id;
+        END IF;
+    END LOOP;
     WITH kept AS (
         INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
                 worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, error)
             SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(),
                 (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
-                jsonb_build_object('class', 'permanent', 'code', 'crash_loop',
-                    'message', format('the run was quarantined: %s workers died while they ran it, the last of them while it ran alone and without a new checkpoint between them%s', g.crashes,
-                        CASE WHEN (evidence #>> '{facts,seen,oom_kills}')::bigint > 0 THEN '; the kernel killed in that worker''s memory group, for want of memory' ELSE '' END),
-                    'details', evidence || jsonb_build_object('deaths',
-                        (SELECT jsonb_agg(stepd_engine.as_jsonb(e.data) ORDER BY e.id) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'crashed'),
-                        'last_failure', (SELECT stepd_engine.as_jsonb(e.data) FROM stepd_engine.events e WHERE e.run = g.id AND e.kind = 'attempt_failed' ORDER BY e.id DESC LIMIT 1)))::text
+                stepd_engine.crash_loop(g.id, g.crashes, evidence)
             FROM stepd.jobs g WHERE g.id = ANY (ids) AND g.state IN ('queued', 'held') RETURNING id
     )
     SELECT count(*), array_agg(k.id) INTO n, over FROM kept k;
@@ -893,6 +918,7 @@ BEGIN
             ended_at = clock_timestamp(), due_at = NULL
         WHERE c.ctid = ANY (ARRAY(SELECT x.ctid FROM stepd_engine.checkpoints x
             WHERE x.run = ANY (ids) AND x.state IN ('running', 'waiting') FOR UPDATE SKIP LOCKED));
+    PERFORM stepd_engine.let_children_go(x.id, NULL, 'its parent was quarantined'), stepd_engine.tell_parent(x.id) FROM unnest(ids) AS x(id);
     RETURN n;
 END
 $$;
@@ -928,7 +954,7 @@ BEGIN
                 -- Or one of several waits was answered under the very claim that then suspended, and its worker died before it
                 -- could settle. At most one wake-up too many for a suspended run: the next claim has another epoch.
                 OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.state IN ('completed', 'failed')
-                    AND (c.decision LIKE '{"wait":"event"%' OR c.decision LIKE '{"wait":"approval"%')))
+                    AND (c.decision LIKE '{"wait":"event"%' OR c.decision LIKE '{"wait":"approval"%' OR c.decision LIKE '{"wait":"child"%')))
             ORDER BY j.id FOR UPDATE SKIP LOCKED
     LOOP
         PERFORM stepd_engine.bring_back(r.id);
@@ -950,6 +976,23 @@ BEGIN
         PERFORM FROM stepd.jobs j WHERE j.id = r.run AND j.state IN ('waiting', 'paused') FOR UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND AND EXISTS (SELECT FROM stepd.jobs j WHERE j.id = r.run AND j.state IN ('waiting', 'paused'));
         mended := mended + coalesce(stepd_engine.settle_wait(r.run, r.key), false)::integer;
+    END LOOP;
+    -- Waiting for a child that has ended without telling, or is not there any more.
+    FOR r IN SELECT k.child FROM stepd_engine.checkpoints c JOIN stepd_engine.children k ON k.parent = c.run AND k.key = c.key
+            WHERE c.run = ANY (ids) AND c.state = 'waiting' AND c.kind = 'workflow' AND k.attached AND NOT k.settled
+              AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.child AND j.state NOT IN ('completed', 'failed', 'cancelled'))
+            ORDER BY c.run, c.key
+    LOOP
+        mended := mended + coalesce(stepd_engine.tell_parent(r.child), false)::integer;
+    END LOOP;
+    -- Children for which nobody waits any more, and which nobody has told.
+    FOR r IN SELECT k.parent, k.key FROM stepd_engine.children k
+            WHERE k.child = ANY (ids) AND k.attached AND NOT k.settled AND (NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.parent AND j.state NOT IN ('completed', 'failed', 'cancelled'))
+                OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = k.parent AND c.key = k.key AND c.state = 'cancelled'))
+            ORDER BY k.child
+    LOOP
+        PERFORM stepd_engine.let_children_go(r.parent, r.key, 'its parent has ended without it');
+        mended := mended + 1;
     END LOOP;
     mended := mended + stepd_engine.settle_cancels(batch);
     FOR r IN SELECT j.id FROM stepd.jobs j LEFT JOIN stepd_engine.signals g ON g.run = j.id AND g.kind = 'pause'
@@ -975,3 +1018,130 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.repair(integer, uuid, integer, integer) IS 'Mends lost wake-ups and removes signals that nobody can receive any more; one bounded pass.';
+
+-- Children -------------------------------------------------------------------------------------------
+-- A step and its child are one row of stepd_engine.children, written in the transaction that inserts the job. Locks: no function here
+-- waits for another run's row; what is locked is left to the repair.
+
+-- Called by the step's attempt, under its lease. However often, it is one child: until the step has been told of its failure and is
+-- tried anew. Then there is another one; but where an operator has taken the failed one up again, that one counts.
+CREATE FUNCTION stepd_engine.spawn(run_ uuid, worker_ uuid, epoch_ integer, key_ text, workflow_ text, input_ jsonb, attached_ boolean, most integer,
+    OUT spawned uuid, OUT depth_ integer) LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own record;
+    was record;
+BEGIN
+    PERFORM FROM stepd_engine.workers w WHERE w.id = worker_ FOR KEY SHARE;
+    IF NOT FOUND THEN RETURN; END IF;
+    SELECT j.queue, j.traceparent INTO own FROM stepd.jobs j WHERE j.id = run_ AND j.epoch = epoch_ AND j.worker = worker_ AND j.state = 'running';
+    IF NOT FOUND THEN RETURN; END IF;
+    SELECT k.child, k.n, k.depth, k.settled, stepd_engine.state_of(k.child) AS state INTO was FROM stepd_engine.children k
+        WHERE k.parent = run_ AND k.key = key_ ORDER BY k.n DESC LIMIT 1;
+    depth_ := coalesce(was.depth, (SELECT k.depth + 1 FROM stepd_engine.children k WHERE k.child = run_), 1);
+    IF was.child IS NOT NULL AND (NOT was.settled OR was.state NOT IN ('failed', 'cancelled')) THEN
+        UPDATE stepd_engine.children k SET settled = false WHERE k.child = was.child AND k.settled;
+        spawned := was.child;
+        RETURN;
+    END IF;
+    IF depth_ > most THEN RETURN; END IF;
+    -- What is tried out on a queue that only its own `stepd run` serves stays there.
+    INSERT INTO stepd.jobs AS j (workflow, input, traceparent, queue)
+        VALUES (workflow_, input_, own.traceparent, CASE WHEN own.queue ~ '^run-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN own.queue END)
+        RETURNING j.id INTO spawned;
+    IF attached_ THEN UPDATE stepd.jobs j SET parent = run_ WHERE j.id = spawned; END IF;
+    INSERT INTO stepd_engine.children (parent, key, n, child, depth, attached) VALUES (run_, key_, coalesce(was.n, 0) + 1, spawned, depth_, attached_);
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.spawn(uuid, uuid, integer, text, text, jsonb, boolean, integer) IS
+    'The child run of a step, inserted if it is not there. Without a run: the lease is lost; with a depth beyond the most, it stands too deep.';
+
+-- Called after the child's end has been committed, after its parent has begun to wait, and by the repair: whoever of the two comes
+-- second finds the other. NULL: somebody holds the parent's row; ask again.
+CREATE FUNCTION stepd_engine.tell_parent(child_ uuid) RETURNS boolean LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    k record;
+    e record;
+    failure text;
+BEGIN
+    SELECT c.parent, c.key INTO k FROM stepd_engine.children c WHERE c.child = child_ AND c.attached AND NOT c.settled;
+    IF NOT FOUND THEN RETURN false; END IF;
+    -- One statement, one snapshot: a run that moves between the tables is seen in exactly one.
+    SELECT j.id AS live, x.id AS ended, x.state, x.output, x.error, x.workflow INTO e
+        FROM (VALUES (child_)) AS v(id) LEFT JOIN stepd.jobs j ON j.id = v.id LEFT JOIN stepd_engine.ended x ON x.id = v.id;
+    IF e.live IS NOT NULL THEN RETURN false; END IF;
+    IF e.state IS DISTINCT FROM 'completed' THEN
+        failure := json_build_object('class', 'permanent', 'code', 'child_failed',
+            'message', CASE WHEN e.ended IS NULL THEN format('child run %s is not there any more', child_)
+                ELSE format('child run %s of workflow %s %s%s', child_, e.workflow, CASE e.state WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END,
+                    coalesce(': ' || stepd_engine.failure_text(e.error), '')) END,
+            'details', json_build_object('run', child_, 'workflow', e.workflow, 'state', e.state, 'error', e.error::json))::text;
+    END IF;
+    PERFORM FROM stepd.jobs j WHERE j.id = k.parent AND j.state IN ('waiting', 'paused') FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND AND EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.parent AND j.state IN ('waiting', 'paused')) THEN RETURN NULL; END IF;
+    RETURN stepd_engine.answer(k.parent, k.key, CASE WHEN failure IS NULL THEN coalesce(e.output, 'null') END, failure);
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.tell_parent(uuid) IS 'Answers the step that waits for a run that has ended; NULL when somebody else holds that step''s run.';
+
+-- Nobody waits for these children any more: what has not ended is cancelled. The request is durable, so that what is locked now, or at
+-- work, hears of it.
+CREATE FUNCTION stepd_engine.let_children_go(run_ uuid, key_ text, reason text) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN UPDATE stepd_engine.children k SET settled = true
+        WHERE k.parent = run_ AND k.attached AND NOT k.settled AND (key_ IS NULL OR k.key = key_) RETURNING k.child
+    LOOP
+        CONTINUE WHEN NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = r.child AND j.state NOT IN ('completed', 'failed', 'cancelled'));
+        PERFORM pg_advisory_xact_lock_shared(stepd_engine.run_lock(r.child));
+        PERFORM FROM stepd.jobs j WHERE j.id = r.child AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') FOR UPDATE SKIP LOCKED;
+        CONTINUE WHEN FOUND AND stepd_engine.cancel_now(r.child, reason, NULL) IS NOT NULL;
+        CONTINUE WHEN EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run = r.child AND g.kind = 'cancel');
+        INSERT INTO stepd_engine.signals (run, kind, name, payload) VALUES (r.child, 'cancel', 'cancel', jsonb_build_object('reason', reason));
+        INSERT INTO stepd_engine.events (run, kind, data) VALUES (r.child, 'cancel_requested', json_build_object('reason', reason)::text);
+        PERFORM stepd_engine.wake();
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.let_children_go(uuid, text, text) IS 'Cancels the children of a run, or of one of its steps, for which nobody waits any more.';
+
+-- The end --------------------------------------------------------------------------------------------
+
+-- Records how a run ends that no worker has, and hands it to one for what is to be done then: as engine::ending does for a run at work.
+-- False: there is nothing to be done (the definition says so, or no step has begun), and the run can end at once.
+CREATE FUNCTION stepd_engine.begin_end(run_ uuid, state_ text, failure text) RETURNS boolean LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM stepd.jobs j JOIN stepd_engine.definitions d ON d.id = j.definition
+        WHERE j.id = run_ AND j.state NOT IN ('running', 'scheduled') AND d.handlers AND EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = run_) FOR UPDATE OF j;
+    IF NOT FOUND THEN RETURN false; END IF;
+    UPDATE stepd_engine.checkpoints c SET state = 'cancelled', checkpoint = false, ended_at = clock_timestamp(), due_at = NULL
+        WHERE c.run = run_ AND c.state IN ('running', 'waiting');
+    INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, decision)
+        SELECT run_, max(c.seq) + 1, max(c.epoch), clock_timestamp(), clock_timestamp(), 1, true, 'completed', '(end)', 'end',
+            json_build_object('state', state_, 'error', failure::json)::text
+        FROM stepd_engine.checkpoints c WHERE c.run = run_;
+    DELETE FROM stepd_engine.signals g WHERE g.run = run_ AND g.kind = 'pause';
+    UPDATE stepd.jobs j SET due_at = NULL, error = NULL, worker = NULL,
+            state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state, lane = CASE WHEN l.limited THEN 5 ELSE 1 END
+        FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = run_) l WHERE j.id = l.id;
+    PERFORM stepd_engine.let_children_go(run_, NULL, 'its parent has ended without it');
+    PERFORM stepd_engine.wake();
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.begin_end(uuid, text, text) IS 'Records how a run ends that no worker has, and hands it to one for its undo, on_failure and finally; false where there is none of it.';
+
+CREATE FUNCTION stepd_engine.ending(run_ uuid) RETURNS text LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.decision::json ->> 'state' FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = '(end)'
+$$;
+COMMENT ON FUNCTION stepd_engine.ending(uuid) IS 'How the run ends, where that has been decided and there is something left to be done; NULL: it is still open.';

@@ -5,7 +5,8 @@
 --   * A function that reads private tables is SECURITY DEFINER, with its search_path pinned, and is taken
 --     from PUBLIC: grant it to the roles that need it. stepd.enqueue is not: what an INSERT into stepd.jobs may do, it may do.
 --   * Errors: SD002 too large, SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
---     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing, SD017 the run has no such step.
+--     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing, SD017 the run has no such step,
+--     SD020 its steps have been undone.
 
 -- Small words for people -----------------------------------------------------------------------------
 
@@ -83,10 +84,35 @@ BEGIN
     DELETE FROM stepd_engine.signals g WHERE g.run = run_;
     INSERT INTO stepd_engine.events (run, kind, by_whom, data)
         VALUES (run_, 'cancelled', by_whom, json_build_object('reason', reason, 'from', was)::text);
+    PERFORM stepd_engine.let_children_go(run_, NULL, 'its parent was cancelled');
+    PERFORM stepd_engine.tell_parent(run_);
     RETURN true;
 END
 $$;
 COMMENT ON FUNCTION stepd_engine.end_cancelled(uuid, text, text) IS 'Moves a run that no worker has to its end, as cancelled.';
+
+-- Cancels a run that is not running: 'cancelled' when it has ended, 'ending' when a worker is to do first what is to be done at its end,
+-- 'too late' when it is ending otherwise. NULL when there is no such row, or a worker has it.
+CREATE FUNCTION stepd_engine.cancel_now(run_ uuid, reason text, by_whom text) RETURNS text LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ends text;
+    asked timestamptz := clock_timestamp();
+BEGIN
+    PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' FOR UPDATE;
+    IF NOT FOUND THEN RETURN NULL; END IF;
+    ends := stepd_engine.ending(run_);
+    IF ends IS NOT NULL THEN RETURN CASE ends WHEN 'cancelled' THEN 'ending' ELSE 'too late' END; END IF;
+    IF stepd_engine.begin_end(run_, 'cancelled', '{"class":"permanent","code":"cancelled","message":"the run was cancelled"}') THEN
+        INSERT INTO stepd_engine.events (run, at, kind, by_whom, data)
+            VALUES (run_, asked, 'cancel_requested', by_whom, json_build_object('reason', reason)::text);
+        RETURN 'ending';
+    END IF;
+    RETURN CASE WHEN stepd_engine.end_cancelled(run_, reason, by_whom) THEN 'cancelled' END;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.cancel_now(uuid, text, text) IS 'Cancels a run that no worker has: at once, or by way of a worker where something is to be done at its end.';
 
 -- A request can meet a run in the instant in which its worker lets it go; then no worker looks at it.
 CREATE FUNCTION stepd_engine.settle_cancels(batch integer) RETURNS integer LANGUAGE plpgsql
@@ -97,9 +123,9 @@ DECLARE
     n integer := 0;
 BEGIN
     FOR r IN SELECT g.run, g.by_whom, g.payload FROM stepd_engine.signals g JOIN stepd.jobs j ON j.id = g.run
-        WHERE g.kind = 'cancel' AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') ORDER BY g.run LIMIT batch FOR UPDATE OF j SKIP LOCKED
+        WHERE g.kind = 'cancel' AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') AND stepd_engine.ending(j.id) IS NULL ORDER BY g.run LIMIT batch FOR UPDATE OF j SKIP LOCKED
     LOOP
-        n := n + stepd_engine.end_cancelled(r.run, r.payload ->> 'reason', r.by_whom)::integer;
+        n := n + (stepd_engine.cancel_now(r.run, r.payload ->> 'reason', r.by_whom) IS NOT NULL)::integer;
     END LOOP;
     RETURN n;
 END
@@ -147,13 +173,15 @@ CREATE FUNCTION stepd.cancel(id uuid, reason text DEFAULT NULL) RETURNS text LAN
 AS $$
 DECLARE
     state_ text;
+    done text;
     asked boolean := false;
 BEGIN
     -- As an approval does: a worker that suspends the run meanwhile looks again afterwards.
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.run_lock(cancel.id));
     LOOP
-        IF stepd_engine.end_cancelled(cancel.id, cancel.reason, session_user) THEN
-            RETURN 'cancelled';
+        done := stepd_engine.cancel_now(cancel.id, cancel.reason, session_user);
+        IF done IN ('cancelled', 'ending') THEN
+            RETURN CASE done WHEN 'cancelled' THEN done ELSE 'requested' END;
         END IF;
         state_ := stepd_engine.state_of(cancel.id);
         IF state_ IS NULL THEN
@@ -163,6 +191,11 @@ BEGIN
             RAISE EXCEPTION USING ERRCODE = 'SD011',
                 MESSAGE = format('stepd SD011: run %s has already ended as %s', cancel.id, state_),
                 HINT = 'There is nothing left to cancel. (stepd explain SD011)';
+        ELSIF done = 'too late' OR stepd_engine.ending(cancel.id) <> 'cancelled' THEN
+            EXIT WHEN asked;
+            RAISE EXCEPTION USING ERRCODE = 'SD012',
+                MESSAGE = format('stepd SD012: run %s is ending as %s and cannot be cancelled any more', cancel.id, stepd_engine.ending(cancel.id)),
+                HINT = format('What is to be done at its end is being done; SELECT stepd.why(%L) says what. (stepd explain SD012)', cancel.id);
         ELSIF state_ = 'running' THEN
             EXIT WHEN asked;
             INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
@@ -179,7 +212,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd.cancel(uuid, text) IS
-    'Cancels a run. Returns ''cancelled'' when it has ended at once, ''requested'' when a worker runs it and is told (within 2 s). Raises SD010 for an unknown run, SD011 for an ended one.';
+    'Cancels a run. Returns ''cancelled'' when it has ended at once, ''requested'' when a worker runs it and is told (within 2 s), or is to run its undo and finally steps first. Raises SD010 for an unknown run, SD011 for an ended one, SD012 for one that is ending otherwise.';
 
 -- What a run is pinned to from now on, where it is to move on: its workflow's present definition.
 CREATE FUNCTION stepd_engine.present_definition(workflow_ text) RETURNS integer LANGUAGE sql STABLE
@@ -197,6 +230,8 @@ DECLARE
     fresh uuid;
     other uuid;
     state_ text;
+    ended_seq integer;
+    handlers json;
 BEGIN
     LOOP
         -- Failed and about to resume: now.
@@ -228,6 +263,17 @@ BEGIN
         END IF;
     END LOOP;
 
+    -- Its end is taken back: what was done then is done again at the next one. But not what was undone.
+    SELECT c.seq INTO ended_seq FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.key = '(end)';
+    IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.seq > ended_seq AND c.key LIKE '%.undo' AND c.state <> 'skipped') THEN
+        RAISE EXCEPTION USING ERRCODE = 'SD020',
+            MESSAGE = format('stepd SD020: run %s cannot be retried: its steps have been undone', retry.id),
+            HINT = 'Fork it from a step before them, or enqueue a new run with the same input. (stepd explain SD020)';
+    END IF;
+    WITH gone AS (
+        DELETE FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.seq >= ended_seq RETURNING c.seq, c.key, c.state, c.ended_at
+    )
+    SELECT json_agg(json_build_object('key', g.key, 'state', g.state, 'ended_at', g.ended_at) ORDER BY g.seq) INTO handlers FROM gone g;
     -- The run takes its key back from its tombstone.
     DELETE FROM stepd.jobs j WHERE j.id = e.id AND j.state IN ('completed', 'failed', 'cancelled');
     -- The trigger gives an inserted row first values; what the run already is, follows in the same transaction.
@@ -244,6 +290,7 @@ BEGIN
     UPDATE stepd.jobs j SET id = e.id, epoch = e.epoch, crashes = e.crashes, run_at = e.run_at,
             definition = CASE WHEN retry.latest THEN coalesce(stepd_engine.present_definition(e.workflow), e.definition) ELSE e.definition END,
             first_started_at = e.started_at, ready_at = e.ready_at, created_by = e.created_by,
+            parent = (SELECT k.parent FROM stepd_engine.children k WHERE k.child = e.id AND k.attached),
             lane = CASE j.state WHEN 'held' THEN 5 ELSE 1 END
         WHERE j.id = fresh RETURNING j.state::text INTO state_;
 
@@ -274,13 +321,13 @@ BEGIN
         WHERE c.run = e.id AND NOT c.checkpoint;
     -- The epoch says which lines are of the attempts before.
     INSERT INTO stepd_engine.events (run, epoch, kind, by_whom, data)
-        VALUES (e.id, e.epoch, 'retried', session_user, json_build_object('from', 'failed', 'ended_at', e.ended_at, 'failure', e.error::json)::text);
+        VALUES (e.id, e.epoch, 'retried', session_user, json_build_object('from', 'failed', 'ended_at', e.ended_at, 'failure', e.error::json, 'at_end', handlers)::text);
     PERFORM stepd_engine.wake();
     RETURN state_;
 END
 $$;
 COMMENT ON FUNCTION stepd.retry(uuid, boolean) IS
-    'Takes up a failed run again under the same id: finished steps keep their results, failed ones get fresh attempts, the workflow''s timeout begins anew; a resuming run goes on at once. With latest it goes on with the workflow''s present definition instead of the one that it began with. Returns the new state, queued or held. Raises SD010 for an unknown run, SD012 for another state, SD013 when the unique key has been taken.';
+    'Takes up a failed run again under the same id: finished steps keep their results, failed ones get fresh attempts, the workflow''s timeout begins anew; a resuming run goes on at once. With latest it goes on with the workflow''s present definition instead of the one that it began with. Returns the new state, queued or held. Raises SD010 for an unknown run, SD012 for another state, SD013 when the unique key has been taken, SD020 when its steps have been undone.';
 
 -- Fork -------------------------------------------------------------------------------------------------
 -- What a fork keeps: the checkpoints of the steps that had started before from_step did. Whatever depends on from_step started after it
@@ -331,11 +378,16 @@ BEGIN
     WITH before AS (
         SELECT s.seq, s.key, s.kind, s.label, s.checkpoint, s.state, s.output::text AS output, s.error::text AS error, s.decision::text AS decision
         FROM stepd.steps s WHERE s.run = fork.id AND s.seq < first_ AND s.key <> fork.from_step
-            AND s.key !~ '\.undo$' AND NOT EXISTS (SELECT FROM stepd.steps u WHERE u.run = s.run AND u.key = s.key || '.undo')
+            AND NOT EXISTS (SELECT FROM stepd.steps u WHERE u.run = s.run AND u.key = s.key || '.undo')
+            -- How the run ended, and what was done because of it.
+            AND NOT EXISTS (SELECT FROM stepd.steps z WHERE z.run = s.run AND z.kind = 'end' AND z.seq <= s.seq)
     ), taken AS (
-        SELECT b.*, NOT b.checkpoint OR starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.') AS open
+        SELECT b.*, NOT b.checkpoint OR starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.')
+            -- The keys of a branch's steps do not say where they stand; and what has been undone in an item is done again.
+            OR b.decision IS NOT NULL AND (b.kind = 'switch' OR EXISTS (SELECT FROM stepd.steps u
+                WHERE u.run = fork.id AND starts_with(u.key, b.key || '[') AND u.key ~ '\.undo$')) AS open
         FROM before b
-        WHERE b.checkpoint
+        WHERE b.checkpoint OR b.kind = 'switch' AND b.decision IS NOT NULL
             OR b.decision IS NOT NULL AND b.state <> 'waiting' AND (starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.')
                 OR EXISTS (SELECT FROM before part WHERE part.checkpoint AND (starts_with(part.key, b.key || '[') OR starts_with(part.key, b.key || '.'))))
     ), written AS (
@@ -836,6 +888,11 @@ AS $$
                     format('approval at %s%s', c.key, coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
                     || format(' since %s', stepd_engine.span(clock_timestamp() - c.started_at))
                     || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
+                WHEN c.kind = 'workflow' AND stepd_engine.failure_field(c.decision, 'wait') = 'child' THEN
+                    format('child run %s of workflow %s at %s since %s, which is %s', stepd_engine.failure_field(c.decision, 'run'),
+                        stepd_engine.failure_field(c.decision, 'workflow'), c.key, stepd_engine.span(clock_timestamp() - c.started_at),
+                        coalesce(stepd_engine.state_of(stepd_engine.failure_field(c.decision, 'run')::uuid), 'gone'))
+                    || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
                 WHEN c.event IS NOT NULL THEN
                     format('event %s%s at %s since %s', c.event, CASE WHEN c.match IS NULL OR c.match = '{}' THEN '' ELSE ' matching ' || c.match::text END,
                         c.key, stepd_engine.span(clock_timestamp() - c.started_at))
@@ -930,6 +987,7 @@ BEGIN
                 CASE e.resumes WHEN 0 THEN '' WHEN 1 THEN ', after 1 resume' ELSE format(', after %s resumes', e.resumes) END,
                 coalesce(stepd_engine.failure_text(e.error), 'no failure was recorded'))
                 || CASE WHEN stepd_engine.failure_field(e.error, 'code') = 'invalid_input' THEN 'enqueue a new run with an input that fits'
+                WHEN EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.key LIKE '%.undo' AND c.state <> 'skipped') THEN 'its steps have been undone: fork it, or enqueue a new run'
                 ELSE format('SELECT stepd.retry(''%s'') takes it up again%s', e.id, CASE WHEN EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.checkpoint) OR e.last_output IS NOT NULL
                     THEN ' from there' ELSE '' END) END;
         END IF;
@@ -940,7 +998,9 @@ BEGIN
     END IF;
 
     SELECT * INTO q FROM stepd_engine.queues x WHERE x.name = j.queue;
-    IF EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run = j.id AND g.kind = 'cancel') THEN
+    IF stepd_engine.ending(j.id) IS NOT NULL THEN
+        asked := format('; it is ending as %s, and does what is to be done then', stepd_engine.ending(j.id));
+    ELSIF EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run = j.id AND g.kind = 'cancel') THEN
         asked := '; its cancel has been requested';
     ELSIF j.state = 'running' THEN
         SELECT format('; a pause has been requested%s', coalesce(' by ' || g.by_whom, '')) INTO asked

@@ -22,7 +22,8 @@ SELECT j.id, j.state, j.workflow,
     (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = j.id AND v.kind = 'forked' LIMIT 1) AS forked_from,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS tokens_in,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS tokens_out,
-    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS cost
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS cost,
+    (SELECT k.parent FROM stepd_engine.children k WHERE k.child = j.id) AS parent
 FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled')
 UNION ALL
 SELECT e.id, e.state, e.workflow,
@@ -43,7 +44,8 @@ SELECT e.id, e.state, e.workflow,
     (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = e.id AND v.kind = 'forked' LIMIT 1),
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL),
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL),
-    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL)
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL),
+    (SELECT k.parent FROM stepd_engine.children k WHERE k.child = e.id)
 FROM stepd_engine.ended e;
 COMMENT ON VIEW stepd.runs IS 'Every run, live or ended, under one id. Newest first: ORDER BY id DESC.';
 COMMENT ON COLUMN stepd.runs.id IS 'The id of job, run and trace (a UUIDv7: grows with time).';
@@ -78,6 +80,7 @@ COMMENT ON COLUMN stepd.runs.forked_from IS 'The run that this one was forked fr
 COMMENT ON COLUMN stepd.runs.tokens_in IS 'Tokens of prompts, over all steps; NULL: no model was called.';
 COMMENT ON COLUMN stepd.runs.tokens_out IS 'Tokens of the models'' answers.';
 COMMENT ON COLUMN stepd.runs.cost IS 'What they cost, by the configured prices.';
+COMMENT ON COLUMN stepd.runs.parent IS 'The run whose step started it, where one did; that step''s child is this run.';
 
 CREATE VIEW stepd.steps AS
 SELECT c.run, c.seq, c.key, c.label, c.state, c.kind, c.attempts::integer AS attempts, c.started_at, c.ended_at,
@@ -85,7 +88,8 @@ SELECT c.run, c.seq, c.key, c.label, c.state, c.kind, c.attempts::integer AS att
     stepd_engine.failure_field(c.error, 'code') AS error_code, stepd_engine.failure_field(c.error, 'message') AS error_message,
     c.output::json AS output, stepd_engine.failure_json(c.error) AS error, c.decision::json AS decision, c.event, c.match, c.checkpoint, c.epoch,
     stepd_engine.failure_field(c.usage, 'tokens_in')::bigint AS tokens_in, stepd_engine.failure_field(c.usage, 'tokens_out')::bigint AS tokens_out,
-    stepd_engine.failure_field(c.usage, 'cost')::numeric AS cost
+    stepd_engine.failure_field(c.usage, 'cost')::numeric AS cost,
+    CASE WHEN c.kind = 'workflow' THEN (SELECT k.child FROM stepd_engine.children k WHERE k.parent = c.run AND k.key = c.key ORDER BY k.n DESC LIMIT 1) END AS child
 FROM stepd_engine.checkpoints c
 -- A scalar subquery on purpose: a join would tempt the planner into hashing all ended runs.
 WHERE (SELECT e.last_key FROM stepd_engine.ended e WHERE e.id = c.run) IS DISTINCT FROM c.key
@@ -96,7 +100,8 @@ SELECT e.id, e.last_seq, e.last_key, NULL::text,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'code') END,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'message') END,
     e.last_output::json, CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_json(e.error) END,
-    NULL::json, NULL::text, NULL::jsonb, e.last_output IS NOT NULL OR e.state = 'completed', e.epoch, NULL::bigint, NULL::bigint, NULL::numeric
+    NULL::json, NULL::text, NULL::jsonb, e.last_output IS NOT NULL OR e.state = 'completed', e.epoch, NULL::bigint, NULL::bigint, NULL::numeric,
+    CASE WHEN e.last_kind = 'workflow' THEN (SELECT k.child FROM stepd_engine.children k WHERE k.parent = e.id AND k.key = e.last_key ORDER BY k.n DESC LIMIT 1) END
 FROM stepd_engine.ended e WHERE e.last_key IS NOT NULL;
 COMMENT ON VIEW stepd.steps IS 'Every step of every run, one row each. Those of one run in order: WHERE run = … ORDER BY seq.';
 COMMENT ON COLUMN stepd.steps.run IS 'The run''s id.';
@@ -104,8 +109,8 @@ COMMENT ON COLUMN stepd.steps.seq IS 'The order in which the run''s steps starte
 COMMENT ON COLUMN stepd.steps.key IS 'The step''s name in its run: charge, docs[12].text.';
 COMMENT ON COLUMN stepd.steps.label IS 'What people call it: its label, or that of the map''s item which it belongs to; NULL: its key must do.';
 COMMENT ON COLUMN stepd.steps.state IS 'running, waiting, completed, failed, skipped or cancelled.';
-COMMENT ON COLUMN stepd.steps.kind IS 'What it does: run, exec, http, sql, mcp, llm, agent, sleep, wait, approve, set, map.';
 COMMENT ON COLUMN stepd.steps.attempts IS 'Attempts so far; 0 after an operator''s retry, until the step starts again, and on a step whose result a fork has kept.';
+COMMENT ON COLUMN stepd.steps.kind IS 'What it does: run, exec, http, sql, sleep, wait, approve, set, workflow; map, switch and repeat, which are made of steps; end: how the run ends, recorded before undo, on_failure and finally.';
 COMMENT ON COLUMN stepd.steps.started_at IS 'When its first attempt started.';
 COMMENT ON COLUMN stepd.steps.ended_at IS 'When it ended; NULL while it runs or waits.';
 COMMENT ON COLUMN stepd.steps.duration IS 'From start to end, or until now.';
@@ -122,6 +127,7 @@ COMMENT ON COLUMN stepd.steps.epoch IS 'The claim that recorded it.';
 COMMENT ON COLUMN stepd.steps.tokens_in IS 'Tokens of prompts, over all its attempts; NULL: it has called no model.';
 COMMENT ON COLUMN stepd.steps.tokens_out IS 'Tokens of the model''s answers, over all its attempts.';
 COMMENT ON COLUMN stepd.steps.cost IS 'What they cost, by the configured prices.';
+COMMENT ON COLUMN stepd.steps.child IS 'The run that a workflow step has started.';
 
 CREATE VIEW stepd.attempts AS
 SELECT v.run, v.key, v.attempt::integer AS attempt, 'failed'::stepd.step_state AS state,
@@ -195,16 +201,18 @@ CROSS JOIN LATERAL (
             1, 0, 0, 'run started', NULL, NULL, NULL, NULL, NULL FROM stepd_engine.ended e WHERE e.id = r.id AND e.started_at IS NOT NULL
         UNION ALL
         SELECT 1, s.started_at, 3, s.seq, 0, 'step started', s.key, NULL, NULL, s.epoch, json_build_object('kind', s.kind)
-            FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'skipped' AND NOT (s.checkpoint AND s.attempts = 0)
+            FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'skipped' AND NOT (s.checkpoint AND s.attempts = 0) AND s.kind <> 'end'
         UNION ALL
         SELECT 1, CASE WHEN s.state = 'waiting' THEN s.started_at ELSE s.ended_at END, CASE WHEN s.state = 'waiting' THEN 4 ELSE 5 END, s.seq, 0,
             'step ' || s.state, s.key, nullif(s.attempts, 0)::smallint, NULL, s.epoch,
             CASE WHEN s.state = 'waiting' THEN json_build_object('event', s.event, 'match', s.match, 'due_at', s.due_at) ELSE s.error END
             FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'running'
             -- What a fork has kept was done in another run; the line of the fork tells it.
-            AND NOT (s.checkpoint AND s.attempts = 0)
+            AND NOT (s.checkpoint AND s.attempts = 0) AND s.kind <> 'end'
             -- The pause before a retry is told by the attempt that failed.
-            AND NOT (s.state = 'waiting' AND s.attempts > 0 AND s.due_at IS NOT NULL AND s.event IS NULL AND s.kind NOT IN ('sleep', 'wait', 'approve'))
+            AND NOT (s.state = 'waiting' AND s.attempts > 0 AND s.due_at IS NOT NULL AND s.event IS NULL AND s.kind NOT IN ('sleep', 'wait', 'approve', 'workflow'))
+        UNION ALL
+        SELECT 1, s.started_at, 6, s.seq, 0, 'run ending', NULL, NULL, NULL, s.epoch, s.decision FROM stepd.steps s WHERE s.run = r.id AND s.kind = 'end'
         UNION ALL
         SELECT 1, v.at, CASE WHEN v.kind = 'attempt_failed' THEN 4 ELSE 6 END, 0, v.id, replace(v.kind, '_', ' '), v.key, v.attempt, v.by_whom, v.epoch,
             CASE WHEN v.kind = 'event_received' THEN json_build_object('signal', v.data) ELSE stepd_engine.failure_json(v.data) END
@@ -217,7 +225,7 @@ COMMENT ON VIEW stepd.history IS 'The audit trail: what happened to a run, stric
 COMMENT ON COLUMN stepd.history.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd.history.seq IS 'The place in the run''s trail, from 1. A number may shift when a late record comes in before it.';
 COMMENT ON COLUMN stepd.history.at IS 'When it happened.';
-COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), attempt failed, resume scheduled, resumed, crashed, taken over, released, event received, cancel requested, cancelled, pause requested, paused, unpaused, retried, forked, approved, rejected, signalled, run completed (failed, cancelled).';
+COMMENT ON COLUMN stepd.history.event IS 'run enqueued, run started, step started, step completed (failed, skipped, waiting, cancelled), run ending (what is to be done at its end begins), attempt failed, resume scheduled, resumed, crashed, taken over, released, event received, cancel requested, cancelled, pause requested, paused, unpaused, retried, forked, approved, rejected, signalled, run completed (failed, cancelled).';
 COMMENT ON COLUMN stepd.history.key IS 'The step''s key, where it concerns a step.';
 COMMENT ON COLUMN stepd.history.attempt IS 'Which attempt of the step.';
 COMMENT ON COLUMN stepd.history.by_whom IS 'The database role of the enqueuer or operator.';
@@ -227,7 +235,7 @@ COMMENT ON COLUMN stepd.history.data IS 'What else is known, as json: a failure,
 CREATE VIEW stepd.waiting AS
 SELECT c.run, c.key,
     CASE WHEN c.kind = 'approve' THEN 'approval'
-        WHEN c.event IS NOT NULL THEN 'event' WHEN c.kind = 'sleep' THEN 'sleep' ELSE c.kind END AS waits_for,
+        WHEN c.event IS NOT NULL THEN 'event' WHEN c.kind = 'sleep' THEN 'sleep' WHEN c.kind = 'workflow' THEN 'child' ELSE c.kind END AS waits_for,
     c.started_at AS since, greatest(statement_timestamp(), c.started_at) - c.started_at AS waited, c.due_at,
     CASE WHEN c.kind <> 'approve' THEN NULL
         WHEN c.kind = 'approve' THEN stepd_engine.failure_field(c.decision, 'prompt')
@@ -236,10 +244,10 @@ SELECT c.run, c.key,
     (SELECT j.workflow FROM stepd.jobs j WHERE j.id = c.run) AS workflow,
     (SELECT j.state FROM stepd.jobs j WHERE j.id = c.run) AS run_state
 FROM stepd_engine.checkpoints c WHERE c.state = 'waiting';
-COMMENT ON VIEW stepd.waiting IS 'Every step that waits: for a person, an event, or a time.';
+COMMENT ON VIEW stepd.waiting IS 'Every step that waits: for a person, an event, a time, or another run.';
 COMMENT ON COLUMN stepd.waiting.run IS 'The run''s id.';
 COMMENT ON COLUMN stepd.waiting.key IS 'The step''s key.';
-COMMENT ON COLUMN stepd.waiting.waits_for IS 'approval, event, or sleep.';
+COMMENT ON COLUMN stepd.waiting.waits_for IS 'approval, event, sleep, or child.';
 COMMENT ON COLUMN stepd.waiting.since IS 'Since when.';
 COMMENT ON COLUMN stepd.waiting.waited IS 'For how long already.';
 COMMENT ON COLUMN stepd.waiting.due_at IS 'When the sleep ends, or the wait times out; NULL: it waits for ever.';

@@ -14,6 +14,7 @@ use crate::db::{Database, DbError};
 use crate::engine::{GateKeeper, Ports, ServerClock};
 use crate::expression::Host;
 use crate::services::catalog::{Catalog, Loaded};
+use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
@@ -27,7 +28,7 @@ use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
 use crate::services::writer::{PgJournal, Writers};
-use crate::steps::{Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
+use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
@@ -220,8 +221,10 @@ impl Daemon {
         let (keeper, gate) = GateKeeper::new();
         let guard = if parts.embedded { Vec::new() } else { ProcessOptions::own_guard() };
         let own = super::files::own_kinds(&parts.kinds);
+        let children = Child::new(ChildRuns { db: db.clone(), failpoints: parts.failpoints.clone() });
+        let sql = sql(config, &db, &parts.failpoints).await?;
         let (registry, outside) = kinds(config, guard)?;
-        let registry = registry.with(sql(config, &db, &parts.failpoints).await?).and(parts.kinds);
+        let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
         let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);

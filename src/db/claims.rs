@@ -59,6 +59,7 @@ macro_rules! claimed_row {
                 taken: r.taken,
                 after_failure: r.after_failure,
                 traceparent: r.traceparent,
+                is_child: r.is_child,
             },
         }
     }};

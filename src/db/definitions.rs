@@ -29,6 +29,8 @@ pub struct Given<'a> {
     pub flow: Option<&'a str>,
     /// The file, for people.
     pub source: Option<&'a str>,
+    /// Is there anything to be done at the end of its runs?
+    pub handlers: bool,
     /// Loaded by this worker before, as it is.
     pub known: bool,
 }
@@ -49,9 +51,16 @@ async fn store(conn: &mut PgConnection, given: &[Given<'_>]) -> Result<(), DbErr
     let hashes: Vec<&str> = given.iter().map(|g| g.hash).collect();
     let workflows: Vec<&str> = given.iter().map(|g| g.workflow).collect();
     let bodies: Vec<Option<&str>> = given.iter().map(|g| g.body).collect();
-    sqlx::query_file!("src/db/sql/define.sql", &hashes as &[&str], &workflows as &[&str], &bodies as &[Option<&str>])
-        .execute(conn)
-        .await?;
+    let handlers: Vec<bool> = given.iter().map(|g| g.handlers).collect();
+    sqlx::query_file!(
+        "src/db/sql/define.sql",
+        &hashes as &[&str],
+        &workflows as &[&str],
+        &bodies as &[Option<&str>],
+        &handlers
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -267,6 +267,8 @@ pub struct RunDetail {
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,
+    /// The run whose step started it.
+    pub parent: Option<Uuid>,
     pub why: String,
     /// The server's time.
     pub now: DateTime<Utc>,
@@ -293,6 +295,8 @@ pub struct StepLine {
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,
+    /// The run that it has started.
+    pub child: Option<Uuid>,
 }
 
 /// A line of a run's audit trail.

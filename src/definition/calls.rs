@@ -6,7 +6,7 @@ use crate::expression::Template;
 use crate::model::code;
 
 use super::schema::Schema;
-use super::spec::{Block, Definition, Kind, Params, Step};
+use super::spec::{Definition, Kind, Params, Step};
 
 /// A tool that a step calls, or that an agent may call.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Definition {
     #[must_use]
     pub fn tools(&self) -> Vec<ToolUse<'_>> {
         let mut out = Vec::new();
-        each(&self.steps, &mut |step, params| match step.kind_name() {
+        each(self, &mut |step, params| match step.kind_name() {
             "mcp" => {
                 if let (Some(server), Some(tool)) = (text(params, "server"), text(params, "tool")) {
                     let args = Some(args(params));
@@ -56,7 +56,7 @@ impl Definition {
     #[must_use]
     pub fn models(&self) -> Vec<(&Step, String)> {
         let mut out = Vec::new();
-        each(&self.steps, &mut |step, params| {
+        each(self, &mut |step, params| {
             if let ("llm" | "agent", Some(model)) = (step.kind_name(), text(params, "model")) {
                 out.push((step, model));
             }
@@ -65,14 +65,12 @@ impl Definition {
     }
 }
 
-fn each<'d>(block: &'d Block, f: &mut dyn FnMut(&'d Step, &'d Template)) {
-    for step in &block.steps {
-        match &step.kind {
-            Kind::Task { params: Params::Object(params), .. } => f(step, params),
-            Kind::Task { params: Params::Sleep(_), .. } => {}
-            Kind::Map(map) => each(&map.body, f),
+fn each<'d>(definition: &'d Definition, f: &mut dyn FnMut(&'d Step, &'d Template)) {
+    definition.each(&mut |step| {
+        if let Kind::Task { params: Params::Object(params), .. } = &step.kind {
+            f(step, params);
         }
-    }
+    });
 }
 
 fn constant<'d>(params: &'d Template, name: &str) -> Option<&'d Value> {

@@ -15,8 +15,24 @@ pub(super) enum Before {
     Set(Vec<u64>),
 }
 
+/// Nothing has.
+static NOTHING: Before = Before::Prefix(0);
+
 impl Before {
-    fn has(&self, place: usize) -> bool {
+    /// One bit for each of so many steps.
+    pub(super) fn bits(&self, count: usize) -> Vec<u64> {
+        let mut bits = match self {
+            Self::Prefix(_) => Vec::new(),
+            Self::Set(bits) => bits.clone(),
+        };
+        bits.resize(count.div_ceil(64).max(bits.len()), 0);
+        if let Self::Prefix(end) = self {
+            (0..(*end).min(count)).for_each(|place| bits[place / 64] |= 1 << (place % 64));
+        }
+        bits
+    }
+
+    pub(super) fn has(&self, place: usize) -> bool {
         match self {
             Self::Prefix(end) => place < *end,
             Self::Set(bits) => bits.get(place / 64).is_some_and(|word| word >> (place % 64) & 1 == 1),
@@ -35,8 +51,10 @@ pub(super) struct Names<'a> {
     pub(super) before: &'a Before,
     /// The step that the expression belongs to.
     pub(super) own: Option<usize>,
-    /// The item's name, inside a map.
+    /// The item's name, inside a map; `index` inside a `repeat`.
     pub(super) item: Option<&'a str>,
+    /// Is it known how the run ends?
+    pub(super) ending: bool,
     /// `step`, in parameters.
     pub(super) step: bool,
     /// The names of the raw result, in `output`.
@@ -52,16 +70,30 @@ pub(super) fn taken(names: Option<&Names<'_>>, id: &str) -> bool {
 
 const STEP: [&str; 3] = ["key", "attempt", "idempotency_key"];
 const RUN: [&str; 3] = ["id", "workflow", "scheduled_for"];
+const RUN_AT_END: [&str; 4] = ["id", "workflow", "scheduled_for", "state"];
 const ATTRIBUTES: [&str; 5] = ["output", "state", "error", "count", "failed"];
+
+impl<'a> Names<'a> {
+    /// Those of a scope of these steps, none of which has ended.
+    pub(super) fn new(input: Option<&'a Schema>, steps: &'a [(&'a str, bool)]) -> Self {
+        let (own, item, ending, step, outer) = (None, None, false, false, None);
+        Self { input, steps, before: &NOTHING, own, item, ending, step, raw: &[], outer }
+    }
+}
 
 impl Names<'_> {
     fn roots(&self) -> Vec<&str> {
         let mut names = vec!["input", "steps", "run", "env", "secrets"];
+        names.extend(self.ending.then_some("error"));
         names.extend(self.step.then_some("step"));
         names.extend(self.raw);
         let mut at = Some(self);
         while let Some(n) = at {
-            names.extend(n.item.iter().flat_map(|i| [*i, "index"]));
+            for name in n.item.iter().flat_map(|i| [*i, "index"]) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
             at = n.outer;
         }
         names
@@ -87,12 +119,16 @@ impl Names<'_> {
         match (root, first) {
             ("input", Some(key)) if !forgiving => input_property(self.input, key, span, report),
             ("steps", Some(id)) => self.steps(id, path, span, report),
+            ("run", Some("state")) if self.ending => {}
             ("run", Some("state")) => report.help(
                 span,
                 "`run.state` is only known when the run is about to end",
                 "use `steps.<id>.state` for the state of a step",
             ),
-            ("run", Some(key)) if !RUN.contains(&key) => attribute("run", key, &RUN, span, report),
+            ("run", Some(key)) if !RUN.contains(&key) => {
+                let known = if self.ending { &RUN_AT_END[..] } else { &RUN };
+                attribute("run", key, known, span, report);
+            }
             ("step", Some(key)) if self.step && !STEP.contains(&key) => attribute("step", key, &STEP, span, report),
             ("secrets", None) => {
                 report.help(span, "`secrets` can only be used one by one", "name one: `secrets.<name>`")
@@ -147,8 +183,10 @@ impl Names<'_> {
         let help = match root {
             "step" => "`step` is known in a step's parameters",
             "event" => "`event` is known in the `output` of a `wait` step",
-            "error" => "`error` is known in failure handlers; use `steps.<id>.error`",
-            "item" | "index" => "`item` and `index` are known in the steps of a `map`, `item` by the name after `as`",
+            "error" => "`error` is known in `undo`, `on_failure` and `finally`; use `steps.<id>.error`",
+            "item" | "index" => {
+                "`item` and `index` are known in the steps of a `map`, `item` by the name after `as`; `index` in those of a `repeat`, too"
+            }
             _ => "",
         };
         let roots = self.roots();

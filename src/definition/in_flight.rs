@@ -32,8 +32,13 @@ pub fn misfit_of_input(definition: &Definition, input: &Value) -> Option<Failure
 
 fn misfit(definition: &Definition, record: &Recorded<'_>) -> Option<String> {
     let key = record.key;
-    let step = match find(&definition.steps, key) {
+    // How the run ends, which no definition can change any more.
+    if record.kind == "end" {
+        return None;
+    }
+    let step = match find_anywhere(definition, key) {
         Found::Step(step) => step,
+        Found::Pause => return None,
         Found::Missing(known) => {
             let meant = nearest(key.rsplit('.').next().unwrap_or(key), known.iter().copied());
             let meant = meant.map(|name| format!("; is it `{name}` now?")).unwrap_or_default();
@@ -45,7 +50,7 @@ fn misfit(definition: &Definition, record: &Recorded<'_>) -> Option<String> {
             });
         }
         Found::NoMap(outer) => {
-            return Some(format!("step `{key}` belongs to an item of `{outer}`, which is no `map` any more"));
+            return Some(format!("step `{key}` belongs to an item of `{outer}`, which has none any more"));
         }
     };
     if step.kind_name() != record.kind {
@@ -57,24 +62,58 @@ fn misfit(definition: &Definition, record: &Recorded<'_>) -> Option<String> {
 
 enum Found<'d> {
     Step(&'d Step),
+    /// The pause before an iteration.
+    Pause,
     /// There is no such step; these are there.
     Missing(Vec<&'d str>),
     /// The step round it has no items.
     NoMap(String),
 }
 
+/// The step of a key, among the workflow's, what takes them back, and what is done at the end.
+fn find_anywhere<'d>(definition: &'d Definition, key: &str) -> Found<'d> {
+    if let Some((undone, rest)) = key.split_once(".undo")
+        && let Found::Step(step) = find(&definition.steps, undone)
+        && let Some(undo) = step.undo.as_deref().and_then(|block| block.steps.first())
+    {
+        return within(undo, rest, "undo");
+    }
+    for block in definition.on_failure.iter().chain(&definition.finally) {
+        if let Some(step) = block.steps.iter().find(|s| key.starts_with(&*s.id)) {
+            return within(step, &key[step.id.len()..], &step.id);
+        }
+    }
+    find(&definition.steps, key)
+}
+
+/// The step of an id, in a list or in the branches of its switches.
+fn of_id<'d>(block: &'d Block, id: &str) -> Option<&'d Step> {
+    block.steps.iter().find_map(|step| match &step.kind {
+        _ if &*step.id == id => Some(step),
+        Kind::Switch(switch) => switch.branches.iter().find_map(|branch| of_id(&branch.body, id)),
+        Kind::Task { .. } | Kind::Map(_) | Kind::Repeat(_) => None,
+    })
+}
+
 /// The step of a key: `charge`, `docs[12].text`.
 fn find<'d>(block: &'d Block, key: &str) -> Found<'d> {
     let head_end = key.find(['[', '.']).unwrap_or(key.len());
     let (head, rest) = key.split_at(head_end);
-    let Some(step) = block.steps.iter().find(|s| &*s.id == head) else {
+    let Some(step) = of_id(block, head) else {
         return Found::Missing(block.steps.iter().map(|s| &*s.id).collect());
     };
+    within(step, rest, head)
+}
+
+/// The step itself, or one inside it.
+fn within<'d>(step: &'d Step, rest: &str, head: &str) -> Found<'d> {
     let inner = rest.strip_prefix('[').and_then(|r| r.split_once("].")).map(|(_, inner)| inner);
     match (&step.kind, inner) {
         (_, None) if rest.is_empty() => Found::Step(step),
         (Kind::Map(map), Some(inner)) => find(&map.body, inner),
-        (Kind::Map(_) | Kind::Task { .. }, _) => Found::NoMap(head.to_owned()),
+        (Kind::Repeat(repeat), Some(inner)) => find(&repeat.body, inner),
+        (Kind::Repeat(_), None) => Found::Pause,
+        (Kind::Map(_) | Kind::Switch(_) | Kind::Task { .. }, _) => Found::NoMap(head.to_owned()),
     }
 }
 
@@ -92,7 +131,10 @@ steps:
   - {id: quote, set: 1}
   - {id: charge, http: "POST https://pay.example/charges"}
   - {id: docs, map: "${{ input.docs }}", steps: [{id: text, run: "true"}, {id: save, set: 1}]}
-  - {id: optional, set: 1, if: "input.order > 1"}
+  - {id: optional, set: 1, if: "input.order > 1", undo: {run: "true"}}
+  - {id: pick, switch: input.order, cases: {1: [{id: one, set: 1}]}}
+  - {id: poll, repeat: {steps: [{id: look, set: 1}], until: "true", max: 3, every: 1s}}
+finally: [{map: [1], steps: [{id: bye, set: 1}]}]
 "#;
 
     fn told(records: &[(&str, &str, StepState)]) -> Vec<String> {
@@ -111,6 +153,13 @@ steps:
             ("docs", "map", Running),
             ("docs[12].text", "run", Completed),
             ("optional", "set", Skipped),
+            ("one", "set", Completed),
+            ("poll[1]", "sleep", Completed),
+            ("poll[1].look", "set", Running),
+            ("(end)", "end", Completed),
+            ("optional.undo", "run", Completed),
+            ("finally[0]", "map", Running),
+            ("finally[0][0].bye", "set", Completed),
         ];
         assert!(told(&records).is_empty());
         assert!(told(&[]).is_empty());
@@ -125,7 +174,7 @@ steps:
             (("release", "approve", Waiting), "is under way, and is not there any more"),
             (("docs[3].txt", "run", Completed), "is it `text` now?"),
             (("docs[3].save", "sql", Completed), "is now `set`"),
-            (("charge[0].x", "set", Completed), "`charge`, which is no `map` any more"),
+            (("charge[0].x", "set", Completed), "`charge`, which has none any more"),
             (("quote", "set", Skipped), "skipped by an `if` that is gone"),
         ] {
             let told = told(&[record]);

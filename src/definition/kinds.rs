@@ -43,7 +43,7 @@ const fn kind(
 }
 
 /// The kinds of this version.
-pub(super) const KINDS: [KindWord; 12] = [
+pub(super) const KINDS: [KindWord; 15] = [
     kind("run", &["env", "stdin", "cwd", "shell"], &["exit_code", "stdout", "stderr", "json"], false),
     kind("exec", &["env", "stdin", "cwd"], &["exit_code", "stdout", "stderr", "json"], false),
     kind("http", &["headers", "json", "body", "form"], &["status", "headers", "body"], false),
@@ -61,10 +61,12 @@ pub(super) const KINDS: [KindWord; 12] = [
     kind("approve", &[], &["event"], true),
     kind("set", &[], &[], false),
     kind("map", &["as", "max_parallel", "tolerate", "steps"], &[], false),
+    kind("switch", &["cases", "default"], &[], false),
+    kind("repeat", &[], &[], false),
+    kind("workflow", &["input", "detached"], &["output"], true),
 ];
 
 /// Kinds of the language that come later, with the keys that they will have.
-pub(super) const LATER_KINDS: [&str; 3] = ["workflow", "switch", "repeat"];
 
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 
@@ -113,6 +115,7 @@ pub(super) fn params(
             out.required(entry, "prompt", report);
             out.timeout(report);
         }
+        "workflow" => child(&mut out, entry, report),
         _ => out.put("value", template(&entry.value, Mode::Typed, names, report)),
     }
     Params::Object(Template::object(out.entries))
@@ -285,6 +288,43 @@ fn http(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
     }
     out.text("body", report);
     out.texts("form", report);
+}
+
+/// `workflow: name`: a child run.
+fn child(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
+    out.required(entry, "workflow", report);
+    let input = out.node.get("input").map(|e| {
+        let input = template(&e.value, Mode::Typed, out.names, report);
+        let mut secret = false;
+        input.each(&mut |expression| secret |= expression.uses_secrets());
+        if secret {
+            let help = "the child can name it by itself: `secrets.<name>`";
+            report.help(e.value.span, "an input is stored, and a secret must not be", help);
+        }
+        input
+    });
+    out.put("input", input.unwrap_or_else(|| Template::constant(json!({}))));
+    let detached = out.node.get("detached").and_then(|e| flag(e, report)).unwrap_or(false);
+    out.put("detached", Template::constant(detached.into()));
+    if let Some(e) = out.node.get("timeout").filter(|_| detached) {
+        report.error(e.key_span, "a detached child is not waited for: it has no `timeout` here");
+    }
+    if let Some(e) = out.node.get("retry") {
+        let help = "its own steps have their retries; `stepd retry` takes up the child, or this run, again";
+        report.help(e.key_span, "a `workflow` step has no `retry`", help);
+    }
+    out.timeout(report);
+}
+
+/// True or false.
+fn flag(entry: &Entry, report: &mut Report<'_>) -> Option<bool> {
+    match entry.value.value {
+        NodeValue::Bool(yes) => Some(yes),
+        _ => {
+            wrong(entry, "true or false", report);
+            None
+        }
+    }
 }
 
 /// `sleep: 5m`, or an expression that gives such a text.

@@ -21,6 +21,8 @@ mod plan;
 mod policy;
 mod reference;
 mod schema;
+mod scope;
+mod shapes;
 mod spec;
 mod steps;
 mod synonyms;
@@ -36,7 +38,7 @@ pub use kinds::OwnKind;
 pub use plan::{Graph, Plan};
 pub use reference::{editor_schema, kinds as kinds_of_step};
 pub use schema::Schema;
-pub use spec::{Block, Definition, Kind, MapStep, Params, Step, Tolerate};
+pub use spec::{Block, Branch, Case, Definition, Kind, MapStep, Params, RepeatStep, Step, SwitchStep, Tolerate};
 pub use trial::Trial;
 
 /// Bytes of one file: far above any real one, and read in no time.

@@ -13,12 +13,12 @@ use super::fields::{at, limit, list, text, unknown_keys, whole};
 use super::kinds::OwnKind;
 use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
-use super::spec::{Block, Definition};
+use super::spec::Definition;
 use super::synonyms::instead_of;
-use super::{flow, policy, steps};
+use super::{flow, policy, scope, shapes, steps};
 
 /// The keys of a workflow.
-pub(super) const KEYS: [&str; 14] = [
+pub(super) const KEYS: [&str; 16] = [
     "name",
     "input",
     "schedule",
@@ -32,16 +32,11 @@ pub(super) const KEYS: [&str; 14] = [
     "resume",
     "budget",
     "steps",
+    "on_failure",
+    "finally",
     "output",
 ];
 
-/// Keys of a workflow that come later.
-pub(super) const LATER: [&str; 2] = ["on_failure", "finally"];
-
-/// Complains about a part of the language that this version does not have.
-pub(super) fn later(entry: &Entry, report: &mut Report<'_>) {
-    report.error(entry.key_span, format!("`{}` is part of the language but not of this version of stepd", entry.key));
-}
 
 /// What the steps inherit from their workflow.
 pub(super) struct Inherited<'a> {
@@ -77,29 +72,20 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
             if nodes.is_empty() {
                 report.error(at(e), "there are no steps");
             }
-            steps::block(nodes, None, None, &inherited, report)
+            let around = steps::Around { outer: None, item: None, what: "list" };
+            steps::block(nodes, around, &inherited, report)
         }),
         None => {
             report.help(root.span, "the workflow has no `steps`", "add `steps:` with a list of steps");
             None
         }
     };
-    let output = get("output").and_then(|e| {
-        let ids: Vec<(&str, bool)> =
-            steps.iter().flat_map(|b: &Block| &b.steps).map(|s| (&*s.id, s.is_map())).collect();
-        let all = Before::Prefix(ids.len());
-        let names = Names {
-            input: inherited.input,
-            steps: &ids,
-            before: &all,
-            own: None,
-            item: None,
-            step: false,
-            raw: &[],
-            outer: None,
-        };
-        expression(e, &names, report)
-    });
+    let known = get("steps").map(|e| scope::known(items(&e.value))).unwrap_or_default();
+    let ids: Vec<(&str, bool)> = known.iter().map(|k| (k.id, k.is_map)).collect();
+    let all = Before::Prefix(ids.len());
+    let names = Names { before: &all, ..Names::new(inherited.input, &ids) };
+    let output = get("output").and_then(|e| expression(e, &names, report));
+    let (on_failure, finally) = shapes::handlers(root, &names, &inherited, report);
     Some(Definition {
         name: name?.into(),
         hash: hash(source),
@@ -112,10 +98,19 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
         resume,
         budget,
         steps: steps?,
+        on_failure,
+        finally,
         output,
         input,
         document: None,
     })
+}
+
+fn items(node: &Node) -> &[Node] {
+    match &node.value {
+        NodeValue::Seq(items) => items,
+        _ => &[],
+    }
 }
 
 pub(super) fn hash(source: &str) -> String {
@@ -127,11 +122,9 @@ fn top_keys(entries: &[Entry], report: &mut Report<'_>) {
         if report.is_full() {
             return;
         }
-        if LATER.contains(&entry.key.as_str()) {
-            later(entry, report);
-        } else if !KEYS.contains(&entry.key.as_str()) {
+        if !KEYS.contains(&entry.key.as_str()) {
             let message = format!("a workflow has no key `{}`", entry.key);
-            match (nearest(&entry.key, KEYS.into_iter().chain(LATER)), instead_of(&entry.key)) {
+            match (nearest(&entry.key, KEYS.into_iter()), instead_of(&entry.key)) {
                 (None, Some(help)) => report.help(entry.key_span, message, help),
                 (meant, _) => report.name(entry.key_span, message, meant, &format!("it may have: {}", KEYS.join(", "))),
             }

@@ -129,6 +129,7 @@ pub(super) fn step(node: &Node, workflow: &RetryPolicy, waits: bool, report: &mu
         total_timeout: node.get("total_timeout").and_then(|e| limit(e, report)),
         on_error: node.get("on_error").and_then(|e| word(e, &on_error, report)).unwrap_or_default(),
         on_interrupt: node.get("on_interrupt").and_then(|e| word(e, &on_interrupt, report)).unwrap_or_default(),
+        undo: false,
     };
     if let (Some(timeout), Some(total), Some(e)) = (policy.timeout, policy.total_timeout, node.get("total_timeout"))
         && total < timeout

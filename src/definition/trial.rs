@@ -58,7 +58,7 @@ impl Trial {
             item: None,
             outer: None,
         };
-        let step = Some(StepNames { run, key: StepKey::from("step"), attempt: 1 });
+        let step = Some(StepNames { run, key: StepKey::from("step"), attempt: 1, undoes: None });
         let view = View { scope: Arc::new(scope), step, raw: Some(Arc::new(Value::Object(raw.clone()))) };
         Ok(Self { ids, raw, view })
     }
@@ -72,16 +72,8 @@ impl Trial {
         let span = Span { line: 1, column: 1, start: 0, end: text.len() };
         let steps: Vec<(&str, bool)> = self.ids.iter().map(|(id, map)| (id.as_str(), *map)).collect();
         let raw: Vec<&str> = self.raw.keys().map(String::as_str).collect();
-        let names = Names {
-            input: None,
-            steps: &steps,
-            before: &Before::Prefix(steps.len()),
-            own: None,
-            item: None,
-            step: true,
-            raw: &raw,
-            outer: None,
-        };
+        let before = Before::Prefix(steps.len());
+        let names = Names { before: &before, step: true, raw: &raw, ..Names::new(None, &steps) };
         let value = match has_expression(text) {
             true => Some(string(text, span, Mode::Typed, &names, &mut report)).map(|t| t.eval(&self.view)),
             false => {

@@ -124,7 +124,7 @@ impl Ctx {
     ) -> Result<StepDone, Halt> {
         let mut output = record.output.clone().unwrap_or_else(Payload::null);
         if record.state == StepState::Completed && answerable(record) {
-            output = match shape_answer(body, &output) {
+            output = match shape_answer(record, body, &output) {
                 Ok(output) => output,
                 // As it would have been, had the answer come while the run was at work. The answer itself stays recorded.
                 Err(failure) => return self.finish(record.clone(), Err(failure), policy),
@@ -185,8 +185,10 @@ impl Ctx {
                 Next::Attempt(record.attempts + 1)
             }
             Woken::Due if !answerable(record) => Next::Finish(Ok(Payload::null())),
-            Woken::Due => Next::Finish(self.expire_wait(record).await?.and_then(|answer| shape_answer(body, &answer))),
-            Woken::Answered(answer) => Next::Finish(answer.and_then(|answer| shape_answer(body, &answer))),
+            Woken::Due => {
+                Next::Finish(self.expire_wait(record).await?.and_then(|answer| shape_answer(record, body, &answer)))
+            }
+            Woken::Answered(answer) => Next::Finish(answer.and_then(|answer| shape_answer(record, body, &answer))),
         })
     }
 
@@ -248,7 +250,7 @@ impl Ctx {
         if !is_spent(record) {
             record.decision = None;
         }
-        let start_first = policy.on_interrupt != OnInterrupt::Retry || self.suspect;
+        let start_first = policy.on_interrupt != OnInterrupt::Retry || policy.undo || self.suspect;
         if start_first {
             // Whoever resumes must know that the step had begun.
             self.defer(super::journal::StepRow { record: record.clone(), wait: None, due_in: None, fresh: false });

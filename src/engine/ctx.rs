@@ -91,6 +91,8 @@ pub struct Ctx {
     pub(super) traceparent: Option<Arc<str>>,
     /// Automatic resumes so far. Each gives a step that has failed one attempt: its own retries are spent.
     pub(super) resumes: i16,
+    /// Another run waits for its end.
+    pub(super) is_child: bool,
     /// The run has killed a worker before: each step's start is durable before the step begins, so that the next death names it.
     pub(super) suspect: bool,
     pub(super) ports: Arc<Ports>,
@@ -137,6 +139,7 @@ impl Ctx {
             epoch: claimed.lease.epoch(),
             traceparent: claimed.traceparent.as_deref().map(Arc::from),
             resumes: claimed.resumes,
+            is_child: claimed.is_child,
             suspect: claimed.crashes > 0,
             ports,
             inbox,
@@ -161,6 +164,18 @@ impl Ctx {
             .map(|r| (r.key.clone(), Box::new(StepRow { record: r.clone(), wait: None, due_in: None, fresh: false })))
             .collect();
         self.records = records.into_iter().map(|r| (r.key.clone(), r)).collect();
+    }
+
+    /// What has failed is known; something else is begun.
+    pub(super) fn go_on(&mut self) {
+        *self.failing.get_mut() = false;
+    }
+
+    /// Begins anew, with all that is recorded of the run now: what it was about to do has been broken off.
+    pub(super) fn begin_again(&mut self, records: Vec<StepRecord>) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        (state.used, state.waits, state.busy) = (HashSet::new(), HashMap::new(), 0);
+        self.remember(records);
     }
 
     /// What the run knows of itself.
@@ -274,6 +289,25 @@ impl Ctx {
             return Err(Halt::failed(Failure::permanent(code::INTERNAL, bug)));
         };
         self.finish(row.record, result, policy)
+    }
+
+    /// Records another decision of a step that `open` opened. Durable before anything else of the run starts.
+    ///
+    /// # Errors
+    /// `Halt::Stopped` when the run must stop.
+    pub fn decide_again(&self, key: &StepKey, decision: Payload) -> Result<(), Halt> {
+        let _busy = self.busy()?;
+        let open = self.state().open.get(key).cloned();
+        if let Some(mut row) = open {
+            row.record.decision = Some(decision);
+            self.defer(*row);
+        }
+        Ok(())
+    }
+
+    /// What earlier claims have recorded of a step.
+    pub(crate) fn loaded(&self, key: &StepKey) -> Option<&StepRecord> {
+        self.records.get(key)
     }
 
     // --- what the parts of the engine use of each other ---

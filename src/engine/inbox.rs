@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -22,6 +22,10 @@ pub struct Inbox {
     arrived: Notify,
     waits: Mutex<Vec<StepKey>>,
     at_work: AtomicUsize,
+    /// What may still stop a run that is about to end: its worker's end, and the loss of its lease.
+    last: OnceLock<Box<(StopTrigger, StopSignal)>>,
+    /// Has one of these been said? 0, or the reason's number.
+    must: AtomicUsize,
 }
 
 /// An attempt at work, until it is dropped.
@@ -45,6 +49,8 @@ impl Default for Inbox {
             arrived: Notify::new(),
             waits: Mutex::default(),
             at_work: AtomicUsize::new(0),
+            last: OnceLock::new(),
+            must: AtomicUsize::new(0),
         }
     }
 }
@@ -56,13 +62,38 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Inbox {
     /// Tells the run to stop.
     pub fn stop(&self, reason: StopReason) {
+        let must = match reason {
+            StopReason::LeaseLost => 1,
+            StopReason::Shutdown => 2,
+            StopReason::Cancelled | StopReason::Timeout => 0,
+        };
+        if must > 0 {
+            let _ = self.must.compare_exchange(0, must, Ordering::AcqRel, Ordering::Acquire);
+        }
         self.trigger.stop(reason);
+        self.pass_on();
+    }
+
+    /// The run is about to end: neither a cancel nor its time limit stops what is done then.
+    pub(super) fn begin_end(&self) {
+        let _ = self.last.set(Box::new(stop_pair()));
+        self.pass_on();
+    }
+
+    fn pass_on(&self) {
+        // Whoever comes second, the one who begins the end or the one who says stop, finds what the other has left.
+        let Some(last) = self.last.get() else { return };
+        match self.must.load(Ordering::Acquire) {
+            1 => last.0.stop(StopReason::LeaseLost),
+            2 => last.0.stop(StopReason::Shutdown),
+            _ => {}
+        }
     }
 
     /// The run's stop signal.
     #[must_use]
     pub fn signal(&self) -> &StopSignal {
-        &self.signal
+        self.last.get().map_or(&self.signal, |last| &last.1)
     }
 
     /// Tells the run to start no further step, and to let go when what is at work has ended.

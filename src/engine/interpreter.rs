@@ -18,20 +18,24 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
 use crate::definition::{Block, Definition, Kind, Params, Plan, Step};
-use crate::expression::{Host, LazyJson, LazyRun, Scope, StepNames, StepView, Steps, View, limits};
+use crate::expression::{Host, Item, LazyJson, LazyRun, Scope, StepNames, StepView, Steps, View, limits};
 use crate::model::{Failure, Payload, StepKey, code};
 use crate::rules::budget::Budget;
 use crate::rules::policy::{OnError, ResumePolicy, StepPolicy};
 use crate::steps::{BoxFuture, Shape, StepOutput};
 
-use super::ctx::{Call, Ctx, StepDone};
+use super::ctx::{Call, Ctx, RunInfo, StepDone};
+use super::ending::End;
 use super::halt::{Halt, StepFailure};
 use super::workflow::Workflow;
 
 mod afu9;
 mod agent;
+mod end;
 mod map;
 mod port;
+mod repeat;
+mod switch;
 
 use agent::AGENT;
 use port::StepRunner;
@@ -65,23 +69,8 @@ impl Interpreter {
         if let Some(schema) = &definition.input {
             schema.validate(input.value()?, code::INVALID_INPUT)?;
         }
-        let info = runner.info().clone();
-        let run = LazyRun::new(Box::new(move || {
-            Arc::new(json!({
-                "id": info.id.to_string(),
-                "workflow": &*info.workflow,
-                "scheduled_for": info.scheduled_for.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
-            }))
-        }));
-        let scope = Arc::new(Scope {
-            input: Arc::new(input),
-            run: Arc::new(run),
-            host: self.host.clone(),
-            steps: Arc::new(Steps::new(definition.steps.ids.clone(), None)),
-            item: None,
-            outer: None,
-        });
-        let frame = Frame { runner, scope, prefix: None, label: None, catches: false };
+        let run = names_of_run(runner.info().clone(), None);
+        let frame = Frame::new(runner, self.scope(input, run));
         frame.block(&definition.steps).await?;
         let output = match &definition.output {
             Some(expression) => Payload::from_value(&*expression.eval(&View::of(&frame.scope))?),
@@ -89,6 +78,34 @@ impl Interpreter {
         };
         Ok(capped(output, "the workflow's output")?)
     }
+
+    /// The outermost scope of a run.
+    fn scope(&self, input: LazyJson, run: LazyRun) -> Arc<Scope> {
+        Arc::new(Scope {
+            input: Arc::new(input),
+            run: Arc::new(run),
+            host: self.host.clone(),
+            steps: Arc::new(Steps::new(self.definition.steps.ids.clone(), None)),
+            item: None,
+            outer: None,
+        })
+    }
+}
+
+/// `run`; with how it ends, when that is known.
+fn names_of_run(info: RunInfo, end: Option<(&'static str, Value)>) -> LazyRun {
+    LazyRun::new(Box::new(move || {
+        let mut names = json!({
+            "id": info.id.to_string(),
+            "workflow": &*info.workflow,
+            "scheduled_for": info.scheduled_for.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
+        });
+        if let Some((state, error)) = end {
+            names["state"] = state.into();
+            names["error"] = error;
+        }
+        Arc::new(names)
+    }))
 }
 
 impl Workflow for Interpreter {
@@ -102,6 +119,14 @@ impl Workflow for Interpreter {
 
     fn timeout(&self) -> Option<std::time::Duration> {
         self.definition.timeout
+    }
+
+    fn has_handlers(&self) -> bool {
+        self.definition.has_handlers()
+    }
+
+    fn at_end<'a>(&'a self, ctx: &'a Ctx, input: Payload, end: &'a End) -> BoxFuture<'a, Result<(), Halt>> {
+        Box::pin(self.handle(ctx, input, end))
     }
 
     fn budget(&self) -> Option<&Budget> {
@@ -120,7 +145,7 @@ fn outputs(block: &Block, steps: &Steps) -> Result<Payload, Failure> {
         text.push('"');
         text.push_str(&step.id);
         text.push_str("\":");
-        text.push_str(steps.at(place).map_or("null", |view| view.output.text().as_str()));
+        text.push_str(steps.at(step.place).map_or("null", |view| view.output.text().as_str()));
     }
     text.push('}');
     assembled(text)
@@ -163,6 +188,35 @@ struct Frame<'a, R> {
     label: Option<Arc<str>>,
     /// May a failure in here be passed over further out?
     catches: bool,
+    /// At the end of a run: a failed step is recorded, and the others go on.
+    handles: bool,
+    /// In an `undo`: the step that is taken back.
+    undoes: Option<StepKey>,
+}
+
+impl<'a, R> Frame<'a, R> {
+    fn new(runner: &'a R, scope: Arc<Scope>) -> Self {
+        Self { runner, scope, prefix: None, label: None, catches: false, handles: false, undoes: None }
+    }
+
+    /// One inside this one: of an item or an iteration.
+    fn inside(&self, scope: Arc<Scope>, prefix: String) -> Self {
+        let (prefix, label, undoes) = (Some(prefix), self.label.clone(), self.undoes.clone());
+        Self { scope, prefix, label, undoes, ..*self }
+    }
+
+    /// The scope of an item or an iteration.
+    fn scope_inside(&self, body: &Block, item: Item) -> Arc<Scope> {
+        let outer = &self.scope;
+        Arc::new(Scope {
+            input: outer.input.clone(),
+            run: outer.run.clone(),
+            host: outer.host.clone(),
+            steps: Arc::new(Steps::new(body.ids.clone(), Some(outer.steps.clone()))),
+            item: Some(item),
+            outer: Some(outer.clone()),
+        })
+    }
 }
 
 impl<R: StepRunner> Frame<'_, R> {
@@ -176,9 +230,8 @@ impl<R: StepRunner> Frame<'_, R> {
     /// Runs a list of steps to its end.
     async fn block(&self, block: &Block) -> Result<(), Halt> {
         if block.graph.is_linear() {
-            for (place, step) in block.steps.iter().enumerate() {
-                let done = self.step(step).await?;
-                self.record(place, done);
+            for step in &block.steps {
+                self.step(step).await?;
             }
             return Ok(());
         }
@@ -210,39 +263,48 @@ impl<R: StepRunner> Frame<'_, R> {
                 }
             };
             match ended {
-                Ok(done) => {
-                    self.record(place, done);
-                    plan.done(place, &mut ready);
-                }
+                Ok(()) => plan.done(place, &mut ready),
                 Err(new) => halt = Some(first(halt, new)),
             }
         }
         halt.map_or(Ok(()), Err)
     }
 
-    fn record(&self, place: usize, done: StepDone) {
-        let view = StepView { state: done.state, output: LazyJson::new(done.output), error: done.error.map(Box::new) };
-        self.scope.steps.fill(place, view);
-    }
-
     /// Runs one step; where this list catches failures, its failure ends the list, not the run.
-    async fn step(&self, step: &Step) -> Result<StepDone, Halt> {
+    async fn step(&self, step: &Step) -> Result<(), Halt> {
         let key = self.key(step);
         let done = self.begin(step, key.clone()).await?;
-        match done.error {
-            Some(failure) if self.catches && step.policy.on_error == OnError::Fail => {
-                Err(Halt::Failed(StepFailure { key: Some(key), failure }))
-            }
-            _ => Ok(done),
-        }
+        let failed = match &done.error {
+            Some(failure) if self.catches && step.policy.on_error == OnError::Fail => Some(failure.clone()),
+            _ => None,
+        };
+        let view = StepView { state: done.state, output: LazyJson::new(done.output), error: done.error.map(Box::new) };
+        self.scope.steps.fill(step.place, view);
+        failed.map_or(Ok(()), |failure| Err(Halt::Failed(StepFailure { key: Some(key), failure })))
     }
 
     /// The policy that the context is given for a step.
     fn policy<'s>(&self, step: &'s Step) -> Cow<'s, StepPolicy> {
-        match (self.catches, step.policy.on_error) {
-            (true, OnError::Fail) => Cow::Owned(StepPolicy { on_error: OnError::Catch, ..step.policy.clone() }),
-            _ => Cow::Borrowed(&step.policy),
+        let on_error = match step.policy.on_error {
+            OnError::Fail if self.catches => OnError::Catch,
+            OnError::Fail if self.handles => OnError::Continue,
+            _ => return Cow::Borrowed(&step.policy),
+        };
+        Cow::Owned(StepPolicy { on_error, ..step.policy.clone() })
+    }
+
+    /// May the failure of a step inside this one be passed over, by it or by what stands round it?
+    fn passes_over(&self, step: &Step) -> bool {
+        self.policy(step).on_error != OnError::Fail
+    }
+
+    /// What a list of steps inside a step has come to, where one was run: what the step's `output` says, or its last step's output.
+    fn result(&self, step: &Step, body: Option<&Block>) -> Result<Payload, Failure> {
+        if let Some(expression) = &step.output {
+            return Ok(Payload::from_value(&*expression.eval(&View::of(&self.scope))?));
         }
+        let last = body.and_then(|body| body.steps.last()).and_then(|last| self.scope.steps.at(last.place));
+        Ok(last.map_or_else(Payload::null, |view| view.output.text().clone()))
     }
 
     async fn begin(&self, step: &Step, key: StepKey) -> Result<StepDone, Halt> {
@@ -254,7 +316,10 @@ impl<R: StepRunner> Frame<'_, R> {
         if let Some(condition) = &step.condition {
             match condition.eval_bool(&View::of(&self.scope)) {
                 Ok(true) => {}
-                Ok(false) => return Box::pin(self.runner.skip(key, step.kind_name())).await,
+                Ok(false) => {
+                    self.pass_over(step);
+                    return Box::pin(self.runner.skip(key, step.kind_name())).await;
+                }
                 Err(failure) => return Box::pin(self.fail(step, key, failure)).await,
             }
         }
@@ -262,12 +327,15 @@ impl<R: StepRunner> Frame<'_, R> {
             Kind::Task { kind: AGENT, params } => self.agent(step, key, params).await,
             Kind::Task { kind, params } => self.task(step, key, kind, params).await,
             Kind::Map(map) => self.map(step, key, map).await,
+            Kind::Switch(switch) => self.switch(step, key, switch).await,
+            Kind::Repeat(repeat) => self.repeat(step, key, repeat).await,
         }
     }
 
     /// Lets the context fail a step that could not even begin: policy and record are its business.
     async fn fail(&self, step: &Step, key: StepKey, failure: Failure) -> Result<StepDone, Halt> {
-        if step.is_map() || step.kind_name() == AGENT {
+        self.pass_over(step);
+        if step.is_compound() || step.kind_name() == AGENT {
             return match self.runner.open(&key, step.kind_name(), || Ok(Payload::null())).await? {
                 Ok(_) => self.runner.close(&key, Err(failure), &self.policy(step)).await,
                 Err(done) => Ok(done),
@@ -281,7 +349,7 @@ impl<R: StepRunner> Frame<'_, R> {
 
     async fn task(&self, step: &Step, key: StepKey, kind: &str, params: &Params) -> Result<StepDone, Halt> {
         let run = self.runner.info().id;
-        let names = StepNames { run, key: key.clone(), attempt: 1 };
+        let names = StepNames { run, key: key.clone(), attempt: 1, undoes: self.undoes.clone() };
         let mut latest = None;
         let shape = match (&step.output, &step.schema) {
             (None, None) => PLAIN.clone(),
@@ -346,6 +414,10 @@ fn shape(step: &Step, scope: Arc<Scope>, names: StepNames, attempt: &Arc<AtomicU
 
 #[cfg(test)]
 mod afu9_tests;
+#[cfg(test)]
+mod ends;
+#[cfg(test)]
+mod shapes;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -37,6 +37,12 @@ pub trait Journal: Send + Sync {
         failure: Failure,
     ) -> BoxFuture<'static, Option<Answer>>;
 
+    /// After a run has ended that another one waits for: tells that one. As [`Journal::settle`], returns at once.
+    fn tell_parent(&self, _run: RunId) {}
+
+    /// After it is known that a run ends without the children that it waited for: cancels them. As [`Journal::settle`], returns at once.
+    fn abandon(&self, _run: RunId) {}
+
     /// Can a suspended run be woken by others later? If not, runs wait in memory.
     fn suspends(&self) -> bool {
         true
@@ -153,6 +159,13 @@ pub enum Transition {
     Release,
     /// It stands still until an operator lets it go on.
     Pause,
+}
+
+impl Transition {
+    /// Is the run over then?
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Complete { .. } | Self::Fail { .. } | Self::Cancel { .. })
+    }
 }
 
 /// Why an entry was not recorded.

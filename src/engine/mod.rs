@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! Claimed → runner → Workflow::run(&Ctx) → Ctx::resolve(key) → attempt → Journal::submit → ack → … → Outcome
+//!              └─ for good? → ending: (end) recorded → Workflow::at_end(&Ctx) → the same line
 //! ```
 
 mod attempt;
 mod clock;
 mod ctx;
+mod ending;
 mod gate;
 mod halt;
 mod inbox;
@@ -21,6 +23,7 @@ mod workflow;
 
 pub use clock::ServerClock;
 pub use ctx::{Call, Ctx, Ports, RunInfo, StepDone, Work, plain_shape};
+pub use ending::End;
 pub use gate::{Gate, GateKeeper};
 pub use halt::{Halt, StepFailure};
 pub use inbox::{Answer, Inbox};

@@ -9,11 +9,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::json;
 
-use crate::model::{Claimed, Class, Failure, Payload, StepState, code};
+use crate::model::{Claimed, Class, Failure, Payload, RunState, StepRecord, StepState, code};
 use crate::rules::retry::next_resume;
-use crate::steps::StopReason;
+use crate::steps::{BoxFuture, StopReason};
 
 use super::ctx::{Ctx, Ports, Quiet};
+use super::ending::End;
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
 use super::journal::{CommitError, NoteKind, Transition};
@@ -46,8 +47,8 @@ pub enum Outcome {
     LeaseLost,
 }
 
-enum Turn {
-    Ended(Result<Payload, Halt>),
+enum Turn<T> {
+    Ended(Result<T, Halt>),
     Quiet(Option<Duration>),
 }
 
@@ -65,6 +66,11 @@ pub async fn run(
     {
         return outcome;
     }
+    if claimed.came_back()
+        && let Some(end) = End::recorded(&ctx)
+    {
+        return Box::pin(at_end(&ctx, &claimed, workflow, end)).await;
+    }
     let workflow = match workflow {
         Ok(workflow) => workflow,
         Err(failure) if failure.class == Class::Permanent => {
@@ -76,50 +82,141 @@ pub async fn run(
         ctx.meter.limit(budget.clone());
     }
     let deadline = run_deadline(&ctx, &claimed, &*workflow);
-    let mut alarm = deadline;
-    let halt = {
-        let code = workflow.run(&ctx, claimed.input.clone());
-        let code = AssertUnwindSafe(code).catch_unwind();
-        tokio::pin!(code);
-        loop {
-            let turn = poll_fn(|cx| match code.as_mut().poll(cx) {
-                Poll::Ready(ended) => Poll::Ready(Turn::Ended(ended.unwrap_or_else(|_| Err(Halt::failed(panicked()))))),
-                Poll::Pending => match suspendable(&ctx, deadline) {
-                    Some(due_in) => Poll::Ready(Turn::Quiet(due_in)),
-                    None => {
-                        ctx.flush();
-                        Poll::Pending
-                    }
-                },
-            });
-            let turn = tokio::select! {
-                biased;
-                // First: a run that finds everything waiting would otherwise suspend again past its end.
-                () = sleep_until(alarm) => {
-                    alarm = None;
-                    ctx.inbox.stop(StopReason::Timeout);
-                    continue;
-                }
-                turn = turn => turn,
-            };
-            match turn {
-                Turn::Ended(Ok(output)) => match ctx.sized(output) {
-                    Ok(output) => break Ok(output),
-                    Err(failure) => break Err(Halt::failed(failure)),
-                },
-                Turn::Ended(Err(halt)) => break Err(halt),
-                Turn::Quiet(due_in) => return Box::pin(suspend(&ctx, due_in, deadline)).await,
-            }
-        }
+    let code = workflow.run(&ctx, claimed.input.clone());
+    let ended = match drive(&ctx, code, deadline).await {
+        Ok(ended) => ended.and_then(|output| ctx.sized(output).map_err(Halt::failed)),
+        Err(outcome) => return outcome,
     };
-    match halt {
-        Ok(output) => Box::pin(end(&ctx, Transition::Complete { output, last: None }, Outcome::Done)).await,
-        // A cancel outweighs the failure that it may have met on its way.
-        Err(Halt::Failed(_)) if ctx.inbox.signal().reason() == Some(StopReason::Cancelled) => {
-            Box::pin(stopped(&ctx)).await
+    match ended {
+        Ok(output) if !workflow.has_handlers() => {
+            Box::pin(end(&ctx, Transition::Complete { output, last: None }, Outcome::Done)).await
         }
-        Err(Halt::Failed(failure)) => Box::pin(fail(&ctx, &claimed, &*workflow, failure)).await,
-        Err(Halt::Stopped) => Box::pin(stopped(&ctx)).await,
+        ended => Box::pin(conclude(ctx, &claimed, workflow, ended)).await,
+    }
+}
+
+/// Polls the workflow's code until it ends; or until everything in it waits, and the run is suspended.
+async fn drive<T>(
+    ctx: &Ctx,
+    code: BoxFuture<'_, Result<T, Halt>>,
+    deadline: Option<tokio::time::Instant>,
+) -> Result<Result<T, Halt>, Outcome> {
+    let mut alarm = deadline;
+    let code = AssertUnwindSafe(code).catch_unwind();
+    tokio::pin!(code);
+    loop {
+        let turn = poll_fn(|cx| match code.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Turn::Ended(ended.unwrap_or_else(|_| Err(Halt::failed(panicked()))))),
+            Poll::Pending => match suspendable(ctx, deadline) {
+                Some(due_in) => Poll::Ready(Turn::Quiet(due_in)),
+                None => {
+                    ctx.flush();
+                    Poll::Pending
+                }
+            },
+        });
+        let turn = tokio::select! {
+            biased;
+            // First: a run that finds everything waiting would otherwise suspend again past its end.
+            () = sleep_until(alarm) => {
+                alarm = None;
+                ctx.inbox.stop(StopReason::Timeout);
+                continue;
+            }
+            turn = turn => turn,
+        };
+        match turn {
+            Turn::Ended(ended) => return Ok(ended),
+            Turn::Quiet(due_in) => return Err(Box::pin(suspend(ctx, due_in, deadline)).await),
+        }
+    }
+}
+
+/// The code has ended, and the run does not simply end well: what becomes of it?
+async fn conclude(
+    mut ctx: Ctx,
+    claimed: &Claimed,
+    workflow: Arc<dyn Workflow>,
+    ended: Result<Payload, Halt>,
+) -> Outcome {
+    let mut last = match verdict(&ctx, claimed, &*workflow, ended).await {
+        Ok(end) => end,
+        Err(outcome) => return outcome,
+    };
+    if !workflow.has_handlers() {
+        return finish(&ctx, last).await;
+    }
+    let had_child = ctx.has_child();
+    while let Err(halt) = ctx.begin_end(&last).await {
+        match halt {
+            // What it came to cannot be stored: that is why it fails, then.
+            Halt::Failed(failed) if last.state() == RunState::Completed => last = End::Failed(failed.failure),
+            Halt::Failed(failed) => return finish(&ctx, End::Failed(failed.failure)).await,
+            Halt::Stopped => return let_go(&ctx).await,
+        }
+    }
+    if had_child {
+        ctx.ports.journal.abandon(ctx.info.id);
+    }
+    match load(&ctx).await {
+        Ok(records) => ctx.begin_again(records),
+        Err(outcome) => return outcome,
+    }
+    at_end(&ctx, claimed, Ok(workflow), last).await
+}
+
+/// Does what is to be done at the end, then ends the run as it was decided.
+async fn at_end(ctx: &Ctx, claimed: &Claimed, workflow: Result<Arc<dyn Workflow>, Failure>, last: End) -> Outcome {
+    ctx.inbox.begin_end();
+    let ended = match workflow {
+        Ok(workflow) => drive(ctx, workflow.at_end(ctx, claimed.input.clone(), &last), None).await,
+        Err(failure) if failure.class == Class::Permanent => Ok(Err(Halt::failed(failure))),
+        Err(failure) => return hand_on(ctx, failure).await,
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(Halt::Stopped)) => return let_go(ctx).await,
+        Ok(Err(Halt::Failed(StepFailure { failure, .. }))) => {
+            tracing::warn!(run.id = %ctx.info.id, workflow = &*ctx.info.workflow, error = %failure, "what was to be done at the end of the run could not be finished");
+        }
+        Err(outcome) => return outcome,
+    }
+    finish(ctx, last).await
+}
+
+/// The last transition. What has not ended by then is closed, and children that it waited for are cancelled.
+async fn finish(ctx: &Ctx, last: End) -> Outcome {
+    let had_child = ctx.has_child();
+    ctx.close_open_steps();
+    let outcome = match last.state() {
+        RunState::Completed => Outcome::Done,
+        RunState::Cancelled => Outcome::Cancelled,
+        _ => Outcome::Failed,
+    };
+    let outcome = end(ctx, last.transition(), outcome).await;
+    if had_child && outcome != Outcome::LeaseLost {
+        ctx.ports.journal.abandon(ctx.info.id);
+    }
+    outcome
+}
+
+/// How a run ends whose code has ended like this; or what else becomes of it.
+async fn verdict(
+    ctx: &Ctx,
+    claimed: &Claimed,
+    workflow: &dyn Workflow,
+    ended: Result<Payload, Halt>,
+) -> Result<End, Outcome> {
+    let reason = ctx.inbox.signal().reason();
+    match ended {
+        Ok(output) => Ok(End::Completed(output)),
+        // A cancel outweighs the failure that it may have met on its way.
+        Err(_) if reason == Some(StopReason::Cancelled) => Ok(End::cancelled()),
+        Err(Halt::Failed(failed)) => fail(ctx, claimed, workflow, failed).await,
+        Err(Halt::Stopped) if reason == Some(StopReason::Timeout) => {
+            Ok(End::Failed(Failure::permanent(code::TIMEOUT, "the run took longer than the workflow's `timeout`")))
+        }
+        Err(Halt::Stopped) => Err(let_go(ctx).await),
     }
 }
 
@@ -142,22 +239,25 @@ async fn take_up(ctx: &mut Ctx, claimed: &Claimed) -> Result<(), Outcome> {
     if suspect {
         start(ctx).await?;
     }
+    let records = load(ctx).await?;
+    let interrupted = records.iter().any(|r| r.state == StepState::Running);
+    // An operator's retry gives the failed step fresh attempts.
+    let retried = records.iter().any(|r| r.state == StepState::Failed && r.attempts == 0);
+    if !resumed && (interrupted || retried) {
+        note_resumed(ctx);
+    }
+    ctx.remember(records);
+    if interrupted && !suspect { start(ctx).await } else { Ok(()) }
+}
+
+async fn load(ctx: &Ctx) -> Result<Vec<StepRecord>, Outcome> {
     let records = tokio::select! {
         records = ctx.ports.journal.load(ctx.info.id) => records,
         // Nothing to be closed, nothing to be told: the records are not needed. A cancel needs them, to close what is open.
-        () = given_up(ctx) => return Err(stopped(ctx).await),
+        () = given_up(ctx) => return Err(let_go(ctx).await),
     };
     match records {
-        Ok(records) => {
-            let interrupted = records.iter().any(|r| r.state == StepState::Running);
-            // An operator's retry gives the failed step fresh attempts.
-            let retried = records.iter().any(|r| r.state == StepState::Failed && r.attempts == 0);
-            if !resumed && (interrupted || retried) {
-                note_resumed(ctx);
-            }
-            ctx.remember(records);
-            if interrupted && !suspect { start(ctx).await } else { Ok(()) }
-        }
+        Ok(records) => Ok(records),
         Err(failure) => Err(hand_on(ctx, failure).await),
     }
 }
@@ -224,27 +324,21 @@ async fn suspend(ctx: &Ctx, due_in: Option<Duration>, deadline: Option<tokio::ti
     }
 }
 
-/// The one place where a failed run's next state is decided.
-async fn fail(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow, failed: StepFailure) -> Outcome {
+/// The one place where a failed run's next state is decided: for good, or resumed.
+async fn fail(ctx: &Ctx, claimed: &Claimed, workflow: &dyn Workflow, failed: StepFailure) -> Result<End, Outcome> {
     let policy = workflow.resume_policy();
     let resumes = u32::try_from(claimed.resumes).unwrap_or(0);
     let StepFailure { key, failure } = failed;
-    match next_resume(policy, &failure, resumes, fastrand::f64()) {
-        Some(after) => {
-            let data = json!({"step": key.as_ref().map(|k| k.as_str()), "resume": resumes + 1, "of": policy.max_attempts,
-                "in_ms": u64::try_from(after.as_millis()).unwrap_or(u64::MAX), "failure": failure});
-            ctx.note(NoteKind::ResumeScheduled, key, None, Payload::from_value(&data));
-            end(ctx, Transition::Resume { after, failure }, Outcome::Resuming).await
-        }
-        None => {
-            ctx.close_open_steps();
-            let failure = match key {
-                Some(key) => at_step(failure, key.as_str()),
-                None => failure,
-            };
-            end(ctx, Transition::Fail { failure }, Outcome::Failed).await
-        }
-    }
+    let Some(after) = next_resume(policy, &failure, resumes, fastrand::f64()) else {
+        return Ok(End::Failed(match key {
+            Some(key) => at_step(failure, key.as_str()),
+            None => failure,
+        }));
+    };
+    let data = json!({"step": key.as_ref().map(|k| k.as_str()), "resume": resumes + 1, "of": policy.max_attempts,
+        "in_ms": u64::try_from(after.as_millis()).unwrap_or(u64::MAX), "failure": failure});
+    ctx.note(NoteKind::ResumeScheduled, key, None, Payload::from_value(&data));
+    Err(end(ctx, Transition::Resume { after, failure }, Outcome::Resuming).await)
 }
 
 /// The run's failure names the step that failed.
@@ -259,18 +353,9 @@ fn at_step(mut failure: Failure, key: &str) -> Failure {
     failure
 }
 
-async fn stopped(ctx: &Ctx) -> Outcome {
+/// The run is let go of, unharmed.
+async fn let_go(ctx: &Ctx) -> Outcome {
     match ctx.inbox.signal().reason() {
-        Some(StopReason::Cancelled) => {
-            ctx.close_open_steps();
-            let failure = Failure::permanent("cancelled", "the run was cancelled");
-            end(ctx, Transition::Cancel { failure }, Outcome::Cancelled).await
-        }
-        Some(StopReason::Timeout) => {
-            ctx.close_open_steps();
-            let failure = Failure::permanent(code::TIMEOUT, "the run took longer than the workflow's `timeout`");
-            end(ctx, Transition::Fail { failure }, Outcome::Failed).await
-        }
         Some(StopReason::LeaseLost) => Outcome::LeaseLost,
         Some(StopReason::Shutdown) => {
             ctx.note(NoteKind::Released, None, None, Payload::null());
@@ -280,7 +365,7 @@ async fn stopped(ctx: &Ctx) -> Outcome {
             ctx.note(NoteKind::Paused, None, None, Payload::null());
             end(ctx, Transition::Pause, Outcome::Paused).await
         }
-        None => {
+        None | Some(StopReason::Cancelled | StopReason::Timeout) => {
             let bug = "the workflow returned `Halt::Stopped` though nothing had told it to stop; return the halt that the context gave";
             end(ctx, Transition::Fail { failure: Failure::permanent(code::INTERNAL, bug) }, Outcome::Failed).await
         }
@@ -289,10 +374,14 @@ async fn stopped(ctx: &Ctx) -> Outcome {
 
 async fn end(ctx: &Ctx, transition: Transition, outcome: Outcome) -> Outcome {
     let keys = if ctx.inbox.is_pausing() { Some(ctx.open_waits()) } else { None };
+    let ends = ctx.is_child && transition.is_final();
     match ctx.transition(transition).await {
         Ok(()) => {
             if let Some(keys) = keys {
                 ctx.ports.journal.settle(ctx.info.id, keys);
+            }
+            if ends {
+                ctx.ports.journal.tell_parent(ctx.info.id);
             }
             outcome
         }
@@ -308,7 +397,12 @@ async fn refused(ctx: &Ctx, why: String) -> Outcome {
         format!("Postgres refused to store what the run recorded: {}", why.replace('\0', "\\0")),
     );
     match ctx.transition(Transition::Fail { failure }).await {
-        Ok(()) => Outcome::Failed,
+        Ok(()) => {
+            if ctx.is_child {
+                ctx.ports.journal.tell_parent(ctx.info.id);
+            }
+            Outcome::Failed
+        }
         Err(_) => Outcome::LeaseLost,
     }
 }

@@ -36,7 +36,9 @@ impl Purpose {
     fn due_in(&self) -> Option<Duration> {
         match self {
             Self::Wait(Wait::Sleep { span }) => Some(*span),
-            Self::Wait(Wait::Event { timeout, .. } | Wait::Approval { timeout, .. }) => *timeout,
+            Self::Wait(Wait::Event { timeout, .. } | Wait::Approval { timeout, .. } | Wait::Child { timeout, .. }) => {
+                *timeout
+            }
             Self::Retry { after, .. } => Some(*after),
         }
     }
@@ -47,6 +49,7 @@ impl Purpose {
                 json!({"wait": "sleep", "ms": u64::try_from(span.as_millis()).unwrap_or(u64::MAX)})
             }
             Self::Wait(Wait::Event { name, matches, .. }) => json!({"wait": "event", "event": name, "match": matches}),
+            Self::Wait(Wait::Child { run, workflow, .. }) => json!({"wait": "child", "run": run, "workflow": workflow}),
             Self::Wait(Wait::Approval { prompt, .. }) => json!({"wait": "approval", "prompt": prompt}),
             Self::Retry { next, of, .. } => json!({"wait": "retry", "attempt": next, "of": of}),
         }
@@ -76,15 +79,19 @@ pub(super) fn spent_at(decision: Option<&Payload>) -> Option<i64> {
     said.value().ok()?.get("spent_at_resume")?.as_i64()
 }
 
-/// Waits for an event or an approval are answered in the database; the row keeps its decision to say so.
+/// How the decision of a wait begins that is answered in the database.
+const ANSWERABLE: [&str; 3] = [r#"{"wait":"event""#, r#"{"wait":"approval""#, CHILD];
+
+const CHILD: &str = r#"{"wait":"child""#;
+
+/// Waits for an event, an approval or a child are answered in the database; the row keeps its decision to say so.
 pub(super) fn answerable(record: &StepRecord) -> bool {
-    record.decision.as_ref().is_some_and(|d| {
-        d.as_str().starts_with(r#"{"wait":"event""#) || d.as_str().starts_with(r#"{"wait":"approval""#)
-    })
+    record.decision.as_ref().is_some_and(|d| ANSWERABLE.iter().any(|begin| d.as_str().starts_with(begin)))
 }
 
-fn is_event(decision: Option<&Payload>) -> bool {
-    decision.is_some_and(|d| d.as_str().starts_with(r#"{"wait":"event""#))
+/// Could its answer have come before it was recorded?
+fn may_be_there(decision: Option<&Payload>) -> bool {
+    decision.is_some_and(|d| d.as_str().starts_with(ANSWERABLE[0]) || d.as_str().starts_with(CHILD))
 }
 
 impl Ctx {
@@ -121,7 +128,7 @@ impl Ctx {
     /// What came before the wait began is looked for when the run suspends; one that does not, because
     /// another branch works, looks when its wait is recorded. The answer comes by way of the inbox.
     async fn look_for_kept(&self, record: &StepRecord) -> Infallible {
-        if is_event(record.decision.as_ref()) {
+        if may_be_there(record.decision.as_ref()) {
             tokio::time::sleep(SUSPENDED_BY_THEN).await;
             let n = self.flush();
             // An error is told to the next operation of the run, too.

@@ -168,10 +168,10 @@ pub fn map_failures(output: &Value) -> usize {
     output.as_array().map_or(0, |items| items.iter().filter(failed).count())
 }
 
-/// The item of a `map` that a scope belongs to.
+/// The item of a `map` that a scope belongs to, or the iteration of a `repeat`.
 #[derive(Debug)]
 pub struct Item {
-    /// The name after `as:`, or `item`.
+    /// The name after `as:`, or `item`; empty in a `repeat`, which has none.
     pub name: Arc<str>,
     /// All items: a JSON array, shared.
     pub items: Arc<Value>,
@@ -187,7 +187,7 @@ pub type LazyRun = LazyLock<Arc<Value>, Box<dyn FnOnce() -> Arc<Value> + Send>>;
 pub struct Scope {
     /// `input`.
     pub input: Arc<LazyJson>,
-    /// `run`.
+    /// `run`; at the end of a run with its `state`, and its `error`, which has a name of its own, too.
     pub run: Arc<LazyRun>,
     /// `env` and `secrets`.
     pub host: Arc<Host>,
@@ -208,6 +208,8 @@ pub struct StepNames {
     pub key: StepKey,
     /// `step.attempt`, from 1.
     pub attempt: u32,
+    /// In an `undo`: the step that is taken back. The idempotency key is that step's.
+    pub undoes: Option<StepKey>,
 }
 
 impl StepNames {
@@ -215,7 +217,7 @@ impl StepNames {
         json!({
             "key": self.key.as_str(),
             "attempt": self.attempt,
-            "idempotency_key": format!("{}/{}", self.run, self.key),
+            "idempotency_key": format!("{}/{}", self.run, self.undoes.as_ref().unwrap_or(&self.key)),
         })
     }
 }
@@ -273,6 +275,9 @@ impl View {
             "run" => Root::Json(Arc::clone(LazyLock::force(&self.scope.run)), Vec::new()),
             "env" => Root::Json(self.scope.host.env.clone(), Vec::new()),
             "secrets" => Root::Secrets,
+            "error" if self.scope.run.get("error").is_some() => {
+                Root::Json(Arc::clone(LazyLock::force(&self.scope.run)), vec![Segment::Key(name.into())])
+            }
             _ => return None,
         }))
     }
@@ -284,7 +289,8 @@ impl View {
         names.extend(self.raw.iter().flat_map(|raw| keys(raw)));
         let mut scope = Some(&self.scope);
         while let Some(s) = scope {
-            names.extend(s.item.iter().flat_map(|i| [i.name.to_string(), "index".into()]));
+            names.extend(s.item.iter().filter(|i| !i.name.is_empty()).map(|i| i.name.to_string()));
+            names.extend(s.item.iter().map(|_| "index".into()));
             scope = s.outer.as_ref();
         }
         names
@@ -312,6 +318,7 @@ impl View {
             "input" => Ok(walk(self.scope.input.value()?, segments, 0)),
             "run" => Ok(walk(&self.scope.run, segments, 0)),
             "env" => Ok(walk(&self.scope.host.env, segments, 0)),
+            "error" if self.scope.run.get("error").is_some() => Ok(walk(&self.scope.run["error"], segments, 0)),
             "steps" => find_step(&self.scope.steps, segments),
             "secrets" => Ok(find_secret(&self.scope.host, segments)),
             // The library may know it (a function); it will say so if not.

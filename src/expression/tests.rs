@@ -31,7 +31,7 @@ fn scope(input: &Value) -> Arc<Scope> {
 }
 
 fn view(input: &Value) -> View {
-    let step = StepNames { run: RunId(uuid::Uuid::nil()), key: StepKey::from("charge"), attempt: 2 };
+    let step = StepNames { run: RunId(uuid::Uuid::nil()), key: StepKey::from("charge"), attempt: 2, undoes: None };
     View { step: Some(step), ..View::of(&scope(input)) }
 }
 

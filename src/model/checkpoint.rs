@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::failure::Failure;
-use super::ids::StepKey;
+use super::ids::{RunId, StepKey};
 use super::payload::Payload;
 use super::usage::Usage;
 
@@ -64,6 +64,15 @@ pub enum Wait {
         name: String,
         /// The payload must contain this (jsonb containment); `{}` matches every object.
         matches: Value,
+        /// Fail with `timeout` after this long; `None` waits for ever.
+        timeout: Option<Duration>,
+    },
+    /// The end of another run.
+    Child {
+        /// The run.
+        run: RunId,
+        /// Its workflow.
+        workflow: String,
         /// Fail with `timeout` after this long; `None` waits for ever.
         timeout: Option<Duration>,
     },

@@ -13,9 +13,11 @@ pub const PAGES: &[(&str, &str)] = &[
     ("SD015", include_str!("../../docs/errors/SD015.md")),
     ("SD016", include_str!("../../docs/errors/SD016.md")),
     ("SD017", include_str!("../../docs/errors/SD017.md")),
+    ("SD020", include_str!("../../docs/errors/SD020.md")),
     ("SD030", include_str!("../../docs/errors/SD030.md")),
     ("budget_exceeded", include_str!("../../docs/errors/budget_exceeded.md")),
     ("cancelled", include_str!("../../docs/errors/cancelled.md")),
+    ("child_failed", include_str!("../../docs/errors/child_failed.md")),
     ("connection", include_str!("../../docs/errors/connection.md")),
     ("content_filtered", include_str!("../../docs/errors/content_filtered.md")),
     ("context_too_long", include_str!("../../docs/errors/context_too_long.md")),
@@ -46,9 +48,11 @@ pub const PAGES: &[(&str, &str)] = &[
     ("spawn", include_str!("../../docs/errors/spawn.md")),
     ("sql", include_str!("../../docs/errors/sql.md")),
     ("timeout", include_str!("../../docs/errors/timeout.md")),
+    ("too_deep", include_str!("../../docs/errors/too_deep.md")),
     ("too_large", include_str!("../../docs/errors/too_large.md")),
     ("tool_error", include_str!("../../docs/errors/tool_error.md")),
     ("unknown_tool", include_str!("../../docs/errors/unknown_tool.md")),
+    ("unknown_workflow", include_str!("../../docs/errors/unknown_workflow.md")),
     ("verdict", include_str!("../../docs/errors/verdict.md")),
 ];
 

@@ -126,8 +126,14 @@ pub mod code {
     pub const NOT_STORABLE: &str = "not_storable";
     /// More items of a `map` failed than it tolerates.
     pub const MAP_FAILED: &str = "map_failed";
-    /// A loop has gone through all its rounds without a result.
+    /// `until` of a `repeat` did not hold after its last iteration.
     pub const REPEAT_EXHAUSTED: &str = "repeat_exhausted";
+    /// A child run failed, or was cancelled.
+    pub const CHILD_FAILED: &str = "child_failed";
+    /// A step names a workflow that is not loaded.
+    pub const UNKNOWN_WORKFLOW: &str = "unknown_workflow";
+    /// A child stands below too many runs.
+    pub const TOO_DEEP: &str = "too_deep";
     /// A verdict among the variables of an AFU-9 document ended the run.
     pub const VERDICT: &str = "verdict";
     /// A tool of an MCP server said that it failed.

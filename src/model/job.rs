@@ -160,6 +160,8 @@ pub struct Claimed {
     pub after_failure: bool,
     /// The enqueuer's trace context.
     pub traceparent: Option<String>,
+    /// Does another run wait for its end?
+    pub is_child: bool,
 }
 
 impl Claimed {

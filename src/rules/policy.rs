@@ -122,4 +122,6 @@ pub struct StepPolicy {
     pub on_error: OnError,
     /// What an interruption means for the step.
     pub on_interrupt: OnInterrupt,
+    /// Can it be undone? Then it starts only after the start is durable: a death in it must not leave behind what nobody knows of.
+    pub undo: bool,
 }

@@ -27,6 +27,7 @@
 //! | acknowledge the cancel | | | | cancelled | | | | | | |
 //! | acknowledge the pause | | | | paused | | | | | | |
 //! | cancel | cancelled | cancelled | cancelled | asked | cancelled | cancelled | cancelled | | | |
+//! | end | cancelled | ready | ready | asked | ready | ready | ready | | | |
 //! | pause | paused | paused | paused | asked | paused | | paused | | | |
 //! | unpause | | | | | | ready, resuming, scheduled, waiting | | | | |
 //! | retry | | | | | | | ready | | ready | |
@@ -103,6 +104,8 @@ pub enum Event {
     Cancelled(Fence),
     /// An operator wants it stopped.
     Cancel,
+    /// The same, of a run whose workflow has something to do at its end: how it ends is recorded, and a worker does that first. (What has not begun ends at once.)
+    End { limited: bool },
     /// Its worker has paused it, with no step of it at work.
     Paused { by: Fence, progressed: bool },
     /// An operator wants it to stand still.
@@ -134,6 +137,7 @@ impl Event {
             Self::ScheduleResume { .. } => "schedule a resume",
             Self::Cancelled(_) => "acknowledge the cancel",
             Self::Cancel => "cancel",
+            Self::End { .. } => "end",
             Self::Paused { .. } => "acknowledge the pause",
             Self::Pause => "pause",
             Self::Unpause { .. } => "unpause",
@@ -242,8 +246,11 @@ pub fn next(job: &Job, event: &Event) -> Result<Next, IllegalTransition> {
         // Held for what the admitter knows: it looks again.
         (Event::Unpause { from, limited, .. }, Paused) => Next::Live(back(*job, *limited || *from == Held)),
 
-        (Event::Pause | Event::Cancel, Running) => Next::Asked,
-        (Event::Cancel, Scheduled | Queued | Held | Waiting | Paused | Resuming) => {
+        (Event::End { limited }, Queued | Held | Waiting | Paused | Resuming) => {
+            Next::Live(back(Job { worker: None, ..*job }, *limited))
+        }
+        (Event::Pause | Event::Cancel | Event::End { .. }, Running) => Next::Asked,
+        (Event::End { .. }, Scheduled) | (Event::Cancel, Scheduled | Queued | Held | Waiting | Paused | Resuming) => {
             Next::Ended(ended(Job { worker: None, ..*job }, Cancelled))
         }
         _ => return Err(IllegalTransition { state: job.state, event: event.name() }),

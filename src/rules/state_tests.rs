@@ -35,6 +35,7 @@ fn every_event(job: &Job) -> Vec<Event> {
                 Event::Cancelled(by),
                 Event::Paused { by, progressed },
                 Event::Cancel,
+                Event::End { limited },
                 Event::Pause,
                 Event::Unpause { from: RunState::Queued, due: false, limited },
                 Event::Unpause { from: RunState::Held, due: false, limited },

@@ -49,6 +49,7 @@ impl Loaded {
             priority: self.priority,
             flow: self.flow.as_deref(),
             source: self.source.as_deref(),
+            handlers: self.workflow.has_handlers(),
             known: false,
         }
     }

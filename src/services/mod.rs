@@ -7,6 +7,7 @@
 //! ```
 
 pub mod catalog;
+pub mod children;
 pub mod claimer;
 pub mod export;
 pub mod periodic;

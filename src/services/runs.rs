@@ -352,6 +352,7 @@ mod tests {
             taken: false,
             after_failure: false,
             traceparent: None,
+            is_child: false,
         }
     }
 

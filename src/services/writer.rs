@@ -17,7 +17,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
-use crate::db::{Database, Trouble, waits, within};
+use crate::db::{Database, DbError, Trouble, children, waits, within};
 use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
 use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
@@ -111,6 +111,62 @@ impl PgJournal {
     }
 }
 
+/// What is looked after when something of a run has been committed.
+enum After {
+    /// Was one of these waits answered in the meantime?
+    Suspend(Vec<StepKey>),
+    /// Who waits for this run?
+    EndOfChild,
+    /// What did this run wait for?
+    EndOfParent,
+}
+
+impl After {
+    async fn once(&self, conn: &mut PgConnection, run: RunId) -> Result<bool, DbError> {
+        match self {
+            Self::Suspend(keys) => waits::settle(conn, run, keys).await,
+            Self::EndOfChild => children::tell_parent(conn, run.0).await,
+            Self::EndOfParent => children::abandon(conn, run.0).await,
+        }
+    }
+
+    /// For tests: the moment before it.
+    fn failpoint(&self) -> &'static str {
+        match self {
+            Self::Suspend(_) => "settle.before",
+            Self::EndOfChild => "children.before_tell",
+            Self::EndOfParent => "children.before_abandon",
+        }
+    }
+}
+
+impl PgJournal {
+    fn afterwards(&self, run: RunId, after: After) {
+        let (db, hints, settling) = (self.db.clone(), self.hints.clone(), self.settling.clone());
+        let failpoints = self.failpoints.clone();
+        // A task of its own: the run's slot is free at once, and a statement is never dropped half-way. How many
+        // there are is bounded by the runs that wait for what an open transaction of somebody's holds.
+        #[expect(clippy::disallowed_methods, reason = "bounded, see above; what it leaves undone the sweep repairs")]
+        tokio::spawn(async move {
+            failpoints.hit(after.failpoint()).await;
+            let mut backoff = Backoff::default();
+            for _ in 0..SETTLE_TRIES {
+                let one = settling.acquire().await;
+                let done = db.ask(async |conn| after.once(conn, run).await).await;
+                drop(one);
+                match done {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => tracing::debug!(run.id = %run, %error, "settle failed, trying again"),
+                }
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            hints.stage.notify_one();
+            hints.request.notify_one();
+        });
+    }
+}
+
 impl Journal for PgJournal {
     fn submit(&self, entry: Entry) {
         // The last bits of a UUIDv7 are random; any will do.
@@ -125,28 +181,15 @@ impl Journal for PgJournal {
     }
 
     fn settle(&self, run: RunId, keys: Vec<StepKey>) {
-        let (db, hints, settling) = (self.db.clone(), self.hints.clone(), self.settling.clone());
-        let failpoints = self.failpoints.clone();
-        // A task of its own: the run's slot is free at once, and a statement is never dropped half-way. How many
-        // there are is bounded by the runs that wait for what an open transaction of somebody's holds.
-        #[expect(clippy::disallowed_methods, reason = "bounded, see above; what it leaves undone the sweep repairs")]
-        tokio::spawn(async move {
-            failpoints.hit("settle.before").await;
-            let mut backoff = Backoff::default();
-            for _ in 0..SETTLE_TRIES {
-                let one = settling.acquire().await;
-                let done = db.ask(async |conn| waits::settle(conn, run, &keys).await).await;
-                drop(one);
-                match done {
-                    Ok(true) => break,
-                    Ok(false) => {}
-                    Err(error) => tracing::debug!(run.id = %run, %error, "settle failed, trying again"),
-                }
-                tokio::time::sleep(backoff.pause()).await;
-            }
-            hints.stage.notify_one();
-            hints.request.notify_one();
-        });
+        self.afterwards(run, After::Suspend(keys));
+    }
+
+    fn tell_parent(&self, run: RunId) {
+        self.afterwards(run, After::EndOfChild);
+    }
+
+    fn abandon(&self, run: RunId) {
+        self.afterwards(run, After::EndOfParent);
     }
 
     fn expire(

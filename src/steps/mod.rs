@@ -1,5 +1,6 @@
 //! The kinds of step: one file a kind, all behind one trait.
 
+mod child;
 mod http;
 mod llm;
 mod mcp;
@@ -14,6 +15,7 @@ mod testing;
 
 use std::sync::Arc;
 
+pub use child::{CHILD, Child, ChildRequest, Children};
 pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
 pub(crate) use llm::unfenced;
 pub use llm::{Llm, ModelProfile, Models, Structured};
@@ -39,7 +41,7 @@ pub struct StepOptions {
     pub models: Arc<Models>,
 }
 
-/// All kinds that need nothing but their options. `sql` needs a database: whoever has one adds it.
+/// All kinds that need nothing but their options. `sql` and `workflow` need a database: whoever has one adds them.
 #[must_use]
 pub fn standard_registry(options: StepOptions) -> Registry {
     let (run, exec) = process_kinds(options.process);

@@ -18,7 +18,10 @@ use crate::support::{Db, Files, Plan, SOON, Saboteur, Side, Spec, Strike, Worker
 const AFTER_ANOTHER: [(&str, &str); 2] = [("read_back", "write_step"), ("orphans", "claim")];
 
 /// Not struck at, and why not.
-const LEFT_OUT: [(&str, &str); 8] = [
+const LEFT_OUT: [(&str, &str); 11] = [
+    ("spawn", "of a run with children, killed there in `children.rs`"),
+    ("tell_parent", "of a run with a parent, killed there in `children.rs`"),
+    ("abandon", "of a run that ends without its children, killed there in `children.rs`"),
     ("sql_step_rights", "read at the start alone, where sql steps have a role of their own: see `sql_role.rs`"),
     ("witness", "of a worker that has left something to see on the same machine: see `crash_loop.rs`"),
     (

@@ -17,7 +17,7 @@ use crate::engine::{self, Gate, Inbox, Interpreter, MemoryJournal, Outcome, Port
 use crate::model::{
     Claimed, Failure, Lease, Payload, RunId, SqlRequest, StepKey, StepRecord, StepState, WorkerId, code,
 };
-use crate::steps::{BoxFuture, Flow, Sql, SqlEffect, StepCx, StopReason};
+use crate::steps::{BoxFuture, Child, ChildRequest, Children, Flow, Sql, SqlEffect, StepCx, StopReason};
 
 use super::super::follow::{Turning, tell};
 use super::super::output::talk;
@@ -38,6 +38,13 @@ impl SqlEffect for NoDatabase {
     fn run<'a>(&'a self, _cx: &'a StepCx, _request: SqlRequest) -> BoxFuture<'a, Result<Flow, Failure>> {
         let why =
             "this run has no database (--ephemeral); give the step a `connection:`, or run it without --ephemeral";
+        Box::pin(std::future::ready(Err(Failure::permanent(NO_DATABASE, why))))
+    }
+}
+
+impl Children for NoDatabase {
+    fn spawn<'a>(&'a self, _cx: &'a StepCx, _request: ChildRequest) -> BoxFuture<'a, Result<RunId, Failure>> {
+        let why = "this run has no database (--ephemeral), and so no other runs; run it without --ephemeral";
         Box::pin(std::future::ready(Err(Failure::permanent(NO_DATABASE, why))))
     }
 }
@@ -64,7 +71,8 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     talk("ephemeral: nothing of this run is kept, and nothing of it survives this process");
     let journal = Arc::new(MemoryJournal::default());
-    let registry = build::registry(config)?.with(build::connections(config, Sql::new(NoDatabase))?);
+    let registry = build::registry(config)?;
+    let registry = registry.with(build::connections(config, Sql::new(NoDatabase))?).with(Child::new(NoDatabase));
     #[expect(clippy::disallowed_methods, reason = "without a database there is no other clock")]
     let clock = ServerClock::new(Utc::now());
     let ports = Ports {
@@ -164,6 +172,7 @@ impl Memory {
             taken: false,
             after_failure: false,
             traceparent: None,
+            is_child: false,
         }
     }
 

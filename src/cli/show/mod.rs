@@ -91,6 +91,7 @@ fn header(run: &RunDetail) -> String {
     if run.crashes > 0 || run.resumes > 0 {
         lines.push(("survived", survived(run.crashes, run.resumes)));
     }
+    lines.extend(run.parent.map(|id| ("parent", id.to_string())));
     lines.extend(used(run.tokens_in, run.tokens_out, run.cost).map(|used| ("models", used)));
     lines.extend(run.unique_key.as_ref().map(|k| ("unique key", clean(k))));
     if run.labels != "{}" {
@@ -148,6 +149,7 @@ fn listed(run: &RunDetail, steps: &[StepLine], all: bool, most: Option<usize>) -
             (Some(code), Some(message)) => format!("{code}: {message}"),
             (Some(code), None) => code.clone(),
             _ => match (&step.event, step.due_at) {
+                _ if step.child.is_some() => format!("run {}", step.child.unwrap_or_default()),
                 (Some(event), _) if step.state == "waiting" => format!("for {event}"),
                 (_, Some(due)) if step.state == "waiting" => format!("until {}", time(due)),
                 _ => used(step.tokens_in, step.tokens_out, step.cost).unwrap_or_default(),
@@ -193,7 +195,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             "created_at": run.created_at, "run_at": run.run_at, "started_at": run.started_at, "ended_at": run.ended_at,
             "due_at": run.due_at, "step": run.step, "attempts": run.attempts, "resumes": run.resumes, "crashes": run.crashes,
             "unique_key": run.unique_key, "labels": raw(&run.labels), "created_by": run.created_by, "epoch": run.epoch,
-            "forked_from": run.forked_from,
+            "forked_from": run.forked_from, "parent": run.parent,
             "tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cost": run.cost,
         }),
         input: raw(&run.input),
@@ -204,7 +206,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             .map(|s| {
                 json!({
                     "key": s.key, "label": s.label, "kind": s.kind, "state": s.state, "attempts": s.attempts, "started_at": s.started_at,
-                    "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "epoch": s.epoch,
+                    "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "child": s.child, "epoch": s.epoch,
                     "tokens_in": s.tokens_in, "tokens_out": s.tokens_out, "cost": s.cost,
                     "output": s.output.as_deref().map(raw), "error": s.error.as_deref().map(raw),
                 })

@@ -34,6 +34,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         tokens_in: None,
         tokens_out: None,
         cost: None,
+        parent: None,
         why: String::new(),
         now: at(10_000),
     }
@@ -58,6 +59,7 @@ fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
         tokens_in: None,
         tokens_out: None,
         cost: None,
+        child: None,
     }
 }
 

@@ -1,7 +1,7 @@
 -- The runs of a stretch of history that are older than they are kept, locked: $5 ended runs after the id $4 are looked at, and as many
 -- chosen as have $6 steps together, but one at least. Caller: db::retention, in the transaction that removes them.
 -- By id, which is by time of enqueueing: a run cannot have ended before, so that the walk ends at the first id younger than
--- the shortest span. Index: ended_pkey, checkpoints_pkey. A run that somebody retries at this moment is passed by.
+-- the shortest span. Index: ended_pkey, checkpoints_pkey, children_child. A run that somebody retries at this moment is passed by.
 WITH rules AS MATERIALIZED (
     SELECT r.workflow, r.state::stepd.run_state AS state, r.ms * interval '1 millisecond' AS age
     FROM unnest($1::text[], $2::text[], $3::bigint[]) AS r(workflow, state, ms)
@@ -12,7 +12,9 @@ WITH rules AS MATERIALIZED (
     SELECT l.id FROM looked l
     LEFT JOIN rules own ON own.workflow = l.workflow AND own.state = l.state
     LEFT JOIN rules common ON common.workflow IS NULL AND common.state = l.state
-    WHERE l.ended_at <= statement_timestamp() - CASE WHEN own.state IS NULL THEN common.age ELSE own.age END
+    -- A run that has not been told yet of its child's end needs it.
+    WHERE NOT EXISTS (SELECT FROM stepd_engine.children k, stepd.jobs j WHERE k.child = l.id AND k.attached AND NOT k.settled AND j.id = k.parent AND j.state NOT IN ('completed', 'failed', 'cancelled'))
+        AND l.ended_at <= statement_timestamp() - CASE WHEN own.state IS NULL THEN common.age ELSE own.age END
 ), sized AS MATERIALIZED (
     SELECT o.id, sum(c.steps) OVER (ORDER BY o.id) - c.steps >= $6 AS beyond FROM old o CROSS JOIN LATERAL (
         SELECT count(*) AS steps FROM (SELECT FROM stepd_engine.checkpoints c WHERE c.run = o.id LIMIT $6) n) c

@@ -8,6 +8,8 @@ WITH gone AS (
     DELETE FROM stepd_engine.events v WHERE v.run = ANY($1) RETURNING 1
 ), signals AS (
     DELETE FROM stepd_engine.signals g WHERE g.run = ANY($1)
+), children AS (
+    DELETE FROM stepd_engine.children k WHERE k.parent = ANY($1) OR k.child = ANY($1)
 ), queues AS (
     DELETE FROM stepd_engine.queues q WHERE q.name IN (SELECT g.queue FROM gone g) AND q.exclusive
         AND q.name ~ '^run-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.queue = q.name AND j.state NOT IN ('completed', 'failed', 'cancelled'))

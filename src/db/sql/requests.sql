@@ -8,4 +8,4 @@ UNION ALL
 SELECT c.run, c.key, c.output, c.error, 'answer'
 FROM unnest($3::uuid[], $4::text[]) AS w(run, key)
 JOIN stepd_engine.checkpoints c ON c.run = w.run AND c.key = w.key AND c.state IN ('completed', 'failed')
-    AND (c.decision LIKE '{"wait":"event"%' OR c.decision LIKE '{"wait":"approval"%')
+    AND (c.decision LIKE '{"wait":"event"%' OR c.decision LIKE '{"wait":"approval"%' OR c.decision LIKE '{"wait":"child"%')

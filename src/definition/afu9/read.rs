@@ -69,6 +69,8 @@ pub(in super::super) fn document(
         resume: ResumePolicy::never(),
         budget: None,
         steps: Block::default(),
+        on_failure: None,
+        finally: None,
         output: None,
         document: Some(Arc::new(document)),
     })

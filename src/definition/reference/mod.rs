@@ -9,7 +9,7 @@ mod facts;
 mod shape;
 
 use super::kinds::KINDS;
-use super::{budget, flow, parse, policy, steps};
+use super::{budget, flow, parse, policy, shapes, steps};
 
 pub use editor::editor_schema;
 use facts::FACTS;
@@ -31,7 +31,7 @@ fn fact(owner: &str, key: &str) -> Option<&'static Fact> {
 }
 
 /// The mappings that are neither a workflow nor a step, with the keys that the parser takes in them.
-const INNER: [(&str, &[&str]); 7] = [
+const INNER: [(&str, &[&str]); 8] = [
     ("retry", &policy::RETRY),
     ("resume", &policy::RESUME),
     ("unique", &flow::UNIQUE),
@@ -39,6 +39,7 @@ const INNER: [(&str, &[&str]); 7] = [
     ("rate", &flow::RATE),
     ("schedule", &flow::SCHEDULE),
     ("budget", &budget::KEYS),
+    ("repeat", &shapes::REPEAT),
 ];
 
 /// The keys that the parser takes in a workflow or an inner mapping, in the order of its lists.
@@ -53,7 +54,7 @@ fn keys_of(owner: &str) -> Vec<&'static str> {
 /// The keys that the parser takes in a step of a kind.
 fn keys_of_step(word: &str) -> Vec<&'static str> {
     let Some(kind) = KINDS.iter().find(|k| k.word == word) else { return Vec::new() };
-    let not = steps::not_of(kind.word);
+    let not = shapes::not_of(kind.word);
     let common = steps::COMMON.iter().copied().filter(|key| !not.contains(key));
     common.chain([kind.word]).chain(kind.keys.iter().copied()).collect()
 }

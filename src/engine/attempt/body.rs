@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::model::{Failure, Payload, StepRecord, Wait};
-use crate::steps::{BoxFuture, Shape, Step, StepCx, StopSignal};
+use crate::steps::{BoxFuture, CHILD, Shape, Step, StepCx, StopSignal};
 
 use super::super::ctx::{Attempted, Ctx, Work, plain_shape, shaped};
 use super::super::inbox::Answer;
@@ -130,8 +130,11 @@ impl Body for AskBody {
 }
 
 /// Shapes the answer of a wait.
-pub(super) fn shape_answer(body: &dyn Body, answer: &Payload) -> Answer {
+pub(super) fn shape_answer(record: &StepRecord, body: &dyn Body, answer: &Payload) -> Answer {
     let value = answer.value()?;
-    let raw = json!({"event": value});
+    let raw = match record.kind.as_str() {
+        CHILD => json!({"output": value}),
+        _ => json!({"event": value}),
+    };
     (body.shape())(crate::steps::StepOutput { raw, default: value })
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::model::{Failure, Payload, StepKey, StepRecord, StepState, code};
 use crate::rules::policy::{OnError, StepPolicy};
-use crate::steps::StopReason;
+use crate::steps::{CHILD, StopReason};
 
 use super::super::halt::Halt;
 use super::super::journal::{CommitError, Entry, Note, NoteKind, StepRow, Ticket, Transition};
@@ -176,6 +176,11 @@ impl Ctx {
             row.due_in = None;
             self.defer(*row);
         }
+    }
+
+    /// Is one of the steps that have not ended a child run?
+    pub(in crate::engine) fn has_child(&self) -> bool {
+        self.state().open.values().any(|row| row.record.kind == CHILD)
     }
 
     fn commit_failed(&self, error: CommitError) -> Halt {

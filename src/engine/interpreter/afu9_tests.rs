@@ -105,6 +105,7 @@ async fn named(name: &str, document: Value, input: Value) -> Seen {
         taken: false,
         after_failure: false,
         traceparent: None,
+        is_child: false,
     };
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));
     let outcome = run(Box::new(claimed), Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await;

@@ -68,7 +68,7 @@ impl<R: StepRunner> Frame<'_, R> {
             if let Err(done) = self.runner.open(&key, AGENT, || Ok(Payload::from_value(&json!({})))).await? {
                 return Ok(done);
             }
-            let names = StepNames { run: self.runner.info().id, key: key.clone(), attempt: 1 };
+            let names = StepNames { run: self.runner.info().id, key: key.clone(), attempt: 1, undoes: None };
             let view = View { scope: self.scope.clone(), step: Some(names.clone()), raw: None };
             let result = match params.eval(&view).and_then(Agent::read) {
                 Ok(agent) => self.converse(step, &key, agent).await?,

@@ -7,9 +7,8 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
 use crate::definition::{MapStep, Step};
-use crate::expression::{Item, Scope, Steps, View, limits};
+use crate::expression::{Item, Scope, View, limits};
 use crate::model::{Class, Failure, Payload, StepKey, code};
-use crate::rules::policy::OnError;
 use crate::steps::BoxFuture;
 
 use super::super::ctx::StepDone;
@@ -62,7 +61,7 @@ impl<R: StepRunner> Frame<'_, R> {
         items: &Arc<Value>,
     ) -> Result<Result<Payload, Failure>, Halt> {
         let count = items.as_array().map_or(0, Vec::len);
-        let catches = self.passes_over(step, map, count);
+        let catches = self.passes_over(step) || map.tolerate.of(count) > 0;
         let mut tally = Tally::new(count, map.tolerate.of(count));
         let mut running = FuturesUnordered::new();
         let mut next = 0;
@@ -85,11 +84,6 @@ impl<R: StepRunner> Frame<'_, R> {
         }
     }
 
-    /// May the failure of an item be passed over, by this map or by what stands round it?
-    fn passes_over(&self, step: &Step, map: &MapStep, count: usize) -> bool {
-        self.catches || step.policy.on_error == OnError::Continue || map.tolerate.of(count) > 0
-    }
-
     /// Runs the steps of one item; gives the item's result.
     async fn item(
         &self,
@@ -100,25 +94,12 @@ impl<R: StepRunner> Frame<'_, R> {
         index: usize,
         catches: bool,
     ) -> Result<Payload, Halt> {
-        let outer = &self.scope;
-        let scope = Arc::new(Scope {
-            input: outer.input.clone(),
-            run: outer.run.clone(),
-            host: outer.host.clone(),
-            steps: Arc::new(Steps::new(map.body.ids.clone(), Some(outer.steps.clone()))),
-            item: Some(Item { name: map.name.clone(), items: items.clone(), index }),
-            outer: Some(outer.clone()),
-        });
+        let item = Item { name: map.name.clone(), items: items.clone(), index };
+        let scope = self.scope_inside(&map.body, item);
         let label = label(step, &scope).or_else(|| self.label.clone());
-        let frame = Frame { runner: self.runner, scope, prefix: Some(format!("{key}[{index}]")), label, catches };
+        let frame = Frame { label, catches, ..self.inside(scope, format!("{key}[{index}]")) };
         frame.block(&map.body).await?;
-        match &step.output {
-            Some(expression) => Ok(Payload::from_value(&*expression.eval(&View::of(&frame.scope))?)),
-            None => {
-                let last = map.body.steps.len().checked_sub(1).and_then(|place| frame.scope.steps.at(place));
-                Ok(last.map_or_else(Payload::null, |view| view.output.text().clone()))
-            }
-        }
+        Ok(frame.result(step, Some(&map.body))?)
     }
 }
 

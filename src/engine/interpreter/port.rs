@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::model::{Failure, Payload, StepKey};
+use crate::model::{Failure, Payload, StepKey, StepRecord};
 use crate::rules::policy::StepPolicy;
 
 use super::super::ctx::{Call, Ctx, RunInfo, StepDone};
@@ -27,6 +27,8 @@ pub(super) trait StepRunner: Sync {
         result: Result<Payload, Failure>,
         policy: &StepPolicy,
     ) -> impl Future<Output = Result<StepDone, Halt>> + Send;
+    fn decide_again(&self, key: &StepKey, decision: Payload) -> Result<(), Halt>;
+    fn recorded(&self, key: &StepKey) -> Option<&StepRecord>;
 }
 
 impl StepRunner for Ctx {
@@ -57,5 +59,11 @@ impl StepRunner for Ctx {
         policy: &StepPolicy,
     ) -> impl Future<Output = Result<StepDone, Halt>> + Send {
         self.close(key, result, policy)
+    }
+    fn decide_again(&self, key: &StepKey, decision: Payload) -> Result<(), Halt> {
+        self.decide_again(key, decision)
+    }
+    fn recorded(&self, key: &StepKey) -> Option<&StepRecord> {
+        self.loaded(key)
     }
 }

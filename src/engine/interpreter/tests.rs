@@ -13,7 +13,7 @@ use crate::rules::policy::{OnError, StepPolicy};
 type Behave = Box<dyn Fn(&str, &Value) -> Result<Value, Failure> + Send + Sync>;
 
 /// A context that records what it is asked, and answers from what it has recorded before.
-struct Fake {
+pub(super) struct Fake {
     info: RunInfo,
     behave: Behave,
     log: Mutex<Vec<String>>,
@@ -26,7 +26,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn new(behave: impl Fn(&str, &Value) -> Result<Value, Failure> + Send + Sync + 'static) -> Self {
+    pub(super) fn new(behave: impl Fn(&str, &Value) -> Result<Value, Failure> + Send + Sync + 'static) -> Self {
         Self {
             info: RunInfo {
                 id: RunId(uuid::Uuid::nil()),
@@ -43,7 +43,7 @@ impl Fake {
     }
 
     /// Steps that give their parameters' `value`, or fail where it says `fail`.
-    fn echo() -> Self {
+    pub(super) fn echo() -> Self {
         Self::new(|_, params| match params["value"].as_str() {
             Some("fail") => Err(Failure::transient("boom", "it broke")),
             Some("never") => Err(Failure::permanent("boom", "it broke")),
@@ -55,11 +55,11 @@ impl Fake {
         self.log.lock().unwrap().push(format!("{what} {key}"));
     }
 
-    fn log(&self) -> Vec<String> {
+    pub(super) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
 
-    fn count(&self, prefix: &str) -> usize {
+    pub(super) fn count(&self, prefix: &str) -> usize {
         self.log().iter().filter(|line| line.starts_with(prefix)).count()
     }
 
@@ -76,6 +76,12 @@ impl Fake {
         };
         self.journal.lock().unwrap().insert(key.as_str().into(), done.clone());
         Ok(done)
+    }
+
+    /// The same journal, in a process where everything goes well.
+    pub(super) fn healed(self) -> Self {
+        self.log.lock().unwrap().clear();
+        Self { behave: Box::new(|_, params| Ok(params["value"].clone())), failing: false.into(), ..self }
     }
 
     fn go_on(&self) -> Result<(), Halt> {
@@ -158,6 +164,16 @@ impl StepRunner for Fake {
         self.say("close", key.as_str());
         self.end(key, result, policy)
     }
+
+    fn decide_again(&self, key: &StepKey, decision: Payload) -> Result<(), Halt> {
+        self.go_on()?;
+        self.decided.lock().unwrap().insert(key.as_str().into(), decision);
+        Ok(())
+    }
+
+    fn recorded(&self, _: &StepKey) -> Option<&crate::model::StepRecord> {
+        None
+    }
 }
 
 fn interpreter(text: &str) -> Interpreter {
@@ -167,11 +183,11 @@ fn interpreter(text: &str) -> Interpreter {
     }
 }
 
-async fn run(text: &str, fake: &Fake, input: Value) -> Result<Value, Halt> {
+pub(super) async fn run(text: &str, fake: &Fake, input: Value) -> Result<Value, Halt> {
     interpreter(text).execute(fake, Payload::from_value(&input)).await.map(|p| p.value().unwrap())
 }
 
-fn failed(result: Result<Value, Halt>) -> (Option<String>, Failure) {
+pub(super) fn failed(result: Result<Value, Halt>) -> (Option<String>, Failure) {
     match result {
         Err(Halt::Failed(f)) => (f.key.map(|k| k.to_string()), f.failure),
         other => panic!("{other:?}"),
@@ -304,9 +320,7 @@ async fn a_map_that_tolerates_nothing_fails_with_its_step_and_a_resume_goes_on_f
     let (key, failure) = failed(run(&text, &fake, docs.clone()).await);
     assert_eq!((key.as_deref(), &*failure.code, failure.class), (Some("docs[2].text"), "boom", Class::Transient));
     assert_eq!(fake.count("start docs[6]"), 0, "nothing new after the failure");
-    fake.log.lock().unwrap().clear();
-    let behave: Behave = Box::new(|_, params| Ok(params["value"].clone()));
-    let healed = Fake { behave, failing: false.into(), ..fake };
+    let healed = fake.healed();
     let output = run(&text, &healed, docs).await.unwrap();
     assert_eq!((&output[1], &output[2]), (&json!(7), &json!(0)));
     assert_eq!(healed.count("decide"), 0, "the items are decided once");

@@ -10,9 +10,9 @@ use crate::steps::{Flow, Registry, StepCx};
 
 /// `set`, but the value `fail` does what it says until it is healed; counts what it does.
 #[derive(Clone, Default)]
-struct Set {
-    healed: bool,
-    did: Arc<std::sync::Mutex<Vec<String>>>,
+pub(super) struct Set {
+    pub(super) healed: bool,
+    pub(super) did: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl crate::steps::Step for Set {
@@ -25,19 +25,20 @@ impl crate::steps::Step for Set {
             self.did.lock().unwrap().push(cx.key.to_string());
             match params["value"].as_str() {
                 Some("fail") if !self.healed => Err(Failure::permanent("boom", "it broke")),
+                Some("flaky") if !self.healed => Err(Failure::transient("flaky", "it may pass")),
                 _ => Ok(Flow::Done(StepOutput::plain(params["value"].clone()))),
             }
         })
     }
 }
 
-async fn whole(text: &str, input: Value) -> (Outcome, Arc<MemoryJournal>) {
+pub(super) async fn whole(text: &str, input: Value) -> (Outcome, Arc<MemoryJournal>) {
     let journal = Arc::new(MemoryJournal::default());
     (activation(text, input, &journal, Set::default()).await, journal)
 }
 
 /// One activation of the run, from what the journal holds of it.
-async fn activation(text: &str, input: Value, journal: &Arc<MemoryJournal>, set: Set) -> Outcome {
+pub(super) async fn activation(text: &str, input: Value, journal: &Arc<MemoryJournal>, set: Set) -> Outcome {
     let definition = load("test.yaml", text).unwrap_or_else(|e| panic!("{e}"));
     let id = RunId(uuid::Uuid::nil());
     let now = chrono::DateTime::UNIX_EPOCH;
@@ -56,18 +57,20 @@ async fn activation(text: &str, input: Value, journal: &Arc<MemoryJournal>, set:
         queue: "default".into(),
         scheduled_for: now,
         started_at: now,
-        resumes: 0,
+        // As if the sweep had resumed it, or an operator.
+        resumes: i16::try_from(journal.run(id).transitions.len()).unwrap(),
         crashes: 0,
         streak: 0,
         taken: false,
         after_failure: false,
         traceparent: None,
+        is_child: false,
     };
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));
     run(Box::new(claimed), Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await
 }
 
-fn output(journal: &MemoryJournal) -> Value {
+pub(super) fn output(journal: &MemoryJournal) -> Value {
     match journal.run(RunId(uuid::Uuid::nil())).transitions.last() {
         Some(Transition::Complete { output, .. }) => output.value().unwrap(),
         other => panic!("{other:?}"),
@@ -128,4 +131,21 @@ async fn a_map_that_failed_is_mended_by_trying_its_failed_items_again() {
     let did = healed.did.lock().unwrap().clone();
     assert!(did.contains(&"docs[1].x".into()) && did.contains(&"docs[2].x".into()), "{did:?}");
     assert!(!did.contains(&"docs[0].x".into()), "what is done stays done: {did:?}");
+}
+
+#[tokio::test]
+async fn what_a_run_records_grows_with_its_steps_and_no_faster() {
+    for n in [500, 1_000] {
+        let steps: String = (0..n).map(|i| format!("  - {{id: s{i}, set: {i}}}\n")).collect();
+        let (outcome, journal) = whole(&format!("name: a\nsteps:\n{steps}"), Value::Null).await;
+        let run = journal.run(RunId(uuid::Uuid::nil()));
+        // The last step's record rides along with the end.
+        assert_eq!((outcome, run.steps.len(), run.commits), (Outcome::Done, n, n));
+        let map = "name: a\noutput: steps.all.output | length\nsteps: [{id: all, map: \"${{ input }}\", max_parallel: 100, steps: [{id: x, set: 1}, {id: y, set: 2}]}]\n";
+        let items: Vec<usize> = (0..10 * n).collect();
+        let (_, journal) = whole(map, json!(items)).await;
+        let run = journal.run(RunId(uuid::Uuid::nil()));
+        assert_eq!((output(&journal), run.steps.len()), (json!(10 * n), 20 * n + 1));
+        assert!(run.commits <= 20 * n + 2, "{}", run.commits);
+    }
 }

@@ -202,6 +202,7 @@ impl Simulation {
             taken: t.taken,
             after_failure: t.after_failure,
             traceparent: None,
+            is_child: false,
         }
     }
 

@@ -108,6 +108,8 @@ pub enum Act {
     Resume(Fence, Steps),
     Cancelled(Fence),
     Cancel,
+    /// Of a run whose workflow has something to do at its end.
+    CancelToEnd,
     Paused(Fence, Steps),
     Pause,
     /// From a pause that has met the run in this state, with a due time or without one.
@@ -119,7 +121,8 @@ pub enum Act {
 pub fn acts(job: &Job) -> Vec<Act> {
     let holder = job.worker.unwrap_or(A);
     let stranger = if holder == A { B } else { A };
-    let mut all = vec![Act::Stage, Act::StageEarly, Act::Admission, Act::Cancel, Act::Pause, Act::Retry];
+    let mut all =
+        vec![Act::Stage, Act::StageEarly, Act::Admission, Act::Cancel, Act::CancelToEnd, Act::Pause, Act::Retry];
     all.extend([RunState::Queued, RunState::Held, RunState::Waiting].map(|from| Act::Unpause(from, false)));
     all.extend([RunState::Scheduled, RunState::Waiting, RunState::Resuming].map(|from| Act::Unpause(from, true)));
     all.extend([Answer::Signal, Answer::Emit, Answer::Approve, Answer::Reject].map(Act::Answer));
@@ -148,11 +151,12 @@ impl Act {
 
     /// Does it look at the queue, in SQL?
     pub fn heeds_the_queue(&self) -> bool {
-        use Act::{Admission, Answer, Claim, ClaimSolo, Release, Reserve, Retry, Stage, TakeOver, Unpause};
+        use Act::{Admission, Answer, CancelToEnd, Claim, ClaimSolo, Release, Reserve, Retry, Stage, TakeOver, Unpause};
         matches!(
             self,
             Admission
                 | Answer(_)
+                | CancelToEnd
                 | Claim(_)
                 | ClaimSolo(_)
                 | Release(..)
@@ -172,6 +176,7 @@ impl Act {
             | Self::Resume(_, steps)
             | Self::Paused(_, steps)
             | Self::Suspend(_, _, steps) => *steps,
+            Self::CancelToEnd => Steps::Progressed,
             Self::Answer(Answer::Approve | Answer::Reject) => Steps::Asking,
             Self::Answer(_) => Steps::Waiting,
             _ => Steps::None,
@@ -210,6 +215,7 @@ impl Act {
             Self::Resume(by, _) => Event::ScheduleResume { by, progressed },
             Self::Cancelled(by) => Event::Cancelled(by),
             Self::Cancel => Event::Cancel,
+            Self::CancelToEnd => Event::End { limited },
             Self::Paused(by, _) => Event::Paused { by, progressed },
             Self::Pause => Event::Pause,
             Self::Unpause(from, due) => Event::Unpause { from, due, limited },
@@ -251,6 +257,10 @@ impl Act {
             Self::Answer(how) => answer(how, conn).await?,
             Self::TakeOver(from, _) => {
                 liveness::take_over(conn, from, false, 0, B.0).await?;
+            }
+            Self::CancelToEnd => {
+                sqlx::query("UPDATE stepd_engine.definitions SET handlers = true").execute(&mut *conn).await?;
+                sqlx::query("SELECT stepd.cancel($1)").bind(RUN).execute(conn).await?;
             }
             Self::Cancel => {
                 sqlx::query("SELECT stepd.cancel($1)").bind(RUN).execute(conn).await?;

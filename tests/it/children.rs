@@ -1,0 +1,277 @@
+//! Child runs: waited for, fanned out to, detached; whoever dies on the way.
+
+use crate::cli::stepd;
+use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
+
+const PARENT: &str = r#"
+name: parent
+resume: never
+steps:
+  - id: child
+    workflow: child
+    input: {n: "${{ input.n }}", fail: "${{ input.fail | default(false) }}", hold: "${{ input.hold | default(false) }}"}
+  - {id: after, set: "${{ steps.child.output + 1 }}"}
+output: steps.after.output
+"#;
+
+const CHILD: &str = r#"
+name: child
+resume: never
+steps:
+  - {id: hold, if: input.hold, wait: go}
+  - id: work
+    run: echo "$STEPD_RUN_ID" >> @DIR@/effects; echo $((N * 10)); test "$FAIL" = false
+    env: {N: "${{ input.n }}", FAIL: "${{ input.fail }}"}
+    retry: {max_attempts: 1}
+output: steps.work.output
+"#;
+
+async fn child_of(db: &Db, run: &str) -> String {
+    let child = format!(
+        "SELECT coalesce((SELECT child::text FROM stepd.steps WHERE run = '{run}' AND child IS NOT NULL LIMIT 1), '')"
+    );
+    wait_until("the child is there", SOON, async || !db.one::<String>(&*child).await.is_empty()).await;
+    db.one(child).await
+}
+
+async fn ground() -> (Db, Files) {
+    (Db::new().await, Files::new([PARENT, CHILD]))
+}
+
+#[tokio::test]
+async fn a_parent_waits_for_its_child_holding_nothing_and_takes_its_output() {
+    let (db, files) = ground().await;
+    let _worker = Spec::new(&db, &files).concurrency(1).ready().await;
+    let run = db.enqueue("parent", r#"{"n": 4, "hold": true}"#).await;
+    let child = child_of(&db, &run).await;
+    db.reaches(&run, "waiting", SOON).await;
+    db.reaches(&child, "waiting", SOON).await;
+    let why: String = db.one(format!("SELECT stepd.why('{run}')")).await;
+    assert!(why.contains(&format!("child run {child} of workflow child at child")), "{why}");
+    assert_eq!(db.one::<String>(format!("SELECT parent::text FROM stepd.runs WHERE id = '{child}'")).await, run);
+    assert!(stepd(&db, &["show", &child]).await.is(0).out.contains(&run));
+    assert!(stepd(&db, &["show", &run]).await.is(0).out.contains(&child));
+    db.exec("SELECT stepd.emit('go')").await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.output(&run).await, "41");
+}
+
+#[tokio::test]
+async fn a_child_that_fails_fails_the_step_and_both_can_be_taken_up_again() {
+    let (db, files) = ground().await;
+    files.write("w1.yaml", &CHILD.replace("test \"$FAIL\" = false", "test -e @DIR@/there"));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("parent", r#"{"n": 1}"#).await;
+    db.reaches(&run, "failed", SOON).await;
+    let child = child_of(&db, &run).await;
+    let message: String =
+        db.one(format!("SELECT error_code || ' ' || error_message FROM stepd.runs WHERE id = '{run}'")).await;
+    assert!(
+        message.starts_with(&format!("child_failed child run {child} of workflow child failed: exit_1")),
+        "{message}"
+    );
+    // The step alone: another child.
+    db.exec(format!("SELECT stepd.retry('{run}')")).await;
+    wait_until("another child has failed", SOON, async || {
+        db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'child' AND state = 'failed'").await == 2
+    })
+    .await;
+    db.reaches(&run, "failed", SOON).await;
+    // The child first: its result counts.
+    std::fs::write(files.path("there"), "").unwrap();
+    let second = child_of(&db, &run).await;
+    assert_ne!(second, child);
+    db.exec(format!("SELECT stepd.retry('{second}')")).await;
+    db.reaches(&second, "completed", SOON).await;
+    db.exec(format!("SELECT stepd.retry('{run}')")).await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.output(&run).await, "11");
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'child'").await, 2);
+}
+
+#[tokio::test]
+async fn a_cancel_of_the_parent_reaches_its_children_and_theirs() {
+    let (db, files) = (Db::new().await, Files::new([PARENT, CHILD]));
+    files.write(
+        "grand.yaml",
+        "name: grand\nresume: never\nsteps: [{id: p, workflow: parent, input: {n: 1, hold: true}}]\n",
+    );
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("grand", "{}").await;
+    let parent = child_of(&db, &run).await;
+    let child = child_of(&db, &parent).await;
+    for run in [&run, &parent, &child] {
+        db.reaches(run, "waiting", SOON).await;
+    }
+    assert_eq!(db.one::<String>(format!("SELECT stepd.cancel('{run}')")).await, "cancelled");
+    for run in [&parent, &child] {
+        db.reaches(run, "cancelled", SOON).await;
+    }
+    // A child that somebody cancels by itself fails the step that waits for it.
+    let run = db.enqueue("parent", r#"{"n": 1, "hold": true}"#).await;
+    let child = child_of(&db, &run).await;
+    db.reaches(&child, "waiting", SOON).await;
+    db.exec(format!("SELECT stepd.cancel('{child}')")).await;
+    db.reaches(&run, "failed", SOON).await;
+    let message: String = db.one(format!("SELECT error_message FROM stepd.runs WHERE id = '{run}'")).await;
+    assert!(message.ends_with("was cancelled"), "{message}");
+}
+
+#[tokio::test]
+async fn a_running_child_is_cancelled_with_a_parent_that_ends_without_it() {
+    let slow = CHILD.replace("test \"$FAIL\" = false", "sleep 600");
+    let (db, files) =
+        (Db::new().await, Files::new([PARENT.replace("workflow: child", "workflow: child\n    timeout: 1s"), slow]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("parent", r#"{"n": 1}"#).await;
+    let child = child_of(&db, &run).await;
+    db.reaches(&run, "failed", SOON).await;
+    db.reaches(&child, "cancelled", SOON).await;
+    assert_eq!(db.one::<String>(format!("SELECT error_code FROM stepd.runs WHERE id = '{run}'")).await, "timeout");
+    // Cancelled while it is at work elsewhere.
+    let run = db.enqueue("parent", r#"{"n": 1, "hold": true}"#).await;
+    let child = child_of(&db, &run).await;
+    db.reaches(&child, "waiting", SOON).await;
+    db.exec(format!("SELECT stepd.signal('{child}', 'go')")).await;
+    db.step_reaches(&child, "work", "running", SOON).await;
+    if db.state(&run).await == "waiting" {
+        db.exec(format!("SELECT stepd.cancel('{run}')")).await;
+    }
+    db.reaches(&child, "cancelled", SOON).await;
+}
+
+#[tokio::test]
+async fn a_map_fans_out_to_children_and_a_detached_one_goes_its_own_way() {
+    let fan = r#"
+name: fan
+resume: never
+steps:
+  - id: all
+    map: ${{ range(30) | list }}
+    max_parallel: 10
+    steps: [{id: one, workflow: child, input: {n: "${{ item }}", fail: false, hold: false}}]
+  - {id: apart, workflow: child, input: {n: 1, fail: false, hold: true}, detached: true}
+output: "[steps.all.output | sum, steps.apart.output.run]"
+"#;
+    let (db, files) = (Db::new().await, Files::new([fan, CHILD]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("fan", "{}").await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.one::<String>(format!("SELECT output ->> 0 FROM stepd.runs WHERE id = '{run}'")).await, "4350");
+    let apart: String = db.one(format!("SELECT output ->> 1 FROM stepd.runs WHERE id = '{run}'")).await;
+    db.reaches(&apart, "waiting", SOON).await;
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'child'").await, 31);
+    assert_eq!(db.one::<String>(format!("SELECT parent::text FROM stepd.runs WHERE id = '{apart}'")).await, run);
+}
+
+#[tokio::test]
+async fn a_child_that_is_not_known_or_stands_too_deep_fails_the_step_for_good() {
+    let (db, files) =
+        (Db::new().await, Files::new([PARENT.replace("workflow: child", "workflow: childs"), CHILD.to_owned()]));
+    files.write("self.yaml", "name: self\nresume: never\nsteps: [{id: again, workflow: self}]\n");
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("parent", r#"{"n": 1}"#).await;
+    db.reaches(&run, "failed", SOON).await;
+    let message: String =
+        db.one(format!("SELECT error_code || ': ' || error_message FROM stepd.runs WHERE id = '{run}'")).await;
+    assert_eq!(message, "unknown_workflow: there is no workflow `childs` to be the child; Did you mean \"child\"?");
+    let run = db.enqueue("self", "{}").await;
+    db.reaches(&run, "failed", SOON).await;
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'self'").await, 21);
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE error_code = 'too_deep'").await, 1);
+    assert_eq!(db.count("SELECT count(*) FROM stepd.jobs").await, 0);
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn killed_anywhere_between_a_child_and_its_parent_there_is_one_child_and_its_end_is_heard_of() {
+    let (db, files) = ground().await;
+    for point in
+        ["children.after_spawn", "children.before_tell", "settle.before", "writer.before_commit", "writer.after_commit"]
+    {
+        for n in 1..=6 {
+            let mut doomed = Spec::new(&db, &files).failpoints(&format!("{point}={n}:kill")).start();
+            doomed.logs("\"ready\"").await;
+            let run = db.enqueue("parent", r#"{"n": 7}"#).await;
+            wait_until("it dies, or the run ends", SOON, async || {
+                !doomed.is_running() || db.state(&run).await == "completed"
+            })
+            .await;
+            let died = !doomed.is_running();
+            if died {
+                let mut heir = Spec::new(&db, &files).ready().await;
+                db.reaches(&run, "completed", SOON).await;
+                assert_eq!(heir.drain(SOON).await, Some(0));
+            } else {
+                doomed.kill9();
+            }
+            let at = format!("killed at {point} number {n}");
+            assert_eq!(db.output(&run).await, "71", "{at}");
+            let children = format!("SELECT count(*) FROM stepd.runs WHERE parent = '{run}'");
+            assert_eq!(db.count(children).await, 1, "{at}");
+            if !died {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_waiting_parent_has_not_heard_of_yet_is_not_pruned_and_the_sweep_tells_it() {
+    let (db, files) = ground().await;
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("parent", r#"{"n": 7, "hold": true}"#).await;
+    let child = child_of(&db, &run).await;
+    db.reaches(&run, "waiting", SOON).await;
+    db.reaches(&child, "waiting", SOON).await;
+    assert_eq!(worker.drain(SOON).await, Some(0));
+    // The child has ended, long ago, and nobody has told its parent.
+    db.exec(format!(
+        "WITH gone AS (DELETE FROM stepd.jobs WHERE id = '{child}' RETURNING *)
+         INSERT INTO stepd_engine.ended (id, state, epoch, priority, resumes, crashes, ready_at, started_at, ended_at, workflow, queue, input, labels, output)
+             SELECT id, 'completed', epoch, priority, resumes, crashes, ready_at, started_at, now() - interval '1 year', workflow, queue, input, labels, '70' FROM gone"
+    ))
+    .await;
+    let pruned = stepd(&db, &["prune", "--older-than", "1ms", "--yes"]).await;
+    assert_eq!(db.state(&child).await, "completed", "{}{}", pruned.out, pruned.err);
+    let mut worker = Spec::new(&db, &files).ready().await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.output(&run).await, "71");
+    worker.logs("mended lost wake-ups").await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn children_that_nobody_waits_for_are_cancelled_though_the_worker_died_before_it_could_say_so() {
+    let (db, files) = (
+        Db::new().await,
+        Files::new([PARENT.replace("resume: never", "resume: never\ntimeout: 1s"), CHILD.to_owned()]),
+    );
+    let mut doomed = Spec::new(&db, &files).failpoints("children.before_abandon=1:kill").ready().await;
+    let run = db.enqueue("parent", r#"{"n": 7, "hold": true}"#).await;
+    let child = child_of(&db, &run).await;
+    doomed.ends(SOON).await;
+    assert_eq!((db.state(&run).await.as_str(), db.state(&child).await.as_str()), ("failed", "waiting"));
+    let _heir = Spec::new(&db, &files).ready().await;
+    db.reaches(&child, "cancelled", SOON).await;
+}
+
+#[tokio::test]
+async fn a_child_in_one_branch_ends_while_another_branch_works() {
+    let text = r#"
+name: both
+resume: never
+steps:
+  - {id: busy, run: 'while ! test -e @DIR@/go; do sleep 0.05; done', needs: []}
+  - {id: child, workflow: child, input: {n: 2, fail: false, hold: false}, needs: []}
+  - {id: then, run: 'touch @DIR@/go', needs: [child]}
+"#;
+    let (db, files) = (Db::new().await, Files::new([text, CHILD]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("both", "{}").await;
+    db.reaches(&run, "completed", SOON).await;
+    holds_for("one child", std::time::Duration::from_millis(100), async || {
+        db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'child'").await == 1
+    })
+    .await;
+}
