@@ -37,7 +37,6 @@ pub(super) const KEYS: [&str; 16] = [
     "output",
 ];
 
-
 /// What the steps inherit from their workflow.
 pub(super) struct Inherited<'a> {
     pub(super) retry: RetryPolicy,

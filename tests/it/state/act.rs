@@ -151,7 +151,9 @@ impl Act {
 
     /// Does it look at the queue, in SQL?
     pub fn heeds_the_queue(&self) -> bool {
-        use Act::{Admission, Answer, CancelToEnd, Claim, ClaimSolo, Release, Reserve, Retry, Stage, TakeOver, Unpause};
+        use Act::{
+            Admission, Answer, CancelToEnd, Claim, ClaimSolo, Release, Reserve, Retry, Stage, TakeOver, Unpause,
+        };
         matches!(
             self,
             Admission
