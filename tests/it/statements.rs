@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection as _;
 
-use crate::support::{Db, Files, Plan, SOON, Saboteur, Side, Spec, Strike, Worker};
+use crate::support::{Db, Files, Plan, SOON, Saboteur, Side, Spec, Strike, Worker, wait_until};
 
 /// Reached by another fault only; what comes before them, and on which side.
 const AFTER_ANOTHER: [(&str, &str); 2] = [("read_back", "write_step"), ("orphans", "claim")];
@@ -185,8 +185,16 @@ async fn play(case: &Case, known: HashMap<String, String>) {
     doomed.cont();
     for worker in [Some(&mut doomed), heir.as_mut()].into_iter().flatten() {
         if worker.is_running() {
-            worker.drain(SOON).await;
+            worker.term();
         }
+        wait_until(&format!("{what}: the daemon ends"), SOON, async || {
+            // Stopped at one of its last statements (deregister): it goes on like the others.
+            if worker.is_running() && saboteur.has_struck() {
+                worker.cont();
+            }
+            !worker.is_running()
+        })
+        .await;
     }
     assert!(
         saboteur.has_struck(),
