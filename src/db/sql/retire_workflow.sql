@@ -1,2 +1,4 @@
--- Retires a workflow: new jobs may not name it any more; its runs go on. Caller: the command line's workflow retire.
-UPDATE stepd_engine.workflows w SET retired_at = clock_timestamp() WHERE w.name = $1 AND w.retired_at IS NULL
+-- Retires a workflow: new jobs may not name it any more; its runs go on. Caller: the command line's workflow retire; its run, for what was only
+-- tried out: then only what it has loaded itself ($2 when; NULL: whenever).
+UPDATE stepd_engine.workflows w SET retired_at = clock_timestamp()
+WHERE w.name = $1 AND ($2::timestamptz IS NULL OR w.loaded_at = $2) AND w.retired_at IS NULL
