@@ -170,7 +170,11 @@ pub async fn in_flight<'c>(
 /// # Errors
 /// Whatever the database says.
 pub async fn retire<'c>(db: impl Executor<'c, Database = Postgres>, workflow: &str) -> Result<bool, DbError> {
-    Ok(sqlx::query_file!("src/db/sql/retire_workflow.sql", workflow).execute(db).await?.rows_affected() > 0)
+    Ok(sqlx::query_file!("src/db/sql/retire_workflow.sql", workflow, None::<DateTime<Utc>>)
+        .execute(db)
+        .await?
+        .rows_affected()
+        > 0)
 }
 
 /// One of stepd's tables.

@@ -165,6 +165,27 @@ pub struct Claimed {
 }
 
 impl Claimed {
+    /// One for tests: enqueued in 1970 and claimed at once, by a worker without a name.
+    #[cfg(test)]
+    pub(crate) fn of(run: super::RunId, epoch: i32, workflow: &str, input: Payload) -> Self {
+        Self {
+            lease: Lease::new(run, super::WorkerId(uuid::Uuid::nil()), epoch),
+            workflow: workflow.into(),
+            definition: None,
+            input,
+            queue: "default".into(),
+            scheduled_for: DateTime::UNIX_EPOCH,
+            started_at: DateTime::UNIX_EPOCH,
+            resumes: 0,
+            crashes: 0,
+            streak: 0,
+            taken: false,
+            after_failure: false,
+            traceparent: None,
+            is_child: false,
+        }
+    }
+
     /// Has it been claimed before, so that the journal may hold records of its steps?
     #[must_use]
     pub fn came_back(&self) -> bool {

@@ -96,6 +96,14 @@ pub struct Claimer {
     pub failpoints: Failpoints,
 }
 
+/// What a claim has taken.
+#[derive(Clone, Copy)]
+struct Taken {
+    all: usize,
+    /// Those of them that came back.
+    back: usize,
+}
+
 struct Position {
     /// What the last look has shown, and the looks before.
     horizon: Horizon,
@@ -255,12 +263,11 @@ impl Claimer {
             return Ok(self.idle_pause(p));
         }
         let want = room.min(MAX_AHEAD);
-        let claimed = self.claim(conn, p, worker, want).await?;
-        if claimed < want && !p.pairs.is_empty() {
-            // There are more pairs than one claim asks for.
+        let taken = self.claim(conn, p, worker, want).await?;
+        if p.has_more(taken, want) {
             return Ok(Duration::ZERO);
         }
-        if claimed == 0 && !look_due && p.back {
+        if taken.all == 0 && !look_due && p.back {
             // Hinted, and nothing where work was known: it is in a new place.
             if self.newest(conn, p).await? {
                 p.back = false;
@@ -275,18 +282,13 @@ impl Claimer {
             p.back = false;
             self.look(conn, p).await?;
             if p.back || !p.pairs.is_empty() {
-                let claimed = self.claim(conn, p, worker, want).await?;
+                let taken = self.claim(conn, p, worker, want).await?;
                 p.back = false;
-                let more = claimed == want || !p.pairs.is_empty();
-                return Ok(if more { Duration::ZERO } else { self.idle_pause(p) });
+                return Ok(if p.has_more(taken, want) { Duration::ZERO } else { self.idle_pause(p) });
             }
         }
         p.back = false;
-        Ok(match claimed == want {
-            true => Duration::ZERO,
-            false if eager => AFTER_PICKUP,
-            false => self.idle_pause(p),
-        })
+        Ok(if eager { AFTER_PICKUP } else { self.idle_pause(p) })
     }
 
     /// An idle worker that is hinted claims where work was known, and looks right after: the look does not delay the
@@ -362,7 +364,7 @@ impl Claimer {
         p: &mut Position,
         worker: WorkerId,
         want: usize,
-    ) -> Result<usize, DbError> {
+    ) -> Result<Taken, DbError> {
         let definitions = self.catalog.present();
         let pairs = p.in_turn();
         let req = ClaimRequest {
@@ -374,17 +376,17 @@ impl Claimer {
         };
         self.failpoints.hit("claimer.before_claim").await;
         let rows = within(ANSWERS, claims::claim(conn, &req)).await?;
-        let n = rows.len();
-        if n < want {
+        let taken = Taken { all: rows.len(), back: rows.iter().filter(|r| r.place.is_none()).count() };
+        if taken.all < want {
             p.drained(&pairs);
         }
-        if n > 0 {
+        if taken.all > 0 {
             self.failpoints.hit("claimer.after_claim").await;
             p.claimed_at = Some(Instant::now());
             p.advance(&rows);
             self.runs.accept(rows.into_iter().map(|r| r.claimed), p.rate.ahead() / 2);
         }
-        Ok(n)
+        Ok(taken)
     }
 
     /// A run that has killed several workers is run alone. True while this worker is emptying itself, or runs it.
@@ -459,6 +461,12 @@ impl Position {
         turns.into_iter().map(|(.., pair)| (pair.clone(), place(pair))).collect()
     }
 
+    /// Is there more to be claimed at once? A claim that is full says so, also where it is its share for what comes back that is full
+    /// (`claim.sql`); and there may be more pairs than one claim asks for.
+    fn has_more(&self, taken: Taken, want: usize) -> bool {
+        taken.all == want || taken.back >= want - want / 4 || !self.pairs.is_empty()
+    }
+
     /// A claim has taken all that these pairs had.
     fn drained(&mut self, asked: &[(Pair, Place)]) {
         let asked: HashSet<&Pair> = asked.iter().map(|(pair, _)| pair).collect();
@@ -482,5 +490,36 @@ impl Position {
             let mark = self.marks.entry(pair.clone()).or_insert(BOTTOM);
             *mark = (*mark).max(*place);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_is_full_is_followed_by_another_and_one_that_is_not_is_not() {
+        let mut p = Position::new();
+        let more = |p: &Position, all, back, want| p.has_more(Taken { all, back }, want);
+        assert!(more(&p, 100, 0, 100) && more(&p, 100, 40, 100) && more(&p, 1, 1, 1));
+        // Only what came back: its share is three quarters, and more of it may be there.
+        assert!(more(&p, 75, 75, 100) && more(&p, 80, 75, 100));
+        assert!(!more(&p, 99, 74, 100) && !more(&p, 0, 0, 100) && !more(&p, 0, 0, 1));
+        p.pairs.push(("other".into(), 5));
+        assert!(more(&p, 0, 0, 100));
+    }
+
+    #[test]
+    fn each_claim_asks_for_other_pairs_until_all_are_drained() {
+        let mut p = Position::new();
+        p.pairs = (0..1_000).map(|n| (n.to_string().into(), i16::from(n % 2 == 0))).collect();
+        let mut asked = HashSet::new();
+        for _ in 0..4 {
+            let pairs = p.in_turn();
+            assert!(pairs.len() <= MAX_ASKED + MAX_EMPTY && pairs.is_sorted_by_key(|(pair, _)| pair.1));
+            asked.extend(pairs.iter().map(|(pair, _)| pair.clone()));
+            p.drained(&pairs);
+        }
+        assert!(asked.len() == 1_000 && p.pairs.is_empty());
     }
 }

@@ -333,27 +333,11 @@ fn report(run: RunId, workflow: &str, outcome: Outcome) {
 mod tests {
     use super::*;
     use crate::engine::{Gate, MemoryJournal, ServerClock};
-    use crate::model::{Lease, Payload};
+    use crate::model::Payload;
     use crate::steps::Registry;
 
     fn claimed(n: u128) -> Claimed {
-        let now = chrono::DateTime::UNIX_EPOCH;
-        Claimed {
-            lease: Lease::new(RunId(Uuid::from_u128(n)), WorkerId(Uuid::nil()), 1),
-            workflow: "w".into(),
-            definition: None,
-            input: Payload::null(),
-            queue: "default".into(),
-            scheduled_for: now,
-            started_at: now,
-            resumes: 0,
-            crashes: 0,
-            streak: 0,
-            taken: false,
-            after_failure: false,
-            traceparent: None,
-            is_child: false,
-        }
+        Claimed::of(RunId(Uuid::from_u128(n)), 1, "w", Payload::null())
     }
 
     #[tokio::test]

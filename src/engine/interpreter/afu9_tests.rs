@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::{Gate, Inbox, MemoryJournal, Outcome, Ports, ServerClock, Transition, run};
 use super::*;
 use crate::definition::load;
-use crate::model::{Claimed, Lease, RunId, WorkerId};
+use crate::model::{Claimed, RunId};
 use crate::steps::{Flow, Registry, StepCx};
 
 /// Tools: `fail` fails (as often as its argument says), `give` gives its argument, `nothing` gives nothing.
@@ -91,22 +91,7 @@ async fn named(name: &str, document: Value, input: Value) -> Seen {
         clock: Arc::new(ServerClock::new(now)),
         max_output: limits::RESULT_BYTES,
     };
-    let claimed = Claimed {
-        lease: Lease::new(id, WorkerId(uuid::Uuid::nil()), 1),
-        workflow: name.into(),
-        definition: None,
-        input: Payload::from_value(&input),
-        queue: "default".into(),
-        scheduled_for: now,
-        started_at: now,
-        resumes: 0,
-        crashes: 0,
-        streak: 0,
-        taken: false,
-        after_failure: false,
-        traceparent: None,
-        is_child: false,
-    };
+    let claimed = Claimed::of(id, 1, name, Payload::from_value(&input));
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));
     let outcome = run(Box::new(claimed), Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await;
     let recorded = journal.run(id);

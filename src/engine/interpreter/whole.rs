@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::{Gate, Inbox, MemoryJournal, Outcome, Ports, ServerClock, Transition, run};
 use super::*;
 use crate::definition::load;
-use crate::model::{Claimed, Lease, RunId, StepState, WorkerId};
+use crate::model::{Claimed, RunId, StepState};
 use crate::steps::{Flow, Registry, StepCx};
 
 /// `set`, but the value `fail` does what it says until it is healed; counts what it does.
@@ -49,23 +49,10 @@ pub(super) async fn activation(text: &str, input: Value, journal: &Arc<MemoryJou
         clock: Arc::new(ServerClock::new(now)),
         max_output: limits::RESULT_BYTES,
     };
-    let claimed = Claimed {
-        lease: Lease::new(id, WorkerId(uuid::Uuid::nil()), if journal.run(id).commits == 0 { 1 } else { 2 }),
-        workflow: "test".into(),
-        definition: None,
-        input: Payload::from_value(&input),
-        queue: "default".into(),
-        scheduled_for: now,
-        started_at: now,
-        // As if the sweep had resumed it, or an operator.
-        resumes: i16::try_from(journal.run(id).transitions.len()).unwrap(),
-        crashes: 0,
-        streak: 0,
-        taken: false,
-        after_failure: false,
-        traceparent: None,
-        is_child: false,
-    };
+    let epoch = if journal.run(id).commits == 0 { 1 } else { 2 };
+    let mut claimed = Claimed::of(id, epoch, "test", Payload::from_value(&input));
+    // As if the sweep had resumed it, or an operator.
+    claimed.resumes = i16::try_from(journal.run(id).transitions.len()).unwrap();
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));
     run(Box::new(claimed), Ok(workflow), Arc::new(ports), Arc::new(Inbox::default())).await
 }
