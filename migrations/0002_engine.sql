@@ -309,6 +309,19 @@ COMMENT ON FUNCTION stepd_engine.limited(text, text, text) IS 'Must a run of thi
 CREATE TYPE stepd_engine.held_group AS (n integer, queue text, workflow text, key text, rate_key text, open boolean, room integer,
     most integer, when_full text, active integer, starts_most integer, starts integer, next_at timestamptz);
 COMMENT ON TYPE stepd_engine.held_group IS 'Held runs that have queue, workflow, concurrency key and rate key in common, with what limits them and what counts already.';
+COMMENT ON COLUMN stepd_engine.held_group.n IS 'Its place in the order of the pass, from 1.';
+COMMENT ON COLUMN stepd_engine.held_group.queue IS 'The queue.';
+COMMENT ON COLUMN stepd_engine.held_group.workflow IS 'The workflow.';
+COMMENT ON COLUMN stepd_engine.held_group.key IS 'The concurrency key; empty: none.';
+COMMENT ON COLUMN stepd_engine.held_group.rate_key IS 'The rate key; empty: none.';
+COMMENT ON COLUMN stepd_engine.held_group.open IS 'May anything of it go? Not while its queue is paused or its workflow is not known.';
+COMMENT ON COLUMN stepd_engine.held_group.room IS 'How many more its queue lets run; NULL: any number.';
+COMMENT ON COLUMN stepd_engine.held_group.most IS 'The limit of its concurrency key; NULL: none.';
+COMMENT ON COLUMN stepd_engine.held_group.when_full IS 'What becomes of new runs when the key is full: queue, skip, cancel_running.';
+COMMENT ON COLUMN stepd_engine.held_group.active IS 'How many of the key are under way, counted up to the limit.';
+COMMENT ON COLUMN stepd_engine.held_group.starts_most IS 'How many starts its rate allows in its time; NULL: any number.';
+COMMENT ON COLUMN stepd_engine.held_group.starts IS 'How many there were in that time, counted up to the limit.';
+COMMENT ON COLUMN stepd_engine.held_group.next_at IS 'When a rate that is used up has a place again; NULL: it has one.';
 
 -- From group to group along jobs_held, so that a key costs the same whether one run of it is held or a hundred thousand.
 -- A key is counted as far as its limit and no further; one without a limit up to 100, which is enough to be fair by.

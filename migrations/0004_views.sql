@@ -7,46 +7,39 @@
 --   * A row of stepd.jobs in a final state is a tombstone, which keeps a unique key and no more: no view shows it.
 --   * A payload that was recorded as text is cast to json, never to jsonb, which refuses NUL escapes.
 
+-- What is looked up for each run stands outside the union: then ORDER BY id LIMIT looks it up for those rows alone that it returns.
 CREATE VIEW stepd.runs AS
-SELECT j.id, j.state, j.workflow,
-    stepd_engine.uuid_time(j.id) AS created_at, j.run_at, coalesce(j.first_started_at, j.started_at) AS started_at, NULL::timestamptz AS ended_at,
-    greatest(statement_timestamp(), coalesce(j.first_started_at, j.started_at)) - coalesce(j.first_started_at, j.started_at) AS duration,
-    (SELECT c.key FROM stepd_engine.checkpoints c
-        WHERE c.run = j.id AND c.state IN ('running', 'waiting', 'failed') AND NOT c.checkpoint ORDER BY c.seq DESC LIMIT 1) AS step,
-    (SELECT c.attempts::integer FROM stepd_engine.checkpoints c
-        WHERE c.run = j.id AND c.state IN ('running', 'waiting', 'failed') AND NOT c.checkpoint ORDER BY c.seq DESC LIMIT 1) AS attempts,
-    stepd_engine.failure_field(j.error, 'code') AS error_code, stepd_engine.failure_field(j.error, 'message') AS error_message,
-    j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
-    j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, stepd_engine.failure_json(j.error) AS error,
-    j.created_by, j.traceparent, j.epoch, j.definition,
-    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = j.id AND v.kind = 'forked' LIMIT 1) AS forked_from,
-    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS tokens_in,
-    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS tokens_out,
-    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.usage IS NOT NULL) AS cost,
-    (SELECT k.parent FROM stepd_engine.children k WHERE k.child = j.id) AS parent
-FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled')
-UNION ALL
-SELECT e.id, e.state, e.workflow,
-    stepd_engine.uuid_time(e.id), e.run_at, e.started_at, e.ended_at,
-    e.ended_at - e.started_at,
-    CASE WHEN e.state = 'completed' THEN NULL
-        WHEN e.last_key IS NOT NULL AND e.last_output IS NULL THEN e.last_key
-        ELSE (SELECT c.key FROM stepd_engine.checkpoints c
-            WHERE c.run = e.id AND c.state IN ('failed', 'cancelled') AND NOT c.checkpoint ORDER BY (c.state = 'failed') DESC, c.seq DESC LIMIT 1) END,
-    CASE WHEN e.state = 'completed' THEN NULL
-        WHEN e.last_key IS NOT NULL AND e.last_output IS NULL THEN e.last_attempts::integer
-        ELSE (SELECT c.attempts::integer FROM stepd_engine.checkpoints c
-            WHERE c.run = e.id AND c.state IN ('failed', 'cancelled') AND NOT c.checkpoint ORDER BY (c.state = 'failed') DESC, c.seq DESC LIMIT 1) END,
-    stepd_engine.failure_field(e.error, 'code'), stepd_engine.failure_field(e.error, 'message'),
-    e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
-    e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, stepd_engine.failure_json(e.error),
-    e.created_by, e.traceparent, e.epoch, e.definition,
-    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = e.id AND v.kind = 'forked' LIMIT 1),
-    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL),
-    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL),
-    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL),
-    (SELECT k.parent FROM stepd_engine.children k WHERE k.child = e.id)
-FROM stepd_engine.ended e;
+SELECT r.id, r.state, r.workflow, stepd_engine.uuid_time(r.id) AS created_at, r.run_at, r.started_at, r.ended_at,
+    coalesce(r.ended_at, greatest(statement_timestamp(), r.started_at)) - r.started_at AS duration,
+    CASE WHEN r.state = 'completed' THEN NULL
+        WHEN r.last_key IS NOT NULL THEN r.last_key
+        ELSE (SELECT c.key FROM stepd_engine.checkpoints c WHERE c.run = r.id AND NOT c.checkpoint
+            AND c.state = ANY (r.telling) ORDER BY (r.ended_at IS NOT NULL AND c.state = 'failed') DESC, c.seq DESC LIMIT 1) END AS step,
+    CASE WHEN r.state = 'completed' THEN NULL
+        WHEN r.last_key IS NOT NULL THEN r.last_attempts
+        ELSE (SELECT c.attempts::integer FROM stepd_engine.checkpoints c WHERE c.run = r.id AND NOT c.checkpoint
+            AND c.state = ANY (r.telling) ORDER BY (r.ended_at IS NOT NULL AND c.state = 'failed') DESC, c.seq DESC LIMIT 1) END AS attempts,
+    stepd_engine.failure_field(r.error, 'code') AS error_code, stepd_engine.failure_field(r.error, 'message') AS error_message,
+    r.resumes, r.crashes, r.queue, r.priority, r.due_at, r.worker, r.unique_key, r.concurrency_key, r.labels, r.input, r.output,
+    stepd_engine.failure_json(r.error) AS error, r.created_by, r.traceparent, r.epoch, r.definition,
+    (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = r.id AND v.kind = 'forked' LIMIT 1) AS forked_from,
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS tokens_in,
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS tokens_out,
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS cost,
+    (SELECT k.parent FROM stepd_engine.children k WHERE k.child = r.id) AS parent
+FROM (
+    SELECT j.id, j.state, j.workflow, j.run_at, coalesce(j.first_started_at, j.started_at) AS started_at, NULL::timestamptz AS ended_at,
+        NULL::text AS last_key, NULL::integer AS last_attempts, '{running,waiting,failed}'::stepd.step_state[] AS telling,
+        j.error, j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
+        j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, j.created_by, j.traceparent, j.epoch, j.definition
+    FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled')
+    UNION ALL
+    SELECT e.id, e.state, e.workflow, e.run_at, e.started_at, e.ended_at,
+        CASE WHEN e.last_output IS NULL THEN e.last_key END, e.last_attempts::integer, '{failed,cancelled}'::stepd.step_state[],
+        e.error, e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
+        e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, e.created_by, e.traceparent, e.epoch, e.definition
+    FROM stepd_engine.ended e
+) r;
 COMMENT ON VIEW stepd.runs IS 'Every run, live or ended, under one id. Newest first: ORDER BY id DESC.';
 COMMENT ON COLUMN stepd.runs.id IS 'The id of job, run and trace (a UUIDv7: grows with time).';
 COMMENT ON COLUMN stepd.runs.state IS 'Where the run stands; SELECT stepd.why(id) says it in a sentence.';

@@ -22,7 +22,7 @@ BEGIN
     IF worst > most THEN RAISE EXCEPTION '% pages, wanted at most %: % %', worst, most, statement, jsonb_pretty(n); END IF;
 END $$;
 SELECT t.cheap('SELECT * FROM stepd.runs LIMIT 5', 100);
-SELECT t.cheap('SELECT * FROM stepd.runs ORDER BY id DESC LIMIT 20', 300);
+SELECT t.cheap('SELECT * FROM stepd.runs ORDER BY id DESC LIMIT 20', 400);
 SELECT t.cheap('SELECT * FROM stepd.runs WHERE id = ''' || (SELECT id FROM stepd_engine.ended LIMIT 1) || '''', 30);
 SELECT t.cheap('SELECT * FROM stepd.runs WHERE state = ''failed'' ORDER BY id DESC LIMIT 20', 800);
 -- A state that no ended run has, as ls and the bulk actions write it: the ended half is not read.
