@@ -20,7 +20,16 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(run: Uuid, worker: Uuid, epoch: i32, keeps_key: bool) -> Self {
-        Self { run, worker, epoch, keeps_key, steps: Vec::new(), notes: Vec::new(), transition: None, tickets: Vec::new() }
+        Self {
+            run,
+            worker,
+            epoch,
+            keeps_key,
+            steps: Vec::new(),
+            notes: Vec::new(),
+            transition: None,
+            tickets: Vec::new(),
+        }
     }
 
     pub(super) fn add(
