@@ -120,6 +120,7 @@ pub mod definition;
 pub mod engine;
 #[doc(hidden)]
 pub mod expression;
+pub mod http;
 mod library;
 #[doc(hidden)]
 pub mod model;

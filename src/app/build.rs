@@ -13,6 +13,7 @@ use crate::db::sql_step::Database as Connections;
 use crate::db::{Database, DbError};
 use crate::engine::{GateKeeper, Ports, ServerClock};
 use crate::expression::Host;
+use crate::http::Readiness;
 use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
@@ -314,6 +315,17 @@ impl Daemon {
             services,
             writers,
             thread,
+        })
+    }
+
+    /// Whether it can do its work: it is registered among the workers, and the database answers.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let (presence, connectivity) = (self.presence.clone(), self.connectivity.clone());
+        Arc::new(move || match (presence.worker(), connectivity.is_away()) {
+            (_, true) => Err("Postgres is away".to_owned()),
+            (None, _) => Err("not registered among the workers".to_owned()),
+            (Some(_), false) => Ok(()),
         })
     }
 

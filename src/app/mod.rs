@@ -7,6 +7,7 @@ pub mod herald;
 pub mod outside;
 pub mod reload;
 pub mod retention;
+pub mod site;
 pub mod supervisor;
 pub mod systemd;
 

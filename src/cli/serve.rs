@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::app::build::{self, Parts};
@@ -15,7 +16,7 @@ use crate::app::config::{Flag, Sources};
 use crate::app::herald::{Herald, Remark};
 use crate::app::reload::Reloaded;
 use crate::app::systemd::Systemd;
-use crate::app::{Config, Daemon, files};
+use crate::app::{Config, Daemon, files, site};
 use crate::db::{Database, DbError, Trouble, definitions, migrate, server};
 
 use crate::telemetry::logs;
@@ -101,6 +102,11 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     settle(&config, &db).await?;
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
+    let (stop_site, stopped) = watch::channel(false);
+    let site = site::bind(&config, &daemon.db, daemon.readiness(), stopped).await?;
+    if let Some(site) = &site {
+        tracing::info!(address = %site.address(), "listening");
+    }
     let early = tokio::select! {
         _ = daemon.presence.present() => None,
         signal = signals.next() => signal,
@@ -114,8 +120,14 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let herald = Herald::new(&serving.daemon, serving.systemd.clone(), serving.remark.clone());
     let mut beside = JoinSet::new();
     beside.spawn(herald.run());
+    if let Some(site) = site {
+        beside.spawn(site.serve());
+    }
     serving.until_told(early, &mut signals).await;
-    serving.end(signals).await
+    let ended = serving.end(signals).await;
+    // Looked at to the last; streams end, and their readers go to another worker's.
+    stop_site.send_replace(true);
+    ended
 }
 
 /// Resolves at SIGTERM or SIGINT. A reload has no meaning before the daemon is ready, nor after it was told to end.

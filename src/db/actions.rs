@@ -39,6 +39,18 @@ pub async fn enqueue<'c>(db: impl Executor<'c, Database = Postgres>, job: &NewJo
     .await?)
 }
 
+/// Enqueues a run; gives its id and true, or the id of the unfinished run which has the unique key, and false.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn enqueue_once(conn: &mut PgConnection, job: &NewJob) -> Result<(Uuid, bool), DbError> {
+    let mut tx = conn.begin().await?;
+    let id = enqueue(&mut *tx, job).await?;
+    let created = sqlx::query_file_scalar!("src/db/sql/is_new.sql", id).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok((id, created))
+}
+
 /// Cancels a run: `cancelled`, or `requested` where a worker has it.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod error;
 pub mod hosts;
 pub mod in_flight;
+mod json;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
@@ -22,6 +23,7 @@ pub mod runs;
 pub mod schedules;
 pub mod server;
 pub mod sql_step;
+pub mod waiting;
 pub mod waits;
 
 pub use connect::{Database, within};

@@ -1,13 +1,16 @@
 //! What operators look at and set: queues, workers, workflows, the size of it all.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::{Executor, Postgres};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::DbError;
+use super::json;
 
 /// A queue with what stands in it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct QueueLine {
     pub name: String,
@@ -25,6 +28,7 @@ pub struct QueueLine {
     pub runs_paused: i64,
     pub oldest_ready_at: Option<DateTime<Utc>>,
     /// The server's time.
+    #[serde(skip)]
     pub now: DateTime<Utc>,
 }
 
@@ -70,7 +74,7 @@ pub async fn limit_queue<'c>(
 }
 
 /// A registered worker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct WorkerLine {
     pub id: Uuid,
@@ -90,8 +94,11 @@ pub struct WorkerLine {
     /// What it runs, the first hundred.
     pub runs: Vec<Uuid>,
     /// JSON text.
+    #[serde(serialize_with = "json::text")]
+    #[schema(value_type = Value)]
     pub facts: String,
     /// The server's time.
+    #[serde(skip)]
     pub now: DateTime<Utc>,
 }
 
@@ -104,7 +111,7 @@ pub async fn workers<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<V
 }
 
 /// A workflow, and how its runs of the last day went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct WorkflowLine {
     pub name: String,
@@ -128,6 +135,7 @@ pub struct WorkflowLine {
     /// … and 95 of a hundred.
     pub p95: Option<f64>,
     /// The server's time.
+    #[serde(skip)]
     pub now: DateTime<Utc>,
 }
 
@@ -207,7 +215,7 @@ pub async fn tables<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Ve
 }
 
 /// Runs in a state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct StateCount {
     pub state: String,

@@ -1,12 +1,15 @@
 //! Runs, as people look at them: by id, by filter, with their steps.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::{Executor, Postgres, QueryBuilder, Row};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::model::{Failure, Payload, RunState, code};
 
 use super::error::DbError;
+use super::json;
 
 /// What a list of runs is narrowed down by. Empty: all runs.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,7 +27,7 @@ pub struct Filter {
 }
 
 /// A line of a list of runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct RunLine {
     pub id: Uuid,
@@ -43,8 +46,11 @@ pub struct RunLine {
     pub crashes: i32,
     pub unique_key: Option<String>,
     /// JSON text.
+    #[serde(serialize_with = "json::text")]
+    #[schema(value_type = Value)]
     pub labels: String,
     /// The server's time.
+    #[serde(skip)]
     pub now: DateTime<Utc>,
 }
 
@@ -89,12 +95,28 @@ pub async fn list<'c>(
     filter: &Filter,
     limit: i64,
 ) -> Result<Vec<RunLine>, DbError> {
+    page(db, filter, None, limit).await
+}
+
+/// The newest runs that a filter leaves and that are older than `before`, newest first.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn page<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    filter: &Filter,
+    before: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<RunLine>, DbError> {
     let mut sql = QueryBuilder::new(
         "SELECT r.id, r.state::text AS state, r.workflow, r.queue, r.priority, r.created_at, r.started_at, r.ended_at, r.due_at,
             r.step, r.error_code, r.error_message, r.resumes, r.crashes, r.unique_key, r.labels::text AS labels, statement_timestamp() AS now
         FROM stepd.runs r WHERE true",
     );
     filter.conditions(&mut sql);
+    if let Some(before) = before {
+        sql.push(" AND r.id < ").push_bind(before);
+    }
     sql.push(" ORDER BY r.id DESC LIMIT ").push_bind(limit);
     let rows = sql.build().fetch_all(db).await?;
     rows.into_iter().map(|row| line(&row).map_err(DbError::from)).collect()
@@ -239,7 +261,7 @@ pub async fn last<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Opti
 }
 
 /// A run with all that is known of it. Payloads are JSON text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct RunDetail {
     pub id: Uuid,
@@ -257,9 +279,17 @@ pub struct RunDetail {
     pub resumes: i32,
     pub crashes: i32,
     pub unique_key: Option<String>,
+    #[serde(serialize_with = "json::text")]
+    #[schema(value_type = Value)]
     pub labels: String,
+    #[serde(serialize_with = "json::text")]
+    #[schema(value_type = Value)]
     pub input: String,
+    #[serde(serialize_with = "json::text_or_null")]
+    #[schema(value_type = Option<Value>)]
     pub output: Option<String>,
+    #[serde(serialize_with = "json::text_or_null")]
+    #[schema(value_type = Option<Value>)]
     pub error: Option<String>,
     pub created_by: Option<String>,
     pub epoch: i32,
@@ -271,11 +301,12 @@ pub struct RunDetail {
     pub parent: Option<Uuid>,
     pub why: String,
     /// The server's time.
+    #[serde(skip)]
     pub now: DateTime<Utc>,
 }
 
 /// A step of a run. Payloads are JSON text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct StepLine {
     pub key: String,
@@ -287,7 +318,11 @@ pub struct StepLine {
     pub due_at: Option<DateTime<Utc>>,
     pub error_code: Option<String>,
     pub error_message: Option<String>,
+    #[serde(serialize_with = "json::text_or_null")]
+    #[schema(value_type = Option<Value>)]
     pub output: Option<String>,
+    #[serde(serialize_with = "json::text_or_null")]
+    #[schema(value_type = Option<Value>)]
     pub error: Option<String>,
     pub event: Option<String>,
     pub epoch: i32,
@@ -300,7 +335,7 @@ pub struct StepLine {
 }
 
 /// A line of a run's audit trail.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct HistoryLine {
     pub at: DateTime<Utc>,
@@ -310,6 +345,8 @@ pub struct HistoryLine {
     pub by_whom: Option<String>,
     pub epoch: Option<i32>,
     /// JSON text.
+    #[serde(serialize_with = "json::text_or_null")]
+    #[schema(value_type = Option<Value>)]
     pub data: Option<String>,
 }
 

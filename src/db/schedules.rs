@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{Executor, PgConnection, Postgres};
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::DbError;
@@ -88,7 +90,7 @@ pub async fn fire<'c>(
 }
 
 /// A schedule, for people.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct ScheduleLine {
     pub workflow: String,
@@ -107,6 +109,7 @@ pub struct ScheduleLine {
     pub paused_by: Option<String>,
     pub paused_at: Option<DateTime<Utc>>,
     /// The server's time.
+    #[serde(skip)]
     pub now: DateTime<Utc>,
 }
 

@@ -55,7 +55,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 33] = [
+pub(super) const KEYS: [Key; 36] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -82,12 +82,15 @@ pub(super) const KEYS: [Key; 33] = [
     key("log_format", Form::Word(&["auto", "json", "pretty", "journald"])),
     key("log_level", Form::Level),
     key("http_allow", Form::Texts),
+    key("http_listen", Form::Text),
+    key("http_hosts", Form::Texts),
     key("retention_export", Form::Path),
     key("retention", Form::Spans(&["default", "completed", "failed", "cancelled"])),
     key("retention_workflows", Form::Spans(&[])),
     secret("connections", Form::FileTable),
     key("mcp", Form::Profiles(&profiles::SERVER)),
     key("models", Form::Profiles(&profiles::MODEL)),
+    key("http_tokens", Form::Profiles(&profiles::TOKEN)),
     key("env", Form::Table),
     secret("secrets", Form::FileTable),
 ];

@@ -26,11 +26,14 @@ use layer::{Folders, Layer};
 
 pub(crate) use database::hosts_of;
 pub use layer::Complaint;
-pub use profiles::{McpServer, Model};
+pub use profiles::{HttpToken, McpServer, Model};
 pub use shown::Shown;
 
 /// Every key with its default and its meaning, as a file to start from.
 pub const TEMPLATE: &str = include_str!("../../../config/stepd.toml");
+
+/// Where the HTTP server listens unless something else is said. (7837 spells STEP.)
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7837";
 
 /// The files that are looked for when none is named: a project's own, then the machine's.
 const DEFAULT_FILES: [&str; 2] = ["stepd.toml", "/etc/stepd/stepd.toml"];
@@ -65,12 +68,15 @@ pub struct Config {
     pub log_format: String,
     pub log_level: String,
     pub http_allow: Vec<String>,
+    pub http_listen: String,
+    pub http_hosts: Vec<String>,
     pub retention_export: Option<PathBuf>,
     pub retention: BTreeMap<String, String>,
     pub retention_workflows: BTreeMap<String, String>,
     pub connections: BTreeMap<String, String>,
     pub mcp: BTreeMap<String, McpServer>,
     pub models: BTreeMap<String, Model>,
+    pub http_tokens: BTreeMap<String, HttpToken>,
     pub env: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, String>,
 }
@@ -104,12 +110,15 @@ impl Default for Config {
             log_format: "auto".into(),
             log_level: "info".into(),
             http_allow: Vec::new(),
+            http_listen: DEFAULT_LISTEN.into(),
+            http_hosts: Vec::new(),
             retention_export: None,
             retention: BTreeMap::new(),
             retention_workflows: BTreeMap::new(),
             connections: BTreeMap::new(),
             mcp: BTreeMap::new(),
             models: BTreeMap::new(),
+            http_tokens: BTreeMap::new(),
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
         }

@@ -1,4 +1,4 @@
-//! `[mcp.<name>]` and `[models.<name>]`: tables of what stepd talks to, each a table of its own.
+//! `[mcp.<name>]`, `[models.<name>]`, `[http_tokens.<name>]`: what stepd talks to, and who talks to it, each a table of its own.
 
 use std::collections::BTreeMap;
 
@@ -53,6 +53,21 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub structured: Option<String>,
 }
+
+/// A token of the HTTP API.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct HttpToken {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+/// The parts of a token.
+pub(super) const TOKEN: [Key; 2] =
+    [key("sha256", Form::Text), key("scope", Form::Word(&["read", "enqueue", "operate"]))];
 
 /// The parts of a server.
 pub(super) const SERVER: [Key; 8] = [

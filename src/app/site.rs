@@ -1,0 +1,108 @@
+//! The HTTP server of a configuration.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::db::Database;
+use crate::http::{Access, Readiness, Scope, Server, Site, Token};
+
+use super::config::{Config, DEFAULT_LISTEN};
+
+/// A body may be larger than the largest input by what stands around it.
+const AROUND: usize = 64 << 10;
+
+/// What is wrong with what a configuration says of the server.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// No address.
+    #[error("http_listen: `{0}` is no address; write one such as \"127.0.0.1:7837\", or \"off\"")]
+    Address(String),
+    /// Open to everybody.
+    #[error("http_listen: {0} is open to other machines, and there is no token; add one to [http_tokens] (stepd token makes it)")]
+    NoToken(SocketAddr),
+    /// A token without a part.
+    #[error("http_tokens.{0}: it needs sha256 (64 hexadecimal digits) and scope")]
+    Token(String),
+    /// The address cannot be had.
+    #[error("http_listen: cannot listen at {0}: {1}")]
+    Bind(SocketAddr, std::io::Error),
+}
+
+/// A server that is bound and not serving yet.
+pub struct Bound {
+    server: Server,
+    site: Arc<Site>,
+    limit: usize,
+    stop: watch::Receiver<bool>,
+}
+
+impl Bound {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Serves until it is stopped.
+    pub async fn serve(self) {
+        self.server.serve(self.site, self.limit, self.stop).await;
+    }
+}
+
+/// Binds the server that a configuration asks for; `None`: it asks for none, or another process has the default address.
+///
+/// # Errors
+/// The configuration makes no sense, or the address that it names cannot be had.
+pub async fn bind(
+    config: &Config,
+    db: &Database,
+    ready: Readiness,
+    stop: watch::Receiver<bool>,
+) -> Result<Option<Bound>, SiteError> {
+    if config.http_listen == "off" {
+        return Ok(None);
+    }
+    let address: SocketAddr =
+        config.http_listen.parse().map_err(|_| SiteError::Address(config.http_listen.clone()))?;
+    let tokens = tokens(config)?;
+    if tokens.is_empty() && !address.ip().is_loopback() {
+        return Err(SiteError::NoToken(address));
+    }
+    let server = match Server::bind(address).await {
+        Ok(server) => server,
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && config.http_listen == DEFAULT_LISTEN => {
+            tracing::warn!(%address, "no HTTP server: another process has the default address; http_listen names another, or \"off\"");
+            return Ok(None);
+        }
+        Err(error) => return Err(SiteError::Bind(address, error)),
+    };
+    let access = Access::new(server.address(), tokens, config.http_hosts.clone());
+    let site = Arc::new(Site::new(db, access, ready, stop.clone()));
+    Ok(Some(Bound { server, site, limit: config.max_output_bytes + AROUND, stop }))
+}
+
+fn tokens(config: &Config) -> Result<BTreeMap<Arc<str>, Token>, SiteError> {
+    let token = |(name, said): (&String, &super::config::HttpToken)| {
+        let hash = said.sha256.as_deref().and_then(digest);
+        let scope = said.scope.as_deref().and_then(Scope::from_word);
+        match (hash, scope) {
+            (Some(hash), Some(scope)) => Ok((Arc::from(name.as_str()), Token { hash, scope })),
+            _ => Err(SiteError::Token(name.clone())),
+        }
+    };
+    config.http_tokens.iter().map(token).collect()
+}
+
+fn digest(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(bytes)
+}

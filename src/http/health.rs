@@ -1,0 +1,31 @@
+//! What load balancers and supervisors ask.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::Site;
+
+pub(super) fn routes() -> Router<Arc<Site>> {
+    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))
+}
+
+/// The process turns.
+async fn healthz() -> Json<Value> {
+    Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// It can do its work: the database answers, and it is registered among the workers.
+async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, Json<Value>) {
+    let answers = sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(&site.readers).await;
+    let reason = match (answers, (site.ready)()) {
+        (Ok(_), Ok(())) => return (StatusCode::OK, Json(json!({"status": "ready"}))),
+        (Err(error), _) => format!("the database does not answer: {error}"),
+        (_, Err(why)) => why,
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "unready", "reason": reason})))
+}

@@ -1,0 +1,53 @@
+//! The API's description, made from the handlers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::get;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+
+use super::{Site, acts, lists, runs, stream};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "stepd", description = "Durable workflows on Postgres: runs, what is done to them, and what they wait for."),
+    modifiers(&Bearer),
+    security(("bearer" = [])),
+    tags(
+        (name = "runs", description = "Look at runs, and enqueue them."),
+        (name = "actions", description = "Act on runs."),
+        (name = "streams", description = "What happens, as it happens."),
+        (name = "workflows", description = "What may be run."),
+        (name = "schedules", description = "What runs by the clock."),
+        (name = "queues", description = "Where runs stand in line, and who serves them."),
+    ),
+)]
+struct Api;
+
+struct Bearer;
+
+impl utoipa::Modify for Bearer {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        api.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+    }
+}
+
+/// All handlers under `/api/v1`, each with its description.
+pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
+    let api = runs::routes().merge(acts::routes()).merge(lists::routes()).merge(stream::routes());
+    OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api)
+}
+
+/// The description itself.
+pub(super) fn served(document: utoipa::openapi::OpenApi) -> Router<Arc<Site>> {
+    let text: Arc<str> = document.to_pretty_json().unwrap_or_default().into();
+    let answer = move || {
+        let text = text.to_string();
+        async move { ([(header::CONTENT_TYPE, "application/json")], text) }
+    };
+    Router::new().route("/api/v1/openapi.json", get(answer))
+}

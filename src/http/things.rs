@@ -1,0 +1,97 @@
+//! What handlers share: how a request is read, and the connection on which something is done in a caller's name.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+use sqlx::Postgres;
+use sqlx::pool::PoolConnection;
+
+use super::Site;
+use super::access::Caller;
+use super::problem::Problem;
+
+/// The parts of a query string that a handler knows. An unknown one is an error: a filter with a typo would leave everything.
+pub(super) trait Known: DeserializeOwned {
+    const KEYS: &'static [&'static str];
+}
+
+/// What the query string asks for.
+pub(super) struct Asked<T>(pub T);
+
+impl<S: Send + Sync, T: Known> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        known(parts.uri.query(), &[T::KEYS])?;
+        parsed(parts.uri.query()).map(Self)
+    }
+}
+
+/// Two kinds of them in one query string.
+pub(super) struct AskedBoth<A, B>(pub A, pub B);
+
+impl<S: Send + Sync, A: Known, B: Known> FromRequestParts<S> for AskedBoth<A, B> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query();
+        known(query, &[A::KEYS, B::KEYS])?;
+        Ok(Self(parsed(query)?, parsed(query)?))
+    }
+}
+
+fn parsed<T: DeserializeOwned>(query: Option<&str>) -> Result<T, Problem> {
+    serde_urlencoded::from_str(query.unwrap_or_default()).map_err(|e| Problem::bad(format!("the query string: {e}")))
+}
+
+fn known(query: Option<&str>, keys: &[&[&str]]) -> Result<(), Problem> {
+    let given: Vec<(String, String)> = parsed(query)?;
+    match given.iter().find(|(key, _)| !keys.iter().any(|k| k.contains(&key.as_str()))) {
+        Some((unknown, _)) => {
+            let all = keys.concat().join(", ");
+            Err(Problem::bad(format!("there is no parameter `{unknown}`")).hint(format!("there are: {all}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A JSON body.
+pub(super) struct Given<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Given<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(refused(&rejection)),
+        }
+    }
+}
+
+fn refused(rejection: &JsonRejection) -> Problem {
+    let status = match rejection {
+        JsonRejection::JsonDataError(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        JsonRejection::MissingJsonContentType(_) => {
+            return Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON")
+                .hint("send Content-Type: application/json");
+        }
+        other => other.status(),
+    };
+    let text = rejection.body_text();
+    let detail = text.rsplit_once(": ").map_or(text.as_str(), |_| text.trim_start_matches("Failed to deserialize the JSON body into the target type: "));
+    Problem::new(status, format!("the body: {detail}"))
+}
+
+/// A connection on which something is done, in the name of who asks: the audit trail has it.
+pub(super) async fn acting(site: &Arc<Site>, caller: &Caller) -> Result<PoolConnection<Postgres>, Problem> {
+    let mut conn = site.actors.acquire().await?;
+    let name = caller.name.as_deref().unwrap_or_default();
+    sqlx::query("SELECT set_config('stepd.actor', $1, false)").bind(name).execute(&mut *conn).await?;
+    Ok(conn)
+}
