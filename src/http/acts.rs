@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,7 +19,7 @@ use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
 use super::runs::Which;
-use super::things::{Given, acting};
+use super::things::{At, Given, acting};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new()
@@ -87,7 +87,7 @@ struct Done {
 async fn act(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path((id, verb)): Path<(Uuid, Verb)>,
+    At((id, verb)): At<(Uuid, Verb)>,
     Given(how): Given<Manner>,
 ) -> Result<Json<Done>, Problem> {
     caller.needs(Scope::Operate)?;
@@ -123,7 +123,7 @@ struct Forked {
 async fn fork(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path(id): Path<Uuid>,
+    At(id): At<Uuid>,
     Given(fork): Given<Fork>,
 ) -> Result<(StatusCode, Json<Forked>), Problem> {
     caller.needs(Scope::Operate)?;
@@ -155,7 +155,7 @@ impl Message {
 async fn signal(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path(id): Path<Uuid>,
+    At(id): At<Uuid>,
     Given(message): Given<Message>,
 ) -> Result<Json<Done>, Problem> {
     caller.needs(Scope::Enqueue)?;
@@ -206,7 +206,7 @@ struct Answered {
 async fn answer(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path(id): Path<Uuid>,
+    At(id): At<Uuid>,
     Given(answer): Given<Answer>,
 ) -> Result<Json<Answered>, Problem> {
     caller.needs(Scope::Operate)?;

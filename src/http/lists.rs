@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,7 +17,7 @@ use crate::db::waiting::{self, WaitingLine};
 use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
-use super::things::{Given, acting};
+use super::things::{At, Given, acting};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new()
@@ -53,7 +53,7 @@ async fn workflows(State(site): State<Arc<Site>>, caller: Caller) -> Result<Json
 async fn workflow(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path(name): Path<String>,
+    At(name): At<String>,
 ) -> Result<Json<WorkflowLine>, Problem> {
     caller.needs(Scope::Read)?;
     let found = operate::workflows(&site.readers, Some(&name)).await?.pop();
@@ -99,7 +99,7 @@ struct ScheduleDone {
 async fn schedule(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path((workflow, verb)): Path<(String, ScheduleVerb)>,
+    At((workflow, verb)): At<(String, ScheduleVerb)>,
 ) -> Result<Json<ScheduleDone>, Problem> {
     caller.needs(Scope::Operate)?;
     let mut conn = acting(&site, &caller).await?;
@@ -142,7 +142,7 @@ enum QueueVerb {
 async fn queue(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path((name, verb)): Path<(String, QueueVerb)>,
+    At((name, verb)): At<(String, QueueVerb)>,
 ) -> Result<Json<QueueLine>, Problem> {
     caller.needs(Scope::Operate)?;
     let mut conn = acting(&site, &caller).await?;
@@ -165,7 +165,7 @@ struct Limit {
 async fn limit(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path(name): Path<String>,
+    At(name): At<String>,
     Given(limit): Given<Limit>,
 ) -> Result<Json<QueueLine>, Problem> {
     caller.needs(Scope::Operate)?;

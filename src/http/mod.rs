@@ -65,6 +65,9 @@ pub fn router(site: Arc<Site>, body_limit: usize) -> Router {
     api.merge(openapi::served(document))
         .merge(health::routes())
         .fallback(async || problem::Problem::not_found("there is nothing here; /api/v1/openapi.json lists what there is"))
+        .method_not_allowed_fallback(async || {
+            problem::Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here; /api/v1/openapi.json lists what can")
+        })
         .layer(axum::middleware::from_fn_with_state(site.clone(), access::guard))
         .layer(DefaultBodyLimit::max(body_limit))
         .layer(tower_http::catch_panic::CatchPanicLayer::new())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -24,7 +24,7 @@ use crate::model::{Payload, RunState, code};
 use super::access::{Caller, Scope};
 use super::problem::Problem;
 use super::Site;
-use super::things::{Asked, AskedBoth, Given, Known, acting};
+use super::things::{Asked, AskedBoth, At, Given, Known, acting};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new()
@@ -211,7 +211,7 @@ async fn fits(conn: &mut sqlx::PgConnection, workflow: &str, input: &Payload) ->
 /// One run with all that is known of it.
 #[utoipa::path(get, path = "/runs/{id}", params(("id" = Uuid, Path, description = "The run.")), tag = "runs",
     responses((status = 200, body = RunDetail), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn get(State(site): State<Arc<Site>>, caller: Caller, Path(id): Path<Uuid>) -> Result<Json<RunDetail>, Problem> {
+async fn get(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) -> Result<Json<RunDetail>, Problem> {
     caller.needs(Scope::Read)?;
     runs::detail(&site.readers, id).await?.map(Json).ok_or_else(|| unknown(id))
 }
@@ -241,7 +241,7 @@ struct Steps {
 async fn steps(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path(id): Path<Uuid>,
+    At(id): At<Uuid>,
     Asked(wanted): Asked<Wanted>,
 ) -> Result<Json<Steps>, Problem> {
     caller.needs(Scope::Read)?;
@@ -264,7 +264,7 @@ struct Trail {
 async fn history(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path(id): Path<Uuid>,
+    At(id): At<Uuid>,
 ) -> Result<Json<Trail>, Problem> {
     caller.needs(Scope::Read)?;
     let history = runs::log(&site.readers, id).await?;

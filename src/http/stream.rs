@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
@@ -30,7 +30,7 @@ use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
 use super::runs::{Which, unknown};
-use super::things::Asked;
+use super::things::{Asked, At};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new().routes(routes!(run)).routes(routes!(all))
@@ -99,7 +99,7 @@ struct OneRun {
     /// Nothing older is told.
     from: Option<DateTime<Utc>>,
     seen: HashSet<String>,
-    stood: Option<(String, Option<String>)>,
+    stood: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -126,13 +126,11 @@ impl Feed for OneRun {
                 self.seen.insert(id);
             }
         }
-        let ended = now.why.is_none();
-        let stands = (now.state, now.why);
-        if self.stood.as_ref() != Some(&stands) {
-            events.push_back(plain("state", &json!({"state": stands.0, "why": stands.1})));
-            self.stood = Some(stands);
+        if self.stood.as_ref() != Some(&now.state) {
+            events.push_back(plain("state", &json!({"state": now.state, "why": now.why})));
         }
-        Ok(!ended)
+        self.stood = Some(now.state);
+        Ok(now.why.is_some())
     }
 }
 
@@ -165,7 +163,7 @@ fn last_event(headers: &HeaderMap) -> Option<DateTime<Utc>> {
 async fn run(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Path(id): Path<Uuid>,
+    At(id): At<Uuid>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     caller.needs(Scope::Read)?;

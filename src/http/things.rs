@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
@@ -60,6 +60,21 @@ fn known(query: Option<&str>, keys: &[&[&str]]) -> Result<(), Problem> {
     }
 }
 
+/// What the path names.
+pub(super) struct At<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for At<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(named) = Path::<T>::from_request_parts(parts, state).await.map_err(|e| {
+            let text = e.body_text();
+            Problem::bad(format!("the path: {}", text.trim_start_matches("Invalid URL: ")))
+        })?;
+        Ok(Self(named))
+    }
+}
+
 /// A JSON body.
 pub(super) struct Given<T>(pub T);
 
@@ -84,7 +99,9 @@ fn refused(rejection: &JsonRejection) -> Problem {
         other => other.status(),
     };
     let text = rejection.body_text();
-    let detail = text.rsplit_once(": ").map_or(text.as_str(), |_| text.trim_start_matches("Failed to deserialize the JSON body into the target type: "));
+    // axum's own words name its types.
+    let words = ["Failed to deserialize the JSON body into the target type: ", "Failed to parse the request body as JSON: "];
+    let detail = words.iter().fold(text.as_str(), |text, words| text.trim_start_matches(words));
     Problem::new(status, format!("the body: {detail}"))
 }
 
