@@ -141,7 +141,7 @@ pub mod testing;
 pub use db::{DbError, Trouble};
 pub use engine::{Halt, StepFailure};
 pub use library::{
-    Approval, Builder, Client, Ctx, Enqueue, Error, Fork, MapCall, RepeatCall, StepCall, Stepd, WaitCall, Workflow,
+    Approval, Builder, ChildCall, Client, Ctx, Enqueue, Error, Fork, MapCall, RepeatCall, StepCall, Stepd, WaitCall, Workflow,
     WorkflowFn, WorkflowMethod,
 };
 pub use model::{Class, Failure, Payload, RunId, StepKey, Wait, WorkerId};

@@ -24,7 +24,7 @@ async fn approve(db: &Db, run: &str, args: &[&str]) {
 
 #[tokio::test]
 async fn the_second_example_of_the_language_runs_as_it_is_written() {
-    let example = include_str!("../definitions/examples/index_documents.yaml");
+    let example = include_str!("../../examples/index_documents.yaml");
     let (db, files) = (Db::new().await, Files::new([example]));
     db.exec("CREATE SCHEMA app; CREATE TABLE app.facts (doc text PRIMARY KEY, facts jsonb)").await;
     let store = ToolServer::start(&["list_objects"], &[], |_, args| {
