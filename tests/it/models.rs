@@ -263,6 +263,27 @@ async fn past_the_budget_no_call_starts_until_somebody_grants_as_much_again() {
 }
 
 #[tokio::test]
+async fn a_fork_spends_a_budget_of_its_own_and_keeps_no_grant() {
+    let (db, files) = (Db::new().await, Files::new([six("{calls: 2, action: approve}")]));
+    let model = ModelServer::start(|_, _| says("yes")).await;
+    let _worker = configured(&db, &files, &[model.section("small")]).ready().await;
+    let run = db.enqueue("six", "{}").await;
+    for n in 1..=2 {
+        db.step_reaches(&run, &format!("budget[{n}]"), "waiting", SOON).await;
+        approve(&db, &run, &[]).await;
+    }
+    db.reaches(&run, "completed", SOON).await;
+    let fork: String = db.one(format!("SELECT stepd.fork('{run}', 'all[2].q')::text")).await;
+    db.step_reaches(&fork, "budget[1]", "waiting", SOON).await;
+    assert_eq!(model.heard().len(), 8, "two calls of its own, then it asks");
+    approve(&db, &fork, &[]).await;
+    db.reaches(&fork, "completed", SOON).await;
+    assert_eq!(model.heard().len(), 10);
+    let used = format!("SELECT tokens_in FROM stepd.runs WHERE id = '{fork}'");
+    assert_eq!(db.one::<i64>(used).await, 400, "what the other run has used is not its own");
+}
+
+#[tokio::test]
 async fn a_budget_that_is_refused_or_says_fail_fails_the_run_by_its_name() {
     let (db, files) = (Db::new().await, Files::new([six("{tokens: 300, action: fail}")]));
     files.write("w1.yaml", &six("{cost: 0.0002, action: approve}").replace("name: six", "name: asks"));

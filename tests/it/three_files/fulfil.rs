@@ -9,14 +9,14 @@ async fn an_order_is_reserved_released_charged_packed_and_shipped() {
     let g = Ground::new().await;
     let _worker = g.worker().await;
     // The first is dear and must be released by a person; the first charge of the second is turned away.
-    g.services.answer(r#"/charges {"order":2"#, Answer::Once(503));
+    g.services.answer(r#"{"order":2"#, Answer::Once(503));
     let g = &g;
     let dear = g.order(1, 100_001).await;
     let plain = g.order(2, 100_000).await;
     g.db.step_reaches(&dear, "release", "waiting", SOON).await;
     let why: String = g.db.one(format!("SELECT stepd.why('{dear}')")).await;
     assert!(why.contains("Release order 1?"), "{why}");
-    assert!(g.services.asked(r#"/charges {"order":1"#).is_empty(), "nothing is charged before");
+    assert!(g.services.asked(r#"{"order":1"#).is_empty(), "nothing is charged before");
     stepd(&g.db, &["approve", &dear, "--note", "known customer"]).await.is(0);
     for (order, run) in [(1, &dear), (2, &plain)] {
         g.db.step_reaches(run, "packed", "waiting", SOON).await;
@@ -50,20 +50,22 @@ async fn an_order_is_reserved_released_charged_packed_and_shipped() {
 async fn an_order_is_fulfilled_once_at_a_time_and_a_customer_s_orders_one_after_the_other() {
     let g = Ground::new().await;
     let _worker = g.worker().await;
-    let first = g.order(1, 10).await;
-    g.db.step_reaches(&first, "packed", "waiting", SOON).await;
-    let twice = sqlx::query(r#"INSERT INTO stepd.jobs (workflow, input) VALUES ('fulfil_order', '{"order_id": 1, "customer_id": 9}')"#)
-        .execute(&g.db.pool)
-        .await;
-    assert!(twice.is_err(), "order 1 is being fulfilled already");
-    g.db.exec("INSERT INTO app.orders VALUES (2, 'sku-2', 1, 10, 'new')").await;
-    let second = g.fulfil(2, 1).await;
-    let third = g.order(3, 10).await;
-    g.db.step_reaches(&third, "packed", "waiting", SOON).await;
+    g.db.exec("INSERT INTO app.orders VALUES (1, 'sku-1', 1, 10, 'new'), (2, 'sku-2', 1, 10, 'new')").await;
+    let lock = g.lock("app.orders").await;
+    let first = g.fulfil(1, 1).await;
+    g.db.step_reaches(&first, "order", "running", SOON).await;
+    let twice = r#"INSERT INTO stepd.jobs (workflow, input) VALUES ('fulfil_order', '{"order_id": 1, "customer_id": 9}')"#;
+    assert!(sqlx::query(twice).execute(&g.db.pool).await.is_err(), "order 1 is being fulfilled already");
+    let (second, other) = (g.fulfil(2, 1).await, g.fulfil(3, 2).await);
+    g.db.step_reaches(&other, "order", "running", SOON).await;
     assert_eq!(g.db.state(&second).await, "held");
+    // While the first waits to be packed, the customer's next order may go on. The other one's is not there.
+    lock.rollback().await.unwrap();
+    g.db.step_reaches(&first, "packed", "waiting", SOON).await;
+    g.db.step_reaches(&second, "packed", "waiting", SOON).await;
     g.packed(1, "T").await;
     g.db.reaches(&first, "completed", SOON).await;
-    g.db.step_reaches(&second, "packed", "waiting", SOON).await;
+    g.db.reaches(&other, "failed", SOON).await;
     // And when the first has ended, the order may be fulfilled once more.
     g.fulfil(1, 9).await;
 }

@@ -91,8 +91,10 @@ async fn killed_in_each_undo_the_rest_is_undone_after_it_and_what_was_undone_is_
         assert_eq!(count("DELETE"), if n == 1 { 2 } else { 1 }, "run {n}");
         assert_eq!((count("PUT"), count("POST /charges")), (1, 1), "nothing of the run itself is done again");
         assert_eq!(g.db.count(format!("SELECT count(*) FROM app.notices WHERE run = '{run}'")).await, 1);
-        let keys: Vec<_> = g.services.asked(run).into_iter().filter(|a| a.what.starts_with("DELETE")).collect();
-        assert!(keys.iter().all(|a| a.key == format!("{run}/reserve")), "the key of what is undone: {keys:?}");
+        for (what, key) in [("DELETE", "reserve.undo"), ("POST /refunds", "charge.undo")] {
+            let asked: Vec<_> = g.services.asked(run).into_iter().filter(|a| a.what.starts_with(what)).collect();
+            assert!(asked.iter().all(|a| a.key == format!("{run}/{key}") && a.body == asked[0].body), "{asked:?}");
+        }
     }
     assert_eq!(g.db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'notify_ops'").await, 3);
 }
