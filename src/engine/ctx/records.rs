@@ -243,7 +243,10 @@ impl Ctx {
     fn ride_along(&self, mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
         let rides = |row: &StepRow| {
             let r = &row.record;
-            r.state == StepState::Completed && r.usage.is_none() && r.decision.is_none() && self.label_of(&r.key).is_none()
+            r.state == StepState::Completed
+                && r.usage.is_none()
+                && r.decision.is_none()
+                && self.label_of(&r.key).is_none()
         };
         match transition {
             Transition::Complete { output, last: None } if steps.last().is_some_and(rides) => {

@@ -32,7 +32,10 @@ async fn a_backup_is_made_old_ones_are_removed_and_the_health_check_hears_how_it
         return;
     }
     let g = Ground::new().await;
-    g.program("touch_old", "touch -d '20 days ago' @DIR@/backup/old.dump; touch -d '20 days ago' @DIR@/backup/note.txt");
+    g.program(
+        "touch_old",
+        "touch -d '20 days ago' @DIR@/backup/old.dump; touch -d '20 days ago' @DIR@/backup/note.txt",
+    );
     assert!(std::process::Command::new(g.files.path("bin").join("touch_old")).status().unwrap().success());
     let _worker = g.worker().await;
     let run = start(&g).await;
@@ -48,7 +51,10 @@ async fn a_backup_that_fails_is_told_so_too_and_an_old_one_that_cannot_be_remove
     let g = Ground::new().await;
     g.program("find", "exit 127");
     // Twice the server is busy; then the dump is made, or cannot be made at all.
-    g.program("pg_dump", "echo x >> @DIR@/dumps; test $(wc -l < @DIR@/dumps) -gt 2 || exit 75; test -e @DIR@/fine || exit 127");
+    g.program(
+        "pg_dump",
+        "echo x >> @DIR@/dumps; test $(wc -l < @DIR@/dumps) -gt 2 || exit 75; test -e @DIR@/fine || exit 127",
+    );
     std::fs::write(g.files.path("fine"), "").unwrap();
     let _worker = g.worker().await;
     let fine = start(&g).await;
@@ -71,7 +77,10 @@ async fn killed_in_each_step_of_it_a_backup_is_made_and_told_of() {
     }
     let g = Ground::new().await;
     // `find` waits as long as a file is there.
-    g.program("find", "echo x >> @DIR@/found; while test -e @DIR@/hold; do sleep 0.05; done; exec /usr/bin/find \"$@\"");
+    g.program(
+        "find",
+        "echo x >> @DIR@/found; while test -e @DIR@/hold; do sleep 0.05; done; exec /usr/bin/find \"$@\"",
+    );
     let mut worker = g.worker().await;
     g.services.answer("POST /nightly/", Answer::Never);
     let told = start(&g).await;

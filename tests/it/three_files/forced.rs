@@ -52,10 +52,9 @@ async fn whichever_step_fails_all_that_had_begun_is_undone_newest_first_and_the_
         fail(&g, step, run).await;
         g.db.reaches(run, "failed", SOON).await;
         assert_eq!(g.error(run).await, *code, "{step}");
-        let failed: String = g
-            .db
-            .one(format!("SELECT string_agg(key, ' ') FROM stepd.steps WHERE run = '{run}' AND state = 'failed'"))
-            .await;
+        let failed: String =
+            g.db.one(format!("SELECT string_agg(key, ' ') FROM stepd.steps WHERE run = '{run}' AND state = 'failed'"))
+                .await;
         assert_eq!(failed, *step);
         let undone: Vec<String> = taken_back
             .iter()

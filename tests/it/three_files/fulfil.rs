@@ -29,11 +29,8 @@ async fn an_order_is_reserved_released_charged_packed_and_shipped() {
             format!(r#"{{"sku":"sku-{order}","qty":2}}"#),
         );
         let cents = if order == 1 { 100_001 } else { 100_000 };
-        let charged = (
-            "POST /charges".to_owned(),
-            format!("{run}/charge"),
-            format!(r#"{{"order":{order},"cents":{cents}}}"#),
-        );
+        let charged =
+            ("POST /charges".to_owned(), format!("{run}/charge"), format!(r#"{{"order":{order},"cents":{cents}}}"#));
         let expected = if order == 1 { vec![reserved, charged] } else { vec![reserved, charged.clone(), charged] };
         assert_eq!(asked, expected, "the second charge has the key of the first");
         let status: String =
@@ -54,7 +51,8 @@ async fn an_order_is_fulfilled_once_at_a_time_and_a_customer_s_orders_one_after_
     let lock = g.lock("app.orders").await;
     let first = g.fulfil(1, 1).await;
     g.db.step_reaches(&first, "order", "running", SOON).await;
-    let twice = r#"INSERT INTO stepd.jobs (workflow, input) VALUES ('fulfil_order', '{"order_id": 1, "customer_id": 9}')"#;
+    let twice =
+        r#"INSERT INTO stepd.jobs (workflow, input) VALUES ('fulfil_order', '{"order_id": 1, "customer_id": 9}')"#;
     assert!(sqlx::query(twice).execute(&g.db.pool).await.is_err(), "order 1 is being fulfilled already");
     let (second, other) = (g.fulfil(2, 1).await, g.fulfil(3, 2).await);
     g.db.step_reaches(&other, "order", "running", SOON).await;

@@ -77,7 +77,8 @@ impl Index {
 
     /// How often the model was asked about a document.
     fn read(&self, doc: &str) -> usize {
-        let about = |r: &serde_json::Value| r["messages"][0]["content"].as_str().unwrap().ends_with(&format!("{doc}\n"));
+        let about =
+            |r: &serde_json::Value| r["messages"][0]["content"].as_str().unwrap().ends_with(&format!("{doc}\n"));
         self.model.heard().iter().filter(|r| about(r)).count()
     }
 
@@ -135,7 +136,10 @@ async fn killed_in_each_step_of_it_documents_are_indexed_and_none_is_read_or_sav
             assert_eq!(g.written(&format!("doc {doc}")).await, i64::from(doc != "many-7"), "{doc}");
         }
     }
-    assert_eq!(g.db.count("SELECT count(*) FROM app.facts WHERE facts = '{\"parties\": [\"Ann\"], \"dates\": []}'").await, 27);
+    assert_eq!(
+        g.db.count("SELECT count(*) FROM app.facts WHERE facts = '{\"parties\": [\"Ann\"], \"dates\": []}'").await,
+        27
+    );
     // An answer is paid once, wherever the worker died.
     for (run, tokens) in [(&list, 200), (&text, 200), (&facts, 200), (&save, 200), (&many, 1900)] {
         assert_eq!(g.db.one::<i64>(format!("SELECT tokens_in FROM stepd.runs WHERE id = '{run}'")).await, tokens);

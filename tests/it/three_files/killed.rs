@@ -44,7 +44,11 @@ async fn killed_in_each_step_of_it_an_order_is_fulfilled_and_no_step_that_was_do
         // A wait is answered in its own row; what follows it is the second claim's.
         g.went_on_from(run, if waits { STEPS[n + 1] } else { step }).await;
         let crashes = format!("SELECT crashes::bigint FROM stepd.runs WHERE id = '{run}'");
-        assert_eq!(g.db.count(crashes).await, i64::from(!waits), "a run that waits has no worker that could die: {step}");
+        assert_eq!(
+            g.db.count(crashes).await,
+            i64::from(!waits),
+            "a run that waits has no worker that could die: {step}"
+        );
         for (what, key) in [("PUT", "reserve"), ("POST /charges", "charge")] {
             let asked = g.services.asked(&format!("{run}/{key}"));
             assert_eq!(asked.len(), if key == *step { 2 } else { 1 }, "{key} of the run killed in {step}: {asked:?}");

@@ -10,7 +10,8 @@ const AT: &str = "writer.after_commit";
 /// Lets a run go on until it has ended or its worker has died: says yes to whatever it asks.
 async fn goes_on(g: &Ground, run: &str, worker: &mut Worker) -> bool {
     wait_until("it ends, or its worker dies", SOON, async || {
-        let asks = format!("SELECT count(*) FROM stepd.steps WHERE run = '{run}' AND kind = 'approve' AND state = 'waiting'");
+        let asks =
+            format!("SELECT count(*) FROM stepd.steps WHERE run = '{run}' AND kind = 'approve' AND state = 'waiting'");
         if g.db.count(asks).await > 0 {
             let yes = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT stepd.approve('{run}')")));
             // It may have been answered a moment ago.
@@ -72,8 +73,12 @@ async fn killed_after_any_commit_an_order_that_fails_is_taken_back() {
         let asked: Vec<String> = g.services.asked(&run).into_iter().map(|a| a.what).collect();
         let mut once = asked.clone();
         once.dedup();
-        let expected =
-            [format!("PUT /reservations/{run}"), "POST /charges".into(), "POST /refunds".into(), format!("DELETE /reservations/{run}")];
+        let expected = [
+            format!("PUT /reservations/{run}"),
+            "POST /charges".into(),
+            "POST /refunds".into(),
+            format!("DELETE /reservations/{run}"),
+        ];
         assert_eq!(once, expected, "{at}");
         assert!(asked.len() <= 5, "{at}: more than the one that was in flight was sent again: {asked:?}");
         assert_eq!(g.db.count(format!("SELECT count(*) FROM app.notices WHERE run = '{run}'")).await, 1, "{at}");
