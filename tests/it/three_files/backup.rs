@@ -3,7 +3,7 @@
 use super::ground::{Answer, Ground, on_path};
 use crate::support::{SOON, wait_until};
 
-async fn start(g: &Ground) -> String {
+pub async fn start(g: &Ground) -> String {
     g.db.one("SELECT stepd.run_schedule('nightly_backup')::text").await
 }
 

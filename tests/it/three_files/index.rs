@@ -35,15 +35,15 @@ answer() {
 while IFS= read -r line; do answer "$line" & done
 "#;
 
-struct Index {
-    ground: Ground,
+pub struct Index {
+    pub ground: Ground,
     model: ModelServer,
     stuck: Arc<AtomicBool>,
 }
 
 impl Index {
     /// The model reads `many-7` never, and `facts-1` not before it is let go.
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let ground = Ground::new().await;
         ground.program("tools", SERVER);
         let stuck = Arc::new(AtomicBool::new(true));
@@ -66,17 +66,17 @@ impl Index {
         Self { ground, model, stuck }
     }
 
-    async fn start(&self, prefix: &str) -> String {
+    pub async fn start(&self, prefix: &str) -> String {
         self.ground.db.enqueue("index_documents", &format!(r#"{{"prefix": "{prefix}"}}"#)).await
     }
 
     /// How often the tool was called for this.
-    fn called(&self, line: &str) -> usize {
+    pub fn called(&self, line: &str) -> usize {
         self.ground.files.lines("called").iter().filter(|l| *l == line).count()
     }
 
     /// How often the model was asked about a document.
-    fn read(&self, doc: &str) -> usize {
+    pub fn read(&self, doc: &str) -> usize {
         let about =
             |r: &serde_json::Value| r["messages"][0]["content"].as_str().unwrap().ends_with(&format!("{doc}\n"));
         self.model.heard().iter().filter(|r| about(r)).count()

@@ -2,7 +2,9 @@
 
 #![cfg(feature = "failpoints")]
 
+use super::backup;
 use super::ground::{Answer, Ground};
+use super::index::Index;
 use crate::support::{SOON, Spec, Worker, wait_until};
 
 const AT: &str = "writer.after_commit";
@@ -88,4 +90,54 @@ async fn killed_after_any_commit_an_order_that_fails_is_taken_back() {
     }
     assert!(order >= 8, "only {order} commits");
     assert_eq!(g.db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'notify_ops'").await, i64::from(order));
+}
+
+#[tokio::test]
+async fn killed_after_any_commit_documents_are_indexed() {
+    let index = Index::new().await;
+    let g = &index.ground;
+    let mut n = 0;
+    loop {
+        n += 1;
+        let prefix = format!("p{n}");
+        let (run, died) = killed_after(g, n, &g.spec(), async || index.start(&prefix).await).await;
+        let at = format!("killed after commit {n}");
+        assert_eq!(g.db.state(&run).await, "completed", "{at}");
+        let mut calls = index.called(&format!("{prefix} list"));
+        for doc in 0..2 {
+            let key = format!("{prefix}-{doc}");
+            assert_eq!(g.written(&format!("doc {key}")).await, 1, "{at}: {key}");
+            calls += index.called(&format!("{key} docs[{doc}].text")) + index.read(&key);
+        }
+        // Both documents may have been under way.
+        assert!((5..=7).contains(&calls), "{at}: {calls} calls");
+        if !died {
+            break;
+        }
+    }
+    assert!(n >= 5, "only {n} commits");
+}
+
+#[tokio::test]
+async fn killed_after_any_commit_a_backup_is_made() {
+    let g = Ground::new().await;
+    g.program("pg_dump", "touch \"$3\"; echo dumped >> @DIR@/did");
+    g.program("find", "echo pruned >> @DIR@/did");
+    let mut n = 0;
+    loop {
+        n += 1;
+        let before = g.files.lines("did").len();
+        let (run, died) = killed_after(&g, n, &g.spec(), async || backup::start(&g).await).await;
+        let at = format!("killed after commit {n}");
+        assert_eq!(g.db.state(&run).await, "completed", "{at}");
+        let mut did = g.files.lines("did").split_off(before);
+        let (count, told) = (did.len(), g.services.asked(&run).len());
+        did.dedup();
+        assert_eq!(did, ["dumped", "pruned"], "{at}");
+        assert!(count + told <= 4 && told >= 1, "{at}: {count} programs, {told} requests");
+        if !died {
+            break;
+        }
+    }
+    assert!(n >= 4, "only {n} commits");
 }
