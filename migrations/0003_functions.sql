@@ -333,7 +333,8 @@ COMMENT ON FUNCTION stepd.retry(uuid, boolean) IS
 -- What a fork keeps: the checkpoints of the steps that had started before from_step did. Whatever depends on from_step started after it
 -- had ended, so nothing that is kept depends on it, in whatever order the steps stand; a branch beside it that started later runs
 -- anew. Of the steps that hold others (a map), an open one is kept open where a part of it is kept or from_step is a part of it: its
--- decision (the items) stands, and it is put together anew. A step that has been undone is not kept, nor is its undo.
+-- decision (the items) stands, and it is put together anew; of a repeat, it goes back to the first iteration that is not kept whole. A
+-- step that has been undone is not kept, nor is its undo; nor is what was granted beyond the budget: a fork spends one of its own.
 
 CREATE FUNCTION stepd.fork(id uuid, from_step text, input jsonb DEFAULT NULL, latest boolean DEFAULT false) RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -376,16 +377,22 @@ BEGIN
 
     -- Dated now and without attempts: nothing of them was done in this run. Their own times are those of the other run.
     WITH before AS (
-        SELECT s.seq, s.key, s.kind, s.label, s.checkpoint, s.state, s.output::text AS output, s.error::text AS error, s.decision::text AS decision
+        SELECT s.seq, s.key, s.kind, s.label, s.checkpoint, s.state, s.output::text AS output, s.error::text AS error, s.decision::text AS decision,
+            s.attempts, s.ended_at
         FROM stepd.steps s WHERE s.run = fork.id AND s.seq < first_ AND s.key <> fork.from_step
+            AND NOT (s.kind = 'approve' AND s.key ~ '^budget\[[0-9]+\]$')
             AND NOT EXISTS (SELECT FROM stepd.steps u WHERE u.run = s.run AND u.key = s.key || '.undo')
             -- How the run ended, and what was done because of it.
             AND NOT EXISTS (SELECT FROM stepd.steps z WHERE z.run = s.run AND z.kind = 'end' AND z.seq <= s.seq)
     ), taken AS (
         SELECT b.*, NOT b.checkpoint OR starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.')
-            -- The keys of a branch's steps do not say where they stand; and what has been undone in an item is done again.
-            OR b.decision IS NOT NULL AND (b.kind = 'switch' OR EXISTS (SELECT FROM stepd.steps u
-                WHERE u.run = fork.id AND starts_with(u.key, b.key || '[') AND u.key ~ '\.undo$')) AS open
+            -- The keys of a branch's steps do not say where they stand, but its steps begin before it ends.
+            OR b.kind = 'switch' AND (b.attempts = 0 OR EXISTS (SELECT FROM stepd.steps u
+                WHERE u.run = fork.id AND u.seq > b.seq AND u.started_at <= b.ended_at
+                    AND (u.key = fork.from_step OR EXISTS (SELECT FROM stepd.steps z WHERE z.run = u.run AND z.key = u.key || '.undo'))))
+            -- What has been undone in an item is done again.
+            OR b.decision IS NOT NULL AND EXISTS (SELECT FROM stepd.steps u
+                WHERE u.run = fork.id AND starts_with(u.key, b.key || '[') AND u.key ~ '\.undo$') AS open
         FROM before b
         WHERE b.checkpoint OR b.kind = 'switch' AND b.decision IS NOT NULL
             OR b.decision IS NOT NULL AND b.state <> 'waiting' AND (starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.')
@@ -394,8 +401,15 @@ BEGIN
         INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output, error, decision, label)
             SELECT fresh, t.seq, 1, clock_timestamp(), CASE WHEN t.open THEN NULL ELSE clock_timestamp() END, 0, NOT t.open,
                 CASE WHEN t.open THEN 'running' ELSE t.state END, t.key, t.kind,
-                CASE WHEN t.open THEN NULL ELSE t.output END, CASE WHEN t.open THEN NULL ELSE t.error END, t.decision, t.label
-            FROM taken t RETURNING checkpoint
+                CASE WHEN t.open THEN NULL ELSE t.output END, CASE WHEN t.open THEN NULL ELSE t.error END,
+                CASE WHEN n.first IS NULL THEN t.decision ELSE json_build_object('iterations', least(n.first, (t.decision::json ->> 'iterations')::integer),
+                    'from', least(n.first, coalesce((t.decision::json ->> 'from')::integer, 0)))::text END, t.label
+            FROM taken t LEFT JOIN LATERAL (
+                SELECT min(split_part(substr(p.key, length(t.key) + 2), ']', 1)::integer) AS first FROM stepd.steps p
+                WHERE t.open AND t.kind = 'repeat' AND t.decision::json ->> 'iterations' IS NOT NULL AND p.run = fork.id AND starts_with(p.key, t.key || '[')
+                    AND NOT EXISTS (SELECT FROM before k WHERE k.key = p.key AND k.checkpoint)
+            ) n ON true
+            RETURNING checkpoint
     )
     SELECT count(*) FILTER (WHERE w.checkpoint) INTO kept FROM written w;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)

@@ -141,8 +141,8 @@ pub mod testing;
 pub use db::{DbError, Trouble};
 pub use engine::{Halt, StepFailure};
 pub use library::{
-    Approval, Builder, Client, Ctx, Enqueue, Error, Fork, MapCall, RepeatCall, StepCall, Stepd, WaitCall, Workflow,
-    WorkflowFn, WorkflowMethod,
+    Approval, Builder, ChildCall, Client, Ctx, Enqueue, Error, Fork, MapCall, RepeatCall, StepCall, Stepd, WaitCall,
+    Workflow, WorkflowFn, WorkflowMethod,
 };
 pub use model::{Class, Failure, Payload, RunId, StepKey, Wait, WorkerId};
 pub use rules::policy::{Backoff, OnInterrupt, ResumePolicy, RetryPolicy};

@@ -258,6 +258,8 @@ impl Ctx {
                 let record = StepRecord {
                     state: StepState::Running,
                     epoch: self.epoch,
+                    // An operator's retry has made it 0; a crash from now on is none.
+                    attempts: known.attempts.max(1),
                     ended_at: None,
                     error: None,
                     ..known.clone()

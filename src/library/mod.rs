@@ -3,6 +3,7 @@
 //! A workflow file and a Rust function are two implementations of one trait, `engine::Workflow`. What stands here gives that trait
 //! types, and the context keys with prefixes; everything else is the engine's.
 
+mod child;
 mod client;
 mod ctx;
 mod daemon;
@@ -13,6 +14,7 @@ mod step;
 mod wait;
 mod workflow;
 
+pub use child::ChildCall;
 pub use client::{Client, Enqueue, Fork};
 pub use ctx::Ctx;
 pub use daemon::{Builder, Stepd};

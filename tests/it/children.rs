@@ -275,3 +275,35 @@ steps:
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_parent_of_many_children_is_not_woken_for_each_of_them() {
+    let fan = r#"
+name: fan
+steps:
+  - id: all
+    map: ${{ range(150) | list }}
+    max_parallel: 150
+    steps: [{id: one, workflow: leaf, input: {n: "${{ item }}"}}]
+output: steps.all.output | sum
+"#;
+    let leaf = "name: leaf\nsteps: [{id: w, sleep: 1s}, {id: a, set: \"${{ input.n }}\"}]\noutput: steps.a.output\n";
+    let (db, files) = (Db::new().await, Files::new([fan, leaf]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("fan", "{}").await;
+    db.reaches(&run, "completed", SOON * 2).await;
+    assert_eq!(db.output(&run).await, "11175");
+    // With each claim its whole journal is loaded.
+    let claims = db.count(format!("SELECT epoch::bigint FROM stepd.runs WHERE id = '{run}'")).await;
+    assert!(claims < 75, "{claims} claims of a run with 150 children");
+}
+
+#[tokio::test]
+async fn a_child_that_leaves_its_unique_key_behind_is_heard_of_like_any_other() {
+    let child = format!("unique: {{key: input.n, while: forever}}\n{}", CHILD.trim_start());
+    let (db, files) = (Db::new().await, Files::new([PARENT, &child]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("parent", r#"{"n": 7}"#).await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.output(&run).await, "71");
+}

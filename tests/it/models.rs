@@ -24,7 +24,7 @@ async fn approve(db: &Db, run: &str, args: &[&str]) {
 
 #[tokio::test]
 async fn the_second_example_of_the_language_runs_as_it_is_written() {
-    let example = include_str!("../definitions/examples/index_documents.yaml");
+    let example = include_str!("../../examples/index_documents.yaml");
     let (db, files) = (Db::new().await, Files::new([example]));
     db.exec("CREATE SCHEMA app; CREATE TABLE app.facts (doc text PRIMARY KEY, facts jsonb)").await;
     let store = ToolServer::start(&["list_objects"], &[], |_, args| {
@@ -262,6 +262,27 @@ async fn past_the_budget_no_call_starts_until_somebody_grants_as_much_again() {
     approve(&db, &run, &[]).await;
     db.reaches(&run, "completed", SOON).await;
     assert_eq!(model.heard().len(), 6);
+}
+
+#[tokio::test]
+async fn a_fork_spends_a_budget_of_its_own_and_keeps_no_grant() {
+    let (db, files) = (Db::new().await, Files::new([six("{calls: 2, action: approve}")]));
+    let model = ModelServer::start(|_, _| says("yes")).await;
+    let _worker = configured(&db, &files, &[model.section("small")]).ready().await;
+    let run = db.enqueue("six", "{}").await;
+    for n in 1..=2 {
+        db.step_reaches(&run, &format!("budget[{n}]"), "waiting", SOON).await;
+        approve(&db, &run, &[]).await;
+    }
+    db.reaches(&run, "completed", SOON).await;
+    let fork: String = db.one(format!("SELECT stepd.fork('{run}', 'all[2].q')::text")).await;
+    db.step_reaches(&fork, "budget[1]", "waiting", SOON).await;
+    assert_eq!(model.heard().len(), 8, "two calls of its own, then it asks");
+    approve(&db, &fork, &[]).await;
+    db.reaches(&fork, "completed", SOON).await;
+    assert_eq!(model.heard().len(), 10);
+    let used = format!("SELECT tokens_in FROM stepd.runs WHERE id = '{fork}'");
+    assert_eq!(db.one::<i64>(used).await, 400, "what the other run has used is not its own");
 }
 
 #[tokio::test]

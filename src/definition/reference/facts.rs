@@ -172,7 +172,12 @@ pub(super) const FACTS: &[Fact] = &[
         "The steps; their keys are `poll[3].check`, and they know the round as `index`, from 0.",
     ),
     fact("repeat", "until", Expression, "The condition that ends it."),
-    fact("repeat", "max", Whole(1, 10_000), "The most rounds; then the step fails with `repeat_exhausted`."),
+    fact(
+        "repeat",
+        "max",
+        Whole(1, 10_000),
+        "The most rounds; then the step fails with `repeat_exhausted`, and a retry of the run allows as many more.",
+    ),
     fact("repeat", "every", Duration, "The pause between two rounds."),
     fact("unique", "key", Keys, "What makes a run the same as another."),
     fact("unique", "while", While, "How long: while the other runs, for ever, or for a time."),
