@@ -20,12 +20,13 @@ use tokio::time::Instant;
 
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
 use crate::rules::policy::StepPolicy;
-use crate::steps::{BoxFuture, Flow, Meter, Registry, Shape, StepCx, StepOutput};
+use crate::steps::{After, BoxFuture, Flow, Meter, Registry, Reply, Shape, StepCx, StepOutput};
 
 use super::clock::ServerClock;
 use super::gate::Gate;
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
+use super::kept::Kept;
 use super::journal::{Acks, Journal, Note, StepRow};
 
 pub(super) use busy::Quiet;
@@ -380,7 +381,7 @@ impl Ctx {
         record: &StepRecord,
         attempt: u32,
         shape: Shape,
-        stop: crate::steps::StopSignal,
+        (stop, reply): (crate::steps::StopSignal, Option<Reply>),
     ) -> StepCx {
         StepCx {
             run: self.info.id,
@@ -396,6 +397,8 @@ impl Ctx {
             shape,
             stop,
             meter: self.meter.clone(),
+            kept: record.decision.as_ref().and_then(|decision| Kept::of(Some(decision)).kept),
+            reply,
         }
     }
 
@@ -426,6 +429,7 @@ pub(super) enum Attempted {
     Done(Payload),
     Committed(Payload),
     Suspend(crate::model::Wait),
+    GoOn { keep: Value, after: After },
 }
 
 pub(super) fn shaped(flow: Flow, shape: &Shape) -> Result<Attempted, Failure> {
@@ -433,5 +437,6 @@ pub(super) fn shaped(flow: Flow, shape: &Shape) -> Result<Attempted, Failure> {
         Flow::Done(out) => Attempted::Done(shape(out)?),
         Flow::Committed(payload) => Attempted::Committed(payload),
         Flow::Suspend(wait) => Attempted::Suspend(wait),
+        Flow::GoOn { keep, after } => Attempted::GoOn { keep, after },
     })
 }

@@ -17,6 +17,8 @@ fn options() -> ServerOptions {
         afu9: false,
         idle: Duration::from_secs(5),
         longest: Duration::from_secs(20),
+        input: Duration::from_secs(60),
+        rest: Duration::from_secs(30),
         max_message: 100_000,
     }
 }
@@ -156,7 +158,7 @@ async fn what_a_remote_server_does_wrong_is_told_apart() {
             (_, Some("no")) => {
                 result(message, json!({"isError": true, "content": [{"type": "text", "text": "not today"}]}))
             }
-            (_, Some("ask")) => result(message, json!({"resultType": "input_required"})),
+            (_, Some("ask")) => result(message, json!({"resultType": "strange"})),
             (_, Some("slow")) => result(message, json!({})).set_delay(Duration::from_secs(30)),
             (_, Some("large")) => result(message, json!({"content": [{"text": "x".repeat(200_000)}]})),
             (_, name) => error(404, message, json!({"code": -32602, "message": format!("Unknown tool: {name:?}")})),
