@@ -707,7 +707,8 @@ BEGIN
     IF asked IS NULL AND answer IS NULL THEN RETURN; END IF;
     wrong := CASE WHEN asked IS NULL THEN format('step "%s" asks for a yes or a no, and for no answer', key_)
         WHEN answer IS NULL THEN format('step "%s" needs an answer, not only a yes', key_)
-        ELSE format('the answer does not fit step "%s": %s', key_, stepd_engine.misfit(answer, asked)) END;
+        -- NULL where nothing is wrong.
+        ELSE format('the answer does not fit step "%s": ', key_) || stepd_engine.misfit(answer, asked) END;
     IF wrong IS NULL THEN RETURN; END IF;
     RAISE EXCEPTION USING ERRCODE = 'SD018', MESSAGE = 'stepd SD018: ' || wrong,
         HINT = coalesce(format('It asks for JSON that matches %s.', asked), 'Leave the answer out.') || ' (stepd explain SD018)';

@@ -55,6 +55,7 @@ mod stopped;
 mod support;
 mod systemd;
 mod take_over;
+mod talks;
 mod try_out;
 mod values;
 mod versions;
