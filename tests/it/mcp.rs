@@ -12,7 +12,7 @@ use crate::support::{Db, Files, SOON, Spec, wait_until};
 
 /// A server in a few lines of shell, with a child of its own.
 const SCRIPT: &str = r#"
-sleep 1000 & echo "$$ $!" >> @DIR@/pids
+sleep 1000 & echo "$$ $!" >> @DIR@/pids; echo "the server is awake" >&2
 while IFS= read -r line; do
   id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
   say() { printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$1"; }
@@ -51,7 +51,8 @@ async fn a_server_s_program_ends_with_its_daemon_however_that_ends() {
     let call = "name: call\nresume: never\nsteps: [{id: t, mcp: own.token}]\noutput: steps.t.output\n";
     for killed in [false, true] {
         let (db, files) = (Db::new().await, Files::new([call]));
-        let mut worker = configured(&db, &files, &scripted(&files)).ready().await;
+        let spec = configured(&db, &files, &scripted(&files)).env("STEPD_LOG_LEVEL", "info,stepd::stderr=debug");
+        let mut worker = spec.ready().await;
         for _ in 0..2 {
             let run = db.enqueue("call", "{}").await;
             db.reaches(&run, "completed", SOON).await;
@@ -59,6 +60,7 @@ async fn a_server_s_program_ends_with_its_daemon_however_that_ends() {
         }
         let pids = pids(&files);
         assert_eq!(pids.len(), 2, "one server, and its child");
+        worker.logs("the server is awake").await;
         if killed {
             worker.kill9();
         } else {

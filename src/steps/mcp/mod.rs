@@ -31,7 +31,11 @@ mod result;
 mod server;
 mod talk;
 #[cfg(test)]
+mod talk_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire_tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

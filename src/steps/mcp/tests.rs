@@ -8,7 +8,7 @@ use crate::model::Class;
 use crate::steps::process::{ProcessOptions, kinds};
 use crate::steps::testing;
 
-fn options() -> ServerOptions {
+pub(super) fn options() -> ServerOptions {
     ServerOptions {
         command: Vec::new(),
         env: BTreeMap::new(),
@@ -23,13 +23,13 @@ fn options() -> ServerOptions {
     }
 }
 
-fn kind(servers: impl IntoIterator<Item = (&'static str, ServerOptions)>) -> Mcp {
+pub(super) fn kind(servers: impl IntoIterator<Item = (&'static str, ServerOptions)>) -> Mcp {
     let all = Arc::new(Servers::default());
     all.replace(servers.into_iter().map(|(name, options)| (name.to_owned(), options)).collect());
     Mcp::new(all, kinds(ProcessOptions::default()).0.launcher())
 }
 
-async fn call(mcp: &Mcp, tool: &str, args: Value) -> Result<Value, Failure> {
+pub(super) async fn call(mcp: &Mcp, tool: &str, args: Value) -> Result<Value, Failure> {
     let (cx, _stop) = testing::context();
     match mcp.run(&cx, json!({"server": "s", "tool": tool, "args": args})).await? {
         Flow::Done(output) => Ok(output.default),
@@ -38,7 +38,7 @@ async fn call(mcp: &Mcp, tool: &str, args: Value) -> Result<Value, Failure> {
 }
 
 /// A server over HTTP; `answer` is given the message.
-async fn serving(answer: impl Fn(&Value, &Request) -> ResponseTemplate + Send + Sync + 'static) -> MockServer {
+pub(super) async fn serving(answer: impl Fn(&Value, &Request) -> ResponseTemplate + Send + Sync + 'static) -> MockServer {
     struct By<F>(F);
     impl<F: Fn(&Value, &Request) -> ResponseTemplate + Send + Sync> Respond for By<F> {
         fn respond(&self, request: &Request) -> ResponseTemplate {
@@ -50,15 +50,15 @@ async fn serving(answer: impl Fn(&Value, &Request) -> ResponseTemplate + Send + 
     server
 }
 
-fn at(server: &MockServer) -> ServerOptions {
+pub(super) fn at(server: &MockServer) -> ServerOptions {
     ServerOptions { url: Some(server.uri().parse().unwrap()), ..options() }
 }
 
-fn result(message: &Value, result: Value) -> ResponseTemplate {
+pub(super) fn result(message: &Value, result: Value) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result}))
 }
 
-fn error(status: u16, message: &Value, error: Value) -> ResponseTemplate {
+pub(super) fn error(status: u16, message: &Value, error: Value) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_json(json!({"jsonrpc": "2.0", "id": message["id"], "error": error}))
 }
 
@@ -212,11 +212,11 @@ fn program(folder: &Path) -> ServerOptions {
     ServerOptions { command: ["sh", "-c", SCRIPT].map(String::from).to_vec(), env, ..options() }
 }
 
-fn lines(folder: &Path, name: &str) -> Vec<String> {
+pub(super) fn lines(folder: &Path, name: &str) -> Vec<String> {
     std::fs::read_to_string(folder.join(name)).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1_000 {
         if holds() {
             return;
