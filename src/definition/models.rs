@@ -161,7 +161,11 @@ fn workflow(item: &Node, report: &mut Report<'_>) -> Option<Value> {
     let input = item.get("input").and_then(|e| super::parse::schema(e, report)).map(|schema| schema.source().clone());
     let Some(name) = name else {
         if item.get("workflow").is_none() {
-            report.help(item.span, "a tool that is a mapping has no `workflow`", "add `workflow:` with the name of one");
+            report.help(
+                item.span,
+                "a tool that is a mapping has no `workflow`",
+                "add `workflow:` with the name of one",
+            );
         }
         return None;
     };

@@ -65,7 +65,8 @@ impl Ctx {
                 let mut record = *record;
                 if record.attempts == 0 && spent_at(record.decision.as_ref()).is_some() {
                     // An operator's retry.
-                    record.decision = None;
+                    let kept = Kept::of(record.decision.as_ref());
+                    record.decision = Kept { spent_at: None, ..kept }.decision();
                 }
                 let next = Box::pin(self.take_up(&record, policy)).await?;
                 let first = first_attempt(&record, &next, policy);
@@ -248,7 +249,13 @@ impl Ctx {
         record.attempts = n;
         record.state = StepState::Running;
         record.epoch = self.epoch;
-        record.decision = record.decision.take().and_then(|decision| Kept::of(Some(&decision)).decision());
+        if let Some(decision) = record.decision.take() {
+            let mut kept = Kept::of(Some(&decision));
+            // A question that nobody has answered was another attempt's.
+            kept.asks.take_if(|_| reply.is_none());
+            kept.answered &= reply.is_some();
+            record.decision = kept.decision();
+        }
         let start_first = policy.on_interrupt != OnInterrupt::Retry || policy.undo || self.suspect;
         if start_first {
             // Whoever resumes must know that the step had begun.

@@ -26,8 +26,8 @@ use super::clock::ServerClock;
 use super::gate::Gate;
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
-use super::kept::Kept;
 use super::journal::{Acks, Journal, Note, StepRow};
+use super::kept::Kept;
 
 pub(super) use busy::Quiet;
 
@@ -94,6 +94,7 @@ pub struct Ctx {
     pub(super) resumes: i16,
     /// Another run waits for its end.
     pub(super) is_child: bool,
+    keeps_key: bool,
     /// The run has killed a worker before: each step's start is durable before the step begins, so that the next death names it.
     pub(super) suspect: bool,
     pub(super) ports: Arc<Ports>,
@@ -141,6 +142,7 @@ impl Ctx {
             traceparent: claimed.traceparent.as_deref().map(Arc::from),
             resumes: claimed.resumes,
             is_child: claimed.is_child,
+            keeps_key: claimed.keeps_key,
             suspect: claimed.crashes > 0,
             ports,
             inbox,
@@ -304,6 +306,14 @@ impl Ctx {
             self.defer(*row);
         }
         Ok(())
+    }
+
+    /// A key `name[1]`, `name[2]`, … that no step of the run has had.
+    pub(super) fn unused(&self, name: &str) -> String {
+        let state = self.state();
+        let is_used = |key: &StepKey| self.records.contains_key(key) || state.used.contains(key);
+        let keys = (1_u64..).map(|n| format!("{name}[{n}]"));
+        keys.into_iter().find(|key| !is_used(&StepKey::new(key.clone()))).unwrap_or_default()
     }
 
     /// What earlier claims have recorded of a step.

@@ -16,8 +16,8 @@ pub(super) struct Kept {
     pub spent_at: Option<i64>,
     /// What its kind is given with the next attempt.
     pub kept: Option<Value>,
-    /// What people have been asked.
-    pub asks: Option<Question>,
+    /// What people have been asked, and the key of the step that waits for the answer.
+    pub asks: Option<(String, Question)>,
     /// The answer has been handed to an attempt.
     pub answered: bool,
 }
@@ -73,13 +73,13 @@ mod tests {
 
     #[test]
     fn what_is_kept_comes_back_from_every_form_of_a_decision() {
-        let question = Question { n: 1, prompt: "?".into(), schema: json!({}), timeout: Duration::from_millis(1500) };
+        let question = Question { prompt: "?".into(), schema: json!({}), timeout: Duration::from_millis(1500) };
         for kept in [
             Kept::default(),
             Kept { spent_at: Some(2), ..Kept::default() },
             Kept { kept: Some(json!({"task": "t"})), ..Kept::default() },
-            Kept { spent_at: Some(0), kept: Some(json!(1)), asks: Some(question.clone()), answered: true },
-            Kept { asks: Some(question), ..Kept::default() },
+            Kept { spent_at: Some(0), kept: Some(json!(1)), asks: Some(("a.input[1]".into(), question.clone())), answered: true },
+            Kept { asks: Some(("a.input[2]".into(), question)), ..Kept::default() },
         ] {
             let decision = kept.decision();
             assert_eq!(Kept::of(decision.as_ref()), kept, "{decision:?}");

@@ -71,7 +71,9 @@ impl Breaker {
         let left = until.saturating_duration_since(Instant::now());
         if !left.is_zero() || state.trying {
             // Not all at the same moment.
-            return Err(left.max(if state.trying { LOOK } else { Duration::ZERO }) + LOOK.mul_f64(fastrand::f64() / 4.0));
+            return Err(
+                left.max(if state.trying { LOOK } else { Duration::ZERO }) + LOOK.mul_f64(fastrand::f64() / 4.0)
+            );
         }
         state.trying = true;
         Ok(Permit { breaker: self, tries: true })

@@ -87,8 +87,6 @@ pub enum After {
 /// What a kind asks people.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Question {
-    /// Its number in the attempt, from 1: names the step that waits for the answer.
-    pub n: u32,
     /// The question.
     pub prompt: String,
     /// The answer is an object that matches this JSON Schema.

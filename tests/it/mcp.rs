@@ -112,9 +112,8 @@ async fn a_document_of_afu9_is_checked_online_as_far_as_its_placeholders_allow()
     let far = ToolServer::start(&["get"], &[], |_, _| Ok(Value::Null)).await;
     std::fs::write(files.path("stepd.toml"), far.section("far")).unwrap();
     let paths = [files.path("stepd.toml"), files.workflows().join("doc.json")].map(|p| p.display().to_string());
-    let done = tokio::task::spawn_blocking(move || {
-        stepd_at(None, &["check", "--online", "--config", &paths[0], &paths[1]])
-    });
+    let done =
+        tokio::task::spawn_blocking(move || stepd_at(None, &["check", "--online", "--config", &paths[0], &paths[1]]));
     let told = done.await.unwrap().is(1).err;
     let told: Vec<&str> = told.lines().filter_map(|l| l.split_once(": step ")).map(|(_, what)| what).collect();
     assert_eq!(
@@ -311,7 +310,7 @@ async fn a_published_server_that_is_another_process_when_it_is_answered_asks_nob
     let spec = configured(&db, &files, &config);
     let mut doomed = spec.ready().await;
     let run = db.enqueue("greet", "{}").await;
-    db.step_reaches(&run, "greet.input[1.1]", "waiting", SOON).await;
+    db.step_reaches(&run, "greet.input[1]", "waiting", SOON).await;
     doomed.kill9();
     let answer = r#"{"name": "Ann", "age": 41}"#;
     let wrong = db.ask::<String>(&format!("SELECT stepd.approve('{run}', answer => '{{\"name\": \"Ann\"}}')")).await;
@@ -340,7 +339,8 @@ async fn a_task_of_a_published_server_is_begun_once_whatever_becomes_of_the_daem
     let spec = configured(&db, &files, &format!("[mcp.own]\nurl = \"http://127.0.0.1:{port}/mcp\"\n"));
     let mut doomed = spec.ready().await;
     let run = db.enqueue("long", "{}").await;
-    let kept = format!("SELECT count(*) FROM stepd_engine.checkpoints WHERE run = '{run}' AND decision LIKE '%\"task\":%'");
+    let kept =
+        format!("SELECT count(*) FROM stepd_engine.checkpoints WHERE run = '{run}' AND decision LIKE '%\"task\":%'");
     wait_until("the task is on record", SOON, async || db.count(&kept).await == 1).await;
     doomed.kill9();
     let _heir = spec.ready().await;

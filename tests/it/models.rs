@@ -270,7 +270,8 @@ async fn an_agent_that_calls_workflows_starts_each_child_once_whatever_kills_it(
         wait_until("the child asks", SOON, async || db.count(asking).await == 1).await;
         worker.kill9();
         worker = spec.ready().await;
-        let child: String = db.one("SELECT run::text FROM stepd.waiting WHERE workflow = 'refund' AND waits_for = 'approval'").await;
+        let child: String =
+            db.one("SELECT run::text FROM stepd.waiting WHERE workflow = 'refund' AND waits_for = 'approval'").await;
         approve(&db, &child, &[]).await;
         db.reaches(&child, "completed", SOON).await;
         wait_until("the turn is told", SOON, async || model.heard().len() == turn + 1).await;
@@ -288,8 +289,11 @@ async fn an_agent_that_calls_workflows_starts_each_child_once_whatever_kills_it(
     assert!(told[0].contains("there is no workflow `nowhere`"), "{told:?}");
     assert!(told[1].starts_with("error: ") && told[1].contains("order"), "{told:?}");
     assert_eq!(told[2], r#"{"refunded":7}"#);
-    let steps: Vec<String> =
-        db.all(format!("SELECT key || ' ' || kind FROM stepd.steps WHERE run = '{run}' AND key LIKE '%.tool[%' ORDER BY key")).await;
+    let steps: Vec<String> = db
+        .all(format!(
+            "SELECT key || ' ' || kind FROM stepd.steps WHERE run = '{run}' AND key LIKE '%.tool[%' ORDER BY key"
+        ))
+        .await;
     assert_eq!(
         steps,
         ["desk.tool[1.0] workflow", "desk.tool[1.1] workflow", "desk.tool[1.2] workflow", "desk.tool[2.0] workflow"]

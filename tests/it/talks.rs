@@ -50,13 +50,13 @@ async fn what_a_tool_asks_is_answered_by_people_across_a_kill_and_the_call_is_re
     let spec = configured(&db, &files, &server.section("own"));
     let mut doomed = spec.ready().await;
     let run = db.enqueue("call", "{}").await;
-    db.step_reaches(&run, "call.input[1.1]", "waiting", SOON).await;
+    db.step_reaches(&run, "call.input[1]", "waiting", SOON).await;
     db.reaches(&run, "waiting", SOON).await;
     doomed.kill9();
     let told: String = db.one(format!("SELECT prompt || ' ' || schema FROM stepd.waiting WHERE run = '{run}'")).await;
     assert!(told.contains("own.work asks: Your name?") && told.contains("minLength"), "{told}");
     let why: String = db.one(format!("SELECT stepd.why('{run}')")).await;
-    assert!(why.contains("an answer at call.input[1.1]") && why.contains("--answer JSON"), "{why}");
+    assert!(why.contains("an answer at call.input[1]") && why.contains("--answer JSON"), "{why}");
     // What cannot be an answer is refused at once.
     stepd(&db, &["approve", &run]).await.is(2).says("SD018").says("needs an answer");
     stepd(&db, &["approve", &run, "--answer", "{\"nam\": 1}"]).await.is(2).says("\"name\" is missing");
@@ -65,11 +65,11 @@ async fn what_a_tool_asks_is_answered_by_people_across_a_kill_and_the_call_is_re
     // What only the whole schema tells is asked again.
     stepd(&db, &["approve", &run, "--answer", "{\"name\": \"x\"}"]).await.is(0);
     let _heir = spec.ready().await;
-    db.step_reaches(&run, "call.input[1.2]", "waiting", SOON).await;
+    db.step_reaches(&run, "call.input[2]", "waiting", SOON).await;
     let prompt: String = db.one(format!("SELECT prompt FROM stepd.waiting WHERE run = '{run}'")).await;
     assert!(prompt.contains("Your name?") && prompt.contains("shorter than 2"), "{prompt}");
     stepd(&db, &["approve", &run, "--answer", "{\"name\": \"Ann\"}"]).await.is(0);
-    db.step_reaches(&run, "call.input[1.3]", "waiting", SOON).await;
+    db.step_reaches(&run, "call.input[3]", "waiting", SOON).await;
     let wrong = db.ask::<String>(&format!("SELECT stepd.approve('{run}', answer => '{{\"region\": \"mars\"}}')")).await;
     assert!(wrong.unwrap_err().to_string().contains("must be one of"));
     db.exec(format!("SELECT stepd.approve('{run}', answer => '{{\"region\": \"eu\"}}')")).await;
@@ -97,7 +97,7 @@ async fn a_server_that_has_forgotten_what_it_asked_is_called_afresh_and_nobody_i
     .await;
     let _worker = configured(&db, &files, &server.section("own")).ready().await;
     let run = db.enqueue("call", "{}").await;
-    db.step_reaches(&run, "call.input[1.1]", "waiting", SOON).await;
+    db.step_reaches(&run, "call.input[1]", "waiting", SOON).await;
     stepd(&db, &["approve", &run, "--answer", "{\"name\": \"Ann\"}"]).await.is(0);
     db.reaches(&run, "completed", SOON).await;
     assert_eq!(db.output(&run).await, "{\"name\":\"Ann\"}");
@@ -118,7 +118,7 @@ async fn a_no_and_a_silence_are_told_to_the_tool_as_declined() {
     db.reaches(&silent, "completed", SOON).await;
     assert_eq!(db.output(&silent).await, "{\"action\":\"decline\"}");
     let refused = db.enqueue("call", "{}").await;
-    db.step_reaches(&refused, "call.input[1.1]", "waiting", SOON).await;
+    db.step_reaches(&refused, "call.input[1]", "waiting", SOON).await;
     stepd(&db, &["reject", &refused]).await.is(0);
     db.reaches(&refused, "completed", SOON).await;
     assert_eq!(db.output(&refused).await, "{\"action\":\"decline\"}");
@@ -137,7 +137,9 @@ async fn a_task_is_looked_after_by_whoever_takes_the_run_up_and_its_tool_is_call
         {
             let ready = ready.clone();
             move |message, _| match message["method"].as_str().unwrap() {
-                "tools/call" => Ok(json!({"resultType": "task", "taskId": "t1", "status": "working", "pollIntervalMs": 50})),
+                "tools/call" => {
+                    Ok(json!({"resultType": "task", "taskId": "t1", "status": "working", "pollIntervalMs": 50}))
+                }
                 "tasks/get" if ready.load(Ordering::SeqCst) => {
                     let mut ended = task("completed");
                     ended["result"] = json!({"structuredContent": {"result": "done"}, "content": []});
@@ -217,7 +219,7 @@ async fn a_task_may_ask_people_too_and_is_told_once() {
     let spec = configured(&db, &files, &server.section("own"));
     let mut doomed = spec.ready().await;
     let run = db.enqueue("call", "{}").await;
-    db.step_reaches(&run, "call.input[1.1]", "waiting", SOON).await;
+    db.step_reaches(&run, "call.input[1]", "waiting", SOON).await;
     doomed.kill9();
     stepd(&db, &["approve", &run, "--answer", "{\"name\": \"Ann\"}"]).await.is(0);
     let _heir = spec.ready().await;

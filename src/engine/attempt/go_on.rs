@@ -32,7 +32,7 @@ impl Ctx {
         let next = match after {
             After::Now => Next::Attempt(n),
             After::Reply(question) => {
-                kept.asks = Some(question);
+                kept.asks = Some((self.unused(&format!("{}.input", record.key)), question));
                 Next::Ask(n)
             }
             After::Pause { span, why } => {
@@ -60,14 +60,13 @@ impl Ctx {
     /// any other.
     pub(super) async fn ask(&self, record: &mut StepRecord) -> Result<Result<Reply, Failure>, Halt> {
         let mut kept = Kept::of(record.decision.as_ref());
-        let Some(question) = kept.asks.clone() else { return Ok(Ok(Reply::Silence)) };
-        let key = StepKey::new(format!("{}.input[{}.{}]", record.key, record.attempts, question.n));
+        let Some((key, question)) = kept.asks.clone() else { return Ok(Ok(Reply::Silence)) };
         let (schema, timeout) = (Some(question.schema), Some(question.timeout));
         let body = AskBody { prompt: question.prompt, schema, timeout, shape: plain_shape() };
         let policy = StepPolicy { on_error: OnError::Continue, ..StepPolicy::default() };
         let done = {
             let _aside = self.step_aside();
-            Box::pin(self.resolve(key, "approve", &policy, &body)).await?
+            Box::pin(self.resolve(StepKey::from(key), "approve", &policy, &body)).await?
         };
         kept.answered = true;
         record.decision = kept.decision();

@@ -143,12 +143,7 @@ impl<R: StepRunner> Frame<'_, R> {
     }
 
     /// Asks the servers what the tools are, and gives what the model calls them.
-    async fn introduce(
-        &self,
-        step: &Step,
-        key: &StepKey,
-        agent: &mut Agent,
-    ) -> Result<Result<Names, Failure>, Halt> {
+    async fn introduce(&self, step: &Step, key: &StepKey, agent: &mut Agent) -> Result<Result<Names, Failure>, Halt> {
         let mut said = match self.ask_servers(step, key, agent).await? {
             Ok(said) => said.into_iter(),
             Err(failure) => return Ok(Err(failure)),
@@ -271,13 +266,7 @@ impl<R: StepRunner> Frame<'_, R> {
         Ok(json!({"role": "tool", "tool_call_id": call.id, "content": answer}))
     }
 
-    async fn call_tool(
-        &self,
-        step: &Step,
-        key: StepKey,
-        tool: &Tool,
-        arguments: &Value,
-    ) -> Result<String, Halt> {
+    async fn call_tool(&self, step: &Step, key: StepKey, tool: &Tool, arguments: &Value) -> Result<String, Halt> {
         // A failure is an answer, and stays one for whoever takes the run up.
         let mut policy = StepPolicy { on_error: OnError::Continue, ..step.policy.clone() };
         let (kind, params) = match tool {

@@ -142,12 +142,7 @@ impl Llm {
     }
 
     /// The answer, after its repairs.
-    async fn answer(
-        &self,
-        cx: &StepCx,
-        profile: &ModelProfile,
-        mut question: Question,
-    ) -> Result<StepOutput, Failure> {
+    async fn answer(&self, cx: &StepCx, profile: &ModelProfile, mut question: Question) -> Result<StepOutput, Failure> {
         let mut used = Usage::default();
         let mut repairs = 0;
         loop {

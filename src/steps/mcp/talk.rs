@@ -27,8 +27,6 @@ const ROUNDS: u32 = 10;
 struct Memo {
     /// How often the server has asked.
     rounds: u32,
-    /// How many questions people have been asked.
-    asked: u32,
     /// The task that it has answered with.
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<String>,
@@ -128,10 +126,12 @@ impl<'a> Talk<'a> {
             Some("task") => {
                 let task = said.get("taskId").and_then(Value::as_str);
                 let task = task.ok_or_else(|| self.strange("answered with a task that has no `taskId`"))?;
-                self.memo = Memo { task: Some(task.to_owned()), asked: self.memo.asked, ..Memo::default() };
+                self.memo = Memo { task: Some(task.to_owned()), ..Memo::default() };
                 Ok(Some(self.later(After::Now)))
             }
-            None | Some("complete") => self.server.output(self.all, self.call.tool, said).await.map(|o| Some(Flow::Done(o))),
+            None | Some("complete") => {
+                self.server.output(self.all, self.call.tool, said).await.map(|o| Some(Flow::Done(o)))
+            }
             Some(other) => Err(self.strange(&format!("answered with `{other}`, which stepd does not know"))),
         }
     }
@@ -139,7 +139,7 @@ impl<'a> Talk<'a> {
     /// Looks after a task until it has ended, or asks something that is not answered yet.
     async fn poll(&mut self, task: &str) -> Result<Option<Flow>, Failure> {
         let mut told: Vec<String> = Vec::new();
-        loop {
+        for look in 1_u64.. {
             let open: Map<String, Value> = self.responses();
             let fresh: Map<String, Value> = open.into_iter().filter(|(key, _)| !told.contains(key)).collect();
             if !fresh.is_empty() {
@@ -161,6 +161,8 @@ impl<'a> Talk<'a> {
                     let failure = self.server.refused(self.all, self.call.tool, &error).await;
                     return self.ended(Err(failure));
                 }
+                // By whoever had this step before: it is wanted again.
+                "cancelled" if look == 1 => return self.ended(Ok(None)),
                 "cancelled" => return self.ended(Err(self.strange("has had its task cancelled"))),
                 "input_required" => {
                     self.memo.requests = requests(&mut said);
@@ -174,6 +176,7 @@ impl<'a> Talk<'a> {
             let pause = said.get("pollIntervalMs").and_then(Value::as_u64).map_or(TASK_LOOK, Duration::from_millis);
             tokio::time::sleep(pause.clamp(Duration::from_millis(50), Duration::from_secs(60))).await;
         }
+        Ok(None)
     }
 
     /// The task has ended: another attempt begins another one.
@@ -182,7 +185,12 @@ impl<'a> Talk<'a> {
         done
     }
 
-    async fn task_says(&mut self, method: &'static str, task: &str, params: Map<String, Value>) -> Result<Value, Failure> {
+    async fn task_says(
+        &mut self,
+        method: &'static str,
+        task: &str,
+        params: Map<String, Value>,
+    ) -> Result<Value, Failure> {
         match self.server.ask(self.all, method, params, Some(task), Map::new()).await? {
             Answer::Result(said) => Ok(said),
             Answer::Error(error) if error.code == -32602 => {
@@ -234,8 +242,7 @@ impl<'a> Talk<'a> {
         let again = self.memo.wrong.as_ref().map(|why| format!(" (The last answer cannot be used: {why})"));
         let prompt = format!("{}.{} asks: {said}{}", self.server.name(), self.call.tool, again.unwrap_or_default());
         let schema = schema(request);
-        self.memo.asked += 1;
-        let question = Question { n: self.memo.asked, prompt, schema, timeout: self.server.options().input };
+        let question = Question { prompt, schema, timeout: self.server.options().input };
         Ok(Some(self.later(After::Reply(question))))
     }
 
@@ -247,7 +254,8 @@ impl<'a> Talk<'a> {
         let response = match reply {
             Reply::Given(content) => {
                 // A schema that cannot be compiled is the server's mistake, and the server's to judge by.
-                let misfit = Schema::compile(schema.clone()).ok().and_then(|s| s.validate(content, code::SCHEMA_MISMATCH).err());
+                let misfit =
+                    Schema::compile(schema.clone()).ok().and_then(|s| s.validate(content, code::SCHEMA_MISMATCH).err());
                 if let Some(failure) = misfit {
                     self.memo.wrong = Some(failure.message.replacen("the output does not match its schema: ", "", 1));
                     return;

@@ -38,7 +38,9 @@ pub(super) async fn call(mcp: &Mcp, tool: &str, args: Value) -> Result<Value, Fa
 }
 
 /// A server over HTTP; `answer` is given the message.
-pub(super) async fn serving(answer: impl Fn(&Value, &Request) -> ResponseTemplate + Send + Sync + 'static) -> MockServer {
+pub(super) async fn serving(
+    answer: impl Fn(&Value, &Request) -> ResponseTemplate + Send + Sync + 'static,
+) -> MockServer {
     struct By<F>(F);
     impl<F: Fn(&Value, &Request) -> ResponseTemplate + Send + Sync> Respond for By<F> {
         fn respond(&self, request: &Request) -> ResponseTemplate {

@@ -67,8 +67,12 @@ async fn of_a_call_that_is_given_up_a_modern_remote_server_is_told_by_the_end_of
             if said.contains("\"method\":\"tools/call\"") {
                 seen.0.store(1, Ordering::SeqCst);
             } else if said.ends_with('}') {
-                let body = json!({"jsonrpc": "2.0", "id": 1, "result": {"supportedVersions": ["2026-07-28"]}}).to_string();
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+                let body =
+                    json!({"jsonrpc": "2.0", "id": 1, "result": {"supportedVersions": ["2026-07-28"]}}).to_string();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
                 connection.write_all((head + &body).as_bytes()).await.unwrap();
                 text.clear();
             }
@@ -117,7 +121,8 @@ done
 async fn a_list_of_tools_is_asked_for_once_until_it_changes() {
     let folder = tempfile::tempdir().unwrap();
     let env = BTreeMap::from([("DIR".to_owned(), folder.path().display().to_string())]);
-    let mcp = kind([("s", ServerOptions { command: ["sh", "-c", CHANGING].map(String::from).to_vec(), env, ..options() })]);
+    let mcp =
+        kind([("s", ServerOptions { command: ["sh", "-c", CHANGING].map(String::from).to_vec(), env, ..options() })]);
     let lists = || lines(folder.path(), "heard").iter().filter(|line| line.contains("tools/list")).count();
     for _ in 0..3 {
         assert_eq!(mcp.0.tools("s").await.unwrap()[0].name, "t");

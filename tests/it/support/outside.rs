@@ -144,9 +144,7 @@ pub struct RpcServer {
 
 impl RpcServer {
     /// `answer` is given a message, and how many of its method came before it.
-    pub async fn start(
-        answer: impl Fn(&Value, usize) -> Result<Value, Value> + Send + Sync + 'static,
-    ) -> Self {
+    pub async fn start(answer: impl Fn(&Value, usize) -> Result<Value, Value> + Send + Sync + 'static) -> Self {
         Self::failing(answer, |_| false).await
     }
 
