@@ -78,7 +78,12 @@ mod tests {
             Kept::default(),
             Kept { spent_at: Some(2), ..Kept::default() },
             Kept { kept: Some(json!({"task": "t"})), ..Kept::default() },
-            Kept { spent_at: Some(0), kept: Some(json!(1)), asks: Some(("a.input[1]".into(), question.clone())), answered: true },
+            Kept {
+                spent_at: Some(0),
+                kept: Some(json!(1)),
+                asks: Some(("a.input[1]".into(), question.clone())),
+                answered: true,
+            },
             Kept { asks: Some(("a.input[2]".into(), question)), ..Kept::default() },
         ] {
             let decision = kept.decision();
