@@ -7,6 +7,7 @@
 
 mod acceptance;
 mod afu9;
+mod agents;
 mod authors;
 mod bad_input;
 mod breaker;

@@ -20,7 +20,7 @@ async fn through(mcp: &Mcp, mut answer: impl FnMut(&Question) -> Reply) -> Resul
                     After::Now => None,
                     After::Reply(question) => Some(answer(&question)),
                     After::Failure(failure) => return Err(failure),
-                    other => panic!("{other:?}"),
+                    other @ After::Pause { .. } => panic!("{other:?}"),
                 };
                 cx.kept = Some(keep);
             }
