@@ -6,7 +6,7 @@
 --     from PUBLIC: grant it to the roles that need it. stepd.enqueue is not: what an INSERT into stepd.jobs may do, it may do.
 --   * Errors: SD002 too large, SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
 --     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing, SD017 the run has no such step,
---     SD020 its steps have been undone.
+--     SD018 the answer does not fit, SD020 its steps have been undone.
 
 -- Small words for people -----------------------------------------------------------------------------
 
@@ -687,13 +687,60 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.approval_of(uuid, text) IS 'The step that an approval means; raises SD014 or SD015 where that is not clear.';
 
-CREATE FUNCTION stepd.approve(id uuid, step text DEFAULT NULL, note text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+-- What of the flat schemas that servers of tools ask with can be told here; the worker checks the rest, and asks again.
+CREATE FUNCTION stepd_engine.misfit(answer jsonb, asked jsonb) RETURNS text LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN jsonb_typeof(answer) IS DISTINCT FROM 'object' THEN 'it must be a JSON object' ELSE (
+        SELECT string_agg(m.what, '; ' ORDER BY m.what) FROM (
+            SELECT format('"%s" is missing', r.name) AS what
+                FROM jsonb_array_elements_text(CASE jsonb_typeof(asked -> 'required') WHEN 'array' THEN asked -> 'required' ELSE '[]' END) AS r(name)
+                WHERE NOT answer ? r.name
+            UNION ALL
+            SELECT CASE WHEN p.value ? 'enum' THEN format('"%s" must be one of %s', p.key, p.value -> 'enum')
+                    ELSE format('"%s" must be of type %s', p.key, p.value ->> 'type') END
+                FROM jsonb_each(CASE jsonb_typeof(asked -> 'properties') WHEN 'object' THEN asked -> 'properties' ELSE '{}' END) AS p,
+                    LATERAL (SELECT answer -> p.key AS said, jsonb_typeof(answer -> p.key) AS type) a
+                WHERE answer ? p.key AND (
+                    jsonb_typeof(p.value -> 'enum') = 'array' AND NOT p.value -> 'enum' @> jsonb_build_array(a.said)
+                    OR p.value ->> 'type' IN ('string', 'number', 'boolean', 'array', 'object') AND a.type <> p.value ->> 'type'
+                    OR p.value ->> 'type' = 'integer' AND (a.type <> 'number' OR a.said::text LIKE '%.%' AND trunc((a.said #>> '{}')::numeric) <> (a.said #>> '{}')::numeric))
+        ) m) END
+$$;
+COMMENT ON FUNCTION stepd_engine.misfit(jsonb, jsonb) IS 'What is wrong with an answer, by the schema with which it was asked for; NULL: nothing that could be told here.';
+
+-- Raises SD018 where a yes to this approval must carry an answer and this one does not fit, or where it may carry none.
+CREATE FUNCTION stepd_engine.refuse_answer(run_ uuid, key_ text, answer jsonb) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    asked jsonb;
+    wrong text;
+BEGIN
+    SELECT stepd_engine.failure_json(c.decision)::jsonb -> 'schema' INTO asked FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = key_;
+    IF asked IS NULL AND answer IS NULL THEN RETURN; END IF;
+    wrong := CASE WHEN asked IS NULL THEN format('step "%s" asks for a yes or a no, and for no answer', key_)
+        WHEN answer IS NULL THEN format('step "%s" needs an answer, not only a yes', key_)
+        -- NULL where nothing is wrong.
+        ELSE format('the answer does not fit step "%s": ', key_) || stepd_engine.misfit(answer, asked) END;
+    IF wrong IS NULL THEN RETURN; END IF;
+    RAISE EXCEPTION USING ERRCODE = 'SD018', MESSAGE = 'stepd SD018: ' || wrong,
+        HINT = coalesce(format('It asks for JSON that matches %s.', asked), 'Leave the answer out.') || ' (stepd explain SD018)';
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.refuse_answer(uuid, text, jsonb) IS 'Raises SD018 where an answer does not fit what a step asks.';
+
+CREATE FUNCTION stepd.approve(id uuid, step text DEFAULT NULL, note text DEFAULT NULL, answer jsonb DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     key_ text := stepd_engine.approval_of(approve.id, approve.step);
-    yes text := json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())::text;
+    yes text := CASE WHEN approve.answer IS NULL
+        THEN json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())
+        ELSE json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp(), 'answer', approve.answer) END::text;
 BEGIN
+    PERFORM stepd_engine.refuse_large(approve.answer, 'answer');
+    PERFORM stepd_engine.refuse_answer(approve.id, key_, approve.answer);
     IF NOT stepd_engine.answer(approve.id, key_, yes, NULL) THEN
         -- Somebody else was faster: say what it is now.
         PERFORM stepd_engine.approval_of(approve.id, key_);
@@ -702,8 +749,8 @@ BEGIN
     RETURN key_;
 END
 $$;
-COMMENT ON FUNCTION stepd.approve(uuid, text, text) IS
-    'Answers yes to a step that waits for an approval; the step may be left out where only one waits. Returns the step''s key. Raises SD014 when none waits, SD015 when several do.';
+COMMENT ON FUNCTION stepd.approve(uuid, text, text, jsonb) IS
+    'Answers yes to a step that waits for an approval; the step may be left out where only one waits. Where a tool asks for input, answer is the JSON object that it asks for (stepd.waiting.schema). Returns the step''s key. Raises SD014 when none waits, SD015 when several do, SD018 for an answer that does not fit.';
 
 CREATE FUNCTION stepd.reject(id uuid, step text DEFAULT NULL, note text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -899,7 +946,8 @@ AS $$
         SELECT c.seq, c.key, count(*) OVER () AS total, row_number() OVER (ORDER BY c.seq, c.key) AS n,
             CASE
                 WHEN c.kind = 'approve' THEN
-                    format('approval at %s%s', c.key, coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
+                    format('%s at %s%s', CASE WHEN c.decision LIKE '%,"schema":%' THEN 'an answer' ELSE 'approval' END, c.key, coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
+                    || CASE WHEN c.decision LIKE '%,"schema":%' THEN format(' (stepd approve %s %s --answer JSON, for %s)', c.run, c.key, stepd_engine.failure_json(c.decision) ->> 'schema') ELSE '' END
                     || format(' since %s', stepd_engine.span(clock_timestamp() - c.started_at))
                     || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
                 WHEN c.kind = 'workflow' AND stepd_engine.failure_field(c.decision, 'wait') = 'child' THEN
@@ -911,6 +959,9 @@ AS $$
                     format('event %s%s at %s since %s', c.event, CASE WHEN c.match IS NULL OR c.match = '{}' THEN '' ELSE ' matching ' || c.match::text END,
                         c.key, stepd_engine.span(clock_timestamp() - c.started_at))
                     || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
+                WHEN stepd_engine.failure_field(c.decision, 'wait') = 'retry' AND stepd_engine.failure_field(c.decision, 'why') IS NOT NULL THEN
+                    format('step %s, which goes on in %s: %s', c.key, stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')),
+                        stepd_engine.failure_field(c.decision, 'why'))
                 WHEN stepd_engine.failure_field(c.decision, 'wait') = 'retry' THEN format('attempt %s of %s of step %s in %s%s',
                     stepd_engine.failure_field(c.decision, 'attempt'), stepd_engine.failure_field(c.decision, 'of'), c.key,
                     stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')),

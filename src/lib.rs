@@ -146,4 +146,4 @@ pub use library::{
 };
 pub use model::{Class, Failure, Payload, RunId, StepKey, Wait, WorkerId};
 pub use rules::policy::{Backoff, OnInterrupt, ResumePolicy, RetryPolicy};
-pub use steps::{BoxFuture, Flow, Shape, Step, StepCx, StepOutput, StopReason, StopSignal};
+pub use steps::{After, BoxFuture, Flow, Question, Reply, Shape, Step, StepCx, StepOutput, StopReason, StopSignal};

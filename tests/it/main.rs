@@ -7,6 +7,7 @@
 
 mod acceptance;
 mod afu9;
+mod agents;
 mod authors;
 mod bad_input;
 mod breaker;
@@ -57,6 +58,7 @@ mod stopped;
 mod support;
 mod systemd;
 mod take_over;
+mod talks;
 mod three_files;
 mod try_out;
 mod values;

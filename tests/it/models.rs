@@ -12,12 +12,12 @@ use crate::support::outside::{ModelServer, ToolServer, calls, last, says};
 use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
 
 /// A daemon's spec with a configuration of these sections.
-fn configured(db: &Db, files: &Files, sections: &[String]) -> Spec {
+pub fn configured(db: &Db, files: &Files, sections: &[String]) -> Spec {
     std::fs::write(files.path("stepd.toml"), sections.concat()).unwrap();
     Spec::new(db, files).arg("--config").arg(&files.path("stepd.toml").display().to_string())
 }
 
-async fn approve(db: &Db, run: &str, args: &[&str]) {
+pub async fn approve(db: &Db, run: &str, args: &[&str]) {
     let args: Vec<&str> = ["approve", run].into_iter().chain(args.iter().copied()).collect();
     stepd(db, &args).await.is(0);
 }
@@ -143,7 +143,7 @@ fn curious(request: &Value, _: usize) -> ResponseTemplate {
     }
 }
 
-async fn boxes() -> ToolServer {
+pub async fn boxes() -> ToolServer {
     ToolServer::start(&["open", "weigh"], &["weigh"], |tool, args| match (tool, args["key"].as_str()) {
         ("open", _) => Ok(json!({"thing": "hat"})),
         (_, Some("none")) => Err("there is no such box".to_owned()),
@@ -256,7 +256,7 @@ async fn past_the_budget_no_call_starts_until_somebody_grants_as_much_again() {
     let _heir = spec.ready().await;
     approve(&db, &run, &["--note", "two more"]).await;
     db.step_reaches(&run, "budget[2]", "waiting", SOON).await;
-    // It asks while the two calls are under way.
+    // Only then has every call that was under way been answered.
     db.reaches(&run, "waiting", SOON).await;
     assert_eq!(model.heard().len(), 4);
     approve(&db, &run, &[]).await;

@@ -162,7 +162,12 @@ pub(super) const FACTS: &[Fact] = &[
     fact("agent", "system", Text, "What it is told first."),
     fact("agent", "temperature", Any, "As the provider takes it."),
     fact("agent", "max_tokens", Whole(1, 10_000_000), "The most tokens of one answer."),
-    fact("agent", "tools", Tools, "What it may call: a list of `server.tool`."),
+    fact(
+        "agent",
+        "tools",
+        Tools,
+        "What it may call: a list of `server.tool`, and of `{workflow, description, input}` with a JSON Schema for `input`.",
+    ),
     fact("agent", "max_turns", Whole(1, 200), "The most turns; 10 by default."),
     // Inner mappings.
     fact(

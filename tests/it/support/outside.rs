@@ -135,3 +135,59 @@ impl ToolServer {
         format!("[mcp.{name}]\nurl = \"{}\"\n", self.server.uri())
     }
 }
+
+/// A server whose answers the test writes message by message: `Ok` is the result, `Err` the error. It has introduced itself already.
+pub struct RpcServer {
+    server: MockServer,
+    heard: Heard,
+}
+
+impl RpcServer {
+    /// `answer` is given a message, and how many of its method came before it.
+    pub async fn start(answer: impl Fn(&Value, usize) -> Result<Value, Value> + Send + Sync + 'static) -> Self {
+        Self::failing(answer, |_| false).await
+    }
+
+    /// As [`RpcServer::start`]; messages for which `down` holds are answered by no server, but by what stands before it.
+    pub async fn failing(
+        answer: impl Fn(&Value, usize) -> Result<Value, Value> + Send + Sync + 'static,
+        down: impl Fn(&Value) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let counts = Mutex::new(std::collections::HashMap::<String, usize>::new());
+        let (server, heard) = serving(move |message, _| {
+            if down(message) {
+                return ResponseTemplate::new(503);
+            }
+            let method = message["method"].as_str().unwrap_or_default();
+            let n = {
+                let mut counts = counts.lock().unwrap();
+                let count = counts.entry(method.to_owned()).or_default();
+                *count += 1;
+                *count - 1
+            };
+            let mut body = json!({"jsonrpc": "2.0", "id": message["id"]});
+            match method {
+                "server/discover" => body["result"] = json!({"supportedVersions": ["2026-07-28"]}),
+                "tools/list" => body["result"] = json!({"tools": [{"name": "work"}]}),
+                _ => match answer(message, n) {
+                    Ok(result) => body["result"] = result,
+                    Err(error) => body["error"] = error,
+                },
+            }
+            ResponseTemplate::new(200).set_body_json(body)
+        })
+        .await;
+        Self { server, heard }
+    }
+
+    /// The parameters of all messages of a method.
+    pub fn heard(&self, method: &str) -> Vec<Value> {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().filter(|m| m["method"] == method).map(|m| m["params"].clone()).collect()
+    }
+
+    /// Its section of the configuration.
+    pub fn section(&self, name: &str) -> String {
+        format!("[mcp.{name}]\nurl = \"{}\"\n", self.server.uri())
+    }
+}
