@@ -25,18 +25,26 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         if workflow == "code_20ms" {
             db.execute(&format!("SELECT stepd.limit_queue('figures', {LIMIT})")).await?;
         }
-        let mut rates = Vec::new();
+        let (mut rates, mut claims, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..if bench.full { 5 } else { 3 } {
             let place = db.place().await?;
             db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT '{workflow}' FROM generate_series(1, {RUNS})"))
                 .await?;
             db.ended(&place, RUNS).await?;
             rates.push(db.drained_per_second(&place).await?);
+            let ms = |of: &str| format!("SELECT 1000 * avg(extract(epoch FROM {of}))::float8 FROM stepd_engine.ended WHERE id >= '{place}'");
+            claims.push(db.number(&ms("started_at - ready_at")).await?);
+            spans.push(db.number(&ms("ended_at - started_at")).await?);
         }
         for worker in workers {
             worker.stop().await?;
         }
-        let note = format!("{} of {ideal:.0} runs/s", listed(&rates));
+        let (claim, span) = (median(&claims), median(&spans));
+        let free = f64::from(LIMIT) * 1_000.0 / median(&rates) - claim - span;
+        let note = format!(
+            "{} of {ideal:.0} runs/s; a place is free for {free:.1} ms, claimed {claim:.1} ms later, and held for {span:.1} ms",
+            listed(&rates)
+        );
         report.add(name, median(&rates) / ideal, "of the ideal", Some(Target::AtLeast(0.8)), note);
     }
     Ok(())

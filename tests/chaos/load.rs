@@ -141,7 +141,9 @@ impl Load {
             }
             let run = {
                 let known = self.known.lock().unwrap();
-                let recent = &known[known.len().saturating_sub(60)..];
+                // A cancel and a pause are for what is at work.
+                let many = if matches!(action, Action::Cancel | Action::Pause) { 8 } else { 60 };
+                let recent = &known[known.len().saturating_sub(many)..];
                 if recent.is_empty() {
                     continue;
                 }

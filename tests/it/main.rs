@@ -36,6 +36,7 @@ mod network;
 mod operators;
 mod own_kinds;
 mod pause;
+mod pool;
 mod postgres_away;
 mod queues;
 mod repair;

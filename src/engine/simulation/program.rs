@@ -163,7 +163,7 @@ fn holder(random: &mut fastrand::Rng) -> Kind {
         _ => {
             let max = random.usize(1..=3);
             let until = if random.u32(0..8) == 0 { max } else { random.usize(0..max) };
-            let every = random.bool().then(|| *random.choice(&[0, 40, 150, 5_000]).unwrap_or(&0));
+            let every = random.bool().then(|| *random.choice(&[10, 40, 150, 5_000]).unwrap_or(&10));
             Kind::Repeat { until, max, every, work: easy(random) }
         }
     }
