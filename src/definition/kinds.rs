@@ -66,8 +66,6 @@ pub(super) const KINDS: [KindWord; 15] = [
     kind("workflow", &["input", "detached"], &["output"], true),
 ];
 
-/// Kinds of the language that come later, with the keys that they will have.
-
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 
 /// The parameters of a task. `entry` is the kind's own key.

@@ -123,7 +123,7 @@ fn top_keys(entries: &[Entry], report: &mut Report<'_>) {
         }
         if !KEYS.contains(&entry.key.as_str()) {
             let message = format!("a workflow has no key `{}`", entry.key);
-            match (nearest(&entry.key, KEYS.into_iter()), instead_of(&entry.key)) {
+            match (nearest(&entry.key, KEYS), instead_of(&entry.key)) {
                 (None, Some(help)) => report.help(entry.key_span, message, help),
                 (meant, _) => report.name(entry.key_span, message, meant, &format!("it may have: {}", KEYS.join(", "))),
             }

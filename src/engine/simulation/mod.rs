@@ -218,6 +218,7 @@ impl Simulation {
             after_failure: t.after_failure,
             traceparent: None,
             is_child: false,
+            keeps_key: false,
         }
     }
 
