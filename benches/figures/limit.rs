@@ -28,11 +28,17 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         let (mut rates, mut claims, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..if bench.full { 5 } else { 3 } {
             let place = db.place().await?;
-            db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT '{workflow}' FROM generate_series(1, {RUNS})"))
-                .await?;
+            db.execute(&format!(
+                "INSERT INTO stepd.jobs (workflow) SELECT '{workflow}' FROM generate_series(1, {RUNS})"
+            ))
+            .await?;
             db.ended(&place, RUNS).await?;
             rates.push(db.drained_per_second(&place).await?);
-            let ms = |of: &str| format!("SELECT 1000 * avg(extract(epoch FROM {of}))::float8 FROM stepd_engine.ended WHERE id >= '{place}'");
+            let ms = |of: &str| {
+                format!(
+                    "SELECT 1000 * avg(extract(epoch FROM {of}))::float8 FROM stepd_engine.ended WHERE id >= '{place}'"
+                )
+            };
             claims.push(db.number(&ms("started_at - ready_at")).await?);
             spans.push(db.number(&ms("ended_at - started_at")).await?);
         }

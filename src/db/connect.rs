@@ -60,7 +60,8 @@ impl Database {
             // first use. And against one to a server that has become a standby.
             .after_release(|conn, _| {
                 Box::pin(async move {
-                    let row = sqlx::raw_sql("SELECT now() = statement_timestamp() AND NOT pg_is_in_recovery()").fetch_one(&mut *conn);
+                    let row = sqlx::raw_sql("SELECT now() = statement_timestamp() AND NOT pg_is_in_recovery()")
+                        .fetch_one(&mut *conn);
                     row.await?.try_get(0)
                 })
             })

@@ -129,12 +129,7 @@ pub struct Schedule {
 impl Schedule {
     /// Five fields, as in `15 2 * * *`, by the clock of UTC.
     pub fn cron(fields: impl Into<String>) -> Self {
-        Self {
-            cron: fields.into(),
-            timezone: "UTC".to_owned(),
-            overlap: Overlap::default(),
-            catch_up: CatchUp::Last,
-        }
+        Self { cron: fields.into(), timezone: "UTC".to_owned(), overlap: Overlap::default(), catch_up: CatchUp::Last }
     }
 
     /// By the clock of this place, an IANA name such as `Europe/Berlin`.
@@ -198,9 +193,11 @@ impl FlowSettings {
         let Some(Schedule { cron, timezone, overlap, catch_up }) = self.schedule.clone() else { return Ok(None) };
         Cron::parse(&cron, &timezone).map_err(|e| format!("`{cron}` in {timezone} cannot be a schedule: {e}"))?;
         if (overlap, catch_up) == (Overlap::Skip, CatchUp::All) {
-            return Err("a schedule with CatchUp::All and Overlap::Skip would skip all that it catches up with but the first; \
+            return Err(
+                "a schedule with CatchUp::All and Overlap::Skip would skip all that it catches up with but the first; \
                  say Overlap::Queue or Overlap::Allow"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let overlap = match overlap {
             Overlap::Skip => "skip",
@@ -213,7 +210,8 @@ impl FlowSettings {
 
 fn key(setting: &str, paths: &[String]) -> Result<Value, String> {
     let parts = paths.iter().map(|path| {
-        flow::key_parts(path).ok_or_else(|| format!("`{path}` of `{setting}` is no path into the input, such as `input.order_id`"))
+        flow::key_parts(path)
+            .ok_or_else(|| format!("`{path}` of `{setting}` is no path into the input, such as `input.order_id`"))
     });
     parts.collect()
 }

@@ -120,7 +120,14 @@ impl Cluster {
             let worker = spec.start();
             slots.push(Slot { proxy, spec, pid: AtomicI32::new(worker.pid()), worker: worker.into() });
         }
-        let cluster = Self { db, files, notes: Mutex::default(), postgres: Arc::new(Mutex::new(postgres)), slots, _outside: (tools, model) };
+        let cluster = Self {
+            db,
+            files,
+            notes: Mutex::default(),
+            postgres: Arc::new(Mutex::new(postgres)),
+            slots,
+            _outside: (tools, model),
+        };
         for (n, slot) in cluster.slots.iter().enumerate() {
             slot.worker.lock().await.logs("\"ready\"").await;
             cluster.born(n, slot.pid.load(Ordering::SeqCst));

@@ -23,7 +23,12 @@ pub fn limits_hold(r: &Record) -> Vec<String> {
     starts.sort_by(f64::total_cmp);
     let (most, span) = RATE;
     for w in starts.windows(most + 1).filter(|w| w[most] - w[0] < span - APART) {
-        broken.push(format!("{} runs of paced were let go within {:.3} s, from {:.3} on", most + 1, w[most] - w[0], w[0]));
+        broken.push(format!(
+            "{} runs of paced were let go within {:.3} s, from {:.3} on",
+            most + 1,
+            w[most] - w[0],
+            w[0]
+        ));
     }
     broken
 }
@@ -105,7 +110,9 @@ pub fn what_has_begun_is_taken_back(r: &Record) -> Vec<String> {
     let mut broken = Vec::new();
     let of = |run: &Run| ["saga", "keyed"].contains(&run.workflow.as_str()) && run.ended.is_some();
     for (id, run) in r.runs.iter().filter(|(_, run)| of(run)) {
-        let step = |key: &str| r.steps.get(&(id.clone(), key.to_owned())).map(|rows| &rows[0]).filter(|s| s.state != "skipped");
+        let step = |key: &str| {
+            r.steps.get(&(id.clone(), key.to_owned())).map(|rows| &rows[0]).filter(|s| s.state != "skipped")
+        };
         let done = |key: &str| step(key).filter(|s| s.checkpoint && s.state == "completed").map(|s| s.seq);
         let Some(decided) = done("(end)") else {
             let began = r.steps.range((id.clone(), String::new())..).take_while(|((of, _), _)| of == id).count();

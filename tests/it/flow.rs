@@ -200,7 +200,13 @@ steps:
     assert_eq!(db.count(active("concurrency_key", "'queued', 'running', 'resuming'")).await, 1);
     let _worker = Spec::new(&db, &files).ready().await;
     db.reaches(&run, "cancelled", SOON).await;
-    assert_eq!(db.count(format!("SELECT count(*) FROM stepd.steps WHERE run = '{run}' AND key = 'hold.undo' AND state = 'completed'")).await, 1);
+    assert_eq!(
+        db.count(format!(
+            "SELECT count(*) FROM stepd.steps WHERE run = '{run}' AND key = 'hold.undo' AND state = 'completed'"
+        ))
+        .await,
+        1
+    );
 }
 
 #[tokio::test]

@@ -42,7 +42,8 @@ async fn an_instant_fires_once_whatever_the_number_of_workers_and_those_that_wer
         known(&db).await;
         holds_for("and each once", Duration::from_millis(1_200), async || files.lines("fired").len() == missed).await;
         assert_eq!(files.counts("fired").len(), missed, "{catch_up}");
-        let instants = "SELECT count(DISTINCT run_at) FROM stepd.runs WHERE extract(epoch FROM run_at)::bigint % 3600 = 0";
+        let instants =
+            "SELECT count(DISTINCT run_at) FROM stepd.runs WHERE extract(epoch FROM run_at)::bigint % 3600 = 0";
         assert_eq!(db.count(instants).await, i64::try_from(missed).unwrap());
     }
 }
@@ -81,7 +82,8 @@ async fn the_real_minute_fires_at_the_minute_on_one_of_three_workers() {
         return;
     }
     let db = Db::new().await;
-    let file = format!("name: tick\nschedule: {{cron: \"* * * * *\", catch_up: none}}\nsteps:\n  - id: a\n    {SAYS}\n");
+    let file =
+        format!("name: tick\nschedule: {{cron: \"* * * * *\", catch_up: none}}\nsteps:\n  - id: a\n    {SAYS}\n");
     let files = Files::new([file]);
     let spec = Spec::new(&db, &files);
     let _workers = [spec.ready().await, spec.ready().await, spec.ready().await];

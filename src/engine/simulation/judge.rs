@@ -44,14 +44,18 @@ impl Simulation {
         let t = self.world.tables();
         let must = |holds: bool, what: String| if holds { Ok(()) } else { Err(what) };
         let seq = |key: &str| {
-            t.rows.get(&StepKey::from(key)).filter(|r| r.record.checkpoint && r.record.state != StepState::Skipped).map(|r| r.record.seq)
+            t.rows
+                .get(&StepKey::from(key))
+                .filter(|r| r.record.checkpoint && r.record.state != StepState::Skipped)
+                .map(|r| r.record.seq)
         };
         let Some(decided) = seq("(end)") else {
             let nothing = !self.program.has_an_end() || *state == State::Cancelled && t.rows.is_empty();
             return must(nothing, "how the run ends was never recorded".to_owned());
         };
         let began = |r: &&Row| r.record.state != StepState::Skipped && self.program.is_undone(r.record.key.as_str());
-        let mut began: Vec<_> = t.rows.values().filter(began).map(|r| (Reverse(r.record.seq), r.record.key.to_string())).collect();
+        let mut began: Vec<_> =
+            t.rows.values().filter(began).map(|r| (Reverse(r.record.seq), r.record.key.to_string())).collect();
         began.sort();
         let mut last = decided;
         for (_, key) in began {
@@ -65,7 +69,10 @@ impl Simulation {
             last = undone;
         }
         let failed = matches!(state, State::Failed(_));
-        for (wanted, key) in [(self.program.on_failure.is_some() && failed, "on_failure[0]"), (self.program.finally.is_some(), "finally[1]")] {
+        for (wanted, key) in [
+            (self.program.on_failure.is_some() && failed, "on_failure[0]"),
+            (self.program.finally.is_some(), "finally[1]"),
+        ] {
             must(seq(key).is_some() == wanted, format!("{key} must {}be done", if wanted { "" } else { "not " }))?;
             let place = seq(key).unwrap_or(last);
             must(place >= last, format!("{key} came before its time"))?;

@@ -353,11 +353,12 @@ fn simulate(seed: u64, schedule: u64) -> Result<String, String> {
 #[test]
 fn a_random_workflow_comes_to_what_its_file_says_whatever_befalls_its_workers() {
     let long = std::env::var_os("STEPD_TEST_LONG").is_some();
-    let (seeds, schedules): (Vec<u64>, u64) = match std::env::var("STEPD_TEST_SEED").ok().and_then(|s| s.parse::<u64>().ok()) {
-        Some(seed) => (vec![seed], 40),
-        None if long => ((1..501).chain(WITH_SHAPES + 1..WITH_SHAPES + 501).collect(), 10),
-        None => ((1..151).chain(WITH_SHAPES + 1..WITH_SHAPES + 151).collect(), 4),
-    };
+    let (seeds, schedules): (Vec<u64>, u64) =
+        match std::env::var("STEPD_TEST_SEED").ok().and_then(|s| s.parse::<u64>().ok()) {
+            Some(seed) => (vec![seed], 40),
+            None if long => ((1..501).chain(WITH_SHAPES + 1..WITH_SHAPES + 501).collect(), 10),
+            None => ((1..151).chain(WITH_SHAPES + 1..WITH_SHAPES + 151).collect(), 4),
+        };
     let (mut ends, mut wrong) = (BTreeMap::<String, usize>::new(), Vec::new());
     for (seed, schedule) in seeds.iter().flat_map(|seed| (0..schedules).map(move |schedule| (*seed, schedule))) {
         match simulate(seed, schedule) {

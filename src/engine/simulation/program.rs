@@ -285,9 +285,17 @@ impl Program {
                         let (policy, undo) = (policy(work, "          "), undo("          "));
                         format!("        - id: {}_{name}\n          exec: [work, \"5\"]\n{policy}{undo}\n", step.id)
                     };
-                    let cases = cases.iter().enumerate().map(|(n, w)| format!("      \"{n}\":\n{}", branch(format!("case{n}"), w)));
+                    let cases = cases
+                        .iter()
+                        .enumerate()
+                        .map(|(n, w)| format!("      \"{n}\":\n{}", branch(format!("case{n}"), w)));
                     let default = default.iter().map(|w| format!("    default:\n{}", branch("default".to_owned(), w)));
-                    writeln!(text, "    switch: {value} + 0\n    cases:\n{}{}", cases.collect::<String>(), default.collect::<String>())
+                    writeln!(
+                        text,
+                        "    switch: {value} + 0\n    cases:\n{}{}",
+                        cases.collect::<String>(),
+                        default.collect::<String>()
+                    )
                 }
                 Kind::Repeat { until, max, every, work } => writeln!(
                     text,
@@ -410,7 +418,9 @@ impl Program {
 impl Step {
     fn works(&self) -> Vec<&Work> {
         match &self.kind {
-            Kind::Work(work) | Kind::Map { work, .. } | Kind::Nested { work, .. } | Kind::Repeat { work, .. } => vec![work],
+            Kind::Work(work) | Kind::Map { work, .. } | Kind::Nested { work, .. } | Kind::Repeat { work, .. } => {
+                vec![work]
+            }
             Kind::Switch { cases, default, .. } => cases.iter().chain(default).collect(),
             Kind::Set | Kind::Sleep(_) | Kind::Wait { .. } | Kind::Approve { .. } => Vec::new(),
         }

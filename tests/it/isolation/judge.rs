@@ -155,7 +155,9 @@ impl Judge {
     fn key_is_kept(&self, now: &Snapshot) -> Result<(), String> {
         let wanted = i64::from(self.scene.keeps() && now.ended);
         let may_be_over = self.scene == Scene::Stale && now.revived == 0;
-        must(now.tombs == wanted || may_be_over && now.tombs == 0, || format!("{} tombstones, ended: {}", now.tombs, now.ended))?;
+        must(now.tombs == wanted || may_be_over && now.tombs == 0, || {
+            format!("{} tombstones, ended: {}", now.tombs, now.ended)
+        })?;
         let free = now.ended && now.tombs == 0;
         must(!self.scene.keeps() || now.others == 0 || free, || format!("{} others have its key", now.others))
     }
@@ -164,7 +166,11 @@ impl Judge {
     pub async fn end(mut self, conn: &mut PgConnection) -> Result<(), String> {
         self.told_the_truth().map_err(|what| format!("{what}; {:?} after {:?}", self.last, self.ledger))?;
         // Who held the place before it has ended.
-        sqlx::query("DELETE FROM stepd.jobs WHERE concurrency_key = '*' AND id <> $1").bind(RUN).execute(&mut *conn).await.unwrap();
+        sqlx::query("DELETE FROM stepd.jobs WHERE concurrency_key = '*' AND id <> $1")
+            .bind(RUN)
+            .execute(&mut *conn)
+            .await
+            .unwrap();
         let known = format!("{:?}", self.ledger);
         self.close(conn).await.map_err(|what| format!("{what}; {:?} after {known}", self.last))
     }
