@@ -29,6 +29,7 @@ mod isolation;
 mod language;
 mod layout;
 mod library;
+mod library_flow;
 mod logs;
 mod mcp;
 mod models;

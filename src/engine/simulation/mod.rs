@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "what a schedule spawns ends with its runtime")]
 
+mod file;
 mod judge;
 mod people;
 mod program;
