@@ -1177,7 +1177,10 @@ BEGIN
     DELETE FROM stepd_engine.signals g WHERE g.run = run_ AND g.kind = 'pause';
     UPDATE stepd.jobs j SET due_at = NULL, error = NULL, worker = NULL,
             state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state, lane = CASE WHEN l.limited THEN 5 ELSE 1 END
-        FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = run_) l WHERE j.id = l.id;
+        -- What is queued or resuming has its place already; what waits, is paused or held comes back as any other does.
+        FROM (SELECT d.id, CASE WHEN d.state IN ('queued', 'resuming') THEN stepd_engine.queue_limited(d.queue)
+                ELSE stepd_engine.limited(d.queue, d.workflow, d.concurrency_key) END AS limited FROM stepd.jobs d WHERE d.id = run_) l
+        WHERE j.id = l.id;
     PERFORM stepd_engine.let_children_go(run_, NULL, 'its parent has ended without it');
     PERFORM stepd_engine.wake();
     RETURN true;

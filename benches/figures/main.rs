@@ -9,6 +9,7 @@ mod flat;
 mod floor;
 mod idle;
 mod insert;
+mod limit;
 mod memory;
 mod overhead;
 mod peers;
@@ -46,6 +47,7 @@ const FIGURES: [(&str, &str); 11] = [
     ("resume", "from SIGKILL to the first step that another worker starts"),
     ("idle", "memory, CPU and statements of a daemon without work"),
     ("overhead", "a step `run: \"true\"` against the bare process"),
+    ("limit", "runs of 20 ms under a limit of ten, against the ideal"),
     ("insert", "what the insert trigger costs"),
     ("memory", "memory with 10,000 runs in flight"),
     ("start", "from exec to ready, with 200 definitions"),
@@ -135,6 +137,7 @@ async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<
             "resume" => resume::measure(bench, report).await,
             "idle" => idle::measure(bench, report).await,
             "overhead" => overhead::measure(bench, report).await,
+            "limit" => limit::measure(bench, report).await,
             "insert" => insert::measure(bench, report).await,
             "memory" => memory::measure(bench, report).await,
             "start" => start::measure(bench, report).await,
