@@ -66,8 +66,6 @@ pub(super) const KINDS: [KindWord; 15] = [
     kind("workflow", &["input", "detached"], &["output"], true),
 ];
 
-/// Kinds of the language that come later, with the keys that they will have.
-
 const METHODS: [&str; 7] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 
 /// The parameters of a task. `entry` is the kind's own key.
@@ -106,6 +104,10 @@ pub(super) fn params(
         "sleep" => return sleep(entry, names, report),
         "wait" => {
             out.required(entry, "event", report);
+            if entry.value.as_str().is_some_and(|name| parse_duration(name).is_ok()) {
+                let help = "`sleep` is a pause; `wait` takes the name of an event, and `timeout:` beside it how long it waits";
+                report.help(at(entry), "`wait` waits for an event, and this is a time", help);
+            }
             let matches = node.get("match").filter(|e| mapping(e, report).is_some());
             let matches = matches.map(|e| template(&e.value, Mode::Typed, names, report));
             out.put("match", matches.unwrap_or_else(|| Template::constant(json!({}))));

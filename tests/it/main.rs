@@ -43,6 +43,7 @@ mod requests;
 mod resume;
 mod retention;
 mod retries;
+mod rows;
 mod schedules;
 mod shutdown;
 mod smoke;
