@@ -41,7 +41,8 @@ fn configured(config: &Config) -> impl Iterator<Item = Row<'_>> {
     });
     let models = config.models.iter().map(|(name, model)| {
         let (model, place) = (model.model.as_deref(), model.base_url.as_deref());
-        let about = format!("For `llm` and `agent` steps: {} at {}", model.unwrap_or_default(), place.unwrap_or_default());
+        let about =
+            format!("For `llm` and `agent` steps: {} at {}", model.unwrap_or_default(), place.unwrap_or_default());
         ("model", name.as_str(), about)
     });
     let connections = config.connections.keys();

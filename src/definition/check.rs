@@ -182,7 +182,8 @@ impl Names<'_> {
         let (mut known, mut at): (Vec<&str>, _) = (Vec::new(), Some(self));
         while let Some(n) = at {
             if let Some(holder) = holder(n.nodes, id) {
-                let help = format!("say in the `output:` of `{holder}` what is needed, and use `steps.{holder}.output`");
+                let help =
+                    format!("say in the `output:` of `{holder}` what is needed, and use `steps.{holder}.output`");
                 return report.help(span, format!("step `{id}` is known inside of `{holder}` only"), help);
             }
             known.extend(n.steps.iter().map(|(other, _)| *other));

@@ -9,7 +9,9 @@ fn plain(key: &str) -> String {
 pub(super) fn surely_instead_of(key: &str) -> Option<&'static str> {
     Some(match plain(key).as_str() {
         "then" => "what is done stands in `steps`: `switch: [{when: <expression>, steps: […]}]`",
-        "else" | "otherwise" => "`if` leaves one step out; `switch` chooses, and what is done otherwise stands in its `default`",
+        "else" | "otherwise" => {
+            "`if` leaves one step out; `switch` chooses, and what is done otherwise stands in its `default`"
+        }
         "ontimeout" => {
             "a time-out fails the step with the code `timeout`: write `on_error: continue`, and ask for `steps.<id>.error.code` behind it"
         }
@@ -28,7 +30,9 @@ pub(super) fn as_written(key: &str) -> Option<&'static str> {
         "retry" => "write `retry: {max_attempts: 5, initial: 1s}`",
         "repeat" => "write `repeat: {steps: […], until: <expression>, max: 100, every: 10s}`",
         "undo" => "write the step that takes this one back: `undo: {http: DELETE https://…}`",
-        "cases" => "write the steps for each value: `cases: {a: […], b: […]}`; a list of conditions stands under `switch` itself",
+        "cases" => {
+            "write the steps for each value: `cases: {a: […], b: […]}`; a list of conditions stands under `switch` itself"
+        }
         "match" => "write what the payload must hold: `match: {order_id: \"${{ input.order_id }}\"}`",
         "workflow" => "write the workflow's name; what it is given stands beside it, in `input:`",
         "approve" => "write the question; `timeout:` stands beside it",
@@ -90,10 +94,17 @@ pub(super) fn instead_of(key: &str) -> Option<&'static str> {
         "onfailure" | "finally" | "catch" | "ensure" => {
             "`on_failure:` and `finally:` stand at the top of the file, for the whole run; a step has `on_error:` and `undo:`"
         }
-        "until" | "every" | "while" | "times" => "write `repeat: {steps: […], until: <expression>, max: 100, every: 10s}`",
-        "steps" => "`steps:` belongs to a `map`; those of a `repeat` stand inside of it: `repeat: {steps: […], until: …, max: 100}`",
+        "until" | "every" | "while" | "times" => {
+            "write `repeat: {steps: […], until: <expression>, max: 100, every: 10s}`"
+        }
+        "steps" => {
+            "`steps:` belongs to a `map`; those of a `repeat` stand inside of it: `repeat: {steps: […], until: …, max: 100}`"
+        }
         "event" | "waitfor" => "write `wait:` with the name of an event",
         "approval" | "human" | "manual" => "write `approve:` with the question",
+        "rate" | "concurrency" | "unique" | "priority" | "queue" | "schedule" | "resume" => {
+            "it stands at the top of the file, for whole runs; to limit one step, give it a `workflow:` of its own"
+        }
         "call" | "child" | "subworkflow" => "write `workflow:` with the name of the workflow",
         _ => return None,
     })

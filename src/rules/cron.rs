@@ -109,7 +109,8 @@ impl Cron {
             return Err(CronError::Fields(count));
         }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let fields = parser.parse(fields).map_err(|e| CronError::Field(wrong_field(&parser, fields, &e.to_string())))?;
+        let fields =
+            parser.parse(fields).map_err(|e| CronError::Field(wrong_field(&parser, fields, &e.to_string())))?;
         let cron = Self { fields, zone };
         match cron.next(DateTime::UNIX_EPOCH) {
             Some(_) => Ok(cron),

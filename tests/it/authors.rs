@@ -81,7 +81,9 @@ api_key = "s3cret"
         assert!(list.iter().any(|row| row["what"] == what && row["name"] == name), "{name} is not in {}", done.out);
     }
     assert!(!done.out.contains("s3cret"));
-    assert!(done.out.contains("some-model at https://models.internal/v1") && done.out.contains("https://pdf.internal/mcp"));
+    assert!(
+        done.out.contains("some-model at https://models.internal/v1") && done.out.contains("https://pdf.internal/mcp")
+    );
     assert!(stepd_at(None, &["kinds"]).is(0).out.contains("A shell script."));
 }
 

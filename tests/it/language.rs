@@ -142,7 +142,8 @@ async fn every_example_of_the_handbook_gives_what_it_says() {
             Err(Error::Failed { failure, .. }) => (&example.fails, json!(failure.code)),
             Err(error) => panic!("{name}: {error}"),
         };
-        let expected = expected.as_ref().unwrap_or_else(|| panic!("the handbook does not say that {name} gives {output}"));
+        let expected =
+            expected.as_ref().unwrap_or_else(|| panic!("the handbook does not say that {name} gives {output}"));
         assert!(fits(expected, &output), "{name} (line {}) gives {output}\nthe handbook says {expected}", example.line);
         for (key, expected) in &example.steps {
             let told = format!("SELECT output::text FROM stepd.steps WHERE run = '{run}' AND key = '{key}'");

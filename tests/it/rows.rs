@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cli::stepd_at;
-use crate::support::{Db, Files, SOON, Spec, wait_until};
+use crate::cli::{stepd, stepd_at};
+use crate::support::{Db, Files, SOON, Spec};
 
 fn root(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -87,7 +87,9 @@ steps:
 #[tokio::test]
 async fn a_diamond_takes_as_long_as_its_longer_arm_and_an_arm_that_fails_keeps_its_end_from_running() {
     let (db, files) = (Db::new().await, Files::new([DIAMOND]));
-    let tolerant = DIAMOND.replace("name: diamond", "name: tolerant").replace("    needs: [top]\n", "    needs: [top]\n    on_error: continue\n");
+    let tolerant = DIAMOND
+        .replace("name: diamond", "name: tolerant")
+        .replace("    needs: [top]\n", "    needs: [top]\n    on_error: continue\n");
     files.write("tolerant.yaml", &tolerant);
     let _worker = Spec::new(&db, &files).ready().await;
     for (workflow, broken, state, bottoms) in
@@ -130,7 +132,10 @@ steps:
     db.reaches(&run, "completed", SOON).await;
     assert_eq!(db.one::<String>(state_at("two")).await, before, "what came later has changed nothing");
     assert_eq!(db.one::<String>(state_at("one")).await, r#"{ "one" : {"a":1} }"#);
-    assert_eq!(db.one::<String>(state_at("four")).await, r#"{ "one" : {"a":1}, "two" : {"a":2}, "three" : 3, "four" : [1,2,3] }"#);
+    assert_eq!(
+        db.one::<String>(state_at("four")).await,
+        r#"{ "one" : {"a":1}, "two" : {"a":2}, "three" : 3, "four" : [1,2,3] }"#
+    );
 }
 
 #[test]
@@ -139,5 +144,83 @@ fn the_handbook_says_what_agents_do_not_do() {
     let part = text.split("## What there is not").nth(1).expect("the section");
     for word in ["Streaming", "Memory", "Bedrock"] {
         assert!(part.contains(word), "{word}");
+    }
+}
+
+/// Runs that end as their files say, without anything beside a worker.
+const EXAMPLES: [(&str, &str, &str); 7] = [
+    ("bos.yaml", "{}", "completed"),
+    ("flaky.yaml", "{}", "completed"),
+    ("poll.yaml", "{}", "completed"),
+    ("report.yaml", "{}", "completed"),
+    ("saga.yaml", r#"{"order": 7, "cents": 9000}"#, "completed"),
+    ("saga.yaml", r#"{"order": 8, "cents": 90000}"#, "failed"),
+    ("two_agents.json", "{}", "completed"),
+];
+
+#[tokio::test]
+async fn every_example_runs_to_the_end_that_its_file_says() {
+    let (db, files) = (Db::new().await, Files::new::<&str>([]));
+    for (name, ..) in EXAMPLES {
+        std::fs::copy(root("examples").join(name), files.workflows().join(name)).unwrap();
+    }
+    let _worker = Spec::new(&db, &files).ready().await;
+    let mut runs = Vec::new();
+    for (name, input, state) in EXAMPLES {
+        let workflow = name.split_once('.').unwrap().0;
+        runs.push((db.enqueue(workflow, input).await, workflow, state));
+    }
+    for (run, _, state) in &runs {
+        db.reaches(run, state, SOON).await;
+    }
+    let run = |n: usize| runs[n].0.as_str();
+    assert_eq!(db.output(run(2)).await, r#"{"parts":20,"failed":1}"#);
+    assert_eq!(db.output(run(4)).await, r#""by courier""#);
+    let ends = format!(
+        "SELECT key || ': ' || coalesce(output #>> '{{}}', '') FROM stepd.steps WHERE run = '{}' AND seq > (SELECT seq FROM stepd.steps WHERE run = '{}' AND key = '(end)') ORDER BY seq",
+        run(5),
+        run(5)
+    );
+    assert_eq!(
+        db.all::<String>(ends).await,
+        ["reserve.undo: released r-8", "tell: order 8: exit_1 at charge", "close: order 8 has failed"]
+    );
+}
+
+#[tokio::test]
+async fn a_run_shows_which_case_was_taken_how_often_it_went_round_and_how_it_ends() {
+    let text = "
+name: shown
+resume: never
+steps:
+  - id: round
+    repeat: {steps: [{id: look, set: '${{ index }}'}], until: index == 2, max: 5}
+  - id: kind
+    switch: input.kind
+    cases:
+      parcel: [{id: tag, set: labelled}]
+    default: [{id: fail, run: exit 3, retry: {max_attempts: 1}}]
+finally:
+  - {set: '${{ run.state }}'}
+";
+    let without = text.replace("name: shown", "name: open").replace("finally:\n  - {set: '${{ run.state }}'}\n", "");
+    let (db, files) = (Db::new().await, Files::new([text.to_owned(), without]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    for (workflow, kind, state, shown) in [
+        ("shown", "parcel", "completed", &["took parcel", "the run ends completed", "3 rounds, 3 steps"][..]),
+        ("shown", "letter", "failed", &["took default", "the run ends failed", "finally[0]"]),
+        // The switch is the last of all: what it chose is kept there, too.
+        ("open", "parcel", "completed", &["took parcel"]),
+    ] {
+        let run = db.enqueue(workflow, &json!({"kind": kind}).to_string()).await;
+        db.reaches(&run, state, SOON).await;
+        let told = stepd(&db, &["show", &run]).await.is(0).out;
+        for text in shown {
+            assert!(told.contains(text), "{workflow}, {kind}: `{text}` is not in\n{told}");
+        }
+        let steps: Value = serde_json::from_str(&stepd(&db, &["show", &run, "-o", "json"]).await.is(0).out).unwrap();
+        let chosen =
+            steps["steps"].as_array().unwrap().iter().find(|s| s["key"] == "kind").map(|s| s["chosen"].clone());
+        assert_eq!(chosen, Some(json!(if kind == "parcel" { "parcel" } else { "default" })));
     }
 }

@@ -156,7 +156,10 @@ fn listed(run: &RunDetail, steps: &[StepLine], all: bool, most: Option<usize>) -
     }
     let mut out = table(&["STEP", "STATE", "KIND", "TRIES", "TOOK", "NOTE"], &rows, most);
     if hidden > 0 {
-        out.push_str(&format!("… and {hidden} more steps of map items, all completed or skipped; --all lists them\n"));
+        let steps = if hidden == 1 { "step" } else { "steps" };
+        out.push_str(&format!(
+            "… and {hidden} more {steps} of items and rounds, completed or skipped; --all lists them\n"
+        ));
     }
     out
 }

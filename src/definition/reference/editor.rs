@@ -51,7 +51,9 @@ fn must(owner: &str) -> Value {
         "repeat" => json!({"required": ["steps", "until", "max"]}),
         "map" => json!({"required": ["steps"]}),
         "llm" | "agent" => json!({"required": ["prompt"]}),
-        "http" => json!({"not": {"anyOf": [{"required": ["json", "body"]}, {"required": ["json", "form"]}, {"required": ["body", "form"]}]}}),
+        "http" => {
+            json!({"not": {"anyOf": [{"required": ["json", "body"]}, {"required": ["json", "form"]}, {"required": ["body", "form"]}]}})
+        }
         "switch" => json!({
             "if": {"properties": {"switch": {"type": "array"}}},
             "then": {"not": {"required": ["cases"]}},

@@ -237,12 +237,15 @@ impl Ctx {
         }
     }
 
-    /// The last checkpoint of a completed run rides along with its end; one with a label, or with a usage, has a row of
-    /// its own.
+    /// The last checkpoint of a completed run rides along with its end; one with a label, a usage or a decision (a map's items, the
+    /// case of a switch) has a row of its own.
     fn ride_along(&self, mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
         let rides = |row: &StepRow| {
             let r = &row.record;
-            r.state == StepState::Completed && r.usage.is_none() && self.label_of(&r.key).is_none()
+            r.state == StepState::Completed
+                && r.usage.is_none()
+                && r.decision.is_none()
+                && self.label_of(&r.key).is_none()
         };
         match transition {
             Transition::Complete { output, last: None } if steps.last().is_some_and(rides) => {
