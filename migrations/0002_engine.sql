@@ -879,7 +879,7 @@ CREATE FUNCTION stepd_engine.bury(ids uuid[]) RETURNS void LANGUAGE plpgsql
 AS $$
 BEGIN
     DELETE FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.unique_keep IS NULL;
-    -- As write_batch.sql and write_plain.sql do.
+    -- As write_batch.sql does.
     UPDATE stepd.jobs j SET state = e.state, lane = 3, due_at = stepd_engine.key_ends(j.unique_keep), worker = NULL, started = false, taken = false,
             streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, error = NULL, target = NULL
         FROM stepd_engine.ended e WHERE j.id = ANY (ids) AND j.unique_keep IS NOT NULL AND e.id = j.id;

@@ -60,6 +60,7 @@ macro_rules! claimed_row {
                 after_failure: r.after_failure,
                 traceparent: r.traceparent,
                 is_child: r.is_child,
+                keeps_key: r.keeps_key,
             },
         }
     }};

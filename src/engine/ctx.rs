@@ -93,6 +93,7 @@ pub struct Ctx {
     pub(super) resumes: i16,
     /// Another run waits for its end.
     pub(super) is_child: bool,
+    keeps_key: bool,
     /// The run has killed a worker before: each step's start is durable before the step begins, so that the next death names it.
     pub(super) suspect: bool,
     pub(super) ports: Arc<Ports>,
@@ -140,6 +141,7 @@ impl Ctx {
             traceparent: claimed.traceparent.as_deref().map(Arc::from),
             resumes: claimed.resumes,
             is_child: claimed.is_child,
+            keeps_key: claimed.keeps_key,
             suspect: claimed.crashes > 0,
             ports,
             inbox,

@@ -58,6 +58,8 @@ pub struct Entry {
     pub worker: WorkerId,
     /// The lease's epoch.
     pub epoch: i32,
+    /// Its unique key outlives the run: what ends is kept as a tombstone.
+    pub keeps_key: bool,
     /// Rows of steps.
     pub steps: Vec<StepRow>,
     /// Rows of the audit trail.

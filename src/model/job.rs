@@ -162,6 +162,8 @@ pub struct Claimed {
     pub traceparent: Option<String>,
     /// Does another run wait for its end?
     pub is_child: bool,
+    /// Does its unique key outlive it?
+    pub keeps_key: bool,
 }
 
 impl Claimed {
@@ -183,6 +185,7 @@ impl Claimed {
             after_failure: false,
             traceparent: None,
             is_child: false,
+            keeps_key: false,
         }
     }
 

@@ -244,6 +244,8 @@ impl Runs {
             run,
             worker,
             epoch,
+            // It does not end.
+            keeps_key: false,
             steps,
             notes,
             transition: Some(Transition::Release),

@@ -227,6 +227,9 @@ impl Record {
         const HIDDEN: f64 = 1.9;
         /// Between the end of the silence and the take-over: the others look each second, and then once more.
         const LATE: f64 = 2.0;
+        /// From the beginning of a silence to the session that replaces the silent one: up to a second until the next tick, 1.5 s
+        /// without its answer, and a moment for the new session.
+        const MADE_ANEW: f64 = 2.8;
         let instance = self.instance(loss)?;
         let of_it = |h: &&Hit| h.slot == Some(instance.slot);
         if instance.to <= loss.at {
@@ -252,8 +255,14 @@ impl Record {
         if let Some(hit) = hits.iter().find(|h| ended(h)) {
             return Some(hit);
         }
-        let hits: Vec<&Hit> = hits.into_iter().filter(|h| h.fault != Fault::Silence).collect();
-        let from = hits.iter().map(|h| h.from).fold(f64::INFINITY, f64::min);
+        // Silence alone hides nobody: another session waits for the lock when the silent one is ended. But a worker that is hidden
+        // before it has made that session has been hidden since the silence.
+        let (silences, hits): (Vec<&Hit>, Vec<&Hit>) = hits.into_iter().partition(|h| h.fault == Fault::Silence);
+        let begin = |h: &Hit| {
+            let before = silences.iter().filter(|s| s.from <= h.from && h.from - s.from <= MADE_ANEW);
+            before.map(|s| s.from).fold(h.from, f64::min)
+        };
+        let from = hits.iter().map(|h| begin(h)).fold(f64::INFINITY, f64::min);
         let to = hits.iter().map(|h| h.to.min(loss.at)).fold(0.0, f64::max);
         let longest = hits.into_iter().max_by(|a, b| (a.to - a.from).total_cmp(&(b.to - b.from)));
         longest.filter(|_| to - from >= HIDDEN).or_else(|| self.ended_session(loss.at))

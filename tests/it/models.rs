@@ -256,6 +256,8 @@ async fn past_the_budget_no_call_starts_until_somebody_grants_as_much_again() {
     let _heir = spec.ready().await;
     approve(&db, &run, &["--note", "two more"]).await;
     db.step_reaches(&run, "budget[2]", "waiting", SOON).await;
+    // It asks while the two calls are under way.
+    db.reaches(&run, "waiting", SOON).await;
     assert_eq!(model.heard().len(), 4);
     approve(&db, &run, &[]).await;
     db.reaches(&run, "completed", SOON).await;

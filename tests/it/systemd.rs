@@ -160,7 +160,6 @@ async fn systemd_starts_reloads_and_stops_a_daemon_under_load() {
     let began = Instant::now();
     g.systemctl("restart");
     eprintln!("ready after {first:?}, the schema made; stopped and ready again after {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     let worker: String = g.db.one("SELECT id::text FROM stepd_engine.workers").await;
     wait_until("the status names the worker", SOON, async || g.machine.property("StatusText").contains(&worker)).await;
     // A good reload is in force when it returns …

@@ -33,7 +33,8 @@ BEGIN
             AND p.proname <> 'jobs_before_insert'; -- Names everything in full instead; tested below.
     IF missing IS NOT NULL THEN RAISE EXCEPTION 'search_path not pinned: %', missing; END IF;
     SELECT string_agg(p.oid::regprocedure::text, ', ') INTO missing FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname IN ('stepd', 'stepd_engine') AND p.prosecdef AND (p.proacl IS NULL OR p.proacl::text ~ '[{,]=X');
+        WHERE n.nspname IN ('stepd', 'stepd_engine') AND p.prosecdef AND (p.proacl IS NULL OR p.proacl::text ~ '[{,]=X')
+            AND p.proname <> 'unique_key'; -- What enqueue calls with the caller's rights: it makes a key of what it is given.
     IF missing IS NOT NULL THEN RAISE EXCEPTION 'definer functions open to PUBLIC: %', missing; END IF;
 END $$;
 -- Shapes.

@@ -173,6 +173,7 @@ impl Memory {
             after_failure: false,
             traceparent: None,
             is_child: false,
+            keeps_key: false,
         }
     }
 

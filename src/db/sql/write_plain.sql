@@ -1,6 +1,7 @@
 -- Commits a batch of the common kind: finished steps without a row yet ($2..$10) and completed runs ($11..$19), and nothing
 -- else. What write_batch.sql does, in fewer plan nodes and without the speculative insert of ON CONFLICT: half the time at
 -- Postgres, a fifth less WAL. A row that is there after all fails it (23505); the writer then takes the other.
+-- Runs whose unique key outlives them do not come here.
 -- Caller: services::writer. Locks: the worker's row (key share), then job rows under its leases, then checkpoints.
 -- Index: jobs_pkey, checkpoints_pkey. The parts do not see each other: at most one row for each (run, key) and for each ended run.
 -- LATERAL with OFFSET 0 is looked up row by row, whatever the statistics say: joined plainly, the generic plan that was made after
@@ -17,28 +18,17 @@ WITH me AS MATERIALIZED (
     INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
     SELECT h.run, h.seq, h.epoch, h.started_at, h.ended_at, h.attempts, true, 'completed', h.key, h.kind, h.output FROM held h
 ), ending AS MATERIALIZED (
-    SELECT e.*, j.ctid AS place, j.keeps
+    SELECT e.*, j.ctid AS place
     FROM unnest($11::uuid[], $12::integer[], $13::text[], $14::integer[], $15::smallint[], $16::timestamptz[], $17::text[], $18::text[], $19::text[])
         AS e(run, epoch, output, last_seq, last_attempts, last_started_at, last_key, last_kind, last_output),
-    LATERAL (SELECT j.ctid, j.unique_keep IS NOT NULL AS keeps FROM stepd.jobs j WHERE j.id = e.run AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1 OFFSET 0) j
+    LATERAL (SELECT j.ctid FROM stepd.jobs j WHERE j.id = e.run AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1 OFFSET 0) j
     WHERE EXISTS (SELECT FROM me)
 ), gone AS (
     DELETE FROM stepd.jobs j USING ending e
-    WHERE NOT e.keeps AND j.ctid = e.place AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1
+    WHERE j.ctid = e.place AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1 AND j.unique_keep IS NULL
     RETURNING j.id, j.epoch, j.definition, j.priority, j.resumes, j.crashes, j.ready_at, j.run_at, coalesce(j.first_started_at, j.started_at) AS started_at, j.workflow, j.queue, j.input, j.labels,
         j.unique_key, j.concurrency_key, j.traceparent, j.created_by,
         e.output, e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
-), stone AS (
-    -- A unique key that outlives its run: the row stays, as a tombstone (see stepd_engine.bury).
-    UPDATE stepd.jobs j SET state = 'completed', lane = 3, due_at = stepd_engine.key_ends(j.unique_keep), worker = NULL, started = false, taken = false,
-        streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, error = NULL, target = NULL
-    FROM ending e, LATERAL (SELECT * FROM stepd.jobs o WHERE o.ctid = e.place OFFSET 0) o
-    WHERE j.ctid = ANY (ARRAY(SELECT k.place FROM ending k WHERE k.keeps)) AND e.keeps AND j.ctid = e.place AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1
-    RETURNING o.id, o.epoch, o.definition, o.priority, o.resumes, o.crashes, o.ready_at, o.run_at, coalesce(o.first_started_at, o.started_at) AS started_at, o.workflow, o.queue, o.input, o.labels,
-        o.unique_key, o.concurrency_key, o.traceparent, o.created_by,
-        e.output, e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
-), over AS (
-    SELECT * FROM gone UNION ALL SELECT * FROM stone
 ), kept AS (
     INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at, worker,
         workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, output,
@@ -46,8 +36,8 @@ WITH me AS MATERIALIZED (
     SELECT g.id, 'completed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(), $1,
         g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by, g.output,
         g.last_seq, g.last_attempts, g.last_started_at, g.last_key, g.last_kind, g.last_output
-    FROM over g
+    FROM gone g
 )
-SELECT CASE WHEN (SELECT count(*) FROM held) = cardinality($2::uuid[]) AND (SELECT count(*) FROM over) = cardinality($11::uuid[]) THEN '{}'
+SELECT CASE WHEN (SELECT count(*) FROM held) = cardinality($2::uuid[]) AND (SELECT count(*) FROM gone) = cardinality($11::uuid[]) THEN '{}'
     ELSE ARRAY(SELECT r.id FROM unnest($2::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM held h WHERE h.run = r.id)
-        UNION SELECT r.id FROM unnest($11::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM over g WHERE g.id = r.id)) END AS "lost!"
+        UNION SELECT r.id FROM unnest($11::uuid[]) AS r(id) WHERE NOT EXISTS (SELECT FROM gone g WHERE g.id = r.id)) END AS "lost!"

@@ -105,7 +105,8 @@ impl Ctx {
         for row in &mut steps {
             row.record.label = self.label_of(&row.record.key);
         }
-        Entry { run: self.info.id, worker: self.worker, epoch: self.epoch, steps, notes, transition, ticket }
+        let (run, worker, epoch, keeps_key) = (self.info.id, self.worker, self.epoch, self.keeps_key);
+        Entry { run, worker, epoch, keeps_key, steps, notes, transition, ticket }
     }
 
     /// Hands what is deferred to the journal. Returns the number to wait for.

@@ -203,6 +203,7 @@ impl Simulation {
             after_failure: t.after_failure,
             traceparent: None,
             is_child: false,
+            keeps_key: false,
         }
     }
 

@@ -11,6 +11,7 @@ pub(super) struct Group {
     pub run: Uuid,
     pub worker: Uuid,
     pub epoch: i32,
+    pub keeps_key: bool,
     pub steps: Vec<StepRow>,
     pub notes: Vec<Note>,
     pub transition: Option<Transition>,
@@ -18,8 +19,17 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(run: Uuid, worker: Uuid, epoch: i32) -> Self {
-        Self { run, worker, epoch, steps: Vec::new(), notes: Vec::new(), transition: None, tickets: Vec::new() }
+    pub(super) fn new(run: Uuid, worker: Uuid, epoch: i32, keeps_key: bool) -> Self {
+        Self {
+            run,
+            worker,
+            epoch,
+            keeps_key,
+            steps: Vec::new(),
+            notes: Vec::new(),
+            transition: None,
+            tickets: Vec::new(),
+        }
     }
 
     pub(super) fn add(
@@ -86,7 +96,7 @@ pub(super) fn fold(entries: Vec<Entry>) -> Vec<Vec<Group>> {
                 if b == batches.len() {
                     batches.push(Vec::new());
                 }
-                batches[b].push(Group::new(run, worker, epoch));
+                batches[b].push(Group::new(run, worker, epoch, entry.keeps_key));
                 let place = (b, batches[b].len() - 1);
                 places.insert(run, place);
                 place

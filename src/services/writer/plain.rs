@@ -28,7 +28,7 @@ pub(super) fn split(groups: Vec<Group>) -> Vec<Vec<Group>> {
 fn is_plain(group: &Group) -> bool {
     let ends_well = match &group.transition {
         None => !group.steps.is_empty(),
-        Some(Transition::Complete { last, .. }) => last.as_deref().is_none_or(is_plain_step),
+        Some(Transition::Complete { last, .. }) => !group.keeps_key && last.as_deref().is_none_or(is_plain_step),
         Some(_) => false,
     };
     ends_well && group.notes.is_empty() && group.steps.iter().all(is_plain_step)
