@@ -190,7 +190,7 @@ enum Command {
     Db,
     /// Try an expression out: print its value as JSON, or what is wrong with it
     Eval(eval::Args),
-    /// List what a step can be, and the connections and secrets that the configuration names
+    /// List what a step can be, and the servers, models, connections and secrets that the configuration names
     Kinds,
     /// Print the JSON Schema of workflow files, for editors
     Schema,

@@ -297,6 +297,8 @@ pub struct StepLine {
     pub cost: Option<f64>,
     /// The run that it has started.
     pub child: Option<Uuid>,
+    /// What was decided: the case of a `switch`, the state in which the run ends.
+    pub chosen: Option<String>,
 }
 
 /// A line of a run's audit trail.

@@ -174,7 +174,7 @@ async fn a_child_that_is_not_known_or_stands_too_deep_fails_the_step_for_good() 
     db.reaches(&run, "failed", SOON).await;
     let message: String =
         db.one(format!("SELECT error_code || ': ' || error_message FROM stepd.runs WHERE id = '{run}'")).await;
-    assert_eq!(message, "unknown_workflow: there is no workflow `childs` to be the child; Did you mean \"child\"?");
+    assert_eq!(message, "unknown_workflow: there is no workflow `childs` to be the child; did you mean \"child\"?");
     let run = db.enqueue("self", "{}").await;
     db.reaches(&run, "failed", SOON).await;
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'self'").await, 21);

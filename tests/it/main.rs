@@ -48,6 +48,7 @@ mod requests;
 mod resume;
 mod retention;
 mod retries;
+mod rows;
 mod schedules;
 mod shutdown;
 mod smoke;

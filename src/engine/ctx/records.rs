@@ -240,8 +240,8 @@ impl Ctx {
         }
     }
 
-    /// The last checkpoint of a completed run rides along with its end; one with a label, with a usage, or with a decision (which a
-    /// fork needs) has a row of its own.
+    /// The last checkpoint of a completed run rides along with its end; one with a label, a usage or a decision (a map's items, the
+    /// case of a switch) has a row of its own.
     fn ride_along(&self, mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
         let rides = |row: &StepRow| {
             let r = &row.record;

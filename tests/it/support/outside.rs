@@ -191,3 +191,37 @@ impl RpcServer {
         format!("[mcp.{name}]\nurl = \"{}\"\n", self.server.uri())
     }
 }
+
+/// Servers of AFU-9: its own dialect, which names a tool by `tool` and knows no handshake.
+pub struct Afu9Servers {
+    server: MockServer,
+    heard: Heard,
+}
+
+impl Afu9Servers {
+    /// `answer` is given a tool's name and its arguments.
+    pub async fn start(answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Self {
+        let (server, heard) = serving(move |message, _| {
+            let tool = message["params"]["tool"].as_str().unwrap_or_default();
+            let text = answer(tool, &message["params"]["arguments"]).to_string();
+            let result = match message["method"].as_str() {
+                Some("tools/list") => json!({"tools": []}),
+                _ => json!({"content": [{"type": "text", "text": text}]}),
+            };
+            ResponseTemplate::new(200).set_body_json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result}))
+        })
+        .await;
+        Self { server, heard }
+    }
+
+    /// The parameters of the calls so far.
+    pub fn heard(&self) -> Vec<Value> {
+        self.heard.lock().unwrap().iter().filter(|m| m["method"] == "tools/call").map(|m| m["params"].clone()).collect()
+    }
+
+    /// The configuration of servers of these names.
+    pub fn sections(&self, names: &[&str]) -> String {
+        let one = |name: &&str| format!("[mcp.{name}]\nurl = \"{}/\"\ndialect = \"afu9\"\n", self.server.uri());
+        names.iter().map(one).collect()
+    }
+}
