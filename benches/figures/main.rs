@@ -17,6 +17,7 @@ mod report;
 mod resume;
 mod round;
 mod server;
+mod shapes;
 mod start;
 mod steps;
 mod worker;
@@ -37,7 +38,7 @@ pub struct Bench {
 }
 
 /// Name and purpose, in the order of the default run.
-const FIGURES: [(&str, &str); 10] = [
+const FIGURES: [(&str, &str); 11] = [
     ("drain", "drain, its cost, flatness, queues and priorities, against the SQL floor"),
     ("steps", "10-step runs, 1,000 in flight, as Rust code and as a file"),
     ("alone", "one run of 1,000 steps against single-row commits"),
@@ -48,6 +49,7 @@ const FIGURES: [(&str, &str); 10] = [
     ("insert", "what the insert trigger costs"),
     ("memory", "memory with 10,000 runs in flight"),
     ("start", "from exec to ready, with 200 definitions"),
+    ("shapes", "runs of 1,000 steps, 10,000 items and 1,000 children: time and memory against smaller ones"),
 ];
 
 /// Those that take minutes each: with `--full`, or by name.
@@ -136,6 +138,7 @@ async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<
             "insert" => insert::measure(bench, report).await,
             "memory" => memory::measure(bench, report).await,
             "start" => start::measure(bench, report).await,
+            "shapes" => shapes::measure(bench, report).await,
             "churn" => flat::churn(bench, report).await,
             "history" => flat::history(bench, report).await,
             "scheduled" => flat::scheduled(bench, report).await,
