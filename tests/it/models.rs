@@ -266,7 +266,10 @@ async fn past_the_budget_no_call_starts_until_somebody_grants_as_much_again() {
 
 #[tokio::test]
 async fn a_fork_spends_a_budget_of_its_own_and_keeps_no_grant() {
-    let (db, files) = (Db::new().await, Files::new([six("{calls: 2, action: approve}")]));
+    let (db, files) = (
+        Db::new().await,
+        Files::new([six("{calls: 2, action: approve}").replace("max_parallel: 3", "max_parallel: 1")]),
+    );
     let model = ModelServer::start(|_, _| says("yes")).await;
     let _worker = configured(&db, &files, &[model.section("small")]).ready().await;
     let run = db.enqueue("six", "{}").await;
