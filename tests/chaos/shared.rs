@@ -133,7 +133,7 @@ pub fn what_has_begun_is_taken_back(r: &Record) -> Vec<String> {
                 (state, None) => broken.push(format!("{id} ended {state}, and {key} was not taken back")),
             }
         }
-        if !done("finally[0]").is_some_and(|seq| seq > last) {
+        if done("finally[0]").is_none_or(|seq| seq <= last) {
             broken.push(format!("{id} ({}) ended {} without its finally", run.workflow, run.state));
         }
     }
