@@ -100,8 +100,14 @@ pub(super) fn not_of(kind: &str) -> &'static [&'static str] {
 }
 
 /// The names of a block as seen when all its steps have ended.
-fn inner<'a>(body: &'a [(&'a str, bool)], all: &'a Before, item: &'a str, outer: &'a Names<'a>) -> Names<'a> {
-    Names { steps: body, before: all, own: None, item: Some(item), outer: Some(outer), ..*outer }
+fn inner<'a>(
+    (nodes, body): (&'a [Node], &'a [(&'a str, bool)]),
+    all: &'a Before,
+    item: &'a str,
+    outer: &'a Names<'a>,
+) -> Names<'a> {
+    let (own, within, list) = (None, None, (0, 0));
+    Names { steps: body, nodes, before: all, own, within, list, item: Some(item), outer: Some(outer), ..*outer }
 }
 
 fn nodes<'n>(entry: Option<&'n Entry>, kind: &str, report: &mut Report<'_>) -> &'n [Node] {
@@ -130,7 +136,7 @@ pub(super) fn map(frame: &Frame<'_>, entry: &Entry, report: &mut Report<'_>) -> 
     let known = known(nodes);
     let list: Vec<(&str, bool)> = known.iter().map(|k| (k.id, k.is_map)).collect();
     let all = Before::Prefix(list.len());
-    let inside = inner(&list, &all, name, names);
+    let inside = inner((nodes, &list), &all, name, names);
     let output = frame.expression("output", &inside, report);
     // Before the item's steps have run, its label knows the item alone.
     let none = Before::Prefix(0);
@@ -164,7 +170,7 @@ pub(super) fn repeat(frame: &Frame<'_>, entry: &Entry, report: &mut Report<'_>) 
     let known = known(nodes);
     let list: Vec<(&str, bool)> = known.iter().map(|k| (k.id, k.is_map)).collect();
     let all = Before::Prefix(list.len());
-    let inside = inner(&list, &all, "index", names);
+    let inside = inner((nodes, &list), &all, "index", names);
     let until = get("until").and_then(|e| expression(e, &inside, report));
     let output = frame.expression("output", &inside, report);
     let label = frame.expression("label", names, report);

@@ -158,6 +158,8 @@ fn header<'n>(node: &'n Node, instead: Option<String>, own: &[OwnKind], report: 
 fn no_kind<'n>(node: &Node, entries: &[Entry], mine: &[OwnKind], report: &mut Report<'_>) -> Word<'n> {
     let words: Vec<&str> = KINDS.iter().map(|k| k.word).chain(mine.iter().map(|k| k.word)).collect();
     let own: Vec<&str> = KINDS.iter().flat_map(|k| k.keys).copied().collect();
+    // Nobody has misspelt the hundredth key of a step.
+    let entries = &entries[..entries.len().min(100)];
     let unknown = |e: &&Entry| !COMMON.contains(&e.key.as_str()) && !own.contains(&e.key.as_str());
     // First: `uses` is nearer to `set` than to what was meant.
     let instead = |e: &Entry| surely_instead_of(&e.key).or_else(|| instead_of(&e.key)).filter(|_| e.key != "name");
