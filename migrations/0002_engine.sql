@@ -626,7 +626,7 @@ BEGIN
     IF NOT FOUND THEN RETURN false; END IF;
     -- A child is not wanted any more: it has ended, or its time is up.
     IF kind_ = 'workflow' THEN PERFORM stepd_engine.let_children_go(run_, key_, 'its parent does not wait for it any more'); END IF;
-    PERFORM stepd_engine.bring_back(run_, error_ IS NULL);
+    PERFORM stepd_engine.bring_back(run_, error_ IS NULL, CASE WHEN kind_ = 'workflow' THEN stepd_engine.rest_of_parent(run_) END);
     RETURN true;
 END
 $$;
@@ -635,12 +635,21 @@ COMMENT ON FUNCTION stepd_engine.answer(uuid, text, text, text) IS 'Answers a wa
 -- answered: with a new checkpoint, so that no crash before it and none after it are in a row. (An answer to a run that is still
 -- running is not counted: its worker goes on from it, and the next checkpoint is.)
 -- A paused run stays paused; what it waited for has come, so that an unpause brings it to a worker.
-CREATE FUNCTION stepd_engine.bring_back(run_ uuid, answered boolean DEFAULT false) RETURNS void LANGUAGE plpgsql
+-- rest: not at once, but within this time.
+CREATE FUNCTION stepd_engine.bring_back(run_ uuid, answered boolean DEFAULT false, rest interval DEFAULT NULL) RETURNS void LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     state_ stepd.run_state;
 BEGIN
+    IF rest IS NOT NULL THEN
+        UPDATE stepd.jobs j SET due_at = least(j.due_at, clock_timestamp() + rest), streak = CASE WHEN answered THEN 0 ELSE j.streak END
+            WHERE j.id = run_ AND j.state = 'waiting';
+        IF FOUND THEN
+            PERFORM stepd_engine.wake();
+            RETURN;
+        END IF;
+    END IF;
     UPDATE stepd.jobs j SET due_at = NULL, streak = CASE WHEN answered THEN 0 ELSE j.streak END,
             state = CASE WHEN j.state = 'paused' THEN 'paused' WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
             lane = CASE WHEN j.state = 'paused' THEN 3 WHEN l.limited THEN 5 ELSE 1 END
@@ -655,7 +664,17 @@ BEGIN
     PERFORM stepd_engine.wake();
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.bring_back(uuid, boolean) IS 'A waiting run becomes ready again; a paused one will be when its pause ends.';
+COMMENT ON FUNCTION stepd_engine.bring_back(uuid, boolean, interval) IS 'A waiting run becomes ready again; a paused one will be when its pause ends.';
+
+-- Each time that it comes back, a run's whole journal is loaded. Woken for each of a thousand children it would load a million records:
+-- while others are at work it is woken for several together. The last one wakes it at once.
+CREATE FUNCTION stepd_engine.rest_of_parent(run_ uuid) RETURNS interval LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN count(*) >= 50 AND NOT bool_and(k.settled) THEN count(*) * interval '0.5 milliseconds' END
+        FROM (SELECT c.settled FROM stepd_engine.children c WHERE c.parent = run_ AND c.attached LIMIT 1000) k
+$$;
+COMMENT ON FUNCTION stepd_engine.rest_of_parent(uuid) IS 'How long a run with many children may be left alone after the end of one; NULL: not at all.';
 
 CREATE FUNCTION stepd_engine.fits(payload jsonb, match jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
@@ -718,19 +737,32 @@ CREATE FUNCTION stepd_engine.settle(run_ uuid, keys text[]) RETURNS boolean LANG
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    k text;
+    r record;
     settled boolean := true;
+    parent_ boolean := false;
 BEGIN
     -- Approvals, cancels and pauses that are under way hold this shared; with it, a new snapshot sees what they did.
     IF NOT pg_try_advisory_xact_lock(stepd_engine.run_lock(run_)) THEN RETURN false; END IF;
     -- Nor behind a signal or an event whose sender has not committed yet, and who has answered one of several waits.
     PERFORM FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' FOR UPDATE SKIP LOCKED;
     IF NOT FOUND AND EXISTS (SELECT FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running') THEN RETURN false; END IF;
-    FOREACH k IN ARRAY keys LOOP
-        settled := (stepd_engine.settle_wait(run_, k) IS NOT NULL) AND settled;
+    FOR r IN SELECT k.key, c.kind FROM unnest(keys) AS k(key) LEFT JOIN stepd_engine.checkpoints c ON c.run = run_ AND c.key = k.key LOOP
+        IF r.kind = 'workflow' THEN
+            parent_ := true;
+        ELSE
+            settled := (stepd_engine.settle_wait(run_, r.key) IS NOT NULL) AND settled;
+        END IF;
+    END LOOP;
+    -- There may be thousands: not one by one.
+    FOR r IN SELECT k.child FROM stepd_engine.children k JOIN stepd_engine.checkpoints c ON c.run = k.parent AND c.key = k.key
+            WHERE parent_ AND k.parent = run_ AND k.key = ANY (keys) AND k.attached AND NOT k.settled AND c.state = 'waiting' AND c.kind = 'workflow'
+              AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.child AND j.state NOT IN ('completed', 'failed', 'cancelled'))
+            ORDER BY k.key
+    LOOP
+        settled := (stepd_engine.tell_parent(r.child) IS NOT NULL) AND settled;
     END LOOP;
     IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = ANY (keys) AND c.state <> 'waiting') THEN
-        PERFORM stepd_engine.bring_back(run_);
+        PERFORM stepd_engine.bring_back(run_, false, CASE WHEN parent_ THEN stepd_engine.rest_of_parent(run_) END);
     END IF;
     PERFORM stepd_engine.cancel_now(run_, g.payload ->> 'reason', g.by_whom) FROM stepd_engine.signals g
         WHERE g.run = run_ AND g.kind = 'cancel' ORDER BY g.id LIMIT 1;
@@ -1084,7 +1116,8 @@ BEGIN
     IF NOT FOUND THEN RETURN false; END IF;
     -- One statement, one snapshot: a run that moves between the tables is seen in exactly one.
     SELECT j.id AS live, x.id AS ended, x.state, x.output, x.error, x.workflow INTO e
-        FROM (VALUES (child_)) AS v(id) LEFT JOIN stepd.jobs j ON j.id = v.id LEFT JOIN stepd_engine.ended x ON x.id = v.id;
+        FROM (VALUES (child_)) AS v(id) LEFT JOIN stepd.jobs j ON j.id = v.id AND j.state NOT IN ('completed', 'failed', 'cancelled')
+        LEFT JOIN stepd_engine.ended x ON x.id = v.id;
     IF e.live IS NOT NULL THEN RETURN false; END IF;
     IF e.state IS DISTINCT FROM 'completed' THEN
         failure := json_build_object('class', 'permanent', 'code', 'child_failed',
@@ -1144,7 +1177,10 @@ BEGIN
     DELETE FROM stepd_engine.signals g WHERE g.run = run_ AND g.kind = 'pause';
     UPDATE stepd.jobs j SET due_at = NULL, error = NULL, worker = NULL,
             state = CASE WHEN l.limited THEN 'held' ELSE 'queued' END::stepd.run_state, lane = CASE WHEN l.limited THEN 5 ELSE 1 END
-        FROM (SELECT d.id, stepd_engine.queue_limited(d.queue) AS limited FROM stepd.jobs d WHERE d.id = run_) l WHERE j.id = l.id;
+        -- What is queued or resuming has its place already; what waits, is paused or held comes back as any other does.
+        FROM (SELECT d.id, CASE WHEN d.state IN ('queued', 'resuming') THEN stepd_engine.queue_limited(d.queue)
+                ELSE stepd_engine.limited(d.queue, d.workflow, d.concurrency_key) END AS limited FROM stepd.jobs d WHERE d.id = run_) l
+        WHERE j.id = l.id;
     PERFORM stepd_engine.let_children_go(run_, NULL, 'its parent has ended without it');
     PERFORM stepd_engine.wake();
     RETURN true;

@@ -6,7 +6,7 @@
 --     from PUBLIC: grant it to the roles that need it. stepd.enqueue is not: what an INSERT into stepd.jobs may do, it may do.
 --   * Errors: SD002 too large, SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
 --     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing, SD017 the run has no such step,
---     SD020 its steps have been undone.
+--     SD018 the answer does not fit, SD020 its steps have been undone.
 
 -- Small words for people -----------------------------------------------------------------------------
 
@@ -333,7 +333,8 @@ COMMENT ON FUNCTION stepd.retry(uuid, boolean) IS
 -- What a fork keeps: the checkpoints of the steps that had started before from_step did. Whatever depends on from_step started after it
 -- had ended, so nothing that is kept depends on it, in whatever order the steps stand; a branch beside it that started later runs
 -- anew. Of the steps that hold others (a map), an open one is kept open where a part of it is kept or from_step is a part of it: its
--- decision (the items) stands, and it is put together anew. A step that has been undone is not kept, nor is its undo.
+-- decision (the items) stands, and it is put together anew; of a repeat, it goes back to the first iteration that is not kept whole. A
+-- step that has been undone is not kept, nor is its undo; nor is what was granted beyond the budget: a fork spends one of its own.
 
 CREATE FUNCTION stepd.fork(id uuid, from_step text, input jsonb DEFAULT NULL, latest boolean DEFAULT false) RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER
@@ -376,16 +377,22 @@ BEGIN
 
     -- Dated now and without attempts: nothing of them was done in this run. Their own times are those of the other run.
     WITH before AS (
-        SELECT s.seq, s.key, s.kind, s.label, s.checkpoint, s.state, s.output::text AS output, s.error::text AS error, s.decision::text AS decision
+        SELECT s.seq, s.key, s.kind, s.label, s.checkpoint, s.state, s.output::text AS output, s.error::text AS error, s.decision::text AS decision,
+            s.attempts, s.ended_at
         FROM stepd.steps s WHERE s.run = fork.id AND s.seq < first_ AND s.key <> fork.from_step
+            AND NOT (s.kind = 'approve' AND s.key ~ '^budget\[[0-9]+\]$')
             AND NOT EXISTS (SELECT FROM stepd.steps u WHERE u.run = s.run AND u.key = s.key || '.undo')
             -- How the run ended, and what was done because of it.
             AND NOT EXISTS (SELECT FROM stepd.steps z WHERE z.run = s.run AND z.kind = 'end' AND z.seq <= s.seq)
     ), taken AS (
         SELECT b.*, NOT b.checkpoint OR starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.')
-            -- The keys of a branch's steps do not say where they stand; and what has been undone in an item is done again.
-            OR b.decision IS NOT NULL AND (b.kind = 'switch' OR EXISTS (SELECT FROM stepd.steps u
-                WHERE u.run = fork.id AND starts_with(u.key, b.key || '[') AND u.key ~ '\.undo$')) AS open
+            -- The keys of a branch's steps do not say where they stand, but its steps begin before it ends.
+            OR b.kind = 'switch' AND (b.attempts = 0 OR EXISTS (SELECT FROM stepd.steps u
+                WHERE u.run = fork.id AND u.seq > b.seq AND u.started_at <= b.ended_at
+                    AND (u.key = fork.from_step OR EXISTS (SELECT FROM stepd.steps z WHERE z.run = u.run AND z.key = u.key || '.undo'))))
+            -- What has been undone in an item is done again.
+            OR b.decision IS NOT NULL AND EXISTS (SELECT FROM stepd.steps u
+                WHERE u.run = fork.id AND starts_with(u.key, b.key || '[') AND u.key ~ '\.undo$') AS open
         FROM before b
         WHERE b.checkpoint OR b.kind = 'switch' AND b.decision IS NOT NULL
             OR b.decision IS NOT NULL AND b.state <> 'waiting' AND (starts_with(fork.from_step, b.key || '[') OR starts_with(fork.from_step, b.key || '.')
@@ -394,8 +401,15 @@ BEGIN
         INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output, error, decision, label)
             SELECT fresh, t.seq, 1, clock_timestamp(), CASE WHEN t.open THEN NULL ELSE clock_timestamp() END, 0, NOT t.open,
                 CASE WHEN t.open THEN 'running' ELSE t.state END, t.key, t.kind,
-                CASE WHEN t.open THEN NULL ELSE t.output END, CASE WHEN t.open THEN NULL ELSE t.error END, t.decision, t.label
-            FROM taken t RETURNING checkpoint
+                CASE WHEN t.open THEN NULL ELSE t.output END, CASE WHEN t.open THEN NULL ELSE t.error END,
+                CASE WHEN n.first IS NULL THEN t.decision ELSE json_build_object('iterations', least(n.first, (t.decision::json ->> 'iterations')::integer),
+                    'from', least(n.first, coalesce((t.decision::json ->> 'from')::integer, 0)))::text END, t.label
+            FROM taken t LEFT JOIN LATERAL (
+                SELECT min(split_part(substr(p.key, length(t.key) + 2), ']', 1)::integer) AS first FROM stepd.steps p
+                WHERE t.open AND t.kind = 'repeat' AND t.decision::json ->> 'iterations' IS NOT NULL AND p.run = fork.id AND starts_with(p.key, t.key || '[')
+                    AND NOT EXISTS (SELECT FROM before k WHERE k.key = p.key AND k.checkpoint)
+            ) n ON true
+            RETURNING checkpoint
     )
     SELECT count(*) FILTER (WHERE w.checkpoint) INTO kept FROM written w;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)
@@ -673,13 +687,60 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.approval_of(uuid, text) IS 'The step that an approval means; raises SD014 or SD015 where that is not clear.';
 
-CREATE FUNCTION stepd.approve(id uuid, step text DEFAULT NULL, note text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+-- What of the flat schemas that servers of tools ask with can be told here; the worker checks the rest, and asks again.
+CREATE FUNCTION stepd_engine.misfit(answer jsonb, asked jsonb) RETURNS text LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN jsonb_typeof(answer) IS DISTINCT FROM 'object' THEN 'it must be a JSON object' ELSE (
+        SELECT string_agg(m.what, '; ' ORDER BY m.what) FROM (
+            SELECT format('"%s" is missing', r.name) AS what
+                FROM jsonb_array_elements_text(CASE jsonb_typeof(asked -> 'required') WHEN 'array' THEN asked -> 'required' ELSE '[]' END) AS r(name)
+                WHERE NOT answer ? r.name
+            UNION ALL
+            SELECT CASE WHEN p.value ? 'enum' THEN format('"%s" must be one of %s', p.key, p.value -> 'enum')
+                    ELSE format('"%s" must be of type %s', p.key, p.value ->> 'type') END
+                FROM jsonb_each(CASE jsonb_typeof(asked -> 'properties') WHEN 'object' THEN asked -> 'properties' ELSE '{}' END) AS p,
+                    LATERAL (SELECT answer -> p.key AS said, jsonb_typeof(answer -> p.key) AS type) a
+                WHERE answer ? p.key AND (
+                    jsonb_typeof(p.value -> 'enum') = 'array' AND NOT p.value -> 'enum' @> jsonb_build_array(a.said)
+                    OR p.value ->> 'type' IN ('string', 'number', 'boolean', 'array', 'object') AND a.type <> p.value ->> 'type'
+                    OR p.value ->> 'type' = 'integer' AND (a.type <> 'number' OR a.said::text LIKE '%.%' AND trunc((a.said #>> '{}')::numeric) <> (a.said #>> '{}')::numeric))
+        ) m) END
+$$;
+COMMENT ON FUNCTION stepd_engine.misfit(jsonb, jsonb) IS 'What is wrong with an answer, by the schema with which it was asked for; NULL: nothing that could be told here.';
+
+-- Raises SD018 where a yes to this approval must carry an answer and this one does not fit, or where it may carry none.
+CREATE FUNCTION stepd_engine.refuse_answer(run_ uuid, key_ text, answer jsonb) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    asked jsonb;
+    wrong text;
+BEGIN
+    SELECT stepd_engine.failure_json(c.decision)::jsonb -> 'schema' INTO asked FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = key_;
+    IF asked IS NULL AND answer IS NULL THEN RETURN; END IF;
+    wrong := CASE WHEN asked IS NULL THEN format('step "%s" asks for a yes or a no, and for no answer', key_)
+        WHEN answer IS NULL THEN format('step "%s" needs an answer, not only a yes', key_)
+        -- NULL where nothing is wrong.
+        ELSE format('the answer does not fit step "%s": ', key_) || stepd_engine.misfit(answer, asked) END;
+    IF wrong IS NULL THEN RETURN; END IF;
+    RAISE EXCEPTION USING ERRCODE = 'SD018', MESSAGE = 'stepd SD018: ' || wrong,
+        HINT = coalesce(format('It asks for JSON that matches %s.', asked), 'Leave the answer out.') || ' (stepd explain SD018)';
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.refuse_answer(uuid, text, jsonb) IS 'Raises SD018 where an answer does not fit what a step asks.';
+
+CREATE FUNCTION stepd.approve(id uuid, step text DEFAULT NULL, note text DEFAULT NULL, answer jsonb DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     key_ text := stepd_engine.approval_of(approve.id, approve.step);
-    yes text := json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())::text;
+    yes text := CASE WHEN approve.answer IS NULL
+        THEN json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())
+        ELSE json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp(), 'answer', approve.answer) END::text;
 BEGIN
+    PERFORM stepd_engine.refuse_large(approve.answer, 'answer');
+    PERFORM stepd_engine.refuse_answer(approve.id, key_, approve.answer);
     IF NOT stepd_engine.answer(approve.id, key_, yes, NULL) THEN
         -- Somebody else was faster: say what it is now.
         PERFORM stepd_engine.approval_of(approve.id, key_);
@@ -688,8 +749,8 @@ BEGIN
     RETURN key_;
 END
 $$;
-COMMENT ON FUNCTION stepd.approve(uuid, text, text) IS
-    'Answers yes to a step that waits for an approval; the step may be left out where only one waits. Returns the step''s key. Raises SD014 when none waits, SD015 when several do.';
+COMMENT ON FUNCTION stepd.approve(uuid, text, text, jsonb) IS
+    'Answers yes to a step that waits for an approval; the step may be left out where only one waits. Where a tool asks for input, answer is the JSON object that it asks for (stepd.waiting.schema). Returns the step''s key. Raises SD014 when none waits, SD015 when several do, SD018 for an answer that does not fit.';
 
 CREATE FUNCTION stepd.reject(id uuid, step text DEFAULT NULL, note text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -885,7 +946,8 @@ AS $$
         SELECT c.seq, c.key, count(*) OVER () AS total, row_number() OVER (ORDER BY c.seq, c.key) AS n,
             CASE
                 WHEN c.kind = 'approve' THEN
-                    format('approval at %s%s', c.key, coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
+                    format('%s at %s%s', CASE WHEN c.decision LIKE '%,"schema":%' THEN 'an answer' ELSE 'approval' END, c.key, coalesce(' "' || stepd_engine.failure_field(c.decision, 'prompt') || '"', ''))
+                    || CASE WHEN c.decision LIKE '%,"schema":%' THEN format(' (stepd approve %s %s --answer JSON, for %s)', c.run, c.key, stepd_engine.failure_json(c.decision) ->> 'schema') ELSE '' END
                     || format(' since %s', stepd_engine.span(clock_timestamp() - c.started_at))
                     || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
                 WHEN c.kind = 'workflow' AND stepd_engine.failure_field(c.decision, 'wait') = 'child' THEN
@@ -897,6 +959,9 @@ AS $$
                     format('event %s%s at %s since %s', c.event, CASE WHEN c.match IS NULL OR c.match = '{}' THEN '' ELSE ' matching ' || c.match::text END,
                         c.key, stepd_engine.span(clock_timestamp() - c.started_at))
                     || CASE WHEN c.due_at IS NULL THEN '' ELSE ', times out in ' || stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')) END
+                WHEN stepd_engine.failure_field(c.decision, 'wait') = 'retry' AND stepd_engine.failure_field(c.decision, 'why') IS NOT NULL THEN
+                    format('step %s, which goes on in %s: %s', c.key, stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')),
+                        stepd_engine.failure_field(c.decision, 'why'))
                 WHEN stepd_engine.failure_field(c.decision, 'wait') = 'retry' THEN format('attempt %s of %s of step %s in %s%s',
                     stepd_engine.failure_field(c.decision, 'attempt'), stepd_engine.failure_field(c.decision, 'of'), c.key,
                     stepd_engine.span(greatest(c.due_at - clock_timestamp(), interval '0')),

@@ -233,6 +233,7 @@ SELECT c.run, c.key,
     CASE WHEN c.kind <> 'approve' THEN NULL
         WHEN c.kind = 'approve' THEN stepd_engine.failure_field(c.decision, 'prompt')
         ELSE 'The step was interrupted. Run it again?' END AS prompt,
+    CASE WHEN c.kind = 'approve' AND c.decision LIKE '%,"schema":%' THEN stepd_engine.failure_json(c.decision) -> 'schema' END AS schema,
     c.event, c.match,
     (SELECT j.workflow FROM stepd.jobs j WHERE j.id = c.run) AS workflow,
     (SELECT j.state FROM stepd.jobs j WHERE j.id = c.run) AS run_state
@@ -245,6 +246,7 @@ COMMENT ON COLUMN stepd.waiting.since IS 'Since when.';
 COMMENT ON COLUMN stepd.waiting.waited IS 'For how long already.';
 COMMENT ON COLUMN stepd.waiting.due_at IS 'When the sleep ends, or the wait times out; NULL: it waits for ever.';
 COMMENT ON COLUMN stepd.waiting.prompt IS 'The question of an approval: answer with stepd.approve or stepd.reject.';
+COMMENT ON COLUMN stepd.waiting.schema IS 'The answer that is asked for with it, as a JSON Schema: hand it in as stepd.approve(id, step, answer => …); NULL: a yes or a no will do.';
 COMMENT ON COLUMN stepd.waiting.event IS 'The event''s or signal''s name: answer with stepd.emit or stepd.signal.';
 COMMENT ON COLUMN stepd.waiting.match IS 'What its payload must contain.';
 COMMENT ON COLUMN stepd.waiting.workflow IS 'The workflow''s name.';

@@ -142,9 +142,10 @@ pub mod testing;
 pub use db::{DbError, Trouble};
 pub use engine::{Halt, StepFailure};
 pub use library::{
-    Approval, Builder, Client, Ctx, Enqueue, Error, Fork, MapCall, RepeatCall, StepCall, Stepd, WaitCall, Workflow,
-    WorkflowFn, WorkflowMethod,
+    Approval, Builder, ChildCall, Client, Concurrency, Ctx, Enqueue, Error, Fork, MapCall, Overlap, Rate, RepeatCall,
+    Schedule, StepCall, Stepd, Unique, WaitCall, WhenFull, Workflow, WorkflowFn, WorkflowMethod,
 };
 pub use model::{Class, Failure, Payload, RunId, StepKey, Wait, WorkerId};
+pub use rules::cron::CatchUp;
 pub use rules::policy::{Backoff, OnInterrupt, ResumePolicy, RetryPolicy};
-pub use steps::{BoxFuture, Flow, Shape, Step, StepCx, StepOutput, StopReason, StopSignal};
+pub use steps::{After, BoxFuture, Flow, Question, Reply, Shape, Step, StepCx, StepOutput, StopReason, StopSignal};

@@ -9,6 +9,7 @@ mod flat;
 mod floor;
 mod idle;
 mod insert;
+mod limit;
 mod memory;
 mod overhead;
 mod peers;
@@ -17,6 +18,7 @@ mod report;
 mod resume;
 mod round;
 mod server;
+mod shapes;
 mod start;
 mod steps;
 mod worker;
@@ -37,7 +39,7 @@ pub struct Bench {
 }
 
 /// Name and purpose, in the order of the default run.
-const FIGURES: [(&str, &str); 10] = [
+const FIGURES: [(&str, &str); 12] = [
     ("drain", "drain, its cost, flatness, queues and priorities, against the SQL floor"),
     ("steps", "10-step runs, 1,000 in flight, as Rust code and as a file"),
     ("alone", "one run of 1,000 steps against single-row commits"),
@@ -45,9 +47,11 @@ const FIGURES: [(&str, &str); 10] = [
     ("resume", "from SIGKILL to the first step that another worker starts"),
     ("idle", "memory, CPU and statements of a daemon without work"),
     ("overhead", "a step `run: \"true\"` against the bare process"),
+    ("limit", "runs of 20 ms under a limit of ten, against the ideal"),
     ("insert", "what the insert trigger costs"),
     ("memory", "memory with 10,000 runs in flight"),
     ("start", "from exec to ready, with 200 definitions"),
+    ("shapes", "runs of 1,000 steps, 10,000 items and 1,000 children: time and memory against smaller ones"),
 ];
 
 /// Those that take minutes each: with `--full`, or by name.
@@ -133,9 +137,11 @@ async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<
             "resume" => resume::measure(bench, report).await,
             "idle" => idle::measure(bench, report).await,
             "overhead" => overhead::measure(bench, report).await,
+            "limit" => limit::measure(bench, report).await,
             "insert" => insert::measure(bench, report).await,
             "memory" => memory::measure(bench, report).await,
             "start" => start::measure(bench, report).await,
+            "shapes" => shapes::measure(bench, report).await,
             "churn" => flat::churn(bench, report).await,
             "history" => flat::history(bench, report).await,
             "scheduled" => flat::scheduled(bench, report).await,

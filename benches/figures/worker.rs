@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use stepd::{Ctx, Halt, Stepd, Workflow};
+use stepd::{Concurrency, Ctx, Halt, Stepd, Workflow};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -14,6 +14,12 @@ use super::server::{Db, Server};
 
 /// The first argument that turns this program into a daemon.
 pub const MODE: &str = "serve-code";
+
+/// So many runs at once, where there is a limit …
+pub const LIMIT: u32 = 10;
+
+/// … and how long each of them takes.
+pub const SPAN_MS: u32 = 20;
 
 /// Which daemon.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -177,6 +183,7 @@ fn code(name: &str, steps: usize, pause: Duration) -> Workflow {
 /// This program as a daemon.
 pub async fn serve(args: &[String]) -> Result<()> {
     stepd::telemetry::logs::start("json", "info");
+    let span = Duration::from_millis(u64::from(SPAN_MS));
     let daemon = Stepd::builder()
         .queue("figures")
         .concurrency(args.first().context("concurrency")?.parse()?)
@@ -184,6 +191,8 @@ pub async fn serve(args: &[String]) -> Result<()> {
         .register(code("code_10", 10, Duration::ZERO))
         .register(code("code_1000", 1_000, Duration::ZERO))
         .register(code("code_slow", 500, Duration::from_millis(20)))
+        .register(code("code_20ms", 1, span))
+        .register(code("code_keyed", 1, span).concurrency(Concurrency::limit(LIMIT)))
         .register(code("code_hold", 1, Duration::from_secs(8)))
         .start()
         .await?;

@@ -285,7 +285,7 @@ impl Daemon {
         services.spawn(sweeper.run(stopping.clone()));
         let scheduler = Scheduler { db: db.clone(), hints: hints.clone() };
         services.spawn(drive(scheduler, progress.pulse("scheduler", pool_bound), stopping.clone()));
-        let stager = Stager { db: db.clone(), hints: hints.clone(), cost: Duration::ZERO, after: None };
+        let stager = Stager { db: db.clone(), hints: hints.clone(), cost: Duration::ZERO, after: None, staged: None };
         services.spawn(drive(stager, progress.pulse("stager", pool_bound), stopping.clone()));
         let pruner = Pruner {
             db: db.clone(),

@@ -13,6 +13,10 @@ use super::config::{Config, McpServer, Model};
 const IDLE: u64 = 60;
 /// The longest call of a tool.
 const LONGEST: u64 = 3_600;
+/// How long a person's answer is waited for.
+const INPUT: u64 = 86_400;
+/// How long what does not answer is left alone.
+const REST: u64 = 30;
 /// The longest call of a model: long answers of slow ones take minutes.
 const ANSWER: u64 = 300;
 
@@ -68,6 +72,8 @@ fn options(config: &Config, key: &str, server: &McpServer) -> Result<ServerOptio
         afu9,
         idle: seconds(server.idle_seconds, IDLE),
         longest: seconds(server.max_seconds, LONGEST),
+        input: seconds(server.input_seconds, INPUT),
+        rest: seconds(server.rest_seconds, REST),
         // What is larger could not be recorded; the frame round it is small.
         max_message: config.max_output_bytes.saturating_mul(2),
     })
@@ -84,6 +90,7 @@ fn profile(config: &Config, key: &str, model: &Model) -> Result<ModelProfile, Bu
         price_input: model.price_input.unwrap_or(0.0),
         price_output: model.price_output.unwrap_or(0.0),
         timeout: Duration::from_secs(model.timeout_seconds.unwrap_or(ANSWER)),
+        rest: Duration::from_secs(model.rest_seconds.unwrap_or(REST)),
         structured: match model.structured.as_deref() {
             Some("json") => Structured::Json,
             Some("none") => Structured::Prompt,

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use crate::db::actions;
+use crate::db::actions::{self, Said};
 
 use super::client::run_id;
 use super::output::{Format, json, say};
 use super::text::clean;
-use super::{Exit, Global};
+use super::{Exit, Global, values};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -21,11 +21,28 @@ pub(super) struct Args {
     note: Option<String>,
 }
 
-pub(super) async fn run(global: &Global, args: &Args, yes: bool) -> anyhow::Result<Exit> {
+#[derive(clap::Args)]
+pub(super) struct Approve {
+    #[command(flatten)]
+    args: Args,
+    /// What a tool has asked for: JSON, @FILE, or - for stdin
+    #[arg(long, short, value_name = "JSON")]
+    answer: Option<String>,
+}
+
+pub(super) async fn approve(global: &Global, args: &Approve) -> anyhow::Result<Exit> {
+    let answer = args.answer.as_deref().map(|text| values::json("--answer", text)).transpose()?;
+    run(global, &args.args, Said::Yes(answer.as_ref().map(|a| a.as_str())), "approved").await
+}
+
+pub(super) async fn reject(global: &Global, args: &Args) -> anyhow::Result<Exit> {
+    run(global, args, Said::No, "rejected").await
+}
+
+async fn run(global: &Global, args: &Args, said: Said<'_>, word: &str) -> anyhow::Result<Exit> {
     let mut conn = global.connect().await?;
     let id = run_id(&mut conn, &args.run).await?;
-    let step = actions::answer(&mut conn, id, args.step.as_deref(), args.note.as_deref(), yes).await?;
-    let word = if yes { "approved" } else { "rejected" };
+    let step = actions::answer(&mut conn, id, args.step.as_deref(), args.note.as_deref(), said).await?;
     match global.output {
         Format::Table => say(&format!("{id}  {word} {}", clean(&step)))?,
         Format::Id => say(&id.to_string())?,

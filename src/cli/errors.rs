@@ -105,7 +105,7 @@ fn exit_of(error: &DbError) -> Exit {
     match error.sqlstate().as_deref() {
         Some("SD001" | "SD010" | "SD014" | "SD017") => Exit::NotFound,
         Some("SD011" | "SD012" | "SD013" | "SD020" | "42501" | "28000" | "28P01") => Exit::NotAllowed,
-        Some("SD002" | "SD015" | "SD016" | "23514") => Exit::Usage,
+        Some("SD002" | "SD015" | "SD016" | "SD018" | "23514") => Exit::Usage,
         // The server is there, the database is not.
         Some("3D000") => Exit::Unreachable,
         _ if matches!(error.unsuitable(), Some(Unsuitable::Pooler { .. })) => Exit::Unreachable,

@@ -28,6 +28,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     };
     let Some(text) = explanation(code) else {
         let hint = match nearest(code, PAGES.iter().map(|(code, _)| *code)) {
+            _ if code.contains(['.', '/']) => format!("stepd check {code} says what is wrong with a file"),
             Some(near) => format!("did you mean {near}?"),
             None => "stepd explain lists them all".to_owned(),
         };

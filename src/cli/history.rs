@@ -76,6 +76,7 @@ fn told(l: &HistoryLine) -> String {
         }
         "crashed" | "taken over" => Some(death(&data)),
         "resumed" => word("worker").map(|id| format!("by worker {}", id.get(..8).unwrap_or(&id))),
+        "run ending" => word("state").map(|state| format!("as {state}")),
         "retried" => word("from").map(|from| format!("it was {from}")),
         "unpaused" => word("to").map(|to| format!("{to} again")),
         "signalled" => word("name"),

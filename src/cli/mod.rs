@@ -168,8 +168,8 @@ enum Command {
     Signal(signal::Args),
     /// Emit an event: answers every step of every run that waits for it
     Emit(emit::Args),
-    /// Answer yes to a step that waits for an approval
-    Approve(approve::Args),
+    /// Answer yes to a step that waits for an approval; with --answer, what a tool asks for
+    Approve(approve::Approve),
     /// Answer no to a step that waits for an approval: it fails
     Reject(approve::Args),
     /// Remove old history: runs that ended long ago, with their steps
@@ -190,7 +190,7 @@ enum Command {
     Db,
     /// Try an expression out: print its value as JSON, or what is wrong with it
     Eval(eval::Args),
-    /// List what a step can be, and the connections and secrets that the configuration names
+    /// List what a step can be, and the servers, models, connections and secrets that the configuration names
     Kinds,
     /// Print the JSON Schema of workflow files, for editors
     Schema,
@@ -268,8 +268,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Pause(args) => act::pause(&cli.global, &args).await,
         Command::Unpause(args) => act::unpause(&cli.global, &args).await,
         Command::Signal(args) => signal::run(&cli.global, &args).await,
-        Command::Approve(args) => approve::run(&cli.global, &args, true).await,
-        Command::Reject(args) => approve::run(&cli.global, &args, false).await,
+        Command::Approve(args) => approve::approve(&cli.global, &args).await,
+        Command::Reject(args) => approve::reject(&cli.global, &args).await,
         Command::Prune(args) => prune::run(&cli.global, &args).await,
         Command::Doctor(args) => doctor::run(&cli.global, &args).await,
         Command::Watch(args) => watch::run(&cli.global, &args).await,

@@ -46,7 +46,7 @@ pub(super) async fn check(
 fn complaints(definition: &Definition, offers: &Offers, outside: &Outside) -> Vec<(usize, String)> {
     let mut out = Vec::new();
     for used in definition.tools() {
-        out.extend(of_tool(&used, offers).into_iter().map(|what| (used.step.line, what)));
+        out.extend(of_tool(&used, offers).into_iter().map(|what| (used.line, what)));
     }
     let models = outside.models.names();
     for (step, model) in definition.models().into_iter().filter(|(_, model)| !models.contains(model)) {
@@ -61,7 +61,7 @@ fn complaints(definition: &Definition, offers: &Offers, outside: &Outside) -> Ve
 }
 
 fn of_tool(used: &ToolUse<'_>, offers: &Offers) -> Vec<String> {
-    let (id, server, tool) = (&used.step.id, &used.server, &used.tool);
+    let (id, server, tool) = (used.step, &used.server, &used.tool);
     let tools = match offers.get(server) {
         Some(Ok(tools)) => tools,
         Some(Err(failure)) => return vec![format!("step `{id}`: {}", failure.message)],

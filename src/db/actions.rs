@@ -127,21 +127,31 @@ pub async fn emit<'c>(db: impl Executor<'c, Database = Postgres>, name: &str, pa
     Ok(sqlx::query_file_scalar!("src/db/sql/emit.sql", name, payload).fetch_one(db).await?)
 }
 
+/// A person's answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Said<'a> {
+    /// Yes; with JSON, where a tool has asked for it.
+    Yes(Option<&'a str>),
+    /// No.
+    No,
+}
+
 /// Answers an approval; gives the key of the step that waited.
 ///
 /// # Errors
-/// SD010, SD011, SD014, SD015; whatever else the database says.
+/// SD010, SD011, SD014, SD015, SD018; whatever else the database says.
 pub async fn answer<'c>(
     db: impl Executor<'c, Database = Postgres>,
     run: Uuid,
     step: Option<&str>,
     note: Option<&str>,
-    yes: bool,
+    said: Said<'_>,
 ) -> Result<String, DbError> {
-    Ok(if yes {
-        sqlx::query_file_scalar!("src/db/sql/approve.sql", run, step, note).fetch_one(db).await?
-    } else {
-        sqlx::query_file_scalar!("src/db/sql/reject.sql", run, step, note).fetch_one(db).await?
+    Ok(match said {
+        Said::Yes(answer) => {
+            sqlx::query_file_scalar!("src/db/sql/approve.sql", run, step, note, answer).fetch_one(db).await?
+        }
+        Said::No => sqlx::query_file_scalar!("src/db/sql/reject.sql", run, step, note).fetch_one(db).await?,
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Row};
 
 use super::error::{DbError, Trouble};
 use super::hosts::Hosts;
@@ -55,13 +55,14 @@ impl Database {
         let settings = [("statement_timeout", limit.as_str()), ("lock_timeout", "5s")];
         let main = pool(pool_size)
             // The second wall against a connection that comes back inside a transaction (sqlx #4385): the next
-            // statement on it would be acknowledged and never committed. Outside one, the two times are equal. And against one to
-            // a server that has become a standby.
+            // statement on it would be acknowledged and never committed. Outside one, the two times are equal: in one message, for in
+            // the extended protocol a statement's time is that of its last message, and every connection would be closed after its
+            // first use. And against one to a server that has become a standby.
             .after_release(|conn, _| {
                 Box::pin(async move {
-                    sqlx::query_scalar::<_, bool>("SELECT now() = statement_timestamp() AND NOT pg_is_in_recovery()")
-                        .fetch_one(&mut *conn)
-                        .await
+                    let row = sqlx::raw_sql("SELECT now() = statement_timestamp() AND NOT pg_is_in_recovery()")
+                        .fetch_one(&mut *conn);
+                    row.await?.try_get(0)
                 })
             })
             .connect_lazy_with(session(hosts.used(), "stepd", &settings));

@@ -332,6 +332,8 @@ pub struct StepLine {
     pub cost: Option<f64>,
     /// The run that it has started.
     pub child: Option<Uuid>,
+    /// What was decided: the case of a `switch`, the state in which the run ends.
+    pub chosen: Option<String>,
 }
 
 /// A line of a run's audit trail.
@@ -457,16 +459,16 @@ pub async fn end<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> R
     })
 }
 
-/// The approvals that a run waits for: the step's key, and the question.
+/// The approvals that a run waits for: the step's key, the question, and the JSON Schema of the answer where one is asked for.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn approvals<'c>(
     db: impl Executor<'c, Database = Postgres>,
     run: Uuid,
-) -> Result<Vec<(String, Option<String>)>, DbError> {
+) -> Result<Vec<(String, Option<String>, Option<String>)>, DbError> {
     let rows = sqlx::query_file!("src/db/sql/run_approvals.sql", run).fetch_all(db).await?;
-    Ok(rows.into_iter().map(|r| (r.key, r.prompt)).collect())
+    Ok(rows.into_iter().map(|r| (r.key, r.prompt, r.schema)).collect())
 }
 
 /// The sentence on where a run stands.

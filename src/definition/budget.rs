@@ -3,7 +3,7 @@
 use crate::rules::budget::{Budget, WhenSpent};
 
 use super::diagnostics::Report;
-use super::fields::{at, unknown_keys, whole, word, wrong};
+use super::fields::{at, mapping, unknown_keys, whole, word};
 use super::node::{Entry, NodeValue};
 
 /// Its keys.
@@ -14,10 +14,7 @@ const MOST: u64 = 1_000_000_000_000;
 
 pub(super) fn budget(entry: &Entry, report: &mut Report<'_>) -> Option<Budget> {
     let node = &entry.value;
-    if !matches!(node.value, NodeValue::Map(_)) {
-        wrong(entry, "a mapping", report);
-        return None;
-    }
+    mapping(entry, report)?;
     unknown_keys(node, &KEYS, &[], "`budget`", report);
     let actions = [("approve", WhenSpent::Approve), ("fail", WhenSpent::Fail)];
     let budget = Budget {

@@ -11,8 +11,10 @@ use super::spec::{Definition, Kind, Params, Step};
 /// A tool that a step calls, or that an agent may call.
 #[derive(Debug)]
 pub struct ToolUse<'d> {
-    /// The step.
-    pub step: &'d Step,
+    /// The step's id.
+    pub step: &'d str,
+    /// Where it stands in its file.
+    pub line: usize,
     /// The server.
     pub server: String,
     /// The tool.
@@ -27,6 +29,8 @@ enum Args<'d> {
     Nothing,
     Given(&'d Template),
     Constant(&'d Value),
+    /// Of an AFU-9 document, with placeholders in their strings.
+    Document(&'d Value),
 }
 
 impl Definition {
@@ -38,17 +42,29 @@ impl Definition {
             "mcp" => {
                 if let (Some(server), Some(tool)) = (text(params, "server"), text(params, "tool")) {
                     let args = Some(args(params));
-                    out.push(ToolUse { step, server, tool, args });
+                    out.push(ToolUse { step: &step.id, line: step.line, server, tool, args });
                 }
             }
             "agent" => {
                 let word = |pair: &Value, n: usize| pair.get(n).and_then(Value::as_str).unwrap_or_default().to_owned();
                 let tools = constant(params, "tools").and_then(Value::as_array);
-                let used = |p: &Value| ToolUse { step, server: word(p, 0), tool: word(p, 1), args: None };
-                out.extend(tools.into_iter().flatten().map(used));
+                let used = |p: &Value| ToolUse {
+                    step: &step.id,
+                    line: step.line,
+                    server: word(p, 0),
+                    tool: word(p, 1),
+                    args: None,
+                };
+                out.extend(tools.into_iter().flatten().filter(|tool| tool.is_array()).map(used));
             }
             _ => {}
         });
+        let steps = self.document.iter().flat_map(|document| &document.steps);
+        out.extend(steps.filter_map(|step| {
+            let (server, tool) = step.target().ok()?;
+            let (server, tool, args) = (server.to_owned(), tool.to_owned(), Some(Args::Document(&step.params)));
+            Some(ToolUse { step: &step.key, line: step.line, server, tool, args })
+        }));
         out
     }
 
@@ -103,7 +119,14 @@ impl ToolUse<'_> {
             None => Vec::new(),
             Some(Args::Nothing) => whole(&json!({}), schema),
             Some(Args::Constant(value)) => whole(value, schema),
-            Some(Args::Given(Template::Object(entries))) => parts(entries, schema),
+            Some(Args::Given(Template::Object(entries))) => {
+                parts(&entries.iter().map(|(key, value)| (key, value.as_constant())).collect::<Vec<_>>(), schema)
+            }
+            Some(Args::Document(Value::Object(entries))) => {
+                let known = |value: &&Value| !value.to_string().contains("${");
+                parts(&entries.iter().map(|(key, value)| (key, Some(value).filter(known))).collect::<Vec<_>>(), schema)
+            }
+            Some(Args::Document(_)) => whole(&json!({}), schema),
             // One expression gives them all: only the run knows.
             Some(Args::Given(_)) => Vec::new(),
         }
@@ -118,16 +141,16 @@ fn whole(value: &Value, schema: &Value) -> Vec<String> {
 }
 
 /// Where some values are only known in a run: the names, and the values that stand in the file.
-fn parts(entries: &[(String, Template)], schema: &Value) -> Vec<String> {
-    let has = |name: &str| entries.iter().any(|(key, _)| key == name);
+fn parts(entries: &[(&String, Option<&Value>)], schema: &Value) -> Vec<String> {
+    let has = |name: &str| entries.iter().any(|(key, _)| *key == name);
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     let mut wrong: Vec<String> =
         required.filter(|name| !has(name)).map(|name| format!("{name:?} is a required property")).collect();
     let properties = schema.get("properties").and_then(Value::as_object);
-    for (name, template) in entries {
-        match properties.and_then(|all| all.get(name)) {
+    for (name, value) in entries {
+        match properties.and_then(|all| all.get(*name)) {
             Some(property) => {
-                let mistakes = template.as_constant().map(|value| whole(value, property)).unwrap_or_default();
+                let mistakes = value.map(|value| whole(value, property)).unwrap_or_default();
                 wrong.extend(mistakes.into_iter().map(|mistake| format!("/{name}: {mistake}")));
             }
             None if schema.get("additionalProperties") == Some(&Value::Bool(false)) => {

@@ -5,6 +5,7 @@ use crate::expression::{Expression, ExpressionError, Path, Piece, Segment, Templ
 use super::diagnostics::Report;
 use super::node::{Entry, Node, NodeValue, Span};
 use super::schema::Schema;
+use super::scope::holder;
 
 /// The steps of a list that have ended before a certain one.
 #[derive(Clone, Debug)]
@@ -51,6 +52,12 @@ pub(super) struct Names<'a> {
     pub(super) before: &'a Before,
     /// The step that the expression belongs to.
     pub(super) own: Option<usize>,
+    /// The `switch` in whose branch that step stands.
+    pub(super) within: Option<usize>,
+    /// From where to where the steps of the same list stand: those that `needs` can name.
+    pub(super) list: (usize, usize),
+    /// The steps of the scope as they stand in the file.
+    pub(super) nodes: &'a [Node],
     /// The item's name, inside a map; `index` inside a `repeat`.
     pub(super) item: Option<&'a str>,
     /// Is it known how the run ends?
@@ -71,13 +78,14 @@ pub(super) fn taken(names: Option<&Names<'_>>, id: &str) -> bool {
 const STEP: [&str; 3] = ["key", "attempt", "idempotency_key"];
 const RUN: [&str; 3] = ["id", "workflow", "scheduled_for"];
 const RUN_AT_END: [&str; 4] = ["id", "workflow", "scheduled_for", "state"];
+const ERROR: [&str; 4] = ["class", "code", "message", "details"];
 const ATTRIBUTES: [&str; 5] = ["output", "state", "error", "count", "failed"];
 
 impl<'a> Names<'a> {
     /// Those of a scope of these steps, none of which has ended.
     pub(super) fn new(input: Option<&'a Schema>, steps: &'a [(&'a str, bool)]) -> Self {
-        let (own, item, ending, step, outer) = (None, None, false, false, None);
-        Self { input, steps, before: &NOTHING, own, item, ending, step, raw: &[], outer }
+        let (own, within, list, item, ending, step, outer) = (None, None, (0, 0), None, false, false, None);
+        Self { input, steps, before: &NOTHING, own, within, list, nodes: &[], item, ending, step, raw: &[], outer }
     }
 }
 
@@ -130,6 +138,7 @@ impl Names<'_> {
                 attribute("run", key, known, span, report);
             }
             ("step", Some(key)) if self.step && !STEP.contains(&key) => attribute("step", key, &STEP, span, report),
+            ("error", Some(key)) if self.ending && !ERROR.contains(&key) => error_part("error", key, span, report),
             ("secrets", None) => {
                 report.help(span, "`secrets` can only be used one by one", "name one: `secrets.<name>`")
             }
@@ -142,28 +151,12 @@ impl Names<'_> {
         let Some(place) = self.steps.iter().position(|(other, _)| *other == id) else {
             match self.outer {
                 Some(outer) if taken(Some(outer), id) => outer.steps(id, path, span, report),
-                _ => {
-                    let mut known: Vec<&str> = Vec::new();
-                    let mut at = Some(self);
-                    while let Some(n) = at {
-                        known.extend(n.steps.iter().map(|(other, _)| *other));
-                        at = n.outer;
-                    }
-                    let meant = nearest(id, known.iter().copied()).map(|n| format!("steps.{n}"));
-                    report.name(span, format!("there is no step `{id}`"), meant.as_deref(), &there_are(known));
-                }
+                _ => self.unknown_step(id, span, report),
             }
             return;
         };
-        if self.own == Some(place) && !self.before.has(place) {
-            report.help(
-                span,
-                format!("step `{id}` cannot see its own result here"),
-                "in `output`, the names of its raw result are known by themselves",
-            );
-        } else if !self.before.has(place) {
-            let help = format!("name `{id}` in `needs`, or move this step behind it");
-            report.help(span, format!("step `{id}` has not ended when this is evaluated"), help);
+        if !self.before.has(place) {
+            self.too_early(id, place, span, report);
         }
         match path.segments.get(1) {
             Some(Segment::Key(key)) if !ATTRIBUTES.contains(&&**key) => {
@@ -174,7 +167,45 @@ impl Names<'_> {
             Some(Segment::Key(key)) if ["count", "failed"].contains(&&**key) && !self.steps[place].1 => {
                 report.error(span, format!("only a `map` has `{key}`, and `{id}` is none"));
             }
+            Some(Segment::Key(key)) if &**key == "error" => {
+                if let Some(Segment::Key(part)) = path.segments.get(2)
+                    && !ERROR.contains(&&**part)
+                {
+                    error_part(&format!("steps.{id}.error"), part, span, report);
+                }
+            }
             _ => {}
+        }
+    }
+
+    fn unknown_step(&self, id: &str, span: Span, report: &mut Report<'_>) {
+        let (mut known, mut at): (Vec<&str>, _) = (Vec::new(), Some(self));
+        while let Some(n) = at {
+            if let Some(holder) = holder(n.nodes, id) {
+                let help =
+                    format!("say in the `output:` of `{holder}` what is needed, and use `steps.{holder}.output`");
+                return report.help(span, format!("step `{id}` is known inside of `{holder}` only"), help);
+            }
+            known.extend(n.steps.iter().map(|(other, _)| *other));
+            at = n.outer;
+        }
+        let meant = nearest(id, known.iter().copied()).map(|n| format!("steps.{n}"));
+        report.name(span, format!("there is no step `{id}`"), meant.as_deref(), &there_are(known));
+    }
+
+    /// A step that has not ended yet.
+    fn too_early(&self, id: &str, place: usize, span: Span, report: &mut Report<'_>) {
+        if self.own == Some(place) {
+            let help = "in `output`, the names of its raw result are known by themselves";
+            return report.help(span, format!("step `{id}` cannot see its own result here"), help);
+        }
+        let message = format!("step `{id}` has not ended when this is evaluated");
+        if self.within == Some(place) {
+            report.help(span, message, format!("`{id}` ends after the steps of its branches"));
+        } else if (self.list.0..self.list.1).contains(&place) {
+            report.help(span, message, format!("name `{id}` in `needs`, or move this step behind it"));
+        } else {
+            report.help(span, message, "what is used here must have ended before: only such steps can be named");
         }
     }
 
@@ -226,6 +257,15 @@ pub(super) fn there_are<'a>(ids: impl IntoIterator<Item = &'a str>) -> String {
         1..=MOST => format!("there are: {}", ids.join(", ")),
         n => format!("there are {n}: {}, …", ids[..MOST].join(", ")),
     }
+}
+
+/// Complains about a part that no failure has.
+fn error_part(what: &str, key: &str, span: Span, report: &mut Report<'_>) {
+    if what == "error" && ["step", "key"].contains(&key) {
+        let help = "the key of the step that failed is `error.details.step`";
+        return report.help(span, format!("`error` has no `{key}`"), help);
+    }
+    attribute(what, key, &ERROR, span, report);
 }
 
 fn attribute(what: &str, key: &str, names: &[&str], span: Span, report: &mut Report<'_>) {

@@ -7,7 +7,7 @@ use crate::expression::nearest;
 use super::diagnostics::Report;
 use super::duration::parse_duration;
 use super::node::{Entry, Node, NodeValue, Span};
-use super::synonyms::instead_of;
+use super::synonyms::{as_written, instead_of, surely_instead_of};
 
 /// Complains about keys that neither `known` nor `quiet` names.
 pub(super) fn unknown_keys(node: &Node, known: &[&str], quiet: &[&str], what: &str, report: &mut Report<'_>) {
@@ -18,11 +18,21 @@ pub(super) fn unknown_keys(node: &Node, known: &[&str], quiet: &[&str], what: &s
             return;
         }
         let message = format!("{what} has no key `{}`", entry.key);
+        if let Some(help) = surely_instead_of(&entry.key) {
+            report.help(entry.key_span, message, help);
+            continue;
+        }
         match (nearest(&entry.key, known.iter().copied()), instead_of(&entry.key)) {
             (None, Some(help)) => report.help(entry.key_span, message, help),
             (meant, _) => report.name(entry.key_span, message, meant, &format!("it may have: {}", known.join(", "))),
         }
     }
+}
+
+/// A step of a kind, as a sentence begins.
+pub(super) fn a_step(kind: &str) -> String {
+    let spoken = kind.starts_with(['a', 'e', 'i', 'o']) || ["http", "llm", "mcp"].contains(&kind);
+    format!("{} `{kind}` step", if spoken { "an" } else { "a" })
 }
 
 /// Complains where a value is of the wrong type.
@@ -41,8 +51,13 @@ pub(super) fn at(entry: &Entry) -> Span {
 /// Text.
 pub(super) fn text<'n>(entry: &'n Entry, report: &mut Report<'_>) -> Option<&'n str> {
     let text = entry.value.as_str();
-    if text.is_none() {
-        wrong(entry, "text", report);
+    match as_written(&entry.key) {
+        Some(help) if text.is_none() => {
+            let message = format!("`{}` must be text, not {}", entry.key, entry.value.kind());
+            report.help(at(entry), message, help);
+        }
+        _ if text.is_none() => wrong(entry, "text", report),
+        _ => {}
     }
     text
 }
@@ -99,6 +114,11 @@ pub(super) fn whole(entry: &Entry, from: u64, to: u64, report: &mut Report<'_>) 
             }
             number
         }
+        NodeValue::String(text) if text.parse::<u64>().is_ok() => {
+            let message = format!("`{}` must be a whole number from {from} to {to}, not text", entry.key);
+            report.help(entry.value.span, message, "write it without quotation marks");
+            None
+        }
         _ => {
             wrong(entry, &format!("a whole number from {from} to {to}"), report);
             None
@@ -140,7 +160,11 @@ pub(super) fn mapping<'n>(entry: &'n Entry, report: &mut Report<'_>) -> Option<&
         NodeValue::Map(entries) => Some(entries),
         _ => {
             let message = format!("`{}` must be a mapping, not {}", entry.key, entry.value.kind());
-            report.help(at(entry), message, "write {key: value}, or one `key: value` a line");
+            report.help(
+                at(entry),
+                message,
+                as_written(&entry.key).unwrap_or("write {key: value}, or one `key: value` a line"),
+            );
             None
         }
     }

@@ -26,13 +26,13 @@ pub(super) const RATE: [&str; 3] = ["key", "limit", "per"];
 pub(super) const SCHEDULE: [&str; 4] = ["cron", "timezone", "overlap", "catch_up"];
 
 /// The most runs that a limit may name: they are counted from rows.
-const MOST: u64 = 100_000;
+pub(crate) const MOST: u64 = 100_000;
 
 /// The longest window of a rate: its starts are kept as rows until then.
-const LONGEST_WINDOW: Duration = Duration::from_secs(31 * 86_400);
+pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(31 * 86_400);
 
 /// For ever, as Postgres keeps it: it has no infinite interval before version 17.
-const FOR_EVER: &str = "1000 years";
+pub(crate) const FOR_EVER: &str = "1000 years";
 
 /// `schedule:` of a workflow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ fn most(entry: &Entry, example: &str, report: &mut Report<'_>) -> Option<u64> {
 }
 
 /// As Postgres reads it.
-fn interval(span: Duration) -> String {
+pub(crate) fn interval(span: Duration) -> String {
     format!("{} milliseconds", span.as_millis())
 }
 
@@ -173,11 +173,21 @@ fn path(entry: &Entry, node: &Node, input: Option<&Schema>, report: &mut Report<
     if let Some(Segment::Key(key)) = path.segments.first() {
         input_property(input, key, span, report);
     }
+    Some(parts(&path))
+}
+
+/// The parts of a path into the input, as Postgres takes them; `None`: it is none.
+pub(crate) fn key_parts(text: &str) -> Option<Value> {
+    let path = Path::parse(text).filter(|path| &*path.root == "input" && !path.segments.is_empty())?;
+    Some(parts(&path))
+}
+
+fn parts(path: &Path) -> Value {
     let parts = path.segments.iter().map(|segment| match segment {
         Segment::Key(key) => Value::from(&**key),
         Segment::Index(index) => Value::from(index.to_string()),
     });
-    Some(parts.collect())
+    parts.collect()
 }
 
 /// `schedule:`.

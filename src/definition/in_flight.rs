@@ -36,9 +36,15 @@ fn misfit(definition: &Definition, record: &Recorded<'_>) -> Option<String> {
     if record.kind == "end" {
         return None;
     }
+    // What the engine asks of people by itself belongs to the run, or to a step that stands for it.
+    if record.kind == "approve"
+        && (key.starts_with("budget[") || key.contains(".input[") || key.contains(".interrupted["))
+    {
+        return None;
+    }
     let step = match find_anywhere(definition, key) {
         Found::Step(step) => step,
-        Found::Pause => return None,
+        Found::Own => return None,
         Found::Missing(known) => {
             let meant = nearest(key.rsplit('.').next().unwrap_or(key), known.iter().copied());
             let meant = meant.map(|name| format!("; is it `{name}` now?")).unwrap_or_default();
@@ -62,8 +68,8 @@ fn misfit(definition: &Definition, record: &Recorded<'_>) -> Option<String> {
 
 enum Found<'d> {
     Step(&'d Step),
-    /// The pause before an iteration.
-    Pause,
+    /// One that the step makes by itself: the pause before an iteration, an agent's turn.
+    Own,
     /// There is no such step; these are there.
     Missing(Vec<&'d str>),
     /// The step round it has no items.
@@ -112,7 +118,8 @@ fn within<'d>(step: &'d Step, rest: &str, head: &str) -> Found<'d> {
         (_, None) if rest.is_empty() => Found::Step(step),
         (Kind::Map(map), Some(inner)) => find(&map.body, inner),
         (Kind::Repeat(repeat), Some(inner)) => find(&repeat.body, inner),
-        (Kind::Repeat(_), None) => Found::Pause,
+        (Kind::Repeat(_), None) => Found::Own,
+        (Kind::Task { .. }, _) if step.kind_name() == "agent" => Found::Own,
         (Kind::Map(_) | Kind::Switch(_) | Kind::Task { .. }, _) => Found::NoMap(head.to_owned()),
     }
 }
@@ -133,6 +140,7 @@ steps:
   - {id: docs, map: "${{ input.docs }}", steps: [{id: text, run: "true"}, {id: save, set: 1}]}
   - {id: optional, set: 1, if: "input.order > 1", undo: {run: "true"}}
   - {id: pick, switch: input.order, cases: {1: [{id: one, set: 1}]}}
+  - {id: answer, agent: large, prompt: x, tools: [a.b]}
   - {id: poll, repeat: {steps: [{id: look, set: 1}], until: "true", max: 3, every: 1s}}
 finally: [{map: [1], steps: [{id: bye, set: 1}]}]
 "#;
@@ -156,6 +164,12 @@ finally: [{map: [1], steps: [{id: bye, set: 1}]}]
             ("one", "set", Completed),
             ("poll[1]", "sleep", Completed),
             ("poll[1].look", "set", Running),
+            ("answer.tools", "mcp", Completed),
+            ("answer.turn[1]", "llm", Completed),
+            ("answer.tool[1.0]", "mcp", Running),
+            ("answer.tool[1.0].input[1]", "approve", Completed),
+            ("charge.interrupted[2]", "approve", Completed),
+            ("budget[1]", "approve", Completed),
             ("(end)", "end", Completed),
             ("optional.undo", "run", Completed),
             ("finally[0]", "map", Running),

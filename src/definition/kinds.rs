@@ -104,6 +104,11 @@ pub(super) fn params(
         "sleep" => return sleep(entry, names, report),
         "wait" => {
             out.required(entry, "event", report);
+            if entry.value.as_str().is_some_and(|name| parse_duration(name).is_ok()) {
+                let help =
+                    "`sleep` is a pause; `wait` takes the name of an event, and `timeout:` beside it how long it waits";
+                report.help(at(entry), "`wait` waits for an event, and this is a time", help);
+            }
             let matches = node.get("match").filter(|e| mapping(e, report).is_some());
             let matches = matches.map(|e| template(&e.value, Mode::Typed, names, report));
             out.put("match", matches.unwrap_or_else(|| Template::constant(json!({}))));

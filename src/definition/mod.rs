@@ -11,7 +11,7 @@ mod check;
 mod diagnostics;
 mod duration;
 mod fields;
-mod flow;
+pub(crate) mod flow;
 mod in_flight;
 mod kinds;
 mod models;

@@ -6,7 +6,7 @@ use crate::expression::{Template, has_expression};
 
 use super::check::{Mode, template};
 use super::diagnostics::Report;
-use super::fields::{at, list, mapping, text, whole, wrong};
+use super::fields::{at, list, mapping, text, unknown_keys, whole, wrong};
 use super::kinds::Object;
 use super::node::{Entry, Node, NodeValue, Span};
 
@@ -120,18 +120,57 @@ fn tools(entry: &Entry, report: &mut Report<'_>) -> Value {
     }
     let mut out: Vec<Value> = Vec::new();
     for item in items {
-        let Some(name) = item.as_str() else {
-            report.error(item.span, format!("a tool is text such as store.list_objects, not {}", item.kind()));
-            continue;
+        let found = match (&item.value, item.as_str()) {
+            (NodeValue::Map(_), _) => workflow(item, report),
+            (_, Some(name)) => tool(name, item.span, "tools", report).map(|(server, tool)| json!([server, tool])),
+            _ => {
+                let message = "a tool is text such as store.list_objects, or a mapping with `workflow`, not";
+                report.error(item.span, format!("{message} {}", item.kind()));
+                None
+            }
         };
-        let Some((server, tool)) = tool(name, item.span, "tools", report) else { continue };
-        let pair = json!([server, tool]);
-        if out.contains(&pair) {
-            report.error(item.span, format!("`{name}` stands here twice"));
+        let Some(found) = found else { continue };
+        if out.iter().any(|other| name_of(other) == name_of(&found)) {
+            report.error(item.span, format!("`{}` stands here twice", name_of(&found)));
         }
-        out.push(pair);
+        out.push(found);
     }
     out.into()
+}
+
+fn name_of(tool: &Value) -> String {
+    match tool {
+        Value::Array(pair) => pair.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("."),
+        other => other["workflow"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// `{workflow, description?, input?}`: another workflow, as a tool.
+fn workflow(item: &Node, report: &mut Report<'_>) -> Option<Value> {
+    const KEYS: [&str; 3] = ["workflow", "description", "input"];
+    unknown_keys(item, &KEYS, &[], "a tool", report);
+    let mut plain = |key: &str| {
+        let entry = item.get(key)?;
+        let said = text(entry, report)?;
+        if has_expression(said) {
+            report.error(at(entry), format!("`{key}` of a tool takes no expression"));
+        }
+        Some(said.to_owned())
+    };
+    let (name, description) = (plain("workflow"), plain("description"));
+    let input = item.get("input").and_then(|e| super::parse::schema(e, report)).map(|schema| schema.source().clone());
+    let Some(name) = name else {
+        if item.get("workflow").is_none() {
+            report.help(
+                item.span,
+                "a tool that is a mapping has no `workflow`",
+                "add `workflow:` with the name of one",
+            );
+        }
+        return None;
+    };
+    let input = input.unwrap_or_else(|| json!({"type": "object"}));
+    Some(json!({"workflow": name, "description": description.unwrap_or_default(), "input": input}))
 }
 
 fn number(out: &mut Object<'_>, key: &str, from: f64, to: f64, report: &mut Report<'_>) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::expression::{StepIds, nearest};
+use crate::expression::StepIds;
 use crate::rules::policy::RetryPolicy;
 
 use super::check::{Before, Names, expression};
@@ -14,7 +14,6 @@ use super::kinds::OwnKind;
 use super::node::{Entry, Node, NodeValue};
 use super::schema::Schema;
 use super::spec::Definition;
-use super::synonyms::instead_of;
 use super::{flow, policy, scope, shapes, steps};
 
 /// The keys of a workflow.
@@ -47,12 +46,12 @@ pub(super) struct Inherited<'a> {
 
 /// Reads a workflow.
 pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut Report<'_>) -> Option<Definition> {
-    let NodeValue::Map(entries) = &root.value else {
+    if !matches!(root.value, NodeValue::Map(_)) {
         let help = "a workflow begins with `name:` and has `steps:`";
         report.help(root.span, format!("a workflow is a mapping, not {}", root.kind()), help);
         return None;
-    };
-    top_keys(entries, report);
+    }
+    unknown_keys(root, &KEYS, &[], "a workflow", report);
     let name = name(root, report);
     let input = root.get("input").and_then(|e| schema(e, report));
     let get = |key| root.get(key);
@@ -79,10 +78,11 @@ pub(super) fn workflow(root: &Node, source: &str, own: &[OwnKind], report: &mut 
             None
         }
     };
-    let known = get("steps").map(|e| scope::known(items(&e.value))).unwrap_or_default();
+    let nodes = get("steps").map(|e| items(&e.value)).unwrap_or_default();
+    let known = scope::known(nodes);
     let ids: Vec<(&str, bool)> = known.iter().map(|k| (k.id, k.is_map)).collect();
     let all = Before::Prefix(ids.len());
-    let names = Names { before: &all, ..Names::new(inherited.input, &ids) };
+    let names = Names { before: &all, nodes, ..Names::new(inherited.input, &ids) };
     let output = get("output").and_then(|e| expression(e, &names, report));
     let (on_failure, finally) = shapes::handlers(root, &names, &inherited, report);
     Some(Definition {
@@ -114,21 +114,6 @@ fn items(node: &Node) -> &[Node] {
 
 pub(super) fn hash(source: &str) -> String {
     Sha256::digest(source.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn top_keys(entries: &[Entry], report: &mut Report<'_>) {
-    for entry in entries {
-        if report.is_full() {
-            return;
-        }
-        if !KEYS.contains(&entry.key.as_str()) {
-            let message = format!("a workflow has no key `{}`", entry.key);
-            match (nearest(&entry.key, KEYS), instead_of(&entry.key)) {
-                (None, Some(help)) => report.help(entry.key_span, message, help),
-                (meant, _) => report.name(entry.key_span, message, meant, &format!("it may have: {}", KEYS.join(", "))),
-            }
-        }
-    }
 }
 
 fn name<'n>(root: &'n Node, report: &mut Report<'_>) -> Option<&'n str> {
@@ -203,10 +188,4 @@ fn pointer<'n>(node: &'n Node, path: &str) -> &'n Node {
 /// The ids of a block, for expressions.
 pub(super) fn ids(steps: &[(&str, bool)]) -> Arc<StepIds> {
     Arc::new(StepIds::new(steps.iter().copied()))
-}
-
-/// Complains about the keys that are in no list; those of `quiet` are not mentioned either way.
-pub(super) fn keys(node: &Node, lists: &[&[&str]], quiet: &[&str], what: &str, report: &mut Report<'_>) {
-    let all: Vec<&str> = lists.iter().flat_map(|l| *l).copied().collect();
-    unknown_keys(node, &all, quiet, what, report);
 }

@@ -60,6 +60,16 @@ fn items(node: &Node) -> Option<&[Node]> {
     }
 }
 
+/// The `map` or `repeat` of a scope inside of which a step stands, however deep.
+pub(super) fn holder<'n>(nodes: &'n [Node], id: &str) -> Option<&'n str> {
+    known(nodes).into_iter().find_map(|one| {
+        let of = one.node.get("map").map_or_else(|| one.node.get("repeat").map(|e| &e.value), |_| Some(one.node))?;
+        let steps = items(&of.get("steps")?.value)?;
+        let inside = known(steps).iter().any(|k| k.id == id) || holder(steps, id).is_some();
+        inside.then_some(one.id)
+    })
+}
+
 /// Complains about ids that are used twice.
 pub(super) fn doubled(known: &[Known<'_>], outer: Option<&Names<'_>>, round: &str, report: &mut Report<'_>) {
     let mut places = std::collections::HashMap::new();

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use super::check::{Before, Mode, Names, expression, template};
 use super::diagnostics::Report;
-use super::fields::{at, limit, list, mapping, text, unknown_keys, whole, wrong};
+use super::fields::{a_step, at, limit, list, mapping, text, unknown_keys, whole, wrong};
 use super::kinds::KINDS;
 use super::node::{Entry, Node, NodeValue};
-use super::parse::{Inherited, ids, keys};
+use super::parse::{Inherited, ids};
 use super::policy;
 use super::scope::{doubled, known};
 use super::spec::{Block, Branch, Case, Kind, MapStep, RepeatStep, SwitchStep, Tolerate};
@@ -52,8 +52,7 @@ impl Frame<'_> {
     /// Complains about keys that do not belong to it.
     fn keys(&self, kind: &str, report: &mut Report<'_>) -> StepPolicy {
         let own: Vec<&str> = KINDS.iter().filter(|k| k.word == kind).flat_map(|k| k.keys).copied().collect();
-        let words: Vec<&str> = KINDS.iter().map(|k| k.word).collect();
-        keys(self.node, &[&COMMON, &own], &words, &format!("a `{kind}` step"), report);
+        step_keys(self.node, kind, &own, report);
         for entry in NOT_THEIRS.iter().filter_map(|key| self.node.get(key)) {
             let help = format!("put it on the steps inside the {}", if kind == "map" { "map" } else { kind });
             report.help(entry.key_span, format!("a `{kind}` has no `{}`", entry.key), help);
@@ -82,6 +81,14 @@ pub(super) fn read(
     Read { kind, output, label, policy }
 }
 
+/// Complains about the keys of a step that its kind has not. Those of other kinds have been complained about already.
+pub(super) fn step_keys(node: &Node, kind: &str, own: &[&str], report: &mut Report<'_>) {
+    let not = not_of(kind);
+    let known: Vec<&str> = COMMON.iter().filter(|key| !not.contains(key)).chain(own).copied().collect();
+    let quiet: Vec<&str> = KINDS.iter().map(|k| k.word).chain(not.iter().copied()).collect();
+    unknown_keys(node, &known, &quiet, &a_step(kind), report);
+}
+
 /// The keys of every step that a kind has not.
 pub(super) fn not_of(kind: &str) -> &'static [&'static str] {
     match kind {
@@ -93,8 +100,14 @@ pub(super) fn not_of(kind: &str) -> &'static [&'static str] {
 }
 
 /// The names of a block as seen when all its steps have ended.
-fn inner<'a>(body: &'a [(&'a str, bool)], all: &'a Before, item: &'a str, outer: &'a Names<'a>) -> Names<'a> {
-    Names { steps: body, before: all, own: None, item: Some(item), outer: Some(outer), ..*outer }
+fn inner<'a>(
+    (nodes, body): (&'a [Node], &'a [(&'a str, bool)]),
+    all: &'a Before,
+    item: &'a str,
+    outer: &'a Names<'a>,
+) -> Names<'a> {
+    let (own, within, list) = (None, None, (0, 0));
+    Names { steps: body, nodes, before: all, own, within, list, item: Some(item), outer: Some(outer), ..*outer }
 }
 
 fn nodes<'n>(entry: Option<&'n Entry>, kind: &str, report: &mut Report<'_>) -> &'n [Node] {
@@ -123,7 +136,7 @@ pub(super) fn map(frame: &Frame<'_>, entry: &Entry, report: &mut Report<'_>) -> 
     let known = known(nodes);
     let list: Vec<(&str, bool)> = known.iter().map(|k| (k.id, k.is_map)).collect();
     let all = Before::Prefix(list.len());
-    let inside = inner(&list, &all, name, names);
+    let inside = inner((nodes, &list), &all, name, names);
     let output = frame.expression("output", &inside, report);
     // Before the item's steps have run, its label knows the item alone.
     let none = Before::Prefix(0);
@@ -157,7 +170,7 @@ pub(super) fn repeat(frame: &Frame<'_>, entry: &Entry, report: &mut Report<'_>) 
     let known = known(nodes);
     let list: Vec<(&str, bool)> = known.iter().map(|k| (k.id, k.is_map)).collect();
     let all = Before::Prefix(list.len());
-    let inside = inner(&list, &all, "index", names);
+    let inside = inner((nodes, &list), &all, "index", names);
     let until = get("until").and_then(|e| expression(e, &inside, report));
     let output = frame.expression("output", &inside, report);
     let label = frame.expression("label", names, report);
@@ -252,7 +265,7 @@ impl Cases<'_, '_> {
     fn branch(&mut self, case: Case, entry: &Entry, report: &mut Report<'_>) {
         let Some(nodes) = list(entry, report) else { return };
         let shared = self.frame.shared;
-        let names = Names { own: None, ..shared.names };
+        let names = Names { own: None, within: shared.names.own, ..shared.names };
         let shared = Shared { names, ids: shared.ids.clone(), start: self.next, handler: None };
         self.next += known(nodes).len();
         let body = steps(nodes, &shared, self.frame.inherited, report);
@@ -284,7 +297,7 @@ pub(super) fn undo(
     let mut ended = shared.names.before.bits(shared.names.steps.len());
     ended[shared.start / 64] |= 1 << (shared.start % 64);
     let ended = Before::Set(ended);
-    let outer = Names { before: &ended, own: None, ending: true, ..shared.names };
+    let outer = Names { before: &ended, own: None, list: (0, 0), ending: true, ..shared.names };
     let nodes = std::slice::from_ref(node);
     let known = known(nodes);
     doubled(&known, Some(&outer), "`undo`", report);

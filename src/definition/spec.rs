@@ -11,7 +11,7 @@
 //! | `sql` | `sql`, `params?` [any JSON], `connection?` (absent: stepd's own database) | `rows row_count` |
 //! | `mcp` | `server`, `tool`, `args?` (an object) | `structured content` |
 //! | `llm` | `model`, `prompt`, `system?`, `temperature?`, `max_tokens?`, `schema?` (JSON Schema) | `text json usage` |
-//! | `agent` | as `llm`, and `tools?` [[server, tool]], `max_turns` | `text json usage` |
+//! | `agent` | as `llm`, and `tools?` [[server, tool] or {workflow, description, input}], `max_turns` | `text json usage` |
 //! | `sleep` | `ms` | |
 //! | `wait` | `event`, `match` (an object, `{}` by default), `timeout_ms?` | `event` |
 //! | `approve` | `prompt`, `timeout_ms?` | `event`: the answer |

@@ -9,19 +9,19 @@ use serde_json::Value;
 use crate::expression::{StepIds, Template, nearest};
 use crate::rules::policy::StepPolicy;
 
-use super::check::{Names, expression, there_are};
+use super::check::{Names, expression, taken, there_are};
 use super::diagnostics::Report;
 use super::fields::{at, list, text};
 use super::kinds::{KINDS, KindWord, OwnKind, own_params, params};
 use super::models::has_own_schema;
 use super::node::{Entry, Node, NodeValue};
-use super::parse::{Inherited, ids, keys, schema};
+use super::parse::{Inherited, ids, schema};
 use super::plan::Graph;
 use super::policy;
 use super::scope::{Places, doubled, known};
 use super::shapes;
 use super::spec::{Block, Kind, Params, Step};
-use super::synonyms::instead_of;
+use super::synonyms::{instead_of, surely_instead_of};
 
 /// The keys of every step.
 pub(super) const COMMON: [&str; 12] = [
@@ -82,7 +82,7 @@ pub(super) fn block(nodes: &[Node], around: Around<'_>, inherited: &Inherited<'_
     doubled(&known, around.outer, around.what, report);
     let list: Vec<(&str, bool)> = known.iter().map(|k| (k.id, k.is_map)).collect();
     let ending = around.outer.is_some_and(|n| n.ending);
-    let names = Names { item: around.item, outer: around.outer, ending, ..Names::new(inherited.input, &list) };
+    let names = Names { item: around.item, outer: around.outer, ending, nodes, ..Names::new(inherited.input, &list) };
     steps(nodes, &Shared { names, ids: ids(&list), start: 0, handler: None }, inherited, report)
 }
 
@@ -98,7 +98,7 @@ pub(super) fn steps(nodes: &[Node], shared: &Shared<'_>, inherited: &Inherited<'
         places.entry(&header.id).or_insert(place);
     }
     let needs: Vec<Vec<usize>> =
-        headers.iter().enumerate().map(|(place, h)| needs(h, place, &places, report)).collect();
+        headers.iter().enumerate().map(|(place, h)| needs(h, place, &places, shared, report)).collect();
     let graph = Graph::new(&needs);
     let cycle = graph.cycle();
     if let Some(cycle) = &cycle {
@@ -115,7 +115,8 @@ pub(super) fn steps(nodes: &[Node], shared: &Shared<'_>, inherited: &Inherited<'
         .enumerate()
         .map(|(i, header)| {
             let own = places.start + i;
-            let names = Names { before: &before[i], own: Some(own), ..shared.names };
+            let list = (places.start, places.start + headers.len());
+            let names = Names { before: &before[i], own: Some(own), list, ..shared.names };
             let shared = Shared { names, ids: shared.ids.clone(), start: own, handler: shared.handler };
             step(header, &shared, places.inside[i].clone(), inherited, report)
         })
@@ -157,15 +158,13 @@ fn header<'n>(node: &'n Node, instead: Option<String>, own: &[OwnKind], report: 
 fn no_kind<'n>(node: &Node, entries: &[Entry], mine: &[OwnKind], report: &mut Report<'_>) -> Word<'n> {
     let words: Vec<&str> = KINDS.iter().map(|k| k.word).chain(mine.iter().map(|k| k.word)).collect();
     let own: Vec<&str> = KINDS.iter().flat_map(|k| k.keys).copied().collect();
+    // Nobody has misspelt the hundredth key of a step.
+    let entries = &entries[..entries.len().min(100)];
     let unknown = |e: &&Entry| !COMMON.contains(&e.key.as_str()) && !own.contains(&e.key.as_str());
     // First: `uses` is nearer to `set` than to what was meant.
-    let foreign = |e: &&Entry| e.key != "name" && instead_of(&e.key).is_some();
-    if let Some(e) = entries.iter().filter(unknown).find(foreign) {
-        report.help(
-            e.key_span,
-            format!("there is no kind of step `{}`", e.key),
-            instead_of(&e.key).unwrap_or_default(),
-        );
+    let instead = |e: &Entry| surely_instead_of(&e.key).or_else(|| instead_of(&e.key)).filter(|_| e.key != "name");
+    if let Some((e, help)) = entries.iter().filter(unknown).find_map(|e| Some((e, instead(e)?))) {
+        report.help(e.key_span, format!("there is no kind of step `{}`", e.key), help);
         return Word::None;
     }
     let typo = entries.iter().filter(unknown).find_map(|e| Some((e, nearest(&e.key, words.iter().copied())?)));
@@ -203,8 +202,15 @@ fn id<'n>(node: &'n Node, report: &mut Report<'_>) -> &'n str {
 }
 
 /// The places of the steps that a step needs: by default the one before it.
-fn needs(header: &Header<'_>, place: usize, places: &HashMap<&str, usize>, report: &mut Report<'_>) -> Vec<usize> {
-    let Some(entry) = header.node.get("needs") else {
+fn needs(
+    header: &Header<'_>,
+    place: usize,
+    places: &HashMap<&str, usize>,
+    shared: &Shared<'_>,
+    report: &mut Report<'_>,
+) -> Vec<usize> {
+    // An `undo` has none, which is said elsewhere.
+    let Some(entry) = header.node.get("needs").filter(|_| shared.handler != Some("undo")) else {
         return place.checked_sub(1).into_iter().collect();
     };
     let single = std::slice::from_ref(&entry.value);
@@ -225,8 +231,13 @@ fn needs(header: &Header<'_>, place: usize, places: &HashMap<&str, usize>, repor
             Some(need) => out.push(*need),
             None => {
                 let message = format!("there is no step `{}` here", report.source(item.span).trim());
-                let known = there_are(places.keys().copied());
-                report.name(item.span, message, nearest(name, places.keys().copied()), &known);
+                let meant = nearest(name, places.keys().copied());
+                let known = match shared.handler {
+                    _ if !taken(Some(&shared.names), name) => there_are(places.keys().copied()),
+                    Some(word) => format!("leave it out: `{name}` has ended when `{word}` begins"),
+                    None => format!("`needs` names steps of the same list, and `{name}` stands in another"),
+                };
+                report.name(item.span, message, meant, &known);
             }
         }
     }
@@ -278,8 +289,7 @@ fn step(
 fn task(header: &Header<'_>, names: &Names<'_>, inherited: &Inherited<'_>, report: &mut Report<'_>) -> shapes::Read {
     let node = header.node;
     if let Word::Own(word, entry) = header.kind {
-        let words: Vec<&str> = KINDS.iter().map(|k| k.word).collect();
-        keys(node, &[&COMMON, &[word.word]], &words, &format!("a `{}` step", word.word), report);
+        shapes::step_keys(node, word.word, &[word.word], report);
         let policy = policy::step(node, &inherited.retry, false, report);
         let kind = Kind::Task { kind: word.word, params: own_params(entry, names, report) };
         return shapes::read(node, kind, word.raw, policy, names, report);
@@ -290,10 +300,7 @@ fn task(header: &Header<'_>, names: &Names<'_>, inherited: &Inherited<'_>, repor
         let label = node.get("label").and_then(|e| expression(e, names, report));
         return shapes::Read { kind, output: None, label, policy: StepPolicy::default() };
     };
-    let what = format!("a `{}` step", word.word);
-    // A second kind has been complained about already.
-    let words: Vec<&str> = KINDS.iter().map(|k| k.word).collect();
-    keys(node, &[&COMMON, word.keys], &words, &what, report);
+    shapes::step_keys(node, word.word, word.keys, report);
     let policy = policy::step(node, &inherited.retry, word.waits, report);
     if word.word == "sleep"
         && let Some(e) = node.get("timeout")

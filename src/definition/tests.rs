@@ -53,8 +53,10 @@ fn every_good_file_loads() {
 
 #[test]
 fn the_examples_of_the_language_load_as_they_are_written() {
-    for (name, text) in files("tests/definitions/examples") {
-        load(&name, &text).unwrap_or_else(|e| panic!("{e}"));
+    for name in ["fulfil_order", "index_documents", "nightly_backup"] {
+        let path = format!("examples/{name}.yaml");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        load(&path, &text).unwrap_or_else(|e| panic!("{e}"));
     }
 }
 

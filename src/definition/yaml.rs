@@ -167,7 +167,10 @@ impl Builder<'_> {
     fn bad_key(&self, node: &Node, report: &mut Report<'_>) -> Option<()> {
         match braces(self.text, node.span.start) {
             Some(at) => report.help(at, "this looks like an expression, but YAML reads its braces as a mapping", QUOTE),
-            None => report.error(node.span, format!("a key must be text, not {}", node.kind())),
+            None => {
+                let message = format!("a key must be text, not {}", node.kind());
+                report.help(node.span, message, "quote it, if it is meant as text");
+            }
         }
         None
     }

@@ -1,7 +1,9 @@
 //! From a step's key to its checkpoint: what its record says, its attempts, its waits.
 
 mod body;
+mod go_on;
 
+use std::borrow::Cow;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,15 +13,16 @@ use serde_json::{Value, json};
 use crate::model::{Class, Failure, Payload, StepKey, StepRecord, StepState, Usage, code};
 use crate::rules::policy::{OnInterrupt, RetryPolicy, StepPolicy};
 use crate::rules::retry::next_attempt;
-use crate::steps::{StopReason, stop_pair};
+use crate::steps::{Reply, StopReason, stop_pair};
 use crate::telemetry::context::{Place, within};
 use crate::telemetry::redact;
 
-use super::ctx::{Attempted, Ctx, StepDone, plain_shape};
+use super::ctx::{Attempted, Ctx, StepDone};
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::NoteKind;
-use super::wait::{Purpose, Woken, answerable, is_retry, last_attempt, spent_at};
+use super::kept::Kept;
+use super::wait::{Purpose, Woken, answerable, attempts_after, spent_at};
 
 pub(super) use body::AskBody;
 use body::shape_answer;
@@ -31,6 +34,8 @@ const START_NOTE_AFTER: Duration = Duration::from_millis(5);
 /// What to do next with a step.
 enum Next {
     Attempt(u32),
+    /// A question to people, and then the attempt.
+    Ask(u32),
     Wait(Purpose),
     Rejoin(Option<Duration>),
     Finish(Answer),
@@ -60,7 +65,8 @@ impl Ctx {
                 let mut record = *record;
                 if record.attempts == 0 && spent_at(record.decision.as_ref()).is_some() {
                     // An operator's retry.
-                    record.decision = None;
+                    let kept = Kept::of(record.decision.as_ref());
+                    record.decision = Kept { spent_at: None, ..kept }.decision();
                 }
                 let next = Box::pin(self.take_up(&record, policy)).await?;
                 let first = first_attempt(&record, &next, policy);
@@ -72,6 +78,7 @@ impl Ctx {
                 (record, next, first)
             }
         };
+        let mut reply = None;
         loop {
             next = match next {
                 Next::Attempt(n) => {
@@ -81,7 +88,7 @@ impl Ctx {
                         return self.finish(record, Err(failure), policy);
                     }
                     let began = self.ports.clock.now();
-                    let done = self.one_attempt(&mut record, n, policy, body).await?;
+                    let done = self.one_attempt(&mut record, n, policy, body, reply.take()).await?;
                     let used = self.meter.take(&record.key);
                     if let Some(used) = used {
                         record.usage.get_or_insert_default().add(used);
@@ -94,11 +101,25 @@ impl Ctx {
                             return Ok(StepDone { state: StepState::Completed, output, error: None });
                         }
                         Ok(Attempted::Suspend(wait)) => Next::Wait(Purpose::Wait(wait)),
+                        Ok(Attempted::GoOn { keep, after }) => {
+                            Box::pin(self.carry_on(&mut record, (keep, after), (began, used), first, policy)).await?
+                        }
                         // Another branch has used it up meanwhile: whether to go on is asked before the attempt.
                         Err(failure) if failure.code == code::BUDGET_EXCEEDED && body.spends() => Next::Attempt(n),
-                        Err(failure) => self.after_failure(&record, (began, used), failure, first, policy),
+                        Err(failure) => {
+                            let spent_at = spent_at(record.decision.as_ref());
+                            record.decision = Kept { spent_at, ..Kept::default() }.decision();
+                            self.after_failure(&record, (began, used), failure, first, policy)
+                        }
                     }
                 }
+                Next::Ask(n) => match Box::pin(self.ask(&mut record)).await? {
+                    Ok(answer) => {
+                        reply = Some(answer);
+                        Next::Attempt(n)
+                    }
+                    Err(failure) => Next::Finish(Err(failure)),
+                },
                 Next::Wait(purpose) => {
                     let woken = Box::pin(self.begin_wait(&mut record, purpose)).await?;
                     Box::pin(self.after_wait(&record, woken, body)).await?
@@ -137,11 +158,7 @@ impl Ctx {
     async fn take_up(&self, record: &StepRecord, policy: &StepPolicy) -> Result<Next, Halt> {
         Ok(match record.state {
             // An interrupted attempt is repeated under its own number: the user's attempts count failures, not crashes.
-            StepState::Running => match policy.on_interrupt {
-                OnInterrupt::Retry => Next::Attempt(record.attempts),
-                OnInterrupt::Fail => Next::Finish(Err(interrupted(record, "and its author said `on_interrupt: fail`"))),
-                OnInterrupt::Ask => self.ask_after_interrupt(record).await?,
-            },
+            StepState::Running => self.after_interrupt(record, policy).await?,
             StepState::Waiting => {
                 let left = record.due_in_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
                 Next::Rejoin(left)
@@ -161,34 +178,17 @@ impl Ctx {
         })
     }
 
-    /// `on_interrupt: ask` is an approval with a key of its own, so that it is answered, shown and recorded like any other.
-    async fn ask_after_interrupt(&self, record: &StepRecord) -> Result<Next, Halt> {
-        let key = StepKey::new(format!("{}.interrupted[{}]", record.key, record.epoch));
-        let prompt = format!("Step {} was running when its worker died. Run it again?", record.key);
-        let body = AskBody { prompt, shape: plain_shape() };
-        let policy = StepPolicy { on_error: crate::rules::policy::OnError::Continue, ..StepPolicy::default() };
-        let done = {
-            let _aside = self.step_aside();
-            Box::pin(self.resolve(key, "approve", &policy, &body)).await?
-        };
-        Ok(match done.state {
-            StepState::Completed => Next::Attempt(record.attempts),
-            _ => Next::Finish(Err(interrupted(record, "and it was decided not to run it again"))),
-        })
-    }
-
     async fn after_wait(&self, record: &StepRecord, woken: Woken, body: &dyn Body) -> Result<Next, Halt> {
-        let retry = is_retry(record.decision.as_ref());
-        Ok(match woken {
-            Woken::Due if retry => {
+        Ok(match (woken, attempts_after(record.decision.as_ref())) {
+            (Woken::Due, Some((next, _))) => {
                 self.settled().await?;
-                Next::Attempt(record.attempts + 1)
+                Next::Attempt(next)
             }
-            Woken::Due if !answerable(record) => Next::Finish(Ok(Payload::null())),
-            Woken::Due => {
+            (Woken::Due, None) if !answerable(record) => Next::Finish(Ok(Payload::null())),
+            (Woken::Due, None) => {
                 Next::Finish(self.expire_wait(record).await?.and_then(|answer| shape_answer(record, body, &answer)))
             }
-            Woken::Answered(answer) => Next::Finish(answer.and_then(|answer| shape_answer(record, body, &answer))),
+            (Woken::Answered(answer), _) => Next::Finish(answer.and_then(|answer| shape_answer(record, body, &answer))),
         })
     }
 
@@ -201,8 +201,7 @@ impl Ctx {
         first: u32,
         policy: &StepPolicy,
     ) -> Next {
-        let once = RetryPolicy::never();
-        let retry = if is_spent(record) { &once } else { &policy.retry };
+        let retry = &*retry_of(record, policy);
         let attempt = record.attempts - first + 1;
         let pause =
             next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
@@ -218,7 +217,9 @@ impl Ctx {
         self.note(NoteKind::AttemptFailed, Some(record.key.clone()), attempt, Payload::from_value(&data));
         match pause {
             Some(after) => {
-                Next::Wait(Purpose::Retry { next: record.attempts + 1, of: first + retry.max_attempts - 1, after })
+                let kept = Kept::of(record.decision.as_ref());
+                let (next, of) = (record.attempts + 1, first + retry.max_attempts - 1);
+                Next::Wait(Purpose::Retry { next, of, after, kept, why: None })
             }
             None => Next::Finish(Err(failure)),
         }
@@ -243,12 +244,17 @@ impl Ctx {
         n: u32,
         policy: &StepPolicy,
         body: &dyn Body,
+        reply: Option<Reply>,
     ) -> Result<Result<Attempted, Failure>, Halt> {
         record.attempts = n;
         record.state = StepState::Running;
         record.epoch = self.epoch;
-        if !is_spent(record) {
-            record.decision = None;
+        if let Some(decision) = record.decision.take() {
+            let mut kept = Kept::of(Some(&decision));
+            // A question that nobody has answered was another attempt's.
+            kept.asks.take_if(|_| reply.is_none());
+            kept.answered &= reply.is_some();
+            record.decision = kept.decision();
         }
         let start_first = policy.on_interrupt != OnInterrupt::Retry || policy.undo || self.suspect;
         if start_first {
@@ -265,7 +271,7 @@ impl Ctx {
         let signal = own.unwrap_or_else(|| self.inbox.signal().clone());
         let record = &*record;
         let _at_work = self.inbox.begin_work();
-        let work = std::panic::AssertUnwindSafe(body.attempt(self, record, n, signal));
+        let work = std::panic::AssertUnwindSafe(body.attempt(self, record, n, (signal, reply)));
         let place = Place { run: self.info.id, worker: self.worker, step: Some((record.key.clone(), n)) };
         let work = within(Some(place), futures_util::FutureExt::catch_unwind(work));
         tokio::pin!(work);
@@ -332,16 +338,21 @@ impl Ctx {
 /// gives a step fresh ones.
 fn first_attempt(record: &StepRecord, next: &Next, policy: &StepPolicy) -> u32 {
     match next {
-        Next::Attempt(_) if record.state == StepState::Running && !is_spent(record) => 1,
-        Next::Attempt(n) => *n,
-        Next::Wait(_) | Next::Rejoin(_) | Next::Finish(_) => last_attempt(record.decision.as_ref())
-            .map_or(record.attempts, |last| (last + 1).saturating_sub(policy.retry.max_attempts).max(1)),
+        Next::Attempt(_) | Next::Ask(_) if record.state == StepState::Running && !is_spent(record) => 1,
+        Next::Attempt(n) | Next::Ask(n) => *n,
+        Next::Wait(_) | Next::Rejoin(_) | Next::Finish(_) => attempts_after(record.decision.as_ref())
+            .map_or(record.attempts, |(_, last)| (last + 1).saturating_sub(policy.retry.max_attempts).max(1)),
     }
 }
 
 /// Has the step only the one attempt that a resume gives?
 fn is_spent(record: &StepRecord) -> bool {
     record.attempts > 0 && spent_at(record.decision.as_ref()).is_some()
+}
+
+/// The retries that a step has.
+fn retry_of<'p>(record: &StepRecord, policy: &'p StepPolicy) -> Cow<'p, RetryPolicy> {
+    if is_spent(record) { Cow::Owned(RetryPolicy::never()) } else { Cow::Borrowed(&policy.retry) }
 }
 
 fn interrupted(record: &StepRecord, then: &str) -> Failure {

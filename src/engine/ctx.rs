@@ -20,13 +20,14 @@ use tokio::time::Instant;
 
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
 use crate::rules::policy::StepPolicy;
-use crate::steps::{BoxFuture, Flow, Meter, Registry, Shape, StepCx, StepOutput};
+use crate::steps::{After, BoxFuture, Flow, Meter, Registry, Reply, Shape, StepCx, StepOutput};
 
 use super::clock::ServerClock;
 use super::gate::Gate;
 use super::halt::{Halt, StepFailure};
 use super::inbox::Inbox;
 use super::journal::{Acks, Journal, Note, StepRow};
+use super::kept::Kept;
 
 pub(super) use busy::Quiet;
 
@@ -258,6 +259,8 @@ impl Ctx {
                 let record = StepRecord {
                     state: StepState::Running,
                     epoch: self.epoch,
+                    // An operator's retry has made it 0; a crash from now on is none.
+                    attempts: known.attempts.max(1),
                     ended_at: None,
                     error: None,
                     ..known.clone()
@@ -305,6 +308,14 @@ impl Ctx {
             self.defer(*row);
         }
         Ok(())
+    }
+
+    /// A key `name[1]`, `name[2]`, … that no step of the run has had.
+    pub(super) fn unused(&self, name: &str) -> String {
+        let state = self.state();
+        let is_used = |key: &StepKey| self.records.contains_key(key) || state.used.contains(key);
+        let keys = (1_u64..).map(|n| format!("{name}[{n}]"));
+        keys.into_iter().find(|key| !is_used(&StepKey::new(key.clone()))).unwrap_or_default()
     }
 
     /// What earlier claims have recorded of a step.
@@ -382,7 +393,7 @@ impl Ctx {
         record: &StepRecord,
         attempt: u32,
         shape: Shape,
-        stop: crate::steps::StopSignal,
+        (stop, reply): (crate::steps::StopSignal, Option<Reply>),
     ) -> StepCx {
         StepCx {
             run: self.info.id,
@@ -398,6 +409,8 @@ impl Ctx {
             shape,
             stop,
             meter: self.meter.clone(),
+            kept: record.decision.as_ref().and_then(|decision| Kept::of(Some(decision)).kept),
+            reply,
         }
     }
 
@@ -428,6 +441,7 @@ pub(super) enum Attempted {
     Done(Payload),
     Committed(Payload),
     Suspend(crate::model::Wait),
+    GoOn { keep: Value, after: After },
 }
 
 pub(super) fn shaped(flow: Flow, shape: &Shape) -> Result<Attempted, Failure> {
@@ -435,5 +449,6 @@ pub(super) fn shaped(flow: Flow, shape: &Shape) -> Result<Attempted, Failure> {
         Flow::Done(out) => Attempted::Done(shape(out)?),
         Flow::Committed(payload) => Attempted::Committed(payload),
         Flow::Suspend(wait) => Attempted::Suspend(wait),
+        Flow::GoOn { keep, after } => Attempted::GoOn { keep, after },
     })
 }

@@ -14,6 +14,7 @@ mod halt;
 mod inbox;
 mod interpreter;
 mod journal;
+mod kept;
 mod memory;
 mod runner;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::ctx::Ctx;
 use super::halt::Halt;
 use super::inbox::Answer;
 use super::journal::StepRow;
+use super::kept::Kept;
 
 /// A run in which everything waits is suspended at once, and its wait does not get this old in memory.
 const SUSPENDED_BY_THEN: Duration = Duration::from_millis(20);
@@ -28,8 +29,8 @@ pub(super) enum Woken {
 pub(super) enum Purpose {
     /// For what its kind says.
     Wait(Wait),
-    /// For the next attempt.
-    Retry { next: u32, of: u32, after: Duration },
+    /// For the next attempt; or for the same one, which then says `why` it only waits.
+    Retry { next: u32, of: u32, after: Duration, kept: Kept, why: Option<String> },
 }
 
 impl Purpose {
@@ -50,33 +51,37 @@ impl Purpose {
             }
             Self::Wait(Wait::Event { name, matches, .. }) => json!({"wait": "event", "event": name, "match": matches}),
             Self::Wait(Wait::Child { run, workflow, .. }) => json!({"wait": "child", "run": run, "workflow": workflow}),
-            Self::Wait(Wait::Approval { prompt, .. }) => json!({"wait": "approval", "prompt": prompt}),
-            Self::Retry { next, of, .. } => json!({"wait": "retry", "attempt": next, "of": of}),
+            Self::Wait(Wait::Approval { prompt, schema: None, .. }) => json!({"wait": "approval", "prompt": prompt}),
+            Self::Wait(Wait::Approval { prompt, schema, .. }) => {
+                json!({"wait": "approval", "prompt": prompt, "schema": schema})
+            }
+            Self::Retry { next, of, kept, why, .. } => {
+                let mut decision = json!({"wait": "retry", "attempt": next, "of": of});
+                kept.add_to(&mut decision);
+                if let Some(why) = why {
+                    decision["why"] = why.as_str().into();
+                }
+                decision
+            }
         }
     }
 }
 
 /// Is the recorded wait the pause before another attempt?
-pub(super) fn is_retry(decision: Option<&Payload>) -> bool {
+fn is_retry(decision: Option<&Payload>) -> bool {
     decision.is_some_and(|d| d.as_str().starts_with(r#"{"wait":"retry""#))
 }
 
-/// The last attempt that such a pause may lead to.
-pub(super) fn last_attempt(decision: Option<&Payload>) -> Option<u32> {
-    let last = decision.filter(|d| is_retry(Some(d)))?.value().ok()?.get("of")?.as_u64()?;
-    u32::try_from(last).ok()
+/// The attempt that such a pause leads to, and the last that it may.
+pub(super) fn attempts_after(decision: Option<&Payload>) -> Option<(u32, u32)> {
+    let decision = decision.filter(|d| is_retry(Some(d)))?.value().ok()?;
+    let number = |name: &str| u32::try_from(decision.get(name)?.as_u64()?).ok();
+    Some((number("attempt")?, number("of")?))
 }
 
-/// What a step says whose own attempts are spent, and the one attempt that each resume gives it: how often its run had been resumed by
-/// then. Until that has happened once more its failure stands, whoever takes the run up; and a crash in that one attempt gives no others.
-pub(super) fn spent(resumes: i16) -> Payload {
-    Payload::from_value(&json!({"spent_at_resume": resumes}))
-}
-
-/// What [`spent`] has said.
+/// What [`Kept::spent_at`] has said.
 pub(super) fn spent_at(decision: Option<&Payload>) -> Option<i64> {
-    let said = decision.filter(|d| d.as_str().starts_with(r#"{"spent_at_resume""#))?;
-    said.value().ok()?.get("spent_at_resume")?.as_i64()
+    decision.and_then(|decision| Kept::of(Some(decision)).spent_at)
 }
 
 /// How the decision of a wait begins that is answered in the database.

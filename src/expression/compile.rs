@@ -135,7 +135,7 @@ impl Expression {
             Value::Bool(b) => Ok(*b),
             other => {
                 let message =
-                    format!("the condition must be true or false, not {}: compare it with something", kind(other));
+                    format!("the condition must be true or false, not {} (compare it with something)", kind(other));
                 Err(ExpressionError::new(&self.source, message).into())
             }
         }
@@ -189,7 +189,21 @@ impl Expression {
             Some(Segment::Key(key)) => nearest(key, names.iter().map(String::as_str)).map(str::to_owned),
             _ => None,
         };
-        ExpressionError::new(&self.source, format!("`{}` does not exist", path.text(at + 1))).suggest(meant)
+        let mut message = format!("`{}` does not exist", path.text(at + 1));
+        if meant.is_none() && &*path.root != "secrets" && matches!(path.segments.get(at), Some(Segment::Key(_))) {
+            message.push_str(&format!(" (`{}` has {})", path.text(at), parts(names)));
+        }
+        ExpressionError::new(&self.source, message).suggest(meant)
+    }
+}
+
+/// The names of the parts that there are, where they are few and short.
+fn parts(names: &[String]) -> String {
+    const MOST: usize = 8;
+    let shown: Vec<&str> = names.iter().take(MOST).map(String::as_str).filter(|n| n.len() <= 40).collect();
+    match shown.is_empty() {
+        true => "no parts".to_owned(),
+        false => format!("{}{}", shown.join(", "), if shown.len() < names.len() { ", …" } else { "" }),
     }
 }
 

@@ -30,7 +30,10 @@ impl ExpressionError {
 
 impl fmt::Display for ExpressionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in `{}`", self.message, self.expression)?;
+        write!(f, "{}", self.message)?;
+        if !self.message.starts_with(&format!("`{}`", self.expression)) {
+            write!(f, " in `{}`", self.expression)?;
+        }
         match &self.suggestion {
             Some(name) => write!(f, "; did you mean `{name}`?"),
             None => Ok(()),

@@ -107,6 +107,10 @@ fn a_missing_name_is_an_error_wherever_it_stands() {
         assert!(error.starts_with(name), "{source}: {error}");
         assert!(error.contains(source), "the expression is named: {error}");
     }
+    let told = eval("input.order_id.x.y", &input).unwrap_err();
+    assert_eq!(told, "`input.order_id.x` does not exist (`input.order_id` has no parts) in `input.order_id.x.y`");
+    let told = eval("input.something", &input).unwrap_err();
+    assert_eq!(told, "`input.something` does not exist (`input` has order_id, n, list)");
     assert!(eval("input.order_di", &input).unwrap_err().ends_with("did you mean `order_id`?"));
     assert!(eval("[input.order_di]", &input).unwrap_err().ends_with("did you mean `order_id`?"));
 }

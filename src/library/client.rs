@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use sqlx::PgConnection;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::db::actions::{self, NewJob};
+use crate::db::actions::{self, NewJob, Said};
 use crate::db::{Database, DbError, runs};
 use crate::model::{Failure, Payload, RunId};
 use crate::steps::BoxFuture;
@@ -109,7 +109,22 @@ impl Client {
     /// # Errors
     /// The run waits for none, or for several.
     pub async fn approve(&self, run: RunId, step: Option<&str>, note: Option<&str>) -> Result<(), Error> {
-        self.answer(run, step, note, true).await
+        self.say(run, step, note, Said::Yes(None)).await
+    }
+
+    /// Answers what a tool asks for, with an object that fits its schema; else as [`Client::approve`].
+    ///
+    /// # Errors
+    /// The run waits for none, or for several; the answer does not fit.
+    pub async fn answer(
+        &self,
+        run: RunId,
+        step: Option<&str>,
+        answer: &impl Serialize,
+        note: Option<&str>,
+    ) -> Result<(), Error> {
+        let answer = text(answer)?;
+        self.say(run, step, note, Said::Yes(Some(answer.as_str()))).await
     }
 
     /// Answers no, as [`Client::approve`] answers yes.
@@ -117,7 +132,7 @@ impl Client {
     /// # Errors
     /// The run waits for none, or for several.
     pub async fn reject(&self, run: RunId, step: Option<&str>, note: Option<&str>) -> Result<(), Error> {
-        self.answer(run, step, note, false).await
+        self.say(run, step, note, Said::No).await
     }
 
     /// Makes a new run of a run when it is awaited, and gives the new id: every step that had ended before `from_step` began keeps its
@@ -126,8 +141,8 @@ impl Client {
         Fork { db: &self.db, run, from_step: from_step.into(), input: Ok(None), latest: false }
     }
 
-    async fn answer(&self, run: RunId, step: Option<&str>, note: Option<&str>, yes: bool) -> Result<(), Error> {
-        self.db.ask(async |conn| actions::answer(conn, run.0, step, note, yes).await).await?;
+    async fn say(&self, run: RunId, step: Option<&str>, note: Option<&str>, said: Said<'_>) -> Result<(), Error> {
+        self.db.ask(async |conn| actions::answer(conn, run.0, step, note, said).await).await?;
         Ok(())
     }
 

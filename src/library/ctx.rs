@@ -13,6 +13,7 @@ use crate::engine::{self, Halt, StepDone};
 use crate::model::{Failure, Payload, RunId, StepKey, code};
 use crate::steps::StepCx;
 
+use super::child::ChildCall;
 use super::map::MapCall;
 use super::repeat::RepeatCall;
 use super::step::StepCall;
@@ -192,9 +193,34 @@ impl<'r> Ctx<'r> {
         RepeatCall::new(self.run, self.key(key.as_ref()), round)
     }
 
+    /// Another workflow, in Rust or in a file, in a run of its own: waits for its end, and gives its output.
+    ///
+    /// The child is inserted once, whatever dies on the way. A child that fails, or is cancelled, is a permanent failure with the code
+    /// `child_failed`; to go on after it, use [`ChildCall::caught`]. When this run ends without it, it is cancelled;
+    /// [`ChildCall::detached`] starts one that is not waited for. Fan out with [`Ctx::map`].
+    ///
+    /// ```
+    /// # use stepd::{Ctx, Halt};
+    /// async fn invoice(ctx: &Ctx<'_>, order: u64) -> Result<String, Halt> {
+    ///     ctx.step("number", || async move { Ok(format!("R-{order}")) }).await
+    /// }
+    /// async fn month(ctx: &Ctx<'_>, orders: Vec<u64>) -> Result<Vec<String>, Halt> {
+    ///     // `invoice` is registered like any workflow: Stepd::builder().workflow("invoice", invoice)
+    ///     ctx.map("all", orders, |ctx, order| async move { ctx.child("invoice", "invoice", order).await })
+    ///         .max_parallel(50)
+    ///         .await
+    /// }
+    /// ```
+    pub fn child<'s, T>(&'s self, key: impl AsRef<str>, workflow: &str, input: impl Serialize) -> ChildCall<'s, T>
+    where
+        T: DeserializeOwned + Send + 's,
+    {
+        ChildCall::new(self, self.key(key.as_ref()), workflow, input)
+    }
+
     /// A context in which the key `charge` means `name.charge`: for a part of a workflow that is used more than once in a run.
     #[must_use]
-    pub fn child(&self, name: impl AsRef<str>) -> Self {
+    pub fn part(&self, name: impl AsRef<str>) -> Self {
         Self::under(self.run, &self.key(name.as_ref()))
     }
 

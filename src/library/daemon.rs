@@ -220,7 +220,8 @@ impl Builder {
                 "the queue `default` is everybody's: name one that only this binary serves, as in .queue(\"orders\")",
             ));
         }
-        let mut loaded: Vec<_> = std::mem::take(&mut self.workflows).into_iter().map(|w| w.loaded(&own)).collect();
+        let code = std::mem::take(&mut self.workflows).into_iter().map(|w| w.loaded(&own));
+        let mut loaded = code.collect::<Result<Vec<_>, _>>()?;
         let (host, kinds) = (build::host(&self.config), files::own_kinds(&self.kinds));
         let read = files::load_with(&self.files, &host, &kinds).map_err(|e| wrong(&e.to_string()))?;
         loaded.extend(read.into_iter().map(|mut file| {

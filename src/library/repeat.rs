@@ -4,9 +4,10 @@ use std::future::{Future, IntoFuture};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use crate::engine::{self, Halt};
-use crate::model::{Failure, Payload, StepKey, code};
+use crate::model::{Failure, Payload, StepKey, StepRecord, code};
 use crate::rules::policy::StepPolicy;
 use crate::steps::BoxFuture;
 
@@ -30,7 +31,7 @@ impl<'s, F> RepeatCall<'s, F> {
     }
 
     /// The most rounds; 100 by default. When they have all been gone through without a result, the run has failed with the code
-    /// `repeat_exhausted`.
+    /// `repeat_exhausted`. A retry of the run allows as many more.
     pub fn at_most(mut self, rounds: usize) -> Self {
         self.most = rounds.max(1);
         self
@@ -43,11 +44,18 @@ impl<'s, F> RepeatCall<'s, F> {
         Fut: Future<Output = Result<Option<O>, Halt>>,
     {
         let Self { run, key, round, most } = self;
-        // There is nothing to decide; the row says that the loop has begun, and in the end what came of it.
-        if let Err(done) = run.open(&key, "repeat", || Ok(Payload::null())).await? {
-            return decoded(run, &key, &done.output);
+        // The row says that the loop has begun, and in the end what came of it; and how many rounds it has been granted by retries.
+        let decided = match run.open(&key, "repeat", || Ok(Payload::null())).await? {
+            Ok(decided) => decided,
+            Err(done) => return decoded(run, &key, &done.output),
+        };
+        let mut granted = granted(&decided);
+        if run.loaded(&key).is_some_and(is_tried_again) {
+            granted += most;
+            run.decide_again(&key, Payload::from_value(&json!({ GRANTED: granted })))?;
         }
         let policy = StepPolicy::default();
+        let most = most + granted;
         for n in 0..most {
             let ctx = Ctx::under(run, &StepKey::from(format!("{key}[{n}]")));
             if let Some(result) = round(ctx, n).await? {
@@ -63,6 +71,18 @@ impl<'s, F> RepeatCall<'s, F> {
         let done = run.close(&key, Err(failure), &policy).await?;
         decoded(run, &key, &done.output)
     }
+}
+
+const GRANTED: &str = "granted";
+
+fn granted(decision: &Payload) -> usize {
+    let told = || decision.value().ok()?.get(GRANTED)?.as_u64();
+    told().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+}
+
+/// Had it gone through all its rounds, and has an operator then had the run tried again?
+fn is_tried_again(record: &StepRecord) -> bool {
+    record.attempts == 0 && record.error.as_ref().is_some_and(|e| e.code == code::REPEAT_EXHAUSTED)
 }
 
 impl<'s, O, F, Fut> IntoFuture for RepeatCall<'s, F>

@@ -14,6 +14,8 @@ use crate::services::catalog::Loaded;
 use crate::steps::BoxFuture;
 
 use super::ctx::Ctx;
+use super::error::Error;
+use super::flow::{Concurrency, FlowSettings, Rate, Schedule, Unique};
 
 /// `async fn(&Ctx<'_>, Input) -> Result<Output, Halt>`: implemented for every such function.
 pub trait WorkflowFn<'r, I, O>: Send + Sync {
@@ -58,6 +60,7 @@ pub struct Workflow {
     priority: u8,
     resume: ResumePolicy,
     timeout: Option<Duration>,
+    flow: FlowSettings,
     run: Box<Erased>,
 }
 
@@ -117,6 +120,7 @@ impl Workflow {
             priority: 5,
             resume: ResumePolicy::default(),
             timeout: None,
+            flow: FlowSettings::default(),
             run: Box::new(move |run, input| {
                 let function = function.clone();
                 Box::pin(async move {
@@ -152,20 +156,59 @@ impl Workflow {
         self
     }
 
+    /// At most one run of a key.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use stepd::{Ctx, Halt};
+    /// use stepd::{Concurrency, Rate, Schedule, Unique, WhenFull, Workflow};
+    ///
+    /// # async fn sync(_: &Ctx<'_>, _: serde_json::Value) -> Result<(), Halt> { Ok(()) }
+    /// let workflow = Workflow::new("sync", sync)
+    ///     .unique(Unique::key("input.order_id").for_a(Duration::from_secs(86_400)))
+    ///     .concurrency(Concurrency::limit(2).key("input.customer_id").when_full(WhenFull::Queue))
+    ///     .rate(Rate::limit(100, Duration::from_secs(60)).key("input.endpoint"))
+    ///     .schedule(Schedule::cron("15 2 * * *").timezone("Europe/Berlin"));
+    /// ```
+    pub fn unique(mut self, unique: Unique) -> Self {
+        self.flow.unique = Some(unique);
+        self
+    }
+
+    /// So many runs at once, over all processes.
+    pub fn concurrency(mut self, concurrency: Concurrency) -> Self {
+        self.flow.concurrency = Some(concurrency);
+        self
+    }
+
+    /// So many starts in any span of a time.
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.flow.rate = Some(rate);
+        self
+    }
+
+    /// When runs start by themselves.
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.flow.schedule = Some(schedule);
+        self
+    }
+
     /// On its way into the catalog. The hash is that of the name alone: the code may change under a run, and the next binary
     /// that has the workflow takes the run up.
-    pub(super) fn loaded(self, queue: &str) -> Loaded {
-        Loaded {
+    pub(super) fn loaded(self, queue: &str) -> Result<Loaded, Error> {
+        let wrong = |why: String| Error::Configuration(format!("workflow `{}`: {why}", self.name));
+        let (flow, schedule) = (self.flow.flow().map_err(wrong)?, self.flow.times().map_err(wrong)?);
+        Ok(Loaded {
             hash: format!("rust {}", self.name),
             name: self.name.clone(),
             body: None,
             queue: self.queue.clone().unwrap_or_else(|| queue.to_owned()),
             priority: i16::from(self.priority),
-            flow: None,
-            schedule: None,
+            flow,
+            schedule,
             source: std::env::current_exe().ok().map(|path| path.display().to_string()),
             workflow: Arc::new(self),
-        }
+        })
     }
 }
 

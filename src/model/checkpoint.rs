@@ -80,6 +80,8 @@ pub enum Wait {
     Approval {
         /// The question shown to them.
         prompt: String,
+        /// What they must say with their yes: an object that matches this JSON Schema.
+        schema: Option<Value>,
         /// Fail with `timeout` after this long; `None` waits for ever.
         timeout: Option<Duration>,
     },

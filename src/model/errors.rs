@@ -13,6 +13,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("SD015", include_str!("../../docs/errors/SD015.md")),
     ("SD016", include_str!("../../docs/errors/SD016.md")),
     ("SD017", include_str!("../../docs/errors/SD017.md")),
+    ("SD018", include_str!("../../docs/errors/SD018.md")),
     ("SD020", include_str!("../../docs/errors/SD020.md")),
     ("SD030", include_str!("../../docs/errors/SD030.md")),
     ("budget_exceeded", include_str!("../../docs/errors/budget_exceeded.md")),

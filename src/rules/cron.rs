@@ -71,6 +71,32 @@ impl CatchUp {
     }
 }
 
+/// What each field is, and what may stand in it.
+const FIELDS: [&str; 5] = [
+    "minute (0 to 59)",
+    "hour (0 to 23)",
+    "day of the month (1 to 31)",
+    "month (1 to 12, or JAN to DEC)",
+    "day of the week (0 to 7, or SUN to SAT)",
+];
+
+/// Which of the fields cannot be read: the one that is wrong by itself.
+fn wrong_field(parser: &CronParser, fields: &str, otherwise: &str) -> String {
+    let mut each = fields.split_whitespace().zip(FIELDS).enumerate();
+    let wrong = each.find(|(place, (field, _))| {
+        let mut alone = ["*"; 5];
+        alone[*place] = field;
+        parser.parse(&alone.join(" ")).is_err()
+    });
+    match wrong {
+        _ if fields.trim_start().starts_with('@') => {
+            "the words are @hourly, @daily, @weekly, @monthly and @yearly".to_owned()
+        }
+        Some((_, (field, what))) => format!("`{field}` is no {what}"),
+        None => otherwise.to_owned(),
+    }
+}
+
 impl Cron {
     /// Reads five fields (or a word such as `@daily`) and the name of a time zone.
     ///
@@ -83,7 +109,8 @@ impl Cron {
             return Err(CronError::Fields(count));
         }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let fields = parser.parse(fields).map_err(|e| CronError::Field(e.to_string()))?;
+        let fields =
+            parser.parse(fields).map_err(|e| CronError::Field(wrong_field(&parser, fields, &e.to_string())))?;
         let cron = Self { fields, zone };
         match cron.next(DateTime::UNIX_EPOCH) {
             Some(_) => Ok(cron),

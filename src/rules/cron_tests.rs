@@ -47,6 +47,23 @@ fn what_counts_real_time_goes_on_counting_it_when_the_clock_changes() {
 }
 
 #[test]
+fn elsewhere_real_time_is_counted_too_and_where_no_clock_changes_nothing_is_odd() {
+    // Lord Howe, 5 October 2025: 02:00 does not come, and 03:00 comes half an hour after 02:30.
+    let howe = calendar("*/30 * * * *", "Australia/Lord_Howe", "2025-10-04T14:15:00Z", "2025-10-04T16:45:00Z");
+    assert_eq!(howe, ["05 01:00 +1030", "05 01:30 +1030", "05 02:30 +1100", "05 03:00 +1100", "05 03:30 +1100"]);
+    // … and on 6 April 01:30 comes twice.
+    let howe = calendar("*/30 * * * *", "Australia/Lord_Howe", "2025-04-05T13:45:00Z", "2025-04-05T15:45:00Z");
+    assert_eq!(howe, ["06 01:00 +1100", "06 01:30 +1100", "06 01:30 +1030", "06 02:00 +1030"]);
+    let york = calendar("0 * * * *", "America/New_York", "2025-11-02T04:30:00Z", "2025-11-02T07:30:00Z");
+    assert_eq!(york, ["02 01:00 -0400", "02 01:00 -0500", "02 02:00 -0500"]);
+    // Kolkata keeps its clock: each day of a year at its half hour.
+    let kolkata = Cron::parse("30 2 * * *", "Asia/Kolkata").unwrap();
+    let year = kolkata.fires(at("2025-01-01T00:00:00Z"), at("2026-01-01T00:00:00Z"), 1_000);
+    assert_eq!((year.len(), year[0]), (365, at("2025-01-01T21:00:00Z")));
+    assert!(year.windows(2).all(|days| days[1] - days[0] == TimeDelta::days(1)));
+}
+
+#[test]
 fn the_known_calendar_of_a_year_is_kept() {
     let leap = calendar("0 12 29 2 *", "UTC", "2023-01-01T00:00:00Z", "2029-01-01T00:00:00Z");
     assert_eq!(leap.len(), 2, "29 February: 2024 and 2028");

@@ -74,9 +74,15 @@ fn done_as(done: Spawned, workflow: &str) -> Result<RunId, Failure> {
     }
 }
 
+/// Without the capital with which a hint of Postgres begins, without its full stop, and without the code that the failure has itself.
+fn within_a_sentence(hint: &str) -> String {
+    let mut letters = hint.trim_end_matches(" (stepd explain SD001)").trim_end_matches('.').chars();
+    letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect()
+}
+
 /// An INSERT that Postgres refuses is refused again.
 fn refused(error: &DbError, workflow: &str) -> Failure {
-    let hint = error.hint().map(|h| format!("; {}", h.trim_end_matches(" (stepd explain SD001)"))).unwrap_or_default();
+    let hint = error.hint().map(|h| format!("; {}", within_a_sentence(&h))).unwrap_or_default();
     match error.sqlstate().as_deref() {
         Some("SD001") => Failure::permanent(
             code::UNKNOWN_WORKFLOW,

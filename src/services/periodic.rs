@@ -12,7 +12,7 @@ use super::progress::Pulse;
 use super::shared::{Backoff, Stop, stopped};
 
 /// A hint is most often for the claimer: passes let it go first, so that a job's pickup does not share the cores with them.
-const AFTER_HINT: Duration = Duration::from_millis(5);
+pub const AFTER_HINT: Duration = Duration::from_millis(5);
 
 /// A pass over the database that can be repeated at any time.
 pub trait Periodic: Send {
@@ -27,6 +27,11 @@ pub trait Periodic: Send {
 
     /// Passes are at least this far apart, however many hints come.
     fn spacing(&self) -> Duration;
+
+    /// So long a hint waits at least.
+    fn patience(&self) -> Duration {
+        AFTER_HINT
+    }
 }
 
 /// Drives one service until the stop. A pass that has begun is finished.
@@ -50,7 +55,7 @@ pub async fn drive<P: Periodic>(mut service: P, pulse: Arc<Pulse>, mut stop: Sto
             () = stopped(&mut stop) => return,
             () = tokio::time::sleep(pause) => {}
             () = service.hinted() => {
-                tokio::time::sleep_until((began + service.spacing()).max(Instant::now() + AFTER_HINT)).await;
+                tokio::time::sleep_until((began + service.spacing()).max(Instant::now() + service.patience())).await;
             }
         }
         if *stop.borrow() {

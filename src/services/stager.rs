@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::db::maintenance::{self, Admitted};
+use crate::db::maintenance::{self, Admitted, Staged};
 use crate::db::{Database, DbError, Trouble};
 
-use super::periodic::Periodic;
+use super::periodic::{AFTER_HINT, Periodic};
 use super::shared::Hints;
 
 /// Rows moved by one pass at the most: a pass stays short, and a full one is followed by the next at once.
@@ -18,11 +18,14 @@ const NET: Duration = Duration::from_secs(30);
 /// Hints come with every insert; passes need not.
 const SPACING: Duration = Duration::from_millis(50);
 
-/// Where runs are held a place that is free is to be taken soon: then passes follow sooner, and take a fourth of the time at most.
-const SHARE: u32 = 4;
+/// Where runs are held a place that is free is to be taken soon: then passes follow at once, and take half of the time at most.
+const SHARE: u32 = 2;
 
 /// … but never sooner than this.
-const SOONEST: Duration = Duration::from_millis(5);
+const SOONEST: Duration = Duration::from_millis(1);
+
+/// A place that is free is no reason to look for what is due: not more often than this, while passes follow each other for places.
+const DUE: Duration = Duration::from_millis(20);
 
 /// The stager.
 pub struct Stager {
@@ -34,6 +37,8 @@ pub struct Stager {
     pub cost: Duration,
     /// How far the admission has come among the keys.
     pub after: Option<Vec<String>>,
+    /// When it was last looked for what is due.
+    pub staged: Option<Instant>,
 }
 
 impl Periodic for Stager {
@@ -43,8 +48,15 @@ impl Periodic for Stager {
 
     async fn tick(&mut self) -> Result<Duration, DbError> {
         let began = Instant::now();
-        let done = self.db.ask(async |conn| maintenance::stage(conn, BATCH).await).await?;
-        self.hints.set_held(done.held);
+        let lately = !self.cost.is_zero() && self.staged.is_some_and(|at| at.elapsed() < DUE);
+        let done = match lately {
+            true => Staged { held: true, ..Staged::default() },
+            false => self.db.ask(async |conn| maintenance::stage(conn, BATCH).await).await?,
+        };
+        if !lately {
+            self.staged = Some(began);
+            self.hints.set_held(done.held);
+        }
         // A statement of its own: a slow admission, or one that fails, must not keep sleeps from ending.
         let admitted = match done.held {
             true => self.db.ask(async |conn| maintenance::admit(conn, BATCH, self.after.as_deref()).await).await,
@@ -71,7 +83,8 @@ impl Periodic for Stager {
             return Ok(Duration::ZERO);
         }
         let next = done.next_ms.into_iter().chain(next_ms).min();
-        Ok(next.map_or(NET, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(NET))
+        let net = if lately { DUE } else { NET };
+        Ok(next.map_or(net, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(net))
     }
 
     async fn hinted(&self) {
@@ -82,6 +95,13 @@ impl Periodic for Stager {
         match self.cost.is_zero() {
             true => SPACING,
             false => (self.cost * SHARE).clamp(SOONEST, NET),
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self.cost.is_zero() {
+            true => AFTER_HINT,
+            false => Duration::ZERO,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The kinds of step: one file a kind, all behind one trait.
 
+mod breaker;
 mod child;
 mod http;
 mod llm;
@@ -25,7 +26,8 @@ pub use plain::{Approve, Set, Sleep, WaitFor};
 pub use process::{Exec, ProcessOptions, Run, guard_main, kill_marked_on_end_of_input, kinds as process_kinds};
 pub use sql::{AtLeastOnce, Sql, SqlEffect};
 pub use step::{
-    BoxFuture, Flow, Registry, Secrets, Shape, Step, StepCx, StepOutput, StopReason, StopSignal, StopTrigger, stop_pair,
+    After, BoxFuture, Flow, Question, Registry, Reply, Secrets, Shape, Step, StepCx, StepOutput, StopReason,
+    StopSignal, StopTrigger, stop_pair,
 };
 
 /// How the kinds do their work.

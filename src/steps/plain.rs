@@ -73,7 +73,7 @@ impl Step for Approve {
     fn run<'a>(&'a self, _cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
         suspend(Params::new("approve", params).and_then(|mut p| {
             let prompt = super::params::text(p.take("prompt").ok_or_else(|| p.wrong("prompt", "is missing"))?);
-            Ok(Wait::Approval { prompt, timeout: p.millis("timeout_ms")? })
+            Ok(Wait::Approval { prompt, schema: None, timeout: p.millis("timeout_ms")? })
         }))
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         let bare = wait_of(WaitFor, json!({"event": "paid", "match": null})).await;
         assert_eq!(bare, Ok(Wait::Event { name: "paid".into(), matches: json!({}), timeout: None }));
         let approval = wait_of(Approve, json!({"prompt": "Ship?"})).await;
-        assert_eq!(approval, Ok(Wait::Approval { prompt: "Ship?".into(), timeout: None }));
+        assert_eq!(approval, Ok(Wait::Approval { prompt: "Ship?".into(), schema: None, timeout: None }));
     }
 
     #[tokio::test]

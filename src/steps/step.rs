@@ -56,6 +56,54 @@ pub enum Flow {
     Committed(Payload),
     /// The run must wait; nothing is held meanwhile.
     Suspend(Wait),
+    /// Not done yet. What is kept is durable before the attempt goes on.
+    GoOn {
+        /// What the kind is given then, as [`StepCx::kept`]; null: nothing.
+        keep: Value,
+        /// What comes first.
+        after: After,
+    },
+}
+
+/// What comes before an attempt goes on.
+#[derive(Debug)]
+pub enum After {
+    /// Nothing.
+    Now,
+    /// A person's answer, which comes as [`StepCx::reply`].
+    Reply(Question),
+    /// A pause in which nothing is held. It counts as no failure; `why` is told to people, and is the failure where the step's time
+    /// does not allow the pause.
+    Pause {
+        /// How long.
+        span: Duration,
+        /// What is waited for.
+        why: Failure,
+    },
+    /// The attempt has failed, and the step's policy decides about another one; that one is given what is kept.
+    Failure(Failure),
+}
+
+/// What a kind asks people.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Question {
+    /// The question.
+    pub prompt: String,
+    /// The answer is an object that matches this JSON Schema.
+    pub schema: Value,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// The answer.
+    Given(Value),
+    /// Somebody said no.
+    Declined,
+    /// Nobody answered in time.
+    Silence,
 }
 
 /// The raw result of a step.
@@ -190,6 +238,10 @@ pub struct StepCx {
     pub stop: StopSignal,
     /// Counts what calls of models use up.
     pub meter: Arc<Meter>,
+    /// What the kind has kept ([`Flow::GoOn`]): in this attempt, or in one that was interrupted or repeated.
+    pub kept: Option<Value>,
+    /// The answer to the question for which it was kept.
+    pub reply: Option<Reply>,
 }
 
 impl StepCx {

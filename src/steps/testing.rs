@@ -24,6 +24,8 @@ pub(crate) fn context() -> (StepCx, StopTrigger) {
         shape: Arc::new(|out: StepOutput| Ok(Payload::from_value(&out.default))),
         stop,
         meter: Arc::default(),
+        kept: None,
+        reply: None,
     };
     (cx, trigger)
 }

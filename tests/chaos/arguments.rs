@@ -21,6 +21,7 @@ Without options: a short form of less than two minutes. Options of the long one:
     --faults A,B     which faults; one of them may be given as NAME=WEIGHT. All by default:
                      sigkill sigstop sigterm pg-fast pg-immediate backend-kill terminate cut delay silence isolate
     --work A,B       which workflows, NAME or NAME=WEIGHT: mixed quick slow nap answers flaky resumed doomed spread
+                     shapes family saga keyed paced awhile asks; the schedules tick_a, tick_b, tick_c are always there
     --binary PATH    another build of the daemon
     --json FILE      the report as JSON lines, appended
     --keep DIR       keep the witness files and the daemons' logs there
@@ -63,7 +64,7 @@ impl Default for Options {
 }
 
 /// The workflows, and how often each is enqueued.
-pub const WORK: [(&str, u32); 9] = [
+pub const WORK: [(&str, u32); 16] = [
     ("mixed", 6),
     ("quick", 6),
     ("slow", 2),
@@ -73,6 +74,13 @@ pub const WORK: [(&str, u32); 9] = [
     ("resumed", 2),
     ("doomed", 1),
     ("spread", 2),
+    ("shapes", 3),
+    ("family", 3),
+    ("saga", 5),
+    ("keyed", 4),
+    ("paced", 3),
+    ("awhile", 3),
+    ("asks", 2),
 ];
 
 /// What the command line asks for.

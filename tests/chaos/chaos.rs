@@ -17,7 +17,7 @@ const PEACE: Duration = Duration::from_secs(50);
 
 /// What has not ended, or is still to be retried by somebody.
 const LEFT: &str = "SELECT count(*) FROM stepd.runs
-    WHERE ended_at IS NULL OR state = 'failed' AND (workflow = 'doomed' OR error_code = 'crash_loop')";
+    WHERE ended_at IS NULL OR state = 'failed' AND (workflow = 'doomed' OR error_code = 'crash_loop' AND workflow NOT IN ('saga', 'keyed'))";
 
 /// Runs it all.
 pub async fn run(options: &Options) -> Report {
@@ -25,11 +25,13 @@ pub async fn run(options: &Options) -> Report {
     let (load, sampler) = (Load::new(&cluster, options), Sampler::new(&cluster));
     let enqueuer = tokio::spawn(load.clone().enqueue());
     let operators = tokio::spawn(load.clone().operate(plan::operators(options.seed, options.span)));
+    let ticking = tokio::spawn(load.clone().miss_minutes());
     let (tender, sampling) = (tokio::spawn(load.clone().tend()), tokio::spawn(sampler.clone().run()));
 
     inject(&cluster, options).await;
     enqueuer.await.unwrap();
     operators.await.unwrap();
+    ticking.await.unwrap();
     cluster.heal().await;
     load.heal();
     let began = Instant::now();

@@ -15,6 +15,7 @@ use stepd::postgres::{Options as PostgresOptions, PrivatePostgres, StopMode};
 
 use crate::arguments::Options;
 use crate::plan::Fault;
+use crate::support::outside::{ModelServer, ToolServer, says};
 use crate::support::{Db, Files, Proxy, Spec, Worker};
 
 const DATABASE: &str = "chaos";
@@ -72,6 +73,8 @@ pub struct Cluster {
     pub notes: Mutex<Notes>,
     postgres: Arc<Mutex<PrivatePostgres>>,
     slots: Vec<Slot>,
+    /// What the workflows reach outside.
+    _outside: (ToolServer, ModelServer),
 }
 
 impl Cluster {
@@ -104,15 +107,27 @@ impl Cluster {
         )
         .await;
         let files = files();
+        let tools = ToolServer::start(&["find"], &[], |_, args| Ok(args.clone())).await;
+        let model = ModelServer::start(|_, _| says("one, two, three")).await;
+        let config = files.path("stepd.toml");
+        std::fs::write(&config, [tools.section("tools"), model.section("small")].concat()).unwrap();
         let mut slots = Vec::new();
         for _ in 0..options.workers {
             let proxy = Proxy::new(&db).await;
             let spec =
                 Spec::new(&proxy.db, &files).binary(&options.binary).lease(options.lease).grace(2).concurrency(12);
+            let spec = spec.arg("--config").arg(&config.display().to_string());
             let worker = spec.start();
             slots.push(Slot { proxy, spec, pid: AtomicI32::new(worker.pid()), worker: worker.into() });
         }
-        let cluster = Self { db, files, notes: Mutex::default(), postgres: Arc::new(Mutex::new(postgres)), slots };
+        let cluster = Self {
+            db,
+            files,
+            notes: Mutex::default(),
+            postgres: Arc::new(Mutex::new(postgres)),
+            slots,
+            _outside: (tools, model),
+        };
         for (n, slot) in cluster.slots.iter().enumerate() {
             slot.worker.lock().await.logs("\"ready\"").await;
             cluster.born(n, slot.pid.load(Ordering::SeqCst));

@@ -93,6 +93,9 @@ impl Load {
         let more = match work {
             "slow" => format!(r#", "seconds": {:.1}"#, 0.3 + 3.0 * share),
             "answers" => format!(r#", "topic": {}"#, draw % 8),
+            "saga" => format!(r#", "bad": {}"#, draw % 3 == 0),
+            "keyed" => format!(r#", "key": {}"#, draw % 2),
+            "awhile" => format!(r#", "key": {}"#, draw % 3),
             "spread" => format!(r#", "items": {:?}"#, (0..=draw % 5).collect::<Vec<_>>()),
             _ => String::new(),
         };
@@ -108,6 +111,26 @@ impl Load {
         )
     }
 
+    /// One schedule after the other is made to have missed the last five minutes, in the midst of the chaos. Once each: when it has
+    /// fired, there is nothing more to miss.
+    pub async fn miss_minutes(self: Arc<Self>) {
+        let began = Instant::now();
+        for (n, name) in (1..).zip(["tick_a", "tick_b", "tick_c"]) {
+            tokio::time::sleep((self.options.span / 4 * n).saturating_sub(began.elapsed())).await;
+            let statement = format!(
+                "UPDATE stepd_engine.schedules SET seen_at = date_trunc('minute', clock_timestamp()) - interval '5 minutes', next_at = NULL
+                 WHERE workflow = '{name}' AND fired_at IS NULL"
+            );
+            while began.elapsed() < self.options.span {
+                match sqlx::query(AssertSqlSafe(statement.clone())).execute(&self.cluster.db.pool).await {
+                    Ok(_) => break,
+                    Err(error) => self.judge("miss", &error),
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
     /// What operators do, as planned.
     pub async fn operate(self: Arc<Self>, plan: Vec<(Duration, Action, u64)>) {
         let began = Instant::now();
@@ -118,7 +141,9 @@ impl Load {
             }
             let run = {
                 let known = self.known.lock().unwrap();
-                let recent = &known[known.len().saturating_sub(60)..];
+                // A cancel and a pause are for what is at work.
+                let many = if matches!(action, Action::Cancel | Action::Pause) { 8 } else { 60 };
+                let recent = &known[known.len().saturating_sub(many)..];
                 if recent.is_empty() {
                     continue;
                 }
@@ -207,7 +232,7 @@ impl Load {
              FROM stepd.waiting WHERE waits_for IN ('approval', 'event') AND waited > interval '{since}' LIMIT 100"
         );
         let failed = "SELECT format('SELECT stepd.retry(%L)', id) FROM stepd.runs WHERE state = 'failed'
-                AND (workflow = 'doomed' AND error_code = 'exit_64' OR error_code = 'crash_loop') LIMIT 50";
+                AND (workflow = 'doomed' AND error_code = 'exit_64' OR error_code = 'crash_loop' AND workflow NOT IN ('saga', 'keyed')) LIMIT 50";
         let mut statements = self.column(&waits).await;
         statements.extend(self.column(failed).await);
         statements.sort();

@@ -12,7 +12,13 @@ use crate::sampler::Samples;
 pub struct Run {
     pub workflow: String,
     pub state: String,
-    pub n: u64,
+    /// The number of the job that it was inserted by, or that of the parent's; none of a schedule's.
+    pub n: Option<u64>,
+    /// Of a child: is it waited for, or not?
+    pub role: Option<String>,
+    /// Is it made to fail?
+    pub bad: bool,
+    pub key: Option<String>,
     pub output: Option<String>,
     pub epoch: i32,
     pub created: f64,
@@ -21,6 +27,10 @@ pub struct Run {
     pub unique_key: Option<String>,
     pub error: Option<String>,
     pub items: usize,
+    /// For when it was asked, and since when it may be claimed.
+    pub run_at: f64,
+    pub ready: f64,
+    pub started: bool,
 }
 
 pub struct Step {
@@ -29,6 +39,8 @@ pub struct Step {
     pub checkpoint: bool,
     pub attempts: i32,
     pub epoch: i32,
+    /// The order in which the run's steps began.
+    pub seq: i32,
     /// What the step's own program said of itself: under which claim it ran, and when it had done its work.
     pub said: Option<(i32, f64)>,
 }
@@ -140,7 +152,9 @@ impl Record {
         let rows = sqlx::query(
             "SELECT id::text, workflow, state::text, (input ->> 'n')::bigint, output::text, epoch, extract(epoch FROM created_at)::float8,
                 extract(epoch FROM ended_at)::float8, ended_at::text, unique_key, concat_ws(': ', error_code, error_message),
-                coalesce(jsonb_array_length(input -> 'items'), 0), CASE WHEN ended_at IS NULL THEN stepd.why(id) END FROM stepd.runs",
+                coalesce(jsonb_array_length(input -> 'items'), 0), CASE WHEN ended_at IS NULL THEN stepd.why(id) END, input ->> 'role',
+                coalesce((input ->> 'bad')::boolean, false), input ->> 'key', extract(epoch FROM run_at)::float8, 
+                (SELECT extract(epoch FROM e.ready_at)::float8 FROM stepd_engine.ended e WHERE e.id = r.id), started_at IS NOT NULL FROM stepd.runs r",
         );
         for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
             let id: String = r.get(0);
@@ -150,7 +164,10 @@ impl Record {
             let run = Run {
                 workflow: r.get(1),
                 state: r.get(2),
-                n: u64::try_from(r.get::<i64, _>(3)).unwrap(),
+                n: r.get::<Option<i64>, _>(3).map(|n| u64::try_from(n).unwrap()),
+                role: r.get(13),
+                bad: r.get(14),
+                key: r.get(15),
                 output: r.get(4),
                 epoch: r.get(5),
                 created: r.get(6),
@@ -159,6 +176,9 @@ impl Record {
                 unique_key: r.get(9),
                 error: r.get(10),
                 items: usize::try_from(r.get::<i32, _>(11)).unwrap(),
+                run_at: r.get::<Option<f64>, _>(16).unwrap_or_default(),
+                ready: r.get::<Option<f64>, _>(17).unwrap_or_default(),
+                started: r.get(18),
             };
             assert!(self.runs.insert(id.clone(), run).is_none(), "stepd.runs shows {id} twice");
         }
@@ -166,7 +186,7 @@ impl Record {
 
     async fn steps(&mut self, cluster: &Cluster) {
         let rows = sqlx::query(
-            "SELECT run::text, key, kind, state::text, checkpoint, attempts, epoch, output::text FROM stepd.steps",
+            "SELECT run::text, key, kind, state::text, checkpoint, attempts, epoch, output::text, seq FROM stepd.steps",
         );
         for r in rows.fetch_all(&cluster.db.pool).await.unwrap() {
             let output: Option<String> = r.get(7);
@@ -181,6 +201,7 @@ impl Record {
                 checkpoint: r.get(4),
                 attempts: r.get(5),
                 epoch: r.get(6),
+                seq: r.get(8),
                 said,
             };
             self.steps.entry((r.get(0), r.get(1))).or_default().push(step);

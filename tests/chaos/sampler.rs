@@ -22,6 +22,8 @@ pub struct Samples {
     pub deserted: BTreeMap<String, f64>,
     pub most_memory: u64,
     pub most_sessions: i64,
+    /// The most runs that held a place of one concurrency key at one time, which has one.
+    pub most_of_a_key: i64,
     pub samples: usize,
 }
 
@@ -68,6 +70,12 @@ impl Sampler {
         )
         .fetch_all(pool)
         .await?;
+        let of_a_key: i64 = sqlx::query_scalar(
+            "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM stepd.runs WHERE workflow = 'keyed'
+                AND state IN ('queued', 'running', 'resuming') GROUP BY concurrency_key) x",
+        )
+        .fetch_one(pool)
+        .await?;
         let ends = format!(
             "SELECT id::text, state::text, ended_at::text FROM stepd.runs
              WHERE ended_at > '{ended_after}'::timestamptz - interval '5 s' ORDER BY ended_at"
@@ -77,6 +85,7 @@ impl Sampler {
         let mut samples = self.samples.lock().unwrap();
         samples.samples += 1;
         samples.processes.extend(workers);
+        samples.most_of_a_key = samples.most_of_a_key.max(of_a_key);
         samples.most_sessions = samples.most_sessions.max(sessions);
         for run in alone {
             // Counted in looks: the time in which Postgres was away is nobody's.

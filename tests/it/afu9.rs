@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use stepd::{BoxFuture, Error, Failure, Flow, Step, StepCx, StepOutput, Stepd};
 
+use crate::cli::stepd_at;
+use crate::support::outside::Afu9Servers;
 use crate::support::{Db, Files, SOON};
 
 /// Stands in for the servers: remembers what it was asked, and answers by the tool.
@@ -104,4 +106,70 @@ async fn hold_waits_for_a_person_over_a_change_of_process_and_red_ends_the_run()
     assert_eq!(asked.len(), 3, "each tool once, and nothing behind the verdict: {asked:?}");
     assert_eq!(asked[1], r#"t.go {"number":"7"}"#, "the variable of before the change of process");
     assert!(second.shutdown().await);
+}
+
+/// What every tool of the stand-ins knows.
+fn anything(tool: &str) -> Value {
+    let one = json!({
+        "id": 9, "number": 7, "name": "main", "title": "It breaks", "body": "Badly.", "state": "open", "labels": ["bug"], "user": {"login": "ada"},
+        "head_branch": "main", "html_url": "https://example.org/1", "previous": 3, "failed": 2, "summary": "A cause.", "files": ["a.rs"],
+        "kind": "bug", "priority": "high", "milestone": 1, "available": ["x 2.0"], "unknown": false, "has_fix": true, "description": "d",
+        "root_cause": "r", "fix_description": "f", "previous_revision": 3,
+    });
+    if tool == "getWorkflowJobs" { json!([one]) } else { one }
+}
+
+/// Runs one file of a workflow by `stepd run`, without a database: what it printed.
+fn ran(config: &str, file: &Path, input: &Value) -> Value {
+    let (file, input) = (file.display().to_string(), input.to_string());
+    let args = ["--config", config, "run", &file, "--ephemeral", "--input", &input, "-o", "json"];
+    let done = stepd_at(None, &args);
+    assert_eq!(done.code, Some(0), "{file}: {}", done.err);
+    serde_json::from_str(&done.out).unwrap()
+}
+
+#[tokio::test]
+async fn nine_documents_run_unchanged_in_both_meanings_and_imported() {
+    let servers = Afu9Servers::start(|tool, _| anything(tool)).await;
+    let files = Files::new::<&str>([]);
+    let config = files.path("stepd.toml").display().to_string();
+    let names = ["github", "deploy", "observability", "agent"];
+    std::fs::write(&config, servers.sections(&names)).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/definitions/afu9");
+    let documents: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(documents.len(), 9);
+    let mut input = json!({
+        "issue_number": 7, "pr_number": 3, "run_id": 4, "owner": "ada", "project": "engine", "base_branch": "main", "cluster": "live",
+        "service": "web", "failure_time": "noon", "timestamp": "2026-11-21", "manager": "cargo", "strategy": "minor", "logs": "…",
+    });
+    let repo = json!({"owner": "ada", "name": "engine", "default_branch": "main"});
+    let context = json!({"variables": {}, "input": input, "repo": repo});
+    input["repo"] = repo;
+    let made = files.workflows();
+    let all = move || {
+        for path in documents {
+            assert_eq!(ran(&config, &path, &context)["state"], "completed");
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let mut document: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            document["compat"] = "afu9-engine".into();
+            let engine = made.join(format!("engine_{name}"));
+            std::fs::write(&engine, document.to_string()).unwrap();
+            assert_eq!(ran(&config, &engine, &context)["state"], "completed");
+            let native = stepd_at(None, &["import", &path.display().to_string()]).is(0);
+            let imported = made.join(format!("{name}.yaml"));
+            std::fs::write(&imported, native.out).unwrap();
+            assert_eq!(ran(&config, &imported, &input)["state"], "completed");
+        }
+    };
+    tokio::task::spawn_blocking(all).await.unwrap();
+    let heard: Vec<String> = servers.heard().iter().map(Value::to_string).collect();
+    assert!(heard.len() > 9 * 3 * 2, "{} calls", heard.len());
+    // No path is left over but those that the engine could not follow; a call is text in every meaning.
+    let dates = heard.iter().filter(|h| h.contains("Begun") && h.contains("${new Date().toISOString()}")).count();
+    assert_eq!(dates, 3, "one each for the two meanings and the import");
+    let labels = |as_list: bool| {
+        let fits = |h: &&String| h.contains("\"addLabels\"") && h.contains(r#""labels":["bug"]"#) == as_list;
+        heard.iter().filter(fits).count()
+    };
+    assert_eq!((labels(true), labels(false)), (2, 1), "lists stay lists but in the engine's meaning");
 }

@@ -49,15 +49,41 @@ fn a_secret_is_never_shown() {
 fn the_kinds_of_step_are_listed_with_what_the_configuration_names() {
     let files = Files::new::<&str>([]);
     let config = files.path("stepd.toml");
-    std::fs::write(&config, "[connections]\nwarehouse = \"postgres://db/warehouse\"\n[secrets]\ntoken = \"s3cret\"\n")
-        .unwrap();
+    let text = r#"
+[connections]
+warehouse = "postgres://db/warehouse"
+[secrets]
+token = "s3cret"
+[mcp.store]
+command = "store-server"
+[mcp.store.env]
+TOKEN = "s3cret"
+[mcp.pdf]
+url = "https://pdf.internal/mcp"
+[models.large]
+base_url = "https://models.internal/v1"
+model = "some-model"
+api_key = "s3cret"
+"#;
+    std::fs::write(&config, text).unwrap();
     let config = config.display().to_string();
     let done = stepd_at(None, &["--config", &config, "kinds", "-o", "json"]).is(0);
     let list: Vec<Value> = serde_json::from_str(&done.out).unwrap();
-    for (what, name) in [("kind", "http"), ("kind", "map"), ("connection", "warehouse"), ("secret", "token")] {
+    for (what, name) in [
+        ("kind", "http"),
+        ("kind", "map"),
+        ("server", "store"),
+        ("server", "pdf"),
+        ("model", "large"),
+        ("connection", "warehouse"),
+        ("secret", "token"),
+    ] {
         assert!(list.iter().any(|row| row["what"] == what && row["name"] == name), "{name} is not in {}", done.out);
     }
     assert!(!done.out.contains("s3cret"));
+    assert!(
+        done.out.contains("some-model at https://models.internal/v1") && done.out.contains("https://pdf.internal/mcp")
+    );
     assert!(stepd_at(None, &["kinds"]).is(0).out.contains("A shell script."));
 }
 

@@ -174,7 +174,7 @@ async fn a_child_that_is_not_known_or_stands_too_deep_fails_the_step_for_good() 
     db.reaches(&run, "failed", SOON).await;
     let message: String =
         db.one(format!("SELECT error_code || ': ' || error_message FROM stepd.runs WHERE id = '{run}'")).await;
-    assert_eq!(message, "unknown_workflow: there is no workflow `childs` to be the child; Did you mean \"child\"?");
+    assert_eq!(message, "unknown_workflow: there is no workflow `childs` to be the child; did you mean \"child\"?");
     let run = db.enqueue("self", "{}").await;
     db.reaches(&run, "failed", SOON).await;
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'self'").await, 21);
@@ -274,4 +274,36 @@ steps:
         db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'child'").await == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_parent_of_many_children_is_not_woken_for_each_of_them() {
+    let fan = r#"
+name: fan
+steps:
+  - id: all
+    map: ${{ range(150) | list }}
+    max_parallel: 150
+    steps: [{id: one, workflow: leaf, input: {n: "${{ item }}"}}]
+output: steps.all.output | sum
+"#;
+    let leaf = "name: leaf\nsteps: [{id: w, sleep: 1s}, {id: a, set: \"${{ input.n }}\"}]\noutput: steps.a.output\n";
+    let (db, files) = (Db::new().await, Files::new([fan, leaf]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("fan", "{}").await;
+    db.reaches(&run, "completed", SOON * 2).await;
+    assert_eq!(db.output(&run).await, "11175");
+    // With each claim its whole journal is loaded.
+    let claims = db.count(format!("SELECT epoch::bigint FROM stepd.runs WHERE id = '{run}'")).await;
+    assert!(claims < 75, "{claims} claims of a run with 150 children");
+}
+
+#[tokio::test]
+async fn a_child_that_leaves_its_unique_key_behind_is_heard_of_like_any_other() {
+    let child = format!("unique: {{key: input.n, while: forever}}\n{}", CHILD.trim_start());
+    let (db, files) = (Db::new().await, Files::new([PARENT, &child]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("parent", r#"{"n": 7}"#).await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.output(&run).await, "71");
 }

@@ -223,3 +223,141 @@ async fn the_check_lists_the_runs_that_a_changed_file_would_break_and_why() {
     let wrong = path("wrong.yaml", "name: moved\nstps: []\n");
     stepd(&db, &["check", "--in-flight", &wrong]).await.is(1).says("mend the files first");
 }
+
+/// The case that is taken is that of the input; `two` fails as long as a file is missing.
+const SWITCH: &str = "
+name: cases
+resume: never
+retry: {max_attempts: 1}
+steps:
+  - {id: before, run: echo before >> @DIR@/log}
+  - id: pick
+    switch: input.kind
+    cases:
+      a:
+        - {id: one, run: echo one >> @DIR@/log; echo 1}
+        - {id: two, run: echo two >> @DIR@/log; test -e @DIR@/there && echo 2}
+      b: [{id: other, run: echo other >> @DIR@/log}]
+";
+
+#[tokio::test]
+async fn a_fork_inside_of_a_case_stays_in_it_and_one_of_the_switch_chooses_anew() {
+    let (db, files) = (Db::new().await, Files::new([SWITCH]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("cases", r#"{"kind": "a"}"#).await;
+    db.reaches(&run, "failed", SOON).await;
+    std::fs::write(files.path("there"), "").unwrap();
+    let two = fork(&db, &run, "two", ", '{\"kind\": \"b\"}'").await;
+    db.reaches(&two, "completed", SOON).await;
+    assert_eq!(files.lines("log"), ["before", "one", "two", "two"]);
+    // Of a run that has ended with its switch: that too stands open for a step inside it.
+    let again = fork(&db, &two, "two", "").await;
+    db.reaches(&again, "completed", SOON).await;
+    assert_eq!(files.lines("log")[4..], ["two"]);
+    assert_eq!(output(&db, &again).await["pick"], json!(2));
+    let pick = fork(&db, &again, "pick", ", '{\"kind\": \"b\"}'").await;
+    db.reaches(&pick, "completed", SOON).await;
+    assert_eq!(files.lines("log")[5..], ["other"]);
+}
+
+#[tokio::test]
+async fn a_switch_that_had_ended_before_the_fork_s_step_is_kept_with_what_failed_in_it() {
+    let text = SWITCH.replace("    switch:", "    on_error: continue\n    switch:");
+    let (db, files) =
+        (Db::new().await, Files::new([format!("{text}  - {{id: after, run: echo after >> @DIR@/log}}\n")]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("cases", r#"{"kind": "a"}"#).await;
+    db.reaches(&run, "completed", SOON).await;
+    let after = fork(&db, &run, "after", "").await;
+    db.reaches(&after, "completed", SOON).await;
+    assert_eq!(files.lines("log"), ["before", "one", "two", "after", "after"]);
+    let state = format!("SELECT state::text FROM stepd.steps WHERE run = '{after}' AND key = 'pick'");
+    assert_eq!(db.one::<String>(state).await, "failed");
+}
+
+#[tokio::test]
+async fn a_fork_inside_of_a_repeat_goes_on_with_that_iteration() {
+    let text = "
+name: poll
+resume: never
+steps:
+  - id: poll
+    repeat:
+      steps:
+        - {id: look, run: 'echo \"look $N\" >> @DIR@/log; echo $N', env: {N: '${{ index }}'}}
+        - {id: note, run: 'echo \"note $N\" >> @DIR@/log; test -e @DIR@/there && echo true || echo false', env: {N: '${{ index }}'}}
+      until: steps.note.output
+      max: 3
+    output: index
+  - {id: after, run: echo after >> @DIR@/log}
+output: steps.poll.output
+";
+    let (db, files) = (Db::new().await, Files::new([text]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("poll", "{}").await;
+    db.reaches(&run, "failed", SOON).await;
+    assert_eq!(files.lines("log").len(), 6);
+    std::fs::write(files.path("there"), "").unwrap();
+    for (step, did) in [
+        ("poll[1].note", vec!["note 1", "after"]),
+        ("poll[1].look", vec!["look 1", "note 1", "after"]),
+        ("poll", vec!["look 0", "note 0", "after"]),
+    ] {
+        let before = files.lines("log").len();
+        let forked = fork(&db, &run, step, "").await;
+        db.reaches(&forked, "completed", SOON).await;
+        assert_eq!(files.lines("log")[before..], did, "{step}");
+        assert_eq!(output(&db, &forked).await, json!(u8::from(step != "poll")), "{step}");
+    }
+    // Not from the beginning of what is done, and not past its bound.
+    std::fs::remove_file(files.path("there")).unwrap();
+    let before = files.lines("log").len();
+    let forked = fork(&db, &run, "poll[2].look", "").await;
+    db.reaches(&forked, "failed", SOON).await;
+    assert_eq!(files.lines("log")[before..], ["look 2", "note 2"]);
+}
+
+#[tokio::test]
+async fn a_fork_of_a_run_that_was_undone_does_again_what_was_undone_and_has_not_ended() {
+    let text = "
+name: saga
+resume: never
+retry: {max_attempts: 1}
+steps:
+  - {id: plain, run: echo plain >> @DIR@/log}
+  - {id: a, run: echo a >> @DIR@/log, undo: {run: echo undo a >> @DIR@/log}}
+  - id: pick
+    switch: input.kind
+    cases: {x: [{id: b, run: echo b >> @DIR@/log, undo: {run: echo undo b >> @DIR@/log}}, {id: c, run: echo c >> @DIR@/log}]}
+  - id: twice
+    repeat:
+      steps:
+        - {id: d, run: 'echo d$N >> @DIR@/log', env: {N: '${{ index }}'}, undo: {run: 'echo undo d$N >> @DIR@/log', env: {N: '${{ index }}'}}}
+        - {id: e, run: 'echo e$N >> @DIR@/log', env: {N: '${{ index }}'}}
+      until: index == 1
+      max: 5
+  - {id: bad, run: echo bad >> @DIR@/log; test -e @DIR@/there}
+on_failure: [{run: echo told >> @DIR@/log}]
+finally: [{id: bye, run: echo bye >> @DIR@/log}]
+";
+    let (db, files) = (Db::new().await, Files::new([text]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("saga", r#"{"kind": "x"}"#).await;
+    db.reaches(&run, "failed", SOON).await;
+    let undone = ["undo d1", "undo d0", "undo b", "undo a", "told", "bye"];
+    assert_eq!(files.lines("log")[..9], ["plain", "a", "b", "c", "d0", "e0", "d1", "e1", "bad"]);
+    assert_eq!(files.lines("log")[9..], undone);
+    stepd(&db, &["retry", &run]).await.is(4).says("SD020");
+    // Still failing, it is undone again: what it did itself.
+    let failing = fork(&db, &run, "bad", "").await;
+    db.reaches(&failing, "failed", SOON).await;
+    assert_eq!(files.lines("log")[15..21], ["a", "b", "d0", "d1", "bad", undone[0]]);
+    assert_eq!(files.lines("log")[20..], undone);
+    std::fs::write(files.path("there"), "").unwrap();
+    for of in [&run, &failing] {
+        let before = files.lines("log").len();
+        let mended = fork(&db, of, "bad", "").await;
+        db.reaches(&mended, "completed", SOON).await;
+        assert_eq!(files.lines("log")[before..], ["a", "b", "d0", "d1", "bad", "bye"]);
+    }
+}

@@ -83,10 +83,16 @@ fn acts(scene: Scene) -> Vec<Op> {
         Scene::Missed => vec![Repair, Settle, Signal, Emit, Approve, Cancel, Pause, Claim(B)],
         Scene::Doomed => vec![TakeOver(A), TakeOver(A), Approve, Signal, Complete, Release, Cancel, Pause, Repair],
         Scene::Stranded => vec![Requeue(A), Requeue(A), Repair, Complete, Release, Cancel, Pause, Claim(B)],
+        Scene::Keyed => vec![Admit, Admit, Claim(B), Cancel, Pause, PauseQueue, LimitQueue, Repair],
+        Scene::Kept => {
+            vec![Complete, Fail, Cancelled, Release, TakeOver(A), Enqueue, Enqueue, Cancel, Pause, Retry, Stage, Repair]
+        }
+        Scene::Tomb => vec![Retry, Retry, Enqueue, Stage, Repair, Cancel, Fail],
+        Scene::Stale => vec![Retry, Retry, Enqueue, Enqueue, Stage, Stage, Repair, Cancel],
     }
 }
 
-const SCENES: [Scene; 16] = [
+const SCENES: [Scene; 20] = [
     Scene::Fresh,
     Scene::Back,
     Scene::Solo,
@@ -103,6 +109,10 @@ const SCENES: [Scene; 16] = [
     Scene::Stranded,
     Scene::Missed,
     Scene::Doomed,
+    Scene::Keyed,
+    Scene::Kept,
+    Scene::Tomb,
+    Scene::Stale,
 ];
 
 /// A session of its own: what follows a suspend follows it.
@@ -196,6 +206,12 @@ fn triples() -> Vec<Spec> {
         (Failed, [Retry, Retry, Enqueue]),
         (Failed, [Retry, Claim(B), Cancel]),
         (Stranded, [Requeue(A), Repair, Complete]),
+        (Keyed, [Admit, Admit, Cancel]),
+        (Keyed, [Admit, Claim(B), Pause]),
+        (Kept, [Complete, Enqueue, Cancel]),
+        (Kept, [Fail, Retry, Enqueue]),
+        (Tomb, [Retry, Enqueue, Retry]),
+        (Stale, [Retry, Stage, Enqueue]),
     ];
     chosen.iter().map(|(scene, ops)| Spec { scene: *scene, parts: ops.map(part).to_vec(), gates: 0 }).collect()
 }
@@ -224,6 +240,11 @@ fn torn() -> Vec<Spec> {
         (Held, Admit, &[Cancel, Pause, PauseQueue, LimitQueue]),
         (Fresh, Claim(B), &[Cancel, Pause, Claim(C), PauseQueue, Admit]),
         (Stranded, Requeue(A), &[Requeue(A), Repair, Cancel, Pause]),
+        (Keyed, Admit, &[Admit, Cancel, Pause, PauseQueue, LimitQueue]),
+        (Kept, Complete, &[Enqueue, Cancel, Retry, TakeOver(A)]),
+        (Kept, Fail, &[Enqueue, Cancel, Retry, TakeOver(A)]),
+        (Tomb, Retry, &[Retry, Enqueue, Stage, Repair]),
+        (Stale, Retry, &[Retry, Enqueue, Stage, Repair]),
     ];
     let mut all = Vec::new();
     for (scene, first, others) in chosen {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use stepd::{BoxFuture, Failure, Flow, Step, StepCx, StepOutput, Stepd};
+use stepd::{BoxFuture, Error, Failure, Flow, Step, StepCx, StepOutput, Stepd};
 
 use crate::support::{Db, SOON, wait_until};
 
@@ -15,9 +15,13 @@ struct Example {
     yaml: String,
     input: Option<Value>,
     output: Option<Value>,
+    /// The code with which it fails.
+    fails: Option<Value>,
+    /// The outputs of some of its steps, by key.
+    steps: HashMap<String, Value>,
     /// What stand-ins answer, by step.
     answers: HashMap<String, Value>,
-    /// What is emitted, by the event's name.
+    /// What is emitted, by the event's name; null: nothing.
     events: HashMap<String, Value>,
 }
 
@@ -40,6 +44,8 @@ fn examples() -> Vec<Example> {
                 match what {
                     "input" => next.input = Some(value),
                     "output" => next.output = Some(value),
+                    "fails" => next.fails = Some(value),
+                    "steps" => next.steps = map(value),
                     "answers" => next.answers = map(value),
                     "events" => next.events = map(value),
                     other => panic!("line {}: what is {other}?", n + 1),
@@ -122,6 +128,7 @@ async fn every_example_of_the_handbook_gives_what_it_says() {
                     match (prompt, example.events.get(&what)) {
                         // Somebody may have been faster: this test, a moment ago.
                         (true, _) => drop(stepd.approve(run, Some(&what), None).await),
+                        (false, Some(Value::Null)) => {}
                         (false, Some(payload)) => db.exec(format!("SELECT stepd.emit('{what}', '{payload}')")).await,
                         (false, None) => panic!("{name} waits for {what}, and the handbook says nothing of it"),
                     }
@@ -130,12 +137,19 @@ async fn every_example_of_the_handbook_gives_what_it_says() {
             ["completed", "failed"].contains(&&*db.one::<String>(state.as_str()).await)
         })
         .await;
-        let output: Value = match stepd.result(run).await {
-            Ok(output) => output,
+        let (expected, output) = match stepd.result(run).await {
+            Ok(output) => (&example.output, output),
+            Err(Error::Failed { failure, .. }) => (&example.fails, json!(failure.code)),
             Err(error) => panic!("{name}: {error}"),
         };
-        let expected = example.output.as_ref().expect("an example says what it gives");
+        let expected =
+            expected.as_ref().unwrap_or_else(|| panic!("the handbook does not say that {name} gives {output}"));
         assert!(fits(expected, &output), "{name} (line {}) gives {output}\nthe handbook says {expected}", example.line);
+        for (key, expected) in &example.steps {
+            let told = format!("SELECT output::text FROM stepd.steps WHERE run = '{run}' AND key = '{key}'");
+            let got: Value = serde_json::from_str(&db.one::<String>(told).await).unwrap();
+            assert!(fits(expected, &got), "step {key} of {name} (line {}) gives {got}", example.line);
+        }
     }
     assert!(stepd.shutdown().await);
 }

@@ -40,7 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "os",
         ],
     ),
-    ("library", &["model", "rules", "expression", "steps", "engine", "db", "services", "app"]),
+    ("library", &["model", "rules", "expression", "definition", "steps", "engine", "db", "services", "app"]),
     (
         "cli",
         &[

@@ -42,7 +42,7 @@ async fn fulfil(ctx: &Ctx<'_>, order: Order) -> Result<Receipt, Halt> {
     let key = ctx.step_with("charge", |step| async move { Ok(step.idempotency_key().to_string()) }).await?;
     let pack = async |ctx: Ctx<'_>, sku: String| ctx.step("pack", || async { Ok((sku.clone(), sku.len())) }).await;
     let parcels = ctx.map("items", order.skus.clone(), pack).max_parallel(2).await?;
-    let part = ctx.child("mail");
+    let part = ctx.part("mail");
     let (dear, ()) = tokio::join!(async { part.step("charge", || async { Ok(true) }).await }, async {
         assert_eq!(ctx.run_id(), part.run_id())
     },);

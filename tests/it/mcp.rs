@@ -12,7 +12,7 @@ use crate::support::{Db, Files, SOON, Spec, wait_until};
 
 /// A server in a few lines of shell, with a child of its own.
 const SCRIPT: &str = r#"
-sleep 1000 & echo "$$ $!" >> @DIR@/pids
+sleep 1000 & echo "$$ $!" >> @DIR@/pids; echo "the server is awake" >&2
 while IFS= read -r line; do
   id=$(printf '%s' "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
   say() { printf '{"jsonrpc":"2.0","id":%s,"result":%s}\n' "$id" "$1"; }
@@ -51,7 +51,8 @@ async fn a_server_s_program_ends_with_its_daemon_however_that_ends() {
     let call = "name: call\nresume: never\nsteps: [{id: t, mcp: own.token}]\noutput: steps.t.output\n";
     for killed in [false, true] {
         let (db, files) = (Db::new().await, Files::new([call]));
-        let mut worker = configured(&db, &files, &scripted(&files)).ready().await;
+        let spec = configured(&db, &files, &scripted(&files)).env("STEPD_LOG_LEVEL", "info,stepd::stderr=debug");
+        let mut worker = spec.ready().await;
         for _ in 0..2 {
             let run = db.enqueue("call", "{}").await;
             db.reaches(&run, "completed", SOON).await;
@@ -59,6 +60,7 @@ async fn a_server_s_program_ends_with_its_daemon_however_that_ends() {
         }
         let pids = pids(&files);
         assert_eq!(pids.len(), 2, "one server, and its child");
+        worker.logs("the server is awake").await;
         if killed {
             worker.kill9();
         } else {
@@ -95,6 +97,33 @@ async fn a_check_online_says_which_tools_models_and_arguments_do_not_fit() {
     ];
     assert_eq!(told, expected, "{}", bad.err);
     wait_until("the check leaves no program behind", SOON, async || !pids(&files).iter().any(|pid| alive(*pid))).await;
+}
+
+#[tokio::test]
+async fn a_document_of_afu9_is_checked_online_as_far_as_its_placeholders_allow() {
+    let files = Files::new::<&str>([]);
+    let document = json!({"name": "doc", "steps": [
+        {"name": "good", "tool": "far.get", "params": {"key": "${input.key}"}},
+        {"name": "bad", "tool": "far.get", "params": {"key": 5}},
+        {"name": "none", "tool": "far.gett", "params": {}},
+        {"name": "elsewhere", "tool": "near.get", "params": {}},
+    ]});
+    files.write("doc.json", &serde_json::to_string_pretty(&document).unwrap());
+    let far = ToolServer::start(&["get"], &[], |_, _| Ok(Value::Null)).await;
+    std::fs::write(files.path("stepd.toml"), far.section("far")).unwrap();
+    let paths = [files.path("stepd.toml"), files.workflows().join("doc.json")].map(|p| p.display().to_string());
+    let done =
+        tokio::task::spawn_blocking(move || stepd_at(None, &["check", "--online", "--config", &paths[0], &paths[1]]));
+    let told = done.await.unwrap().is(1).err;
+    let told: Vec<&str> = told.lines().filter_map(|l| l.split_once(": step ")).map(|(_, what)| what).collect();
+    assert_eq!(
+        told,
+        [
+            "`bad`: `args` do not fit `far.get`: /key: it is not of type \"string\"",
+            "`none`: the server `far` has no tool `gett`; did you mean `far.get`?",
+            "`elsewhere`: this worker's configuration has no MCP server `near` (it has far): add [mcp.near] with a command or a url",
+        ]
+    );
 }
 
 /// Where published servers are installed, once for all tests; `None`, said aloud, where that cannot be done.
@@ -197,19 +226,28 @@ async fn python_server(package: &'static str, script: &str, modern: bool) {
     let begun = files.lines("heard").iter().any(|line| line.contains("\"method\":\"initialize\""));
     assert_eq!(begun, !modern, "the era of {package}");
     let port = free_port();
-    let mut serving = Command::new(&python)
-        .args([&script, &port.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_until("it listens", SOON, async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+    let _serving = Serving::start(Command::new(&python).args([&script, &port.to_string()]), port).await;
     let http = format!("[mcp.own]\nurl = \"http://127.0.0.1:{port}/mcp\"\nidle_seconds = 1\n");
-    let got = tried(&files, &http).await;
-    serving.kill().unwrap();
-    serving.wait().unwrap();
-    assert_eq!(got, answered(), "{package} over HTTP");
+    assert_eq!(tried(&files, &http).await, answered(), "{package} over HTTP");
+}
+
+/// A published server that listens; it ends with this.
+struct Serving(std::process::Child);
+
+impl Serving {
+    async fn start(command: &mut Command, port: u16) -> Self {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let serving = Self(quiet.spawn().unwrap());
+        wait_until("it listens", SOON, async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        serving
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn free_port() -> u16 {
@@ -237,9 +275,15 @@ async fn the_server_that_the_protocol_s_authors_publish_is_called() {
     let files = Files::new([
         "name: ask\nresume: never\nsteps:\n  - {id: echo, mcp: own.echo, args: {message: hi}}\n  - {id: sum, mcp: own.get-sum, args: {a: 2, b: 3}}\noutput: \"[steps.echo.output, steps.sum.output]\"\n",
     ]);
-    let config = format!("[mcp.own]\ncommand = \"node\"\nargs = [\"{}\"]\n", script.display());
-    let got = tried(&files, &config).await;
-    assert_eq!(got, json!(["Echo: hi", "The sum of 2 and 3 is 5."]));
+    let expected = json!(["Echo: hi", "The sum of 2 and 3 is 5."]);
+    let port = free_port();
+    let _serving =
+        Serving::start(Command::new("node").arg(&script).arg("streamableHttp").env("PORT", port.to_string()), port)
+            .await;
+    let http = format!("[mcp.own]\nurl = \"http://127.0.0.1:{port}/mcp\"\n");
+    assert_eq!(tried(&files, &http).await, expected, "over HTTP");
+    let stdio = format!("[mcp.own]\ncommand = \"node\"\nargs = [\"{}\"]\n", script.display());
+    assert_eq!(tried(&files, &stdio).await, expected, "over pipes");
     let check = "name: ask\nsteps: [{id: echo, mcp: own.eco, args: {message: hi}}]\n";
     assert!(online(&files, check).await.contains("did you mean `own.echo`?"));
 }
@@ -250,4 +294,57 @@ async fn online(files: &Files, text: &str) -> String {
     let (config, file) = (path(&files.path("stepd.toml")), path(&files.workflows().join("w1.yaml")));
     let done = tokio::task::spawn_blocking(move || stepd_at(None, &["check", "--online", "--config", &config, &file]));
     done.await.unwrap().is(1).err
+}
+
+#[tokio::test]
+async fn a_published_server_that_is_another_process_when_it_is_answered_asks_nobody_twice() {
+    let Some(python) = tokio::task::spawn_blocking(|| python("mcp>=2,<3")).await.unwrap() else { return };
+    let call = "name: greet\nresume: never\nsteps: [{id: greet, mcp: own.greet}]\noutput: steps.greet.output\n";
+    let (db, files) = (Db::new().await, Files::new([call]));
+    let config = format!(
+        "[mcp.own]\ncommand = \"sh\"\nargs = [\"-c\", \"tee -a {} | exec {} {}\"]\n",
+        files.path("heard").display(),
+        python.display(),
+        server("asks.py")
+    );
+    let spec = configured(&db, &files, &config);
+    let mut doomed = spec.ready().await;
+    let run = db.enqueue("greet", "{}").await;
+    db.step_reaches(&run, "greet.input[1]", "waiting", SOON).await;
+    doomed.kill9();
+    let answer = r#"{"name": "Ann", "age": 41}"#;
+    let wrong = db.ask::<String>(&format!("SELECT stepd.approve('{run}', answer => '{{\"name\": \"Ann\"}}')")).await;
+    assert!(wrong.unwrap_err().to_string().contains("\"age\" is missing"));
+    db.exec(format!("SELECT stepd.approve('{run}', answer => '{answer}')")).await;
+    let _heir = spec.ready().await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.output(&run).await, "\"Hello Ann, 41\"");
+    let asked = db.count(format!("SELECT count(*) FROM stepd.steps WHERE run = '{run}' AND kind = 'approve'")).await;
+    assert_eq!(asked, 1);
+    // To be asked; with the answer, sealed for another process; afresh; with the answer again.
+    assert_eq!(files.lines("heard").iter().filter(|line| line.contains("\"tools/call\"")).count(), 4);
+}
+
+#[tokio::test]
+async fn a_task_of_a_published_server_is_begun_once_whatever_becomes_of_the_daemon() {
+    let Some(python) = tokio::task::spawn_blocking(|| python("fastmcp-tasks>=4,<5")).await.unwrap() else { return };
+    let (db, files) = (Db::new().await, Files::new::<&str>([]));
+    let calls = files.path("calls").display().to_string();
+    files.write(
+        "w0.yaml",
+        &format!("name: long\nresume: never\nsteps: [{{id: t, mcp: own.long, args: {{seconds: 3, calls: \"{calls}\"}}}}]\noutput: steps.t.output\n"),
+    );
+    let port = free_port();
+    let _serving = Serving::start(Command::new(&python).args([server("tasks.py"), port.to_string()]), port).await;
+    let spec = configured(&db, &files, &format!("[mcp.own]\nurl = \"http://127.0.0.1:{port}/mcp\"\n"));
+    let mut doomed = spec.ready().await;
+    let run = db.enqueue("long", "{}").await;
+    let kept =
+        format!("SELECT count(*) FROM stepd_engine.checkpoints WHERE run = '{run}' AND decision LIKE '%\"task\":%'");
+    wait_until("the task is on record", SOON, async || db.count(&kept).await == 1).await;
+    doomed.kill9();
+    let _heir = spec.ready().await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.output(&run).await, "{\"worked\":3.0}");
+    assert_eq!(files.lines("calls").len(), 1);
 }

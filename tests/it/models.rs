@@ -12,19 +12,19 @@ use crate::support::outside::{ModelServer, ToolServer, calls, last, says};
 use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
 
 /// A daemon's spec with a configuration of these sections.
-fn configured(db: &Db, files: &Files, sections: &[String]) -> Spec {
+pub fn configured(db: &Db, files: &Files, sections: &[String]) -> Spec {
     std::fs::write(files.path("stepd.toml"), sections.concat()).unwrap();
     Spec::new(db, files).arg("--config").arg(&files.path("stepd.toml").display().to_string())
 }
 
-async fn approve(db: &Db, run: &str, args: &[&str]) {
+pub async fn approve(db: &Db, run: &str, args: &[&str]) {
     let args: Vec<&str> = ["approve", run].into_iter().chain(args.iter().copied()).collect();
     stepd(db, &args).await.is(0);
 }
 
 #[tokio::test]
 async fn the_second_example_of_the_language_runs_as_it_is_written() {
-    let example = include_str!("../definitions/examples/index_documents.yaml");
+    let example = include_str!("../../examples/index_documents.yaml");
     let (db, files) = (Db::new().await, Files::new([example]));
     db.exec("CREATE SCHEMA app; CREATE TABLE app.facts (doc text PRIMARY KEY, facts jsonb)").await;
     let store = ToolServer::start(&["list_objects"], &[], |_, args| {
@@ -143,7 +143,7 @@ fn curious(request: &Value, _: usize) -> ResponseTemplate {
     }
 }
 
-async fn boxes() -> ToolServer {
+pub async fn boxes() -> ToolServer {
     ToolServer::start(&["open", "weigh"], &["weigh"], |tool, args| match (tool, args["key"].as_str()) {
         ("open", _) => Ok(json!({"thing": "hat"})),
         (_, Some("none")) => Err("there is no such box".to_owned()),
@@ -256,12 +256,36 @@ async fn past_the_budget_no_call_starts_until_somebody_grants_as_much_again() {
     let _heir = spec.ready().await;
     approve(&db, &run, &["--note", "two more"]).await;
     db.step_reaches(&run, "budget[2]", "waiting", SOON).await;
-    // It asks while the two calls are under way.
+    // Only then has every call that was under way been answered.
     db.reaches(&run, "waiting", SOON).await;
     assert_eq!(model.heard().len(), 4);
     approve(&db, &run, &[]).await;
     db.reaches(&run, "completed", SOON).await;
     assert_eq!(model.heard().len(), 6);
+}
+
+#[tokio::test]
+async fn a_fork_spends_a_budget_of_its_own_and_keeps_no_grant() {
+    let (db, files) = (
+        Db::new().await,
+        Files::new([six("{calls: 2, action: approve}").replace("max_parallel: 3", "max_parallel: 1")]),
+    );
+    let model = ModelServer::start(|_, _| says("yes")).await;
+    let _worker = configured(&db, &files, &[model.section("small")]).ready().await;
+    let run = db.enqueue("six", "{}").await;
+    for n in 1..=2 {
+        db.step_reaches(&run, &format!("budget[{n}]"), "waiting", SOON).await;
+        approve(&db, &run, &[]).await;
+    }
+    db.reaches(&run, "completed", SOON).await;
+    let fork: String = db.one(format!("SELECT stepd.fork('{run}', 'all[2].q')::text")).await;
+    db.step_reaches(&fork, "budget[1]", "waiting", SOON).await;
+    assert_eq!(model.heard().len(), 8, "two calls of its own, then it asks");
+    approve(&db, &fork, &[]).await;
+    db.reaches(&fork, "completed", SOON).await;
+    assert_eq!(model.heard().len(), 10);
+    let used = format!("SELECT tokens_in FROM stepd.runs WHERE id = '{fork}'");
+    assert_eq!(db.one::<i64>(used).await, 400, "what the other run has used is not its own");
 }
 
 #[tokio::test]

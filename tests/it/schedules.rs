@@ -1,68 +1,101 @@
 //! Schedules: every instant once, whatever the number of workers; pauses, changes, what was missed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
 
-fn file(schedule: &str, step: &str) -> String {
-    format!("name: tick\nschedule: {{cron: \"* * * * *\", {schedule}}}\nsteps:\n  - id: a\n    {step}\n")
+/// A workflow that is started each day, at the hour that is farthest from now: no instant comes by itself while a test runs.
+async fn daily(db: &Db, settings: &str, step: &str) -> Files {
+    let hour = (db.one::<i32>("SELECT extract(hour FROM now() AT TIME ZONE 'UTC')::integer").await + 12) % 24;
+    let schedule = format!("{{cron: \"0 {hour} * * *\", {settings}}}");
+    Files::new([format!("name: tick\nschedule: {schedule}\nsteps:\n  - id: a\n    {step}\n")])
 }
 
 const SAYS: &str = "run: echo \"$AT\" >> @DIR@/fired\n    env: {AT: \"${{ run.scheduled_for }}\"}";
 
-/// As if all workers had been away for so long.
-async fn miss(db: &Db, span: &str) {
+/// As if nobody had looked for so many days; the next look is due after so many milliseconds.
+async fn miss(db: &Db, days: u32, due_ms: u32) {
     db.exec(format!(
-        "UPDATE stepd_engine.schedules SET seen_at = date_trunc('minute', now()) - interval '{span}', next_at = date_trunc('minute', now()) - interval '{span}'"
+        "UPDATE stepd_engine.schedules SET seen_at = clock_timestamp() - interval '{days} days', next_at = clock_timestamp() + interval '{due_ms} ms';
+         SELECT stepd_engine.wake()"
     ))
     .await;
 }
 
-/// Not within so many seconds of a full minute, which would fire by itself.
-async fn mid_minute(db: &Db) {
-    wait_until("no full minute is near", Duration::from_secs(60), async || {
-        db.one::<bool>("SELECT extract(second FROM clock_timestamp()) BETWEEN 1 AND 40").await
-    })
-    .await;
+async fn known(db: &Db) {
+    let next = "SELECT count(*) FROM stepd.schedules WHERE next_at > now()";
+    wait_until("its next instant is known", SOON, async || db.count(next).await == 1).await;
 }
 
 #[tokio::test]
 async fn an_instant_fires_once_whatever_the_number_of_workers_and_those_that_were_missed_as_the_file_says() {
-    let db = Db::new().await;
-    let files = Files::new([file("overlap: allow, catch_up: all", SAYS)]);
-    let spec = Spec::new(&db, &files);
-    let mut workers = [spec.ready().await];
-    wait_until("its next instant is known", SOON, async || {
-        db.count("SELECT count(*) FROM stepd.schedules WHERE next_at > now()").await == 1
-    })
-    .await;
-    workers[0].kill9();
-    mid_minute(&db).await;
-    miss(&db, "10 minutes").await;
-    let more = [spec.start(), spec.start(), spec.start(), spec.start()];
-    wait_until("all are made up for", SOON, async || files.lines("fired").len() >= 10).await;
-    holds_for("and each once", Duration::from_secs(2), async || files.lines("fired").len() == 10).await;
-    let fired = files.counts("fired");
-    assert_eq!(fired.len(), 10, "{fired:?}");
-    assert_eq!(
-        db.count("SELECT count(DISTINCT run_at) FROM stepd.runs WHERE extract(second FROM run_at) = 0").await,
-        10
-    );
-    drop(more);
+    for (catch_up, missed) in [("all", 10), ("last", 1), ("none", 0)] {
+        let db = Db::new().await;
+        let files = daily(&db, &format!("overlap: allow, catch_up: {catch_up}"), SAYS).await;
+        let spec = Spec::new(&db, &files);
+        let mut worker = spec.ready().await;
+        known(&db).await;
+        worker.kill9();
+        miss(&db, 10, 0).await;
+        let _more = [spec.start(), spec.start(), spec.start(), spec.start()];
+        wait_until("all are made up for", SOON, async || files.lines("fired").len() >= missed).await;
+        known(&db).await;
+        holds_for("and each once", Duration::from_millis(1_200), async || files.lines("fired").len() == missed).await;
+        assert_eq!(files.counts("fired").len(), missed, "{catch_up}");
+        let instants =
+            "SELECT count(DISTINCT run_at) FROM stepd.runs WHERE extract(epoch FROM run_at)::bigint % 3600 = 0";
+        assert_eq!(db.count(instants).await, i64::try_from(missed).unwrap());
+    }
 }
 
 #[tokio::test]
-async fn the_real_minute_fires_at_the_minute_on_one_of_three_workers() {
+async fn four_workers_that_see_an_instant_together_and_are_killed_over_it_start_one_run_each_time() {
     let db = Db::new().await;
-    let files = Files::new([file("catch_up: none", SAYS)]);
+    let files = daily(&db, "overlap: allow", SAYS).await;
+    let spec = Spec::new(&db, &files);
+    let mut workers = [spec.ready().await, spec.ready().await, spec.ready().await, spec.ready().await];
+    known(&db).await;
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 1..=8 {
+        // They all know of it, and wait for it; one dies just before, at, or just after it.
+        miss(&db, 1, 150).await;
+        let (began, moment) = (Instant::now(), Duration::from_millis(random.u64(100..250)));
+        wait_until("it is about that time", SOON, async || began.elapsed() >= moment).await;
+        let place = random.usize(..workers.len());
+        workers[place].kill9();
+        workers[place] = spec.start();
+        wait_until("the instant is decided", SOON, async || {
+            db.count("SELECT count(*) FROM stepd.schedules WHERE next_at > now() + interval '1 hour'").await == 1
+        })
+        .await;
+        assert_eq!(db.count("SELECT count(*) FROM stepd.runs").await, round, "each time one run, and none is lost");
+    }
+    db.all_ended(SOON).await;
+    assert_eq!(db.count("SELECT count(DISTINCT run_at) FROM stepd.runs").await, 1, "it was the same instant each time");
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'completed'").await, 8);
+}
+
+/// Waits for a full minute, so it is one of the long ones: STEPD_TEST_LONG=1. What it shows beside the others is the moment.
+#[tokio::test]
+async fn the_real_minute_fires_at_the_minute_on_one_of_three_workers() {
+    if std::env::var_os("STEPD_TEST_LONG").is_none() {
+        return;
+    }
+    let db = Db::new().await;
+    let file =
+        format!("name: tick\nschedule: {{cron: \"* * * * *\", catch_up: none}}\nsteps:\n  - id: a\n    {SAYS}\n");
+    let files = Files::new([file]);
     let spec = Spec::new(&db, &files);
     let _workers = [spec.ready().await, spec.ready().await, spec.ready().await];
-    wait_until("the minute comes", Duration::from_secs(75), async || files.lines("fired").len() == 1).await;
-    let late: f64 = db
-        .one("SELECT extract(epoch FROM stepd_engine.uuid_time(id) - run_at)::float8 FROM stepd.runs WHERE workflow = 'tick'")
-        .await;
+    for minute in 1..=2 {
+        wait_until("the minute comes", Duration::from_secs(75), async || files.lines("fired").len() == minute).await;
+    }
+    let late = "SELECT extract(epoch FROM max(stepd_engine.uuid_time(id) - run_at))::float8 FROM stepd.runs";
+    let late: f64 = db.one(late).await;
     assert!((-0.01..1.5).contains(&late), "{late} s late");
-    holds_for("once", Duration::from_secs(2), async || files.lines("fired").len() == 1).await;
+    let apart = "SELECT extract(epoch FROM max(run_at) - min(run_at))::bigint FROM stepd.runs";
+    assert_eq!(db.count(apart).await, 60);
+    holds_for("once", Duration::from_secs(2), async || files.lines("fired").len() == 2).await;
 }
 
 #[tokio::test]
@@ -70,23 +103,17 @@ async fn while_a_run_is_unfinished_an_instant_is_skipped_or_waits_for_its_turn()
     for (overlap, runs) in [("skip", 1), ("queue", 3), ("allow", 3)] {
         let db = Db::new().await;
         let catch_up = if overlap == "skip" { "last" } else { "all" };
-        let files = Files::new([file(&format!("overlap: {overlap}, catch_up: {catch_up}"), "wait: go")]);
+        let files = daily(&db, &format!("overlap: {overlap}, catch_up: {catch_up}"), "wait: go").await;
         let _worker = Spec::new(&db, &files).ready().await;
-        wait_until("it is known", SOON, async || {
-            db.count("SELECT count(*) FROM stepd.schedules WHERE next_at IS NOT NULL").await == 1
-        })
-        .await;
-        mid_minute(&db).await;
-        miss(&db, "3 minutes").await;
-        db.exec("SELECT stepd_engine.wake()").await;
+        known(&db).await;
+        miss(&db, 3, 0).await;
         wait_until("one has started", SOON, async || {
             db.count("SELECT count(*) FROM stepd.runs WHERE state = 'waiting'").await >= 1
         })
         .await;
         let now = if overlap == "allow" { 3 } else { 1 };
         if overlap == "skip" {
-            miss(&db, "1 minute").await;
-            db.exec("SELECT stepd_engine.wake()").await;
+            miss(&db, 1, 0).await;
             wait_until("the next is skipped", SOON, async || {
                 db.count("SELECT count(*) FROM stepd.schedules WHERE skipped_at IS NOT NULL").await == 1
             })
@@ -97,12 +124,46 @@ async fn while_a_run_is_unfinished_an_instant_is_skipped_or_waits_for_its_turn()
         })
         .await;
         wait_until("each in its turn", SOON, async || {
+            let unfinished = db.count("SELECT count(*) FROM stepd.jobs").await;
+            assert!(unfinished <= now, "{unfinished} at once, and the file says {overlap}");
             db.exec("SELECT stepd.signal(id, 'go') FROM stepd.jobs WHERE state = 'waiting'").await;
             db.count("SELECT count(*) FROM stepd.runs WHERE state = 'completed'").await == runs
         })
         .await;
         assert_eq!(db.count("SELECT count(*) FROM stepd.runs").await, runs, "{overlap}");
     }
+}
+
+#[tokio::test]
+async fn the_commands_show_a_schedule_pause_it_and_start_a_run_of_it() {
+    let db = Db::new().await;
+    let files = daily(&db, "overlap: allow", "set: 1").await;
+    let _worker = Spec::new(&db, &files).ready().await;
+    known(&db).await;
+    let stepd = async |args: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_stepd"));
+        let done = command.args(args).env("DATABASE_URL", &db.url).output().await.unwrap();
+        let said = [done.stdout, done.stderr].concat();
+        (done.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (code, listed) = stepd(&["schedule", "ls"]).await;
+    assert!(code == Some(0) && listed.contains("tick") && listed.contains("UTC"), "{listed}");
+    let (code, said) = stepd(&["schedule", "pause", "tick"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let (_, listed) = stepd(&["schedule", "ls"]).await;
+    assert!(listed.contains("paused"), "{listed}");
+    // While it is paused its instants pass for good; a run by hand starts all the same.
+    miss(&db, 1, 0).await;
+    let (code, said) = stepd(&["schedule", "run", "tick"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    db.all_ended(SOON).await;
+    let (code, said) = stepd(&["schedule", "unpause", "tick"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    known(&db).await;
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs").await, 1, "the one that was started by hand");
+    let (code, said) = stepd(&["schedule", "pause", "tock"]).await;
+    assert!(code != Some(0) && said.contains("workflow tock has no schedule"), "{said}");
+    assert!(said.contains("did you mean tick?"), "{said}");
 }
 
 #[tokio::test]

@@ -51,6 +51,24 @@ BEGIN
     PERFORM t.same(stepd.reject(a, note => 'too dear'), 'ok2', 'the only one');
     PERFORM t.ok((SELECT state = 'failed' AND NOT checkpoint AND error_code = 'rejected' AND error ->> 'class' = 'permanent' AND error_message LIKE '%too dear' FROM stepd.steps WHERE run = a AND key = 'ok2'), 'reject fails the step');
     PERFORM t.ok((SELECT array_agg(event ORDER BY seq) @> '{approved,rejected}' FROM stepd.history WHERE run = a), 'audited');
+    -- One that needs an answer.
+    a := t.run(); PERFORM t.claim(a);
+    PERFORM t.step(a, 1, 'in', 'approve', 'waiting', decision => '{"wait":"approval","prompt":"Who?","schema":{"required":["n"],"properties":{"n":{"type":"integer"},"c":{"enum":["x","y"]}}}}');
+    PERFORM t.suspend(a);
+    PERFORM t.ok((SELECT schema -> 'required' ->> 0 = 'n' FROM stepd.waiting WHERE run = a), 'stepd.waiting');
+    PERFORM t.like(stepd.why(a), 'an answer at in "Who\?" \(stepd approve .* --answer JSON', 'why');
+    PERFORM t.like(t.fails(format('SELECT stepd.approve(%L)', a), 'SD018'), 'needs an answer', 'none');
+    PERFORM t.like(t.fails(format('SELECT stepd.approve(%L, answer => ''[]'')', a), 'SD018'), 'a JSON object', 'no object');
+    PERFORM t.like(t.fails(format('SELECT stepd.approve(%L, answer => ''{"c": "z"}'')', a), 'SD018'), '"c" must be one of .*; "n" is missing', 'two mistakes');
+    PERFORM t.like(t.fails(format('SELECT stepd.approve(%L, answer => ''{"n": 1.5}'')', a), 'SD018'), '"n" must be of type integer', 'a wrong type');
+    PERFORM t.same(stepd.approve(a, answer => '{"n": 1.0, "c": "y", "more": null}'), 'in', 'it fits');
+    PERFORM t.ok((SELECT output -> 'answer' ->> 'c' = 'y' FROM stepd.steps WHERE run = a AND key = 'in'), 'its output');
+    a := t.run(); PERFORM t.claim(a); PERFORM t.step(a, 1, 'ok', 'approve', 'waiting', decision => '{"wait":"approval","prompt":",\"schema\":"}'); PERFORM t.suspend(a);
+    PERFORM t.like(t.fails(format('SELECT stepd.approve(%L, answer => ''{}'')', a), 'SD018'), 'asks for a yes or a no', 'no answer is asked for');
+    PERFORM t.same(stepd.approve(a), 'ok', 'a yes will do');
+    -- A wait for a server that does not answer.
+    b := t.run(); PERFORM t.claim(b); PERFORM t.step(b, 1, 'ask', 'mcp', 'waiting', due => '5 s', decision => '{"wait":"retry","attempt":1,"of":5,"why":"it sleeps"}'); PERFORM t.suspend(b);
+    PERFORM t.like(stepd.why(b), 'step ask, which goes on in [0-9]+ s: it sleeps', 'why');
     -- The pause before another attempt is told as what it is.
     b := t.run(); PERFORM t.claim(b); PERFORM t.step(b, 1, 'pay', 'http', 'waiting', decision => '{"wait":"retry","attempt":2,"of":5}'); PERFORM t.suspend(b);
     PERFORM t.like(stepd.why(b), 'attempt 2 of 5 of step pay', 'why');

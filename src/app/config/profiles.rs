@@ -29,6 +29,10 @@ pub struct McpServer {
     pub idle_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest_seconds: Option<u64>,
 }
 
 /// A model of `llm` and `agent` steps.
@@ -51,6 +55,8 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub structured: Option<String>,
 }
 
@@ -70,7 +76,7 @@ pub(super) const TOKEN: [Key; 2] =
     [key("sha256", Form::Text), key("scope", Form::Word(&["read", "enqueue", "operate"]))];
 
 /// The parts of a server.
-pub(super) const SERVER: [Key; 8] = [
+pub(super) const SERVER: [Key; 10] = [
     key("command", Form::Text),
     key("args", Form::Texts),
     secret("env", Form::Table),
@@ -79,10 +85,12 @@ pub(super) const SERVER: [Key; 8] = [
     key("dialect", Form::Word(&["auto", "afu9"])),
     key("idle_seconds", Form::Number(1, 86_400)),
     key("max_seconds", Form::Number(1, 604_800)),
+    key("input_seconds", Form::Number(0, 31_536_000)),
+    key("rest_seconds", Form::Number(1, 86_400)),
 ];
 
 /// The parts of a model.
-pub(super) const MODEL: [Key; 8] = [
+pub(super) const MODEL: [Key; 9] = [
     key("base_url", Form::Text),
     key("model", Form::Text),
     secret("api_key", Form::Text),
@@ -90,6 +98,7 @@ pub(super) const MODEL: [Key; 8] = [
     key("price_input", Form::Price),
     key("price_output", Form::Price),
     key("timeout_seconds", Form::Number(1, 86_400)),
+    key("rest_seconds", Form::Number(1, 86_400)),
     key("structured", Form::Word(&["schema", "json", "none"])),
 ];
 

@@ -23,7 +23,7 @@ use super::super::follow::{Turning, tell};
 use super::super::output::talk;
 use super::super::text::{clean, span};
 use super::super::{Exit, Global};
-use super::{ask, can_ask};
+use super::{ask, ask_for, can_ask};
 
 /// Between two looks at what the run waits for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -210,6 +210,13 @@ impl Memory {
                     "step `{key}` asks for an approval, and there is no terminal to ask on; run it on one, or without --ephemeral"
                 ),
             ))),
+            "approval" if decision.get("schema").is_some() => {
+                Some(match ask_for(&self.turning, key.as_str(), word("prompt"), &decision["schema"]).await {
+                    Ok(Some(answer)) => Ok(Payload::from_value(&json!({"approved": true, "answer": answer}))),
+                    Ok(None) => Err(Failure::permanent(code::REJECTED, "rejected on the terminal")),
+                    Err(e) => Err(Failure::permanent(code::REJECTED, format!("{e:#}"))),
+                })
+            }
             "approval" => Some(match ask(&self.turning, key.as_str(), Some(word("prompt"))).await {
                 Ok((true, _)) => Ok(Payload::from_value(
                     &json!({"approved": true, "by": "terminal", "note": null, "at": self.ports.clock.now()}),

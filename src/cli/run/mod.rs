@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::StreamExt;
+use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use sqlx::PgConnection;
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use crate::app::build::{self, Parts};
 use crate::app::{Config, Daemon, files};
-use crate::db::actions::{self, NewJob, Trial};
+use crate::db::actions::{self, NewJob, Said, Trial};
 use crate::db::{Database, definitions, migrate, runs, server};
 use crate::definition::{self, Definition, Diagnostics};
 use crate::expression::{Host, nearest};
@@ -242,10 +243,10 @@ async fn to_end(conn: &mut PgConnection, id: Uuid, mut signals: Signals) -> anyh
             told.clone_from(&now.state);
         }
         let work = async {
-            for (step, prompt) in runs::approvals(&mut *conn, id).await? {
+            for (step, prompt, schema) in runs::approvals(&mut *conn, id).await? {
                 if !asked.contains(&step) {
                     asked.push(step.clone());
-                    approval(&mut *conn, &turning, id, &step, prompt.as_deref()).await?;
+                    approval(&mut *conn, &turning, id, &step, (prompt.as_deref(), schema.as_deref())).await?;
                 }
             }
             tokio::time::sleep(LOOK).await;
@@ -273,19 +274,25 @@ async fn approval(
     turning: &Turning,
     id: Uuid,
     step: &str,
-    prompt: Option<&str>,
+    (prompt, schema): (Option<&str>, Option<&str>),
 ) -> anyhow::Result<()> {
-    if !can_ask() {
-        let question = clean(prompt.unwrap_or_default());
+    let question = clean(prompt.unwrap_or_default());
+    let step_shown = clean(step);
+    if let Some(schema) = schema {
+        let schema = clean(schema);
         turning.line(&format!(
-            "waits for approval at {}: {question}\n  answer with: stepd approve {id} {}",
-            clean(step),
-            clean(step)
+            "waits for an answer at {step_shown}: {question}\n  answer with: stepd approve {id} {step_shown} --answer JSON\n  that matches: {schema}"
+        ));
+        return Ok(());
+    }
+    if !can_ask() {
+        turning.line(&format!(
+            "waits for approval at {step_shown}: {question}\n  answer with: stepd approve {id} {step_shown}"
         ));
         return Ok(());
     }
     let (yes, note) = ask(turning, step, prompt).await?;
-    match actions::answer(conn, id, Some(step), note.as_deref(), yes).await {
+    match actions::answer(conn, id, Some(step), note.as_deref(), if yes { Said::Yes(None) } else { Said::No }).await {
         Ok(_) => {}
         // Somebody else was faster.
         Err(e) if e.sqlstate().is_some_and(|s| s.starts_with("SD01")) => turning.line(&clean(&e.to_string())),
@@ -302,6 +309,24 @@ fn can_ask() -> bool {
 /// Asks for an approval: yes or no.
 async fn ask(turning: &Turning, step: &str, prompt: Option<&str>) -> anyhow::Result<(bool, Option<String>)> {
     let question = format!("{}: {} [y/N] ", clean(step), clean(prompt.unwrap_or("approve?")));
+    let answer = line(turning, question).await?;
+    Ok((matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"), None))
+}
+
+/// Asks for JSON that matches a schema; an empty line is a no.
+async fn ask_for(turning: &Turning, step: &str, prompt: &str, schema: &Value) -> anyhow::Result<Option<Value>> {
+    let question = format!("{}: {} (JSON that matches {}) ", clean(step), clean(prompt), clean(&schema.to_string()));
+    loop {
+        let answer = line(turning, question.clone()).await?;
+        match serde_json::from_str(answer.trim()) {
+            Ok(value) => return Ok(Some(value)),
+            Err(_) if answer.trim().is_empty() => return Ok(None),
+            Err(error) => turning.line(&format!("that is no JSON: {error}")),
+        }
+    }
+}
+
+async fn line(turning: &Turning, question: String) -> anyhow::Result<String> {
     turning.hide(true);
     // Whatever stands on the line goes: it is a terminal.
     eprint!("\r\x1b[2K{question}");
@@ -311,6 +336,5 @@ async fn ask(turning: &Turning, step: &str, prompt: Option<&str>) -> anyhow::Res
     })
     .await?;
     turning.hide(false);
-    let answer = answer.context("the answer cannot be read")?;
-    Ok((matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"), None))
+    answer.context("the answer cannot be read")
 }

@@ -145,30 +145,40 @@ fn listed(run: &RunDetail, steps: &[StepLine], all: bool, most: Option<usize>) -
             "skipped" => String::new(),
             _ => span(step.ended_at.unwrap_or(run.now) - step.started_at),
         };
-        let note = match (&step.error_code, &step.error_message) {
-            (Some(code), Some(message)) => format!("{code}: {message}"),
-            (Some(code), None) => code.clone(),
-            _ => match (&step.event, step.due_at) {
-                _ if step.child.is_some() => format!("run {}", step.child.unwrap_or_default()),
-                (Some(event), _) if step.state == "waiting" => format!("for {event}"),
-                (_, Some(due)) if step.state == "waiting" => format!("until {}", time(due)),
-                _ => used(step.tokens_in, step.tokens_out, step.cost).unwrap_or_default(),
-            },
-        };
         rows.push(vec![
             cell(name(step)),
             cell(&step.state).style(state_style(&step.state)),
             cell(&step.kind),
             cell(step.attempts.to_string()).right(),
             cell(took).right(),
-            cell(note),
+            cell(note(step)),
         ]);
     }
     let mut out = table(&["STEP", "STATE", "KIND", "TRIES", "TOOK", "NOTE"], &rows, most);
     if hidden > 0 {
-        out.push_str(&format!("… and {hidden} more steps of map items, all completed or skipped; --all lists them\n"));
+        let steps = if hidden == 1 { "step" } else { "steps" };
+        out.push_str(&format!(
+            "… and {hidden} more {steps} of items and rounds, completed or skipped; --all lists them\n"
+        ));
     }
     out
+}
+
+/// What else is to be known of a step.
+fn note(step: &StepLine) -> String {
+    match (&step.error_code, &step.error_message) {
+        (Some(code), Some(message)) => return format!("{code}: {message}"),
+        (Some(code), None) => return code.clone(),
+        _ => {}
+    }
+    match (&step.event, step.due_at, &step.chosen, step.child) {
+        (_, _, _, Some(child)) => format!("run {child}"),
+        (_, _, Some(chosen), _) if step.kind == "end" => format!("the run ends {chosen}"),
+        (_, _, Some(chosen), _) => format!("took {chosen}"),
+        (Some(event), ..) if step.state == "waiting" => format!("for {event}"),
+        (_, Some(due), ..) if step.state == "waiting" => format!("until {}", time(due)),
+        _ => used(step.tokens_in, step.tokens_out, step.cost).unwrap_or_default(),
+    }
 }
 
 /// A step's key, with what people call it.
@@ -206,7 +216,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             .map(|s| {
                 json!({
                     "key": s.key, "label": s.label, "kind": s.kind, "state": s.state, "attempts": s.attempts, "started_at": s.started_at,
-                    "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "child": s.child, "epoch": s.epoch,
+                    "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "child": s.child, "chosen": s.chosen, "epoch": s.epoch,
                     "tokens_in": s.tokens_in, "tokens_out": s.tokens_out, "cost": s.cost,
                     "output": s.output.as_deref().map(raw), "error": s.error.as_deref().map(raw),
                 })

@@ -274,7 +274,9 @@ impl Story<'_> {
             )
         } else {
             let items: BTreeSet<String> = inside.iter().map(|s| item(s)).collect();
-            (format!("{group}[*]"), format!("{} items, {} steps", items.len(), inside.len()))
+            let repeats = self.steps.iter().any(|s| s.key == group && s.kind == "repeat");
+            let what = if repeats { "rounds" } else { "items" };
+            (format!("{group}[*]"), format!("{} {what}, {} steps", items.len(), inside.len()))
         };
         let note = if odd.is_empty() { all } else { format!("{all}; {}", odd.join("; ")) };
         Row { name, fills: Vec::new(), load: Vec::new(), marks: Vec::new(), note }

@@ -60,6 +60,7 @@ fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
         tokens_out: None,
         cost: None,
         child: None,
+        chosen: None,
     }
 }
 

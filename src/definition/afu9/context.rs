@@ -109,13 +109,21 @@ impl Context {
                 Piece::Text(text) => out.push_str(text),
                 Piece::Path(path) => match self.find(path, how.compat) {
                     Some(value) => out.push_str(&text_of(value, how.compat)),
-                    None if how.keep || how.compat == Compat::Engine => out.push_str(&format!("${{{path}}}")),
+                    None if how.keep || how.compat == Compat::Engine || is_code(path) => {
+                        out.push_str(&format!("${{{path}}}"));
+                    }
                     None => return Err(missing(path)),
                 },
             }
         }
         Ok(out.into())
     }
+}
+
+/// Is it no path at all, but a call or a calculation, such as `new Date().toISOString()`? No reading of a document ever ran one: it
+/// is text that has always been handed on as it is.
+fn is_code(text: &str) -> bool {
+    text.contains(['(', ')', '+', '*', '/', '=', '<', '>', '!', '&', '|', '?', ';', ','])
 }
 
 fn missing(path: &str) -> Failure {

@@ -73,6 +73,8 @@ pub struct ToolStep {
     pub key: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
+    /// Where it stands in the document.
+    pub line: usize,
     /// `server.tool`, as it stands there.
     pub tool: String,
     /// The arguments, with placeholders in their strings.

@@ -163,6 +163,7 @@ fn step(
     Some(ToolStep {
         key: key.into(),
         name: name.into(),
+        line: node.span.line,
         tool: tool.to_owned(),
         params: params?.value.json(),
         assign: assign.map(str::to_owned),

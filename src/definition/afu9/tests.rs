@@ -68,12 +68,15 @@ fn as_documented_an_assigned_variable_is_found_by_its_name_alone_and_objects_sta
         ("${ variables.v }", json!("7")),
         ("${input.list[1]}", json!("2")),
         ("$${variables.v}", json!("$7")),
+        // No path, and no code that is run: text.
+        ("at ${new Date().toISOString()}", json!("at ${new Date().toISOString()}")),
+        ("${process.exit(1)}", json!("${process.exit(1)}")),
     ] {
         assert_eq!(filled(json!(text), DOCUMENTED), expected, "{text}");
     }
     let typed = Filling { typed: true, ..DOCUMENTED };
     assert_eq!(filled(json!(["${input.n}", "${input.f}", "n ${input.n}"]), typed), json!([123, false, "n 123"]));
-    for nowhere in ["${input.nowhere}", "${new Date().toISOString()}", "${input.list[7]}"] {
+    for nowhere in ["${input.nowhere}", "${nobody.knows it}", "${input.list[7]}"] {
         let failure = context().fill(&json!({"a": [nowhere]}), DOCUMENTED).unwrap_err();
         assert!(failure.message.contains(nowhere), "{failure}");
         let keep = Filling { keep: true, ..DOCUMENTED };

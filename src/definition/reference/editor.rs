@@ -13,13 +13,13 @@ use super::{Fact, INNER, fact, fact_of_step, keys_of, keys_of_step};
 pub fn editor_schema() -> Value {
     let mut defs = Map::new();
     for (owner, _) in INNER {
-        defs.insert(owner.into(), mapping(&keys_of(owner), |key| fact(owner, key)));
+        defs.insert(owner.into(), with(mapping(&keys_of(owner), |key| fact(owner, key)), must(owner)));
     }
     for kind in &KINDS {
-        defs.insert(
-            format!("step_{}", kind.word),
-            mapping(&keys_of_step(kind.word), |key| fact_of_step(kind.word, key)),
-        );
+        let keys = mapping(&keys_of_step(kind.word), |key| fact_of_step(kind.word, key));
+        // What is said of `repeat` is said of what stands under it.
+        let must = if kind.word == "repeat" { json!({}) } else { must(kind.word) };
+        defs.insert(format!("step_{}", kind.word), with(keys, must));
     }
     defs.insert("body".into(), body());
     defs.insert("step".into(), json!({"$ref": "#/$defs/body", "required": ["id"]}));
@@ -37,6 +37,37 @@ pub fn editor_schema() -> Value {
 fn mapping(keys: &[&'static str], about: impl Fn(&str) -> Option<&'static Fact>) -> Value {
     let properties: Map<String, Value> = keys.iter().map(|key| ((*key).to_owned(), property(about(key)))).collect();
     json!({"type": "object", "properties": properties, "additionalProperties": false})
+}
+
+/// Which keys a mapping must have, and which exclude each other.
+fn must(owner: &str) -> Value {
+    let one_of = |keys: &[&str]| keys.iter().map(|key| json!({"required": [key]})).collect::<Vec<_>>();
+    match owner {
+        "unique" => json!({"required": ["key"]}),
+        "concurrency" => json!({"required": ["limit"]}),
+        "rate" => json!({"required": ["limit", "per"]}),
+        "schedule" => json!({"required": ["cron"]}),
+        "budget" => json!({"anyOf": one_of(&["tokens", "cost", "calls"])}),
+        "repeat" => json!({"required": ["steps", "until", "max"]}),
+        "map" => json!({"required": ["steps"]}),
+        "llm" | "agent" => json!({"required": ["prompt"]}),
+        "http" => {
+            json!({"not": {"anyOf": [{"required": ["json", "body"]}, {"required": ["json", "form"]}, {"required": ["body", "form"]}]}})
+        }
+        "switch" => json!({
+            "if": {"properties": {"switch": {"type": "array"}}},
+            "then": {"not": {"required": ["cases"]}},
+            "else": {"required": ["cases"]},
+        }),
+        _ => json!({}),
+    }
+}
+
+fn with(mut schema: Value, more: Value) -> Value {
+    if let (Value::Object(schema), Value::Object(more)) = (&mut schema, more) {
+        schema.extend(more);
+    }
+    schema
 }
 
 fn property(fact: Option<&Fact>) -> Value {

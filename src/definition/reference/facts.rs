@@ -162,7 +162,12 @@ pub(super) const FACTS: &[Fact] = &[
     fact("agent", "system", Text, "What it is told first."),
     fact("agent", "temperature", Any, "As the provider takes it."),
     fact("agent", "max_tokens", Whole(1, 10_000_000), "The most tokens of one answer."),
-    fact("agent", "tools", Tools, "What it may call: a list of `server.tool`."),
+    fact(
+        "agent",
+        "tools",
+        Tools,
+        "What it may call: a list of `server.tool`, and of `{workflow, description, input}` with a JSON Schema for `input`.",
+    ),
     fact("agent", "max_turns", Whole(1, 200), "The most turns; 10 by default."),
     // Inner mappings.
     fact(
@@ -172,7 +177,12 @@ pub(super) const FACTS: &[Fact] = &[
         "The steps; their keys are `poll[3].check`, and they know the round as `index`, from 0.",
     ),
     fact("repeat", "until", Expression, "The condition that ends it."),
-    fact("repeat", "max", Whole(1, 10_000), "The most rounds; then the step fails with `repeat_exhausted`."),
+    fact(
+        "repeat",
+        "max",
+        Whole(1, 10_000),
+        "The most rounds; then the step fails with `repeat_exhausted`, and a retry of the run allows as many more.",
+    ),
     fact("repeat", "every", Duration, "The pause between two rounds."),
     fact("unique", "key", Keys, "What makes a run the same as another."),
     fact("unique", "while", While, "How long: while the other runs, for ever, or for a time."),

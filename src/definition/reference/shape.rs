@@ -106,7 +106,11 @@ impl Shape {
             Self::Handlers => json!({"type": "array", "minItems": 1, "items": Self::Body.schema()}),
             Self::Body => json!({"$ref": "#/$defs/body"}),
             Self::Tool => text("^[a-z][a-z0-9_-]*\\..+$"),
-            Self::Tools => json!({"type": "array", "minItems": 1, "items": {"type": "string"}}),
+            Self::Tools => {
+                let workflow = json!({"type": "object", "required": ["workflow"], "additionalProperties": false,
+                    "properties": {"workflow": text("."), "description": {"type": "string"}, "input": Self::Schema.schema()}});
+                json!({"type": "array", "minItems": 1, "items": {"anyOf": [Self::Tool.schema(), workflow]}})
+            }
             Self::Keys => {
                 json!({"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]})
             }
@@ -149,7 +153,7 @@ impl Shape {
             Self::Handlers => "list of steps, ids optional".into(),
             Self::Body => "a step, without `id`".into(),
             Self::Tool => "`server.tool`".into(),
-            Self::Tools => "list of names".into(),
+            Self::Tools => "list of tools".into(),
             Self::Keys => "input path, or a list of them".into(),
             Self::Flag => "`true` or `false`".into(),
             Self::Amount => "number above 0".into(),

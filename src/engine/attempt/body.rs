@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::model::{Failure, Payload, StepRecord, Wait};
-use crate::steps::{BoxFuture, CHILD, Shape, Step, StepCx, StopSignal};
+use crate::steps::{BoxFuture, CHILD, Reply, Shape, Step, StepCx, StopSignal};
 
 use super::super::ctx::{Attempted, Ctx, Work, plain_shape, shaped};
 use super::super::inbox::Answer;
@@ -18,7 +18,7 @@ pub(in crate::engine) trait Body: Sync {
         ctx: &'a Ctx,
         record: &'a StepRecord,
         attempt: u32,
-        stop: StopSignal,
+        said: (StopSignal, Option<Reply>),
     ) -> BoxFuture<'a, Result<Attempted, Failure>>;
 
     /// Applied to the payload of an answered wait.
@@ -45,11 +45,11 @@ impl Body for KindBody<'_> {
         ctx: &'a Ctx,
         record: &'a StepRecord,
         attempt: u32,
-        stop: StopSignal,
+        said: (StopSignal, Option<Reply>),
     ) -> BoxFuture<'a, Result<Attempted, Failure>> {
         Box::pin(async move {
             let params = (self.params)(attempt)?;
-            let cx: StepCx = ctx.step_cx(record, attempt, self.shape.clone(), stop);
+            let cx: StepCx = ctx.step_cx(record, attempt, self.shape.clone(), said);
             shaped(self.step.run(&cx, params).await?, &self.shape)
         })
     }
@@ -85,11 +85,11 @@ impl Body for CodeBody<'_, '_> {
         ctx: &'a Ctx,
         record: &'a StepRecord,
         attempt: u32,
-        stop: StopSignal,
+        said: (StopSignal, Option<Reply>),
     ) -> BoxFuture<'a, Result<Attempted, Failure>> {
         Box::pin(async move {
             // Called inside the future: a panic of the call itself is caught like one of its future.
-            let work = (self.work)(ctx.step_cx(record, attempt, self.shape.clone(), stop));
+            let work = (self.work)(ctx.step_cx(record, attempt, self.shape.clone(), said));
             work.await.map(Attempted::Done)
         })
     }
@@ -106,6 +106,8 @@ impl Body for CodeBody<'_, '_> {
 /// The question after an interruption.
 pub(in crate::engine) struct AskBody {
     pub(in crate::engine) prompt: String,
+    pub(in crate::engine) schema: Option<Value>,
+    pub(in crate::engine) timeout: Option<Duration>,
     pub(in crate::engine) shape: Shape,
 }
 
@@ -115,9 +117,11 @@ impl Body for AskBody {
         _: &'a Ctx,
         _: &'a StepRecord,
         _: u32,
-        _: StopSignal,
+        _: (StopSignal, Option<Reply>),
     ) -> BoxFuture<'a, Result<Attempted, Failure>> {
-        Box::pin(async { Ok(Attempted::Suspend(Wait::Approval { prompt: self.prompt.clone(), timeout: None })) })
+        let Self { prompt, schema, timeout, .. } = self;
+        let wait = Wait::Approval { prompt: prompt.clone(), schema: schema.clone(), timeout: *timeout };
+        Box::pin(async { Ok(Attempted::Suspend(wait)) })
     }
 
     fn shape(&self) -> &Shape {

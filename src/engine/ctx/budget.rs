@@ -66,7 +66,7 @@ impl Ctx {
     async fn ask_for_more(&self, mut asked: tokio::sync::MutexGuard<'_, Asked>, spent: &str) -> Result<(), Halt> {
         let key = StepKey::new(format!("{KEY}{}]", asked.answers + 1));
         let prompt = format!("The run has used {spent}, its whole budget. Grant as much again?");
-        let body = AskBody { prompt, shape: plain_shape() };
+        let body = AskBody { prompt, schema: None, timeout: None, shape: plain_shape() };
         let policy = StepPolicy { on_error: OnError::Continue, ..StepPolicy::default() };
         let done = {
             let _aside = self.step_aside();

@@ -10,7 +10,8 @@ use crate::steps::{CHILD, StopReason};
 
 use super::super::halt::Halt;
 use super::super::journal::{CommitError, Entry, Note, NoteKind, StepRow, Ticket, Transition};
-use super::super::wait::{answerable, spent, spent_at};
+use super::super::kept::Kept;
+use super::super::wait::answerable;
 use super::{Ctx, StepDone};
 
 impl Ctx {
@@ -204,7 +205,7 @@ impl Ctx {
         record.ended_at = Some(self.ports.clock.now());
         record.epoch = self.epoch;
         record.due_in_ms = None;
-        record.decision.take_if(|decision| spent_at(Some(decision)).is_some());
+        let kept = record.decision.take_if(|decision| Kept::is_all_of(decision));
         match result {
             Ok(output) => {
                 record.state = StepState::Completed;
@@ -224,7 +225,8 @@ impl Ctx {
                     record.decision = None;
                 }
                 if record.decision.is_none() && policy.on_error == OnError::Fail {
-                    record.decision = Some(spent(self.resumes));
+                    let kept = Kept::of(kept.as_ref()).kept;
+                    record.decision = Kept { spent_at: Some(self.resumes.into()), kept, ..Kept::default() }.decision();
                 }
                 record.error = Some(failure.clone());
                 let key = record.key.clone();
@@ -238,12 +240,15 @@ impl Ctx {
         }
     }
 
-    /// The last checkpoint of a completed run rides along with its end; one with a label, or with a usage, has a row of
-    /// its own.
+    /// The last checkpoint of a completed run rides along with its end; one with a label, a usage or a decision (a map's items, the
+    /// case of a switch) has a row of its own.
     fn ride_along(&self, mut steps: Vec<StepRow>, transition: Transition) -> (Vec<StepRow>, Transition) {
         let rides = |row: &StepRow| {
             let r = &row.record;
-            r.state == StepState::Completed && r.usage.is_none() && self.label_of(&r.key).is_none()
+            r.state == StepState::Completed
+                && r.usage.is_none()
+                && r.decision.is_none()
+                && self.label_of(&r.key).is_none()
         };
         match transition {
             Transition::Complete { output, last: None } if steps.last().is_some_and(rides) => {

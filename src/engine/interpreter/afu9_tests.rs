@@ -194,6 +194,13 @@ async fn a_time_limit_is_kept_as_documented() {
     assert_eq!(seen.error.unwrap().code, "timeout");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_is_ignored_as_the_engine_did() {
+    let document =
+        json!({"compat": "afu9-engine", "config": {"timeoutMs": 1000}, "steps": [step("a", "t.slow", json!({}))]});
+    assert_eq!(whole(document, json!({})).await.outcome, Outcome::Done);
+}
+
 #[tokio::test]
 async fn a_tool_without_a_dot_fails_in_the_engine_s_words_and_more_dots_are_passed_over() {
     let document =

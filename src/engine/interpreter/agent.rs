@@ -4,7 +4,9 @@
 //! once), `KEY.turn[1]` (a call of the model), `KEY.tool[1.0]` (the first call of a tool that turn 1 asked for), and so on. The
 //! conversation is put together from them, so that whoever takes the run up goes on with the next turn, and nothing is paid twice.
 //!
-//! The agent's `retry` and `timeout` are those of each turn and each call. A turn that fails for good fails the agent. What a tool does
+//! A tool may be another workflow: its call is a child run (`KEY.tool[1.0]` is a `workflow` step), and this run waits for it, holding nothing.
+//!
+//! The agent's `retry` and `timeout` are those of each turn and each call; a child run has the `timeout` as a whole, and retries of its own. A turn that fails for good fails the agent. What a tool does
 //! wrong goes back to the model as its answer, as does a call of a tool that is not there, or with arguments that are no JSON.
 //! An answer that breaks the `schema` goes back, too; each of these takes a turn, and `max_turns` bounds them all.
 
@@ -19,8 +21,8 @@ use serde_json::{Map, Value, json};
 use crate::definition::{Params, Schema, Step};
 use crate::expression::{StepNames, View};
 use crate::model::{Failure, Payload, StepKey, StepState, Usage, code};
-use crate::rules::policy::{OnError, StepPolicy};
-use crate::steps::{BoxFuture, Shape, StepOutput};
+use crate::rules::policy::{OnError, RetryPolicy, StepPolicy};
+use crate::steps::{BoxFuture, CHILD, Shape, StepOutput};
 
 use super::super::ctx::{Call, StepDone, plain_shape};
 use super::super::halt::{Halt, StepFailure};
@@ -41,13 +43,22 @@ const ANSWER: usize = 200_000;
 struct Agent {
     model: Value,
     messages: Vec<Value>,
-    /// `server`, `tool` of each.
-    tools: Vec<(String, String)>,
+    tools: Vec<Tool>,
     schema: Option<Schema>,
     max_turns: u32,
     /// What goes to the model with each turn.
     more: Map<String, Value>,
 }
+
+/// What an agent may call.
+#[derive(Clone)]
+enum Tool {
+    Mcp { server: String, tool: String },
+    Workflow { name: String, description: Value, input: Value },
+}
+
+/// The tools, by the names that the model has for them.
+type Names = HashMap<String, Tool>;
 
 /// A call that a turn asks for.
 struct Wanted {
@@ -131,36 +142,60 @@ impl<R: StepRunner> Frame<'_, R> {
         Ok(Err(Failure::permanent(code::MAX_TURNS, message)))
     }
 
-    /// Asks the servers what the tools are, and gives what the model calls them: the place of each in the list.
-    async fn introduce(
+    /// Asks the servers what the tools are, and gives what the model calls them.
+    async fn introduce(&self, step: &Step, key: &StepKey, agent: &mut Agent) -> Result<Result<Names, Failure>, Halt> {
+        let mut said = match self.ask_servers(step, key, agent).await? {
+            Ok(said) => said.into_iter(),
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let mut names = Names::new();
+        let mut tools = Vec::new();
+        for tool in &agent.tools {
+            let (description, schema) = match tool {
+                Tool::Workflow { description, input, .. } => (description.clone(), input.clone()),
+                Tool::Mcp { .. } => {
+                    let mut said = said.next().unwrap_or_default();
+                    (said["description"].take(), said["schema"].take())
+                }
+            };
+            let name = called(tool);
+            tools.push(json!({"type": "function", "function": {
+                "name": name, "description": description, "parameters": schema,
+            }}));
+            names.insert(name, tool.clone());
+        }
+        if !tools.is_empty() {
+            agent.more.insert("tools".to_owned(), tools.into());
+        }
+        Ok(Ok(names))
+    }
+
+    /// What the servers say of their tools, in the agent's order.
+    async fn ask_servers(
         &self,
         step: &Step,
         key: &StepKey,
-        agent: &mut Agent,
-    ) -> Result<Result<HashMap<String, (String, String)>, Failure>, Halt> {
-        if agent.tools.is_empty() {
-            return Ok(Ok(HashMap::new()));
+        agent: &Agent,
+    ) -> Result<Result<Vec<Value>, Failure>, Halt> {
+        let pair = |tool: &Tool| match tool {
+            Tool::Mcp { server, tool } => Some(json!([server, tool])),
+            Tool::Workflow { .. } => None,
+        };
+        let pairs: Vec<Value> = agent.tools.iter().filter_map(pair).collect();
+        if pairs.is_empty() {
+            return Ok(Ok(Vec::new()));
         }
-        let pairs: Vec<Value> = agent.tools.iter().map(|(server, tool)| json!([server, tool])).collect();
         let params = move |_: u32| Ok(json!({"tools": pairs}));
         let key = StepKey::new(format!("{key}.tools"));
         let policy = self.part(step);
         let call = Call { key: key.clone(), kind: "mcp", params: &params, policy: &policy, shape: plain_shape() };
-        let said = match self.part_done(step, key, call).await? {
-            Ok(said) => said.value()?,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let mut names = HashMap::new();
-        let mut tools = Vec::new();
-        for (tool, pair) in said.as_array().into_iter().flatten().zip(&agent.tools) {
-            let name = called(pair);
-            tools.push(json!({"type": "function", "function": {
-                "name": name, "description": tool["description"], "parameters": tool["schema"],
-            }}));
-            names.insert(name, pair.clone());
-        }
-        agent.more.insert("tools".to_owned(), tools.into());
-        Ok(Ok(names))
+        Ok(match self.part_done(step, key, call).await? {
+            Ok(said) => match said.value()? {
+                Value::Array(said) => Ok(said),
+                _ => Ok(Vec::new()),
+            },
+            Err(failure) => Err(failure),
+        })
     }
 
     /// One call of the model: its message, text and usage.
@@ -191,7 +226,7 @@ impl<R: StepRunner> Frame<'_, R> {
         key: &StepKey,
         turn: u32,
         wanted: &[Wanted],
-        names: &HashMap<String, (String, String)>,
+        names: &Names,
     ) -> Result<Vec<Value>, Halt> {
         let mut calls = Vec::new();
         for (n, call) in wanted.iter().enumerate() {
@@ -217,31 +252,33 @@ impl<R: StepRunner> Frame<'_, R> {
         key: &StepKey,
         (turn, n): (u32, usize),
         call: &Wanted,
-        names: &HashMap<String, (String, String)>,
+        names: &Names,
     ) -> Result<Value, Halt> {
         let answer = match (&call.arguments, names.get(&call.name)) {
             _ if n >= CALLS => format!("error: not called: a turn may call {CALLS} tools"),
             (_, None) => format!("error: there is no tool `{}`", call.name),
             (Err(why), _) => format!("error: {why}"),
-            (Ok(arguments), Some(pair)) => {
+            (Ok(arguments), Some(tool)) => {
                 let key = StepKey::new(format!("{key}.tool[{turn}.{n}]"));
-                self.call_tool(step, key, pair, arguments).await?
+                self.call_tool(step, key, tool, arguments).await?
             }
         };
         Ok(json!({"role": "tool", "tool_call_id": call.id, "content": answer}))
     }
 
-    async fn call_tool(
-        &self,
-        step: &Step,
-        key: StepKey,
-        (server, tool): &(String, String),
-        arguments: &Value,
-    ) -> Result<String, Halt> {
-        let params = |_: u32| Ok(json!({"server": server, "tool": tool, "args": arguments}));
+    async fn call_tool(&self, step: &Step, key: StepKey, tool: &Tool, arguments: &Value) -> Result<String, Halt> {
         // A failure is an answer, and stays one for whoever takes the run up.
-        let policy = StepPolicy { on_error: OnError::Continue, ..step.policy.clone() };
-        let call = Call { key, kind: "mcp", params: &params, policy: &policy, shape: plain_shape() };
+        let mut policy = StepPolicy { on_error: OnError::Continue, ..step.policy.clone() };
+        let (kind, params) = match tool {
+            Tool::Mcp { server, tool } => ("mcp", json!({"server": server, "tool": tool, "args": arguments})),
+            Tool::Workflow { name, .. } => {
+                policy.retry = RetryPolicy::never();
+                let timeout = policy.timeout.take().map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+                (CHILD, json!({"workflow": name, "input": arguments, "timeout_ms": timeout}))
+            }
+        };
+        let params = move |_: u32| Ok(params.clone());
+        let call = Call { key, kind, params: &params, policy: &policy, shape: plain_shape() };
         let done = self.runner.call(call).await?;
         let text = match done.error {
             Some(failure) => format!("error: {}", failure.message),
@@ -295,8 +332,7 @@ impl Agent {
         messages.extend(take("system").map(|text| json!({"role": "system", "content": text})));
         messages.extend(take("prompt").map(|text| json!({"role": "user", "content": text})));
         let tools = take("tools").unwrap_or_default();
-        let word = |pair: &Value, n: usize| pair.get(n).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let tools = tools.as_array().into_iter().flatten().map(|pair| (word(pair, 0), word(pair, 1))).collect();
+        let tools = tools.as_array().into_iter().flatten().map(Tool::read).collect();
         let max_turns = take("max_turns").and_then(|n| n.as_u64()).and_then(|n| u32::try_from(n).ok());
         let more = ["temperature", "max_tokens"].into_iter().filter_map(|name| Some((name.to_owned(), take(name)?)));
         let more = more.collect();
@@ -337,9 +373,29 @@ fn wanted(message: &Value) -> Vec<Wanted> {
     calls.into_iter().flatten().map(one).collect()
 }
 
+impl Tool {
+    fn read(said: &Value) -> Self {
+        let word = |said: &Value| said.as_str().unwrap_or_default().to_owned();
+        match said {
+            Value::Array(pair) => Self::Mcp {
+                server: pair.first().map(word).unwrap_or_default(),
+                tool: pair.get(1).map(word).unwrap_or_default(),
+            },
+            other => Self::Workflow {
+                name: word(&other["workflow"]),
+                description: other["description"].clone(),
+                input: other["input"].clone(),
+            },
+        }
+    }
+}
+
 /// What a model calls a tool: providers take letters, digits, `_` and `-` alone, and 64 of them.
-fn called((server, tool): &(String, String)) -> String {
-    let name = format!("{server}__{tool}");
+fn called(tool: &Tool) -> String {
+    let name = match tool {
+        Tool::Mcp { server, tool } => format!("{server}__{tool}"),
+        Tool::Workflow { name, .. } => name.clone(),
+    };
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(64).collect()
 }
 
@@ -367,7 +423,9 @@ mod tests {
 
     #[test]
     fn a_tools_name_is_one_that_providers_take() {
-        assert_eq!(called(&("git-hub".into(), "get.issue".into())), "git-hub__get_issue");
-        assert_eq!(called(&("s".into(), "t".repeat(100))).len(), 64);
+        let name = |said: Value| called(&Tool::read(&said));
+        assert_eq!(name(json!(["git-hub", "get.issue"])), "git-hub__get_issue");
+        assert_eq!(name(json!(["s", "t".repeat(100)])).len(), 64);
+        assert_eq!(name(json!({"workflow": "refund.order"})), "refund_order");
     }
 }

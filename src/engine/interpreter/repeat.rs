@@ -1,7 +1,8 @@
 //! `repeat`: the same steps again and again, until a condition holds.
 //!
 //! How many iterations have ended without it stands in the step's own record, as its decision, and is durable before the next one
-//! begins: a resume goes on with that iteration.
+//! begins: a resume goes on with that iteration. When they were all that `max` allows, and an operator has the run tried again, it may
+//! go through as many more: what was done stays done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,14 +29,19 @@ impl<R: StepRunner> Frame<'_, R> {
         repeat: &'b RepeatStep,
     ) -> BoxFuture<'b, Result<StepDone, Halt>> {
         Box::pin(async move {
-            let decided = match self.runner.open(&key, "repeat", || Ok(so_far(0))).await? {
+            let decided = match self.runner.open(&key, "repeat", || Ok(so_far(0, 0))).await? {
                 Ok(decided) => decided,
                 Err(done) => return Ok(done),
             };
-            let mut index = iterations(&decided);
+            let (mut index, mut from) = (iterations(&decided), count(&decided, FROM));
+            if index.saturating_sub(from) >= repeat.max && self.runner.recorded(&key).is_some_and(|r| r.attempts == 0) {
+                from = index;
+                // At once: a crash in the next iteration takes nothing of it back.
+                self.runner.decide_again(&key, so_far(index, from))?;
+            }
             let result = loop {
-                if index >= repeat.max {
-                    break Err(exhausted(repeat, &key));
+                if index.saturating_sub(from) >= repeat.max {
+                    break Err(exhausted(repeat, &key, index));
                 }
                 match self.iteration(step, &key, repeat, index).await? {
                     Ok(Some(output)) => break Ok(output),
@@ -44,7 +50,7 @@ impl<R: StepRunner> Frame<'_, R> {
                 }
                 index += 1;
                 // Durable before anything else of the run starts, as every record is.
-                self.runner.decide_again(&key, so_far(index))?;
+                self.runner.decide_again(&key, so_far(index, from))?;
             };
             self.runner.close(&key, result, &self.policy(step)).await
         })
@@ -91,22 +97,32 @@ pub(super) fn number(index: usize) -> Item {
     Item { name: "".into(), items: Arc::new(Value::Null), index }
 }
 
-fn so_far(iterations: usize) -> Payload {
-    Payload::from_value(&json!({"iterations": iterations}))
+/// Where the count of `max` begins anew.
+const FROM: &str = "from";
+
+fn so_far(iterations: usize, from: usize) -> Payload {
+    Payload::from_value(&match from {
+        0 => json!({"iterations": iterations}),
+        _ => json!({"iterations": iterations, FROM: from}),
+    })
 }
 
 /// How many iterations have ended without the condition.
 pub(super) fn iterations(decision: &Payload) -> usize {
-    let told = || decision.value().ok()?.get("iterations")?.as_u64();
+    count(decision, "iterations")
+}
+
+fn count(decision: &Payload, name: &str) -> usize {
+    let told = || decision.value().ok()?.get(name)?.as_u64();
     told().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
 }
 
 /// Permanent: a resume would find the same iterations.
-fn exhausted(repeat: &RepeatStep, key: &StepKey) -> Failure {
+fn exhausted(repeat: &RepeatStep, key: &StepKey, iterations: usize) -> Failure {
     let message = format!(
-        "`{key}` was repeated {} times and `{}` does not hold: raise `max`, or pause longer with `every`",
+        "`{key}` was repeated {iterations} times and `{}` does not hold: retry the run for {} times more, raise `max`, or pause longer with `every`",
+        repeat.until.source(),
         repeat.max,
-        repeat.until.source()
     );
-    Failure::permanent(code::REPEAT_EXHAUSTED, message).with_details(json!({"iterations": repeat.max}))
+    Failure::permanent(code::REPEAT_EXHAUSTED, message).with_details(json!({"iterations": iterations}))
 }

@@ -1,14 +1,16 @@
 //! What must hold of a run that has ended, whatever befell it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::program::{Fate, Work};
-use super::world::State;
+use super::world::{Row, State};
 use super::{Attempt, Simulation};
 use crate::engine::journal::NoteKind;
+use crate::model::{StepKey, StepState};
 
 impl Simulation {
     /// What must hold of a run that has ended.
@@ -32,7 +34,51 @@ impl Simulation {
             (state, fate) => return Err(format!("the run is {state:?} and must be {fate:?}")),
         }
         drop(t);
+        self.end(state)?;
         self.attempts(matches!(state, State::Completed(_)))
+    }
+
+    /// What was done at the end: of what had started everything that can be taken back, newest first, and only where the run did not
+    /// end well; then `on_failure`, then `finally`.
+    fn end(&self, state: &State) -> Result<(), String> {
+        let t = self.world.tables();
+        let must = |holds: bool, what: String| if holds { Ok(()) } else { Err(what) };
+        let seq = |key: &str| {
+            t.rows
+                .get(&StepKey::from(key))
+                .filter(|r| r.record.checkpoint && r.record.state != StepState::Skipped)
+                .map(|r| r.record.seq)
+        };
+        let Some(decided) = seq("(end)") else {
+            let nothing = !self.program.has_an_end() || *state == State::Cancelled && t.rows.is_empty();
+            return must(nothing, "how the run ends was never recorded".to_owned());
+        };
+        let began = |r: &&Row| r.record.state != StepState::Skipped && self.program.is_undone(r.record.key.as_str());
+        let mut began: Vec<_> =
+            t.rows.values().filter(began).map(|r| (Reverse(r.record.seq), r.record.key.to_string())).collect();
+        began.sort();
+        let mut last = decided;
+        for (_, key) in began {
+            let undone = seq(&format!("{key}.undo"));
+            if matches!(state, State::Completed(_)) {
+                must(undone.is_none(), format!("{key} was undone, though the run ended well"))?;
+                continue;
+            }
+            let undone = undone.ok_or_else(|| format!("{key} had started and was not undone"))?;
+            must(undone > last, format!("{key} was undone before what had started after it"))?;
+            last = undone;
+        }
+        let failed = matches!(state, State::Failed(_));
+        for (wanted, key) in [
+            (self.program.on_failure.is_some() && failed, "on_failure[0]"),
+            (self.program.finally.is_some(), "finally[1]"),
+        ] {
+            must(seq(key).is_some() == wanted, format!("{key} must {}be done", if wanted { "" } else { "not " }))?;
+            let place = seq(key).unwrap_or(last);
+            must(place >= last, format!("{key} came before its time"))?;
+            last = place;
+        }
+        Ok(())
     }
 
     fn attempts(&self, completed: bool) -> Result<(), String> {
@@ -86,7 +132,7 @@ impl Simulation {
                 next.key
             ));
         }
-        let busy: Duration = self.program.steps.iter().filter_map(|s| Some(self.program.work(&s.id)?.takes)).sum();
+        let busy: Duration = self.program.works().map(|work| work.takes).sum();
         if by_retry
             && !self.disturbed
             && self.world.tables().resumes == 0

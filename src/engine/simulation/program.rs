@@ -1,7 +1,6 @@
 //! Random workflows, as files and as what they must come to.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,6 +17,8 @@ pub struct Work {
     pub initial: u64,
     pub max: u64,
     pub goes_on: bool,
+    /// Done at the end of a run: when it fails, the others go on, and no resume tries it again.
+    pub at_end: bool,
 }
 
 impl Work {
@@ -58,6 +59,25 @@ pub enum Kind {
         work: Work,
         rest: Duration,
     },
+    /// A map in each item of a map.
+    Nested {
+        items: Vec<Vec<i64>>,
+        at_once: usize,
+        work: Work,
+    },
+    /// The cases are 0, 1, …; each is a step of work, as is the default.
+    Switch {
+        value: usize,
+        cases: Vec<Work>,
+        default: Option<Work>,
+    },
+    /// Work, until the number of the iteration is this; so often at the most.
+    Repeat {
+        until: usize,
+        max: usize,
+        every: Option<u64>,
+        work: Work,
+    },
 }
 
 /// One step of the list.
@@ -71,6 +91,8 @@ pub struct Step {
     pub only_if: Option<i64>,
     /// A step before it that has a number.
     pub from: Option<usize>,
+    /// What takes its work back, or that of the steps inside it.
+    pub undo: Option<Work>,
 }
 
 /// A workflow, and what it must come to.
@@ -79,6 +101,9 @@ pub struct Program {
     pub steps: Vec<Step>,
     pub resumes: u32,
     pub resume_after: u64,
+    pub on_failure: Option<Work>,
+    /// The work, and how long it sleeps before.
+    pub finally: Option<(Work, Duration)>,
 }
 
 /// What must come of it.
@@ -105,6 +130,7 @@ fn work(random: &mut fastrand::Rng, hard: bool) -> Work {
         initial,
         max: initial * random.choice([1, 5, 300]).unwrap_or(1),
         goes_on,
+        at_end: false,
     }
 }
 
@@ -113,14 +139,45 @@ fn alone(work: Work) -> Work {
     Work { goes_on: false, fails: work.fails.min(work.max_attempts - 1), ..work }
 }
 
+/// Work of the end of a run: it may fail for good.
+fn handler(random: &mut fastrand::Rng) -> Work {
+    let hard = random.u32(0..6) == 0;
+    Work { goes_on: false, at_end: true, ..work(random, hard) }
+}
+
+/// A step that holds steps.
+fn holder(random: &mut fastrand::Rng) -> Kind {
+    let easy = |random: &mut fastrand::Rng| alone(work(random, false));
+    match random.u32(0..3) {
+        0 => Kind::Nested {
+            items: (0..random.i64(0..4)).map(|n| (n..n + random.i64(0..3)).collect()).collect(),
+            at_once: random.usize(1..=2),
+            work: easy(random),
+        },
+        1 => Kind::Switch {
+            value: random.usize(0..4),
+            cases: (0..random.usize(1..=3)).map(|_| easy(random)).collect(),
+            default: random.bool().then(|| easy(random)),
+        },
+        _ => {
+            let max = random.usize(1..=3);
+            let until = if random.u32(0..8) == 0 { max } else { random.usize(0..max) };
+            let every = random.bool().then(|| *random.choice(&[10, 40, 150, 5_000]).unwrap_or(&10));
+            Kind::Repeat { until, max, every, work: easy(random) }
+        }
+    }
+}
+
 impl Program {
-    pub fn random(random: &mut fastrand::Rng) -> Self {
+    /// With `shapes` also of steps that hold steps, and with something to be done at the end.
+    pub fn random(random: &mut fastrand::Rng, shapes: bool) -> Self {
         let n = random.usize(1..=7);
         let hard = (random.u32(0..4) == 0).then(|| random.usize(0..n));
         let mut steps: Vec<Step> = Vec::new();
         for i in 0..n {
             let kind = match random.u32(0..12) {
                 _ if hard == Some(i) => Kind::Work(work(random, true)),
+                _ if shapes && random.u32(0..3) == 0 => holder(random),
                 0..=1 => Kind::Set,
                 2..=5 => Kind::Work(work(random, false)),
                 6..=7 => Kind::Sleep(Duration::from_millis(
@@ -136,14 +193,34 @@ impl Program {
                 },
             };
             let needs = (i > 0 && random.bool()).then(|| (0..i).filter(|_| random.u32(0..3) == 0).collect());
-            let step = Step { id: format!("s{i}"), kind, needs, only_if: None, from: None };
+            let step = Step { id: format!("s{i}"), kind, needs, only_if: None, from: None, undo: None };
             steps.push(step);
             let before = Self::before(&steps, i);
             let numbered: Vec<usize> = before.into_iter().filter(|b| steps[*b].has_number()).collect();
             steps[i].from = random.choice(&numbered).copied();
             steps[i].only_if = (random.u32(0..6) == 0).then(|| random.i64(0..2));
         }
-        Self { steps, resumes: random.u32(0..=4), resume_after: *random.choice(&[50, 2_000, 30_000]).unwrap_or(&50) }
+        let (resumes, resume_after) = (random.u32(0..=4), *random.choice(&[50, 2_000, 30_000]).unwrap_or(&50));
+        let mut program = Self { steps, resumes, resume_after, on_failure: None, finally: None };
+        if shapes {
+            program.give_an_end(random);
+        }
+        program
+    }
+
+    fn give_an_end(&mut self, random: &mut fastrand::Rng) {
+        let undoes = random.u32(0..3) > 0;
+        for step in self.steps.iter_mut().filter(|s| !s.works().is_empty()) {
+            step.undo = (undoes && random.bool()).then(|| handler(random));
+        }
+        self.on_failure = (random.u32(0..3) == 0).then(|| handler(random));
+        let sleep = *random.choice(&[0, 150, 20_000]).unwrap_or(&0);
+        self.finally = (random.u32(0..3) == 0).then(|| (handler(random), Duration::from_millis(sleep)));
+    }
+
+    /// Is there anything to be done at the end?
+    pub fn has_an_end(&self) -> bool {
+        self.on_failure.is_some() || self.finally.is_some() || self.steps.iter().any(|s| s.undo.is_some())
     }
 
     /// All that has ended when the step begins.
@@ -159,41 +236,6 @@ impl Program {
         all.sort_unstable();
         all.dedup();
         all
-    }
-
-    /// The file.
-    pub fn text(&self) -> String {
-        let resume = match self.resumes {
-            0 => "never".to_owned(),
-            n => format!("{{max_attempts: {n}, initial: {}ms, max: 10m}}", self.resume_after),
-        };
-        let mut text = format!("name: simulated\nresume: {resume}\nsteps:\n");
-        for step in &self.steps {
-            let _ = writeln!(text, "  - id: {}", step.id);
-            if let Some(needs) = &step.needs {
-                let ids: Vec<&str> = needs.iter().map(|n| self.steps[*n].id.as_str()).collect();
-                let _ = writeln!(text, "    needs: [{}]", ids.join(", "));
-            }
-            if let Some(n) = step.only_if {
-                let _ = writeln!(text, "    if: {n} % 2 == 0");
-            }
-            let from = step.from.map_or("1".to_owned(), |f| format!("steps.{}.output.n", self.steps[f].id));
-            let _ = match &step.kind {
-                Kind::Set => writeln!(text, "    set: {{n: \"${{{{ {from} + 1 }}}}\"}}"),
-                Kind::Work(work) => writeln!(text, "    exec: [work, \"${{{{ {from} }}}}\"]\n{}", policy(work, "    ")),
-                Kind::Sleep(span) => writeln!(text, "    sleep: {}ms", span.as_millis()),
-                Kind::Wait { .. } => writeln!(text, "    wait: event_{}", step.id),
-                Kind::Approve { .. } => writeln!(text, "    approve: May {} go on?", step.id),
-                Kind::Map { items, at_once, work, rest } => writeln!(
-                    text,
-                    "    map: ${{{{ {items:?} }}}}\n    max_parallel: {at_once}\n    steps:\n      - id: a\n        exec: [work, \"${{{{ item }}}}\"]\n{}\n      \
-                     - id: b\n        sleep: {}ms\n      - id: c\n        set: \"${{{{ steps.a.output.n }}}}\"\n",
-                    policy(work, "        "),
-                    rest.as_millis()
-                ),
-            };
-        }
-        text
     }
 
     /// What the file means, worked out without an engine.
@@ -218,6 +260,19 @@ impl Program {
                 Kind::Wait { gives, .. } => (json!({"n": gives}), Some(*gives)),
                 Kind::Approve { says_yes: true } => (json!({"approved": true}), None),
                 Kind::Map { items, .. } => (items.iter().map(|n| json!(n + 1)).collect(), None),
+                Kind::Nested { items, .. } => {
+                    let inner = |of: &Vec<i64>| -> Value { of.iter().map(|n| json!({"n": n + 1})).collect() };
+                    (items.iter().map(inner).collect(), None)
+                }
+                Kind::Switch { value, cases, default } if *value < cases.len() || default.is_some() => {
+                    (json!({"n": 6}), None)
+                }
+                Kind::Switch { .. } => (Value::Null, None),
+                Kind::Repeat { until, max, .. } if until < max => (json!(until + 1), None),
+                Kind::Repeat { .. } => {
+                    fatal.push(step.id.clone());
+                    (Value::Null, None)
+                }
             };
             numbers.extend(number.map(|n| (i, n)));
             outputs.insert(step.id.clone(), output);
@@ -232,21 +287,66 @@ impl Program {
 
     /// The work of a step by its key.
     pub fn work(&self, key: &str) -> Option<&Work> {
-        let (id, item) = key.split_once('[').map_or((key, false), |(id, _)| (id, true));
-        match &self.steps.iter().find(|s| s.id == id)?.kind {
-            Kind::Work(work) if !item => Some(work),
-            Kind::Map { work, .. } if item => Some(work),
+        match key {
+            "on_failure[0]" => return self.on_failure.as_ref(),
+            "finally[1]" => return self.finally.as_ref().map(|(work, _)| work),
+            _ => {}
+        }
+        let step = &self.steps[self.place(key)?];
+        if key.ends_with(".undo") {
+            return step.undo.as_ref();
+        }
+        let inside = key.ends_with(".a");
+        match &step.kind {
+            Kind::Work(work) if key == step.id => Some(work),
+            Kind::Map { work, .. } | Kind::Nested { work, .. } | Kind::Repeat { work, .. } if inside => Some(work),
+            Kind::Switch { cases, default, .. } => match key.split_once('_')?.1 {
+                "default" => default.as_ref(),
+                case => cases.get(case.strip_prefix("case")?.parse::<usize>().ok()?),
+            },
             _ => None,
         }
     }
 
+    /// The step of the list to which a key belongs.
+    pub fn place(&self, key: &str) -> Option<usize> {
+        let number: String = key.strip_prefix('s')?.chars().take_while(char::is_ascii_digit).collect();
+        number.parse().ok().filter(|n| *n < self.steps.len())
+    }
+
+    /// The places of the steps that a step waits for.
+    pub fn needs(&self, i: usize) -> Vec<usize> {
+        self.steps[i].needs.clone().unwrap_or_else(|| i.checked_sub(1).into_iter().collect())
+    }
+
+    /// Is there something that takes the work of this key back?
+    pub fn is_undone(&self, key: &str) -> bool {
+        let undo = self.place(key).is_some_and(|i| self.steps[i].undo.is_some());
+        undo && !key.ends_with(".undo") && self.work(key).is_some()
+    }
+
+    /// All the work that there is.
+    pub fn works(&self) -> impl Iterator<Item = &Work> {
+        self.steps.iter().flat_map(Step::works)
+    }
+
     /// How many attempts of a step fail at most.
     pub fn failures(&self, work: &Work) -> u32 {
-        work.fails.min(work.max_attempts + if work.goes_on { 0 } else { self.resumes })
+        work.fails.min(work.max_attempts + if work.goes_on || work.at_end { 0 } else { self.resumes })
     }
 }
 
 impl Step {
+    fn works(&self) -> Vec<&Work> {
+        match &self.kind {
+            Kind::Work(work) | Kind::Map { work, .. } | Kind::Nested { work, .. } | Kind::Repeat { work, .. } => {
+                vec![work]
+            }
+            Kind::Switch { cases, default, .. } => cases.iter().chain(default).collect(),
+            Kind::Set | Kind::Sleep(_) | Kind::Wait { .. } | Kind::Approve { .. } => Vec::new(),
+        }
+    }
+
     /// Has it a number in the end, whatever happens?
     fn has_number(&self) -> bool {
         let numbered = match &self.kind {
@@ -255,12 +355,4 @@ impl Step {
         };
         self.only_if.is_none() && numbered
     }
-}
-
-fn policy(work: &Work, indent: &str) -> String {
-    let Work { max_attempts, backoff, initial, max, goes_on, .. } = work;
-    let on_error = if *goes_on { format!("\n{indent}on_error: continue") } else { String::new() };
-    format!(
-        "{indent}retry: {{max_attempts: {max_attempts}, backoff: {backoff}, initial: {initial}ms, max: {max}ms, jitter: 0}}{on_error}"
-    )
 }

@@ -55,6 +55,8 @@ pub struct Tables {
     /// What must never be.
     pub wrong: Vec<String>,
     began: bool,
+    /// Is something to be done at the end?
+    handlers: bool,
 }
 
 /// The shared world of one schedule.
@@ -67,7 +69,7 @@ pub struct World {
 
 impl World {
     /// A queued run. The writer lives as long as somebody holds the world.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, handlers: bool) -> Self {
         let (writer, entries) = mpsc::unbounded_channel();
         let tables = Tables {
             state: State::Queued,
@@ -86,6 +88,7 @@ impl World {
             paused_from: (State::Queued, None),
             wrong: Vec::new(),
             began: false,
+            handlers,
         };
         let world = Self {
             tables: Arc::new(Mutex::new(tables)),
@@ -311,13 +314,45 @@ impl Tables {
     /// A cancel or a pause meets a run that no worker has.
     pub fn requests(&mut self) {
         let live = matches!(self.state, State::Queued | State::Waiting | State::Resuming | State::Paused);
-        if self.cancel && live {
-            self.state = State::Cancelled;
+        if self.cancel && live && !self.rows.contains_key(&StepKey::from("(end)")) {
+            self.begin_end();
         } else if self.pause && live && self.state != State::Paused {
             self.paused_from = (std::mem::replace(&mut self.state, State::Paused), self.due.take());
         } else if !self.pause && self.state == State::Paused {
             (self.state, self.due) = self.paused_from.clone();
         }
+    }
+
+    /// What `stepd_engine.cancel_now` and `begin_end` do.
+    fn begin_end(&mut self) {
+        let newest = self.rows.values().map(|r| &r.record).max_by_key(|r| r.seq).cloned();
+        let Some(newest) = newest.filter(|_| self.handlers) else {
+            self.state = State::Cancelled;
+            return;
+        };
+        let open = |r: &&mut Row| matches!(r.record.state, StepState::Running | StepState::Waiting);
+        for row in self.rows.values_mut().filter(open) {
+            (row.record.state, row.record.checkpoint, row.due) = (StepState::Cancelled, false, None);
+        }
+        let error = Failure::permanent("cancelled", "the run was cancelled");
+        let decision = serde_json::json!({"state": "cancelled", "error": error});
+        let record = StepRecord {
+            key: "(end)".into(),
+            kind: "end".to_owned(),
+            state: StepState::Completed,
+            checkpoint: true,
+            attempts: 1,
+            seq: newest.seq + 1,
+            epoch: self.rows.values().map(|r| r.record.epoch).max().unwrap_or(0),
+            output: None,
+            error: None,
+            decision: Some(Payload::from_value(&decision)),
+            due_in_ms: None,
+            usage: None,
+            ..newest
+        };
+        self.rows.insert(record.key.clone(), Row { record, wait: None, due: None });
+        (self.state, self.due, self.pause, self.after_failure) = (State::Queued, None, false, false);
     }
 
     pub fn records(&self) -> Vec<StepRecord> {

@@ -94,7 +94,11 @@ pub(super) struct Forbidden {
 
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is at {}, a private or special address: allow it in the configuration", self.name, self.address)
+        write!(
+            f,
+            "`{}` is at {}, a private or special address: name it in `http_allow` of the configuration",
+            self.name, self.address
+        )
     }
 }
 

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use crate::definition::Schema;
 use crate::model::{Failure, Usage, code};
 
+use super::breaker::Breaker;
 use super::http::{self, Web};
 use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
 
@@ -59,6 +60,8 @@ pub struct ModelProfile {
     pub price_output: f64,
     /// The longest that one call may take.
     pub timeout: Duration,
+    /// How long the endpoint is left alone when it does not answer at all.
+    pub rest: Duration,
     /// How the provider is told of a schema.
     pub structured: Structured,
 }
@@ -75,17 +78,28 @@ pub enum Structured {
     Prompt,
 }
 
+/// A model, and whether it answers.
+type Known = (ModelProfile, Arc<Breaker>);
+
 /// The models, shared by the kind and by whoever replaces them at a reload.
 #[derive(Default)]
 pub struct Models {
-    all: Mutex<Arc<BTreeMap<String, ModelProfile>>>,
+    all: Mutex<Arc<BTreeMap<String, Known>>>,
     web: Web,
 }
 
 impl Models {
-    /// Makes these the models.
+    /// Makes these the models. Of one whose profile is as it was, what is known stays known.
     pub fn replace(&self, profiles: BTreeMap<String, ModelProfile>) {
-        *self.all.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(profiles);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |(name, profile): (String, ModelProfile)| {
+            let kept = all.get(&name).filter(|(known, _)| *known == profile).map(|(_, breaker)| breaker.clone());
+            let fresh = || Arc::new(Breaker::new(format!("the model `{name}`"), profile.rest));
+            let breaker = kept.unwrap_or_else(fresh);
+            (name, (profile, breaker))
+        };
+        let models = profiles.into_iter().map(known).collect();
+        *all = Arc::new(models);
     }
 
     /// The names of all models.
@@ -94,7 +108,7 @@ impl Models {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    fn profile(&self, name: &str) -> Result<ModelProfile, Failure> {
+    fn profile(&self, name: &str) -> Result<Known, Failure> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner).clone();
         all.get(name).cloned().ok_or_else(|| {
             let known = match all.is_empty() {
@@ -120,14 +134,19 @@ impl Llm {
         Self(models)
     }
 
-    async fn ask(&self, cx: &StepCx, params: Value) -> Result<StepOutput, Failure> {
+    async fn ask(&self, cx: &StepCx, params: Value) -> Result<Flow, Failure> {
         let mut question = Question::read(params)?;
-        let profile = self.0.profile(&question.model)?;
+        let (profile, breaker) = self.0.profile(&question.model)?;
         question.tell_schema(profile.structured);
+        breaker.guard(cx, async { self.answer(cx, &profile, question).await.map(Flow::Done) }).await
+    }
+
+    /// The answer, after its repairs.
+    async fn answer(&self, cx: &StepCx, profile: &ModelProfile, mut question: Question) -> Result<StepOutput, Failure> {
         let mut used = Usage::default();
         let mut repairs = 0;
         loop {
-            let said = self.call(cx, &profile, &question).await?;
+            let said = self.call(cx, profile, &question).await?;
             used.add(said.usage);
             let Some(schema) = &question.schema else { return Ok(said.output(Value::Null, &used)) };
             match parsed(schema, &said) {
@@ -200,7 +219,7 @@ impl Step for Llm {
     }
 
     fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
-        Box::pin(async move { self.ask(cx, params).await.map(Flow::Done) })
+        Box::pin(self.ask(cx, params))
     }
 
     fn spends(&self) -> bool {

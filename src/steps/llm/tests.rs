@@ -48,6 +48,7 @@ fn profile(server: &MockServer) -> ModelProfile {
         price_input: 2.0,
         price_output: 10.0,
         timeout: Duration::from_millis(500),
+        rest: Duration::from_secs(30),
         structured: Structured::Schema,
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Request {
     pub id: u64,
     pub method: &'static str,
     pub params: Map<String, Value>,
-    /// The tool, for the header that says it.
+    /// The tool or the task, for the header that says it.
     pub name: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl Era {
                 let mut meta = meta;
                 meta.insert("io.modelcontextprotocol/protocolVersion".into(), MODERN.into());
                 meta.insert("io.modelcontextprotocol/clientInfo".into(), client());
-                meta.insert("io.modelcontextprotocol/clientCapabilities".into(), json!({}));
+                meta.insert("io.modelcontextprotocol/clientCapabilities".into(), capabilities());
                 meta.insert("progressToken".into(), request.id.into());
                 params.insert("_meta".into(), meta.into());
             }
@@ -91,6 +91,11 @@ impl Era {
         }
         json!({"jsonrpc": "2.0", "id": request.id, "method": request.method, "params": params})
     }
+}
+
+/// What this client can do: people are asked by forms, and tasks are looked after.
+fn capabilities() -> Value {
+    json!({"elicitation": {"form": {}}, "extensions": {"io.modelcontextprotocol/tasks": {}}})
 }
 
 /// Who asks.

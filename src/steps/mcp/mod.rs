@@ -22,15 +22,20 @@
 //!
 //! # Parts
 //! [`message`] the words of each era · [`pipe`] a server that is a child process · [`remote`] one behind a URL · [`server`] what is known of one,
-//! its connection and its tools · [`result`] what an answer means for the step.
+//! its connection and its tools · [`talk`] a call of more than one exchange · [`result`] what an answer means for the step.
 
 mod message;
 mod pipe;
 mod remote;
 mod result;
 mod server;
+mod talk;
+#[cfg(test)]
+mod talk_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire_tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -43,10 +48,11 @@ use crate::model::{Failure, code};
 use super::http::Web;
 use super::params::Params;
 use super::process::Launcher;
-use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
+use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput, StopReason};
 
 pub use server::Tool;
 use server::{Server, ToolCall};
+use talk::Talk;
 
 /// A server of the configuration: a program, or a URL.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,9 +71,18 @@ pub struct ServerOptions {
     pub idle: Duration,
     /// The longest that a call may take, whatever its progress.
     pub longest: Duration,
+    /// How long a person's answer is waited for, where a tool asks for input; then it is declined.
+    pub input: Duration,
+    /// How long the server is left alone when it does not answer at all.
+    pub rest: Duration,
     /// The largest message.
     pub max_message: usize,
 }
+
+/// Between two looks at a task whose server does not say how often.
+const TASK_LOOK: Duration = Duration::from_secs(1);
+/// How long a server is given to hear that a task is not wanted any more.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// How long one request may take.
 #[derive(Clone, Copy, Debug)]
@@ -142,17 +157,35 @@ impl Mcp {
         Self(servers)
     }
 
-    async fn call(&self, cx: &StepCx, params: Value) -> Result<StepOutput, Failure> {
+    async fn call(&self, cx: &StepCx, params: Value) -> Result<Flow, Failure> {
         let mut params = Params::new("mcp", params)?;
         if let Some(Value::Array(wanted)) = params.take("tools") {
-            return self.describe(&wanted).await.map(StepOutput::plain);
+            return self.describe(&wanted).await.map(|tools| Flow::Done(StepOutput::plain(tools)));
         }
         let (server, tool) = (params.required("server")?, params.required("tool")?);
         let arguments = params.object("args")?;
         let mut meta = Map::new();
         meta.insert("dev.stepd/idempotencyKey".into(), (*cx.idempotency_key()).into());
         meta.extend(cx.traceparent.as_ref().map(|trace| ("traceparent".to_owned(), Value::from(&**trace))));
-        self.0.server(&server)?.call(&self.0, ToolCall { tool: &tool, arguments, meta }).await
+        let server = self.0.server(&server)?;
+        let talk = Talk::new(&server, &self.0, ToolCall { tool: &tool, arguments, meta }, cx);
+        let attempt = async {
+            tokio::select! {
+                biased;
+                done = talk.go() => done,
+                why = cx.stop.stopped() => {
+                    if let (Some(kept), StopReason::Timeout | StopReason::Cancelled) = (&cx.kept, why) {
+                        let _ = tokio::time::timeout(FAREWELL, Talk::cancel(&server, &self.0, kept)).await;
+                    }
+                    Err(match why {
+                        // Silence, and a sign of it.
+                        StopReason::Timeout if cx.kept.is_none() => Failure::transient(code::TIMEOUT, "no answer in time"),
+                        _ => Failure::permanent(code::INTERRUPTED, "the attempt was stopped"),
+                    })
+                }
+            }
+        };
+        server.breaker.guard(cx, attempt).await
     }
 
     /// Name, description and schema of some tools.
@@ -178,6 +211,10 @@ impl Step for Mcp {
     }
 
     fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
-        Box::pin(async move { self.call(cx, params).await.map(Flow::Done) })
+        Box::pin(self.call(cx, params))
+    }
+
+    fn stop_grace(&self) -> Option<Duration> {
+        Some(FAREWELL + Duration::from_secs(1))
     }
 }

@@ -13,13 +13,6 @@ const WORDS: usize = 500;
 
 /// The output of a call that was answered, or the failure that the tool speaks of.
 pub(super) fn output(server: &str, tool: &str, mut result: Value) -> Result<StepOutput, Failure> {
-    let kind = result.get("resultType").and_then(Value::as_str).unwrap_or("complete");
-    if kind != "complete" {
-        let message = format!(
-            "the tool `{server}.{tool}` answered with `{kind}`, which this version of stepd does not go along with; call one that answers by itself"
-        );
-        return Err(Failure::permanent(code::MCP, message).with_details(result));
-    }
     let content = result.get_mut("content").map_or_else(|| json!([]), Value::take);
     let first = content.as_array().and_then(|all| all.iter().find_map(|c| c.get("text")?.as_str()));
     if result.get("isError").and_then(Value::as_bool) == Some(true) {
@@ -114,7 +107,5 @@ mod tests {
         ] {
             assert_eq!(class(code), expected, "{code}");
         }
-        let failure = output("s", "t", json!({"resultType": "input_required"})).unwrap_err();
-        assert_eq!((failure.class, &*failure.code), (Class::Permanent, "mcp"));
     }
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::model::{Failure, code};
+use crate::steps::breaker::Breaker;
 use crate::steps::step::StepOutput;
 
 use super::message::{Answer, Era, LEGACY, MODERN, MODERN_ERRORS, Request, RpcError, UNSUPPORTED_VERSION, client};
@@ -52,10 +53,19 @@ pub(super) struct ToolCall<'a> {
     pub meta: Map<String, Value>,
 }
 
+impl ToolCall<'_> {
+    pub(super) fn params(&self) -> Map<String, Value> {
+        let arguments = self.arguments.clone().into();
+        Map::from_iter([("name".to_owned(), self.tool.into()), ("arguments".to_owned(), arguments)])
+    }
+}
+
 /// A server of the configuration.
 pub(super) struct Server {
     name: Arc<str>,
     options: ServerOptions,
+    /// Closed while it answers.
+    pub(super) breaker: Breaker,
     ids: AtomicU64,
     /// Held while a connection is made: the calls of this server wait for it, those of others do not.
     state: tokio::sync::Mutex<State>,
@@ -106,32 +116,39 @@ impl Link {
 impl Server {
     pub(super) fn new(name: &str, options: ServerOptions) -> Self {
         let (ids, state, tools) = (AtomicU64::new(1), tokio::sync::Mutex::default(), Mutex::default());
-        Self { name: name.into(), options, ids, state, tools }
+        let breaker = Breaker::new(format!("the MCP server `{name}`"), options.rest);
+        Self { name: name.into(), options, breaker, ids, state, tools }
     }
 
     pub(super) fn options(&self) -> &ServerOptions {
         &self.options
     }
 
-    /// Calls a tool.
-    pub(super) async fn call(&self, all: &Servers, call: ToolCall<'_>) -> Result<StepOutput, Failure> {
-        let ToolCall { tool, arguments, meta } = call;
-        let params = Map::from_iter([("name".to_owned(), tool.into()), ("arguments".to_owned(), arguments.into())]);
-        let mut wrong = match self.ask(all, "tools/call", params, Some(tool), meta).await? {
-            Answer::Result(value) => match result::output(&self.name, tool, value) {
-                Err(failure) if failure.code == code::TOOL_ERROR => failure,
-                done => return done,
-            },
-            Answer::Error(error) => result::refused(&self.name, tool, &error, self.options.afu9),
-        };
-        // Servers say in many ways that there is no such tool; their lists say it in one.
-        if let Ok(tools) = self.tools(all).await
-            && !tools.is_empty()
-            && !tools.iter().any(|t| t.name == tool)
-        {
-            wrong = result::unknown(&self.name, tool, &tools);
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What a tool has answered.
+    pub(super) async fn output(&self, all: &Servers, tool: &str, said: Value) -> Result<StepOutput, Failure> {
+        match result::output(&self.name, tool, said) {
+            Err(failure) if failure.code == code::TOOL_ERROR => Err(self.named(all, tool, failure).await),
+            done => done,
         }
-        Err(wrong)
+    }
+
+    /// The failure of an error that answers a call.
+    pub(super) async fn refused(&self, all: &Servers, tool: &str, error: &RpcError) -> Failure {
+        self.named(all, tool, result::refused(&self.name, tool, error, self.options.afu9)).await
+    }
+
+    /// Servers say in many ways that there is no such tool; their lists say it in one.
+    async fn named(&self, all: &Servers, tool: &str, failure: Failure) -> Failure {
+        match self.tools(all).await {
+            Ok(tools) if !tools.is_empty() && !tools.iter().any(|t| t.name == tool) => {
+                result::unknown(&self.name, tool, &tools)
+            }
+            _ => failure,
+        }
     }
 
     /// Its tools, from its list or from what is remembered of it.
@@ -177,7 +194,7 @@ impl Server {
     }
 
     /// One request. A lost session, or a server that speaks another version than before, is met anew, once.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         all: &Servers,
         method: &'static str,

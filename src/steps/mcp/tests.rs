@@ -8,7 +8,7 @@ use crate::model::Class;
 use crate::steps::process::{ProcessOptions, kinds};
 use crate::steps::testing;
 
-fn options() -> ServerOptions {
+pub(super) fn options() -> ServerOptions {
     ServerOptions {
         command: Vec::new(),
         env: BTreeMap::new(),
@@ -17,17 +17,19 @@ fn options() -> ServerOptions {
         afu9: false,
         idle: Duration::from_secs(5),
         longest: Duration::from_secs(20),
+        input: Duration::from_secs(60),
+        rest: Duration::from_secs(30),
         max_message: 100_000,
     }
 }
 
-fn kind(servers: impl IntoIterator<Item = (&'static str, ServerOptions)>) -> Mcp {
+pub(super) fn kind(servers: impl IntoIterator<Item = (&'static str, ServerOptions)>) -> Mcp {
     let all = Arc::new(Servers::default());
     all.replace(servers.into_iter().map(|(name, options)| (name.to_owned(), options)).collect());
     Mcp::new(all, kinds(ProcessOptions::default()).0.launcher())
 }
 
-async fn call(mcp: &Mcp, tool: &str, args: Value) -> Result<Value, Failure> {
+pub(super) async fn call(mcp: &Mcp, tool: &str, args: Value) -> Result<Value, Failure> {
     let (cx, _stop) = testing::context();
     match mcp.run(&cx, json!({"server": "s", "tool": tool, "args": args})).await? {
         Flow::Done(output) => Ok(output.default),
@@ -36,7 +38,9 @@ async fn call(mcp: &Mcp, tool: &str, args: Value) -> Result<Value, Failure> {
 }
 
 /// A server over HTTP; `answer` is given the message.
-async fn serving(answer: impl Fn(&Value, &Request) -> ResponseTemplate + Send + Sync + 'static) -> MockServer {
+pub(super) async fn serving(
+    answer: impl Fn(&Value, &Request) -> ResponseTemplate + Send + Sync + 'static,
+) -> MockServer {
     struct By<F>(F);
     impl<F: Fn(&Value, &Request) -> ResponseTemplate + Send + Sync> Respond for By<F> {
         fn respond(&self, request: &Request) -> ResponseTemplate {
@@ -48,15 +52,15 @@ async fn serving(answer: impl Fn(&Value, &Request) -> ResponseTemplate + Send + 
     server
 }
 
-fn at(server: &MockServer) -> ServerOptions {
+pub(super) fn at(server: &MockServer) -> ServerOptions {
     ServerOptions { url: Some(server.uri().parse().unwrap()), ..options() }
 }
 
-fn result(message: &Value, result: Value) -> ResponseTemplate {
+pub(super) fn result(message: &Value, result: Value) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result}))
 }
 
-fn error(status: u16, message: &Value, error: Value) -> ResponseTemplate {
+pub(super) fn error(status: u16, message: &Value, error: Value) -> ResponseTemplate {
     ResponseTemplate::new(status).set_body_json(json!({"jsonrpc": "2.0", "id": message["id"], "error": error}))
 }
 
@@ -156,7 +160,7 @@ async fn what_a_remote_server_does_wrong_is_told_apart() {
             (_, Some("no")) => {
                 result(message, json!({"isError": true, "content": [{"type": "text", "text": "not today"}]}))
             }
-            (_, Some("ask")) => result(message, json!({"resultType": "input_required"})),
+            (_, Some("ask")) => result(message, json!({"resultType": "strange"})),
             (_, Some("slow")) => result(message, json!({})).set_delay(Duration::from_secs(30)),
             (_, Some("large")) => result(message, json!({"content": [{"text": "x".repeat(200_000)}]})),
             (_, name) => error(404, message, json!({"code": -32602, "message": format!("Unknown tool: {name:?}")})),
@@ -210,11 +214,11 @@ fn program(folder: &Path) -> ServerOptions {
     ServerOptions { command: ["sh", "-c", SCRIPT].map(String::from).to_vec(), env, ..options() }
 }
 
-fn lines(folder: &Path, name: &str) -> Vec<String> {
+pub(super) fn lines(folder: &Path, name: &str) -> Vec<String> {
     std::fs::read_to_string(folder.join(name)).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1_000 {
         if holds() {
             return;

@@ -30,11 +30,17 @@ pub struct Snapshot {
     cancelled: i64,
     revived: i64,
     quarantined: bool,
+    /// Rows that only keep its unique key.
+    tombs: i64,
+    /// Other jobs with its unique key.
+    others: i64,
+    /// How many hold a place of its concurrency key.
+    active: i64,
 }
 
 const SNAPSHOT: &str = "
     WITH run AS (
-        SELECT false AS ended, state::text, epoch, worker FROM stepd.jobs WHERE id = $1
+        SELECT false AS ended, state::text, epoch, worker FROM stepd.jobs WHERE id = $1 AND state NOT IN ('completed', 'failed', 'cancelled')
         UNION ALL SELECT true, state::text, epoch, worker FROM stepd_engine.ended WHERE id = $1
     ), steps AS (SELECT * FROM stepd_engine.checkpoints WHERE run = $1), trail AS (SELECT * FROM stepd_engine.events WHERE run = $1)
     SELECT (SELECT count(*) FROM run) AS rows, bool_or(ended) AS ended, max(state) AS state, max(epoch) AS epoch, (array_agg(worker))[1] AS worker,
@@ -49,7 +55,10 @@ const SNAPSHOT: &str = "
         ARRAY(SELECT epoch FROM trail WHERE kind IN ('crashed', 'taken_over')) AS take_overs,
         (SELECT count(*) FROM trail WHERE kind = 'cancelled') AS cancelled,
         (SELECT count(*) FROM trail WHERE kind = 'retried' AND data::jsonb ->> 'from' = 'failed') AS revived,
-        EXISTS (SELECT FROM stepd_engine.ended WHERE id = $1 AND error LIKE '%crash_loop%') AS quarantined
+        EXISTS (SELECT FROM stepd_engine.ended WHERE id = $1 AND error LIKE '%crash_loop%') AS quarantined,
+        (SELECT count(*) FROM stepd.jobs WHERE id = $1 AND state IN ('completed', 'failed', 'cancelled')) AS tombs,
+        (SELECT count(*) FROM stepd.jobs WHERE id <> $1 AND unique_key = 'k') AS others,
+        (SELECT count(*) FROM stepd.jobs WHERE concurrency_key = '*' AND state IN ('queued', 'running', 'resuming')) AS active
     FROM run";
 
 impl Snapshot {
@@ -72,6 +81,9 @@ impl Snapshot {
             cancelled: r.get("cancelled"),
             revived: r.get("revived"),
             quarantined: r.get("quarantined"),
+            tombs: r.get("tombs"),
+            others: r.get("others"),
+            active: r.get("active"),
         }
     }
 
@@ -133,13 +145,32 @@ impl Judge {
         must(!was.ended || same || now.revived > was.revived, || format!("{} became {}", was.state, now.state))?;
         let kept = was.checkpoints.iter().all(|c| now.checkpoints.contains(c));
         must(kept, || format!("checkpoints {:?} became {:?}", was.checkpoints, now.checkpoints))?;
+        must(now.active <= 1, || format!("{} hold the one place of the key", now.active))?;
+        self.key_is_kept(&now)?;
         let by_sql = now.checkpoints.iter().any(|c| c.contains("\"sql\""));
         must(now.effects == i64::from(by_sql), || format!("{} effects, checkpoints {:?}", now.effects, now.checkpoints))
+    }
+
+    /// Of a unique key that outlives its run there is one row at any time: the run's, or its tombstone's until that one's time is over.
+    fn key_is_kept(&self, now: &Snapshot) -> Result<(), String> {
+        let wanted = i64::from(self.scene.keeps() && now.ended);
+        let may_be_over = self.scene == Scene::Stale && now.revived == 0;
+        must(now.tombs == wanted || may_be_over && now.tombs == 0, || {
+            format!("{} tombstones, ended: {}", now.tombs, now.ended)
+        })?;
+        let free = now.ended && now.tombs == 0;
+        must(!self.scene.keeps() || now.others == 0 || free, || format!("{} others have its key", now.others))
     }
 
     /// All sessions have ended: what they were told is true, and the run can be brought to its end.
     pub async fn end(mut self, conn: &mut PgConnection) -> Result<(), String> {
         self.told_the_truth().map_err(|what| format!("{what}; {:?} after {:?}", self.last, self.ledger))?;
+        // Who held the place before it has ended.
+        sqlx::query("DELETE FROM stepd.jobs WHERE concurrency_key = '*' AND id <> $1")
+            .bind(RUN)
+            .execute(&mut *conn)
+            .await
+            .unwrap();
         let known = format!("{:?}", self.ledger);
         self.close(conn).await.map_err(|what| format!("{what}; {:?} after {known}", self.last))
     }

@@ -294,7 +294,11 @@ impl Op {
             Self::PauseQueue => "SELECT stepd.pause_queue('q')::text FROM (SELECT $1::uuid) x",
             Self::UnpauseQueue => "SELECT stepd.unpause_queue('q')::text FROM (SELECT $1::uuid) x",
             Self::LimitQueue => "SELECT stepd.limit_queue('q', 1)::text FROM (SELECT $1::uuid) x",
-            _ => "SELECT stepd.enqueue('w', unique_key => 'k')::text FROM (SELECT $1::uuid) x",
+            // One more of the run's own workflow, wherever it is by now.
+            _ => {
+                "SELECT stepd.enqueue(max(r.workflow), unique_key => 'k')::text FROM (SELECT workflow FROM stepd.jobs WHERE id = $1
+                    UNION ALL SELECT workflow FROM stepd_engine.ended WHERE id = $1) r"
+            }
         };
         Ok(Said::Word(sqlx::query_scalar(text).bind(RUN).fetch_one(conn).await?))
     }

@@ -41,7 +41,9 @@ const GATES: &str = "
         EXECUTE format('ALTER DATABASE %I SET plan_cache_mode = force_generic_plan', current_database());
     END $$;
     INSERT INTO stepd_engine.definitions (hash, workflow) VALUES ('h', 'w');
-    INSERT INTO stepd_engine.workflows (name, definition, queue) SELECT 'w', id, 'q' FROM stepd_engine.definitions;
+    INSERT INTO stepd_engine.workflows (name, definition, queue, flow) SELECT f.name, d.id, 'q', f.flow::jsonb FROM stepd_engine.definitions d,
+        (VALUES ('w', NULL), ('keyed', '{\"concurrency\": {\"limit\": 1, \"when_full\": \"queue\"}}'),
+            ('kept', '{\"unique\": {\"key\": [[\"k\"]], \"keep\": \"1 hour\"}}')) AS f(name, flow);
 ";
 
 /// More statements that write than any function has.

@@ -40,15 +40,36 @@ pub enum Scene {
     Stranded,
     /// Running with open questions, and one more death ends it.
     Doomed,
+    /// Held with two others by a key that has one place.
+    Keyed,
+    /// A runs it, and its unique key outlives it.
+    Kept,
+    /// Failed, and a tombstone keeps its unique key.
+    Tomb,
+    /// Failed, and the time of its tombstone is over.
+    Stale,
 }
 
 impl Scene {
     pub fn epoch(self) -> i32 {
-        if matches!(self, Self::Fresh | Self::Held | Self::Scheduled) { 0 } else { 4 }
+        if matches!(self, Self::Fresh | Self::Held | Self::Scheduled | Self::Keyed) { 0 } else { 4 }
     }
 
     pub fn is_ended(self) -> bool {
-        matches!(self, Self::Failed | Self::Completed)
+        matches!(self, Self::Failed | Self::Completed | Self::Tomb | Self::Stale)
+    }
+
+    /// Does its unique key outlive it?
+    pub fn keeps(self) -> bool {
+        matches!(self, Self::Kept | Self::Tomb | Self::Stale)
+    }
+
+    fn workflow(self) -> &'static str {
+        match self {
+            Self::Keyed => "keyed",
+            Self::Kept | Self::Tomb | Self::Stale => "kept",
+            _ => "w",
+        }
     }
 
     /// The lease that a session has, or once had.
@@ -66,14 +87,14 @@ impl Scene {
         match self {
             Self::Fresh => ("queued", 0, "NULL", "NULL"),
             Self::Back | Self::Solo => ("queued", 1, "NULL", "NULL"),
-            Self::Held => ("held", 4, "NULL", "NULL"),
+            Self::Held | Self::Keyed => ("held", 4, "NULL", "NULL"),
             Self::Scheduled => ("scheduled", 3, "NULL", "now() - interval '1 minute'"),
-            Self::Running | Self::Asking | Self::Stranded | Self::Doomed => ("running", 2, holder, "NULL"),
+            Self::Running | Self::Asking | Self::Stranded | Self::Doomed | Self::Kept => ("running", 2, holder, "NULL"),
             Self::Waiting | Self::Missed => ("waiting", 3, "NULL", "NULL"),
             Self::Due => ("waiting", 3, "NULL", "now() - interval '1 minute'"),
             Self::Paused => ("paused", 3, "NULL", "NULL"),
             Self::Resuming => ("resuming", 3, "NULL", "now() - interval '1 minute'"),
-            Self::Failed => ("failed", 3, "NULL", "NULL"),
+            Self::Failed | Self::Tomb | Self::Stale => ("failed", 3, "NULL", "NULL"),
             Self::Completed => ("completed", 3, "NULL", "NULL"),
         }
     }
@@ -108,7 +129,8 @@ impl Scene {
             "id, workflow, queue, priority, definition, input, labels, unique_key, created_by, ready_at, state, epoch,
             crashes, resumes, worker";
         let values = format!(
-            "'{RUN}', 'w', 'q', 5, 1, '{{}}', '{{}}', 'k', 'me', '2026-01-01', '{state}', {epoch}, 0, 0, {worker}"
+            "'{RUN}', '{}', 'q', 5, 1, '{{}}', '{{}}', 'k', 'me', '2026-01-01', '{state}', {epoch}, 0, 0, {worker}",
+            self.workflow()
         );
         let _ = if self.is_ended() {
             write!(
@@ -128,6 +150,7 @@ impl Scene {
                     VALUES ({values}, {lane}, {streak}, CASE WHEN {epoch} > 0 THEN now() END, {due});"
             )
         };
+        self.keys(&mut text);
         if self.waits() {
             let _ = write!(
                 text,
@@ -151,5 +174,27 @@ impl Scene {
         }
         text.push_str("COMMIT");
         sqlx::raw_sql(AssertSqlSafe(text)).execute(conn).await.unwrap();
+    }
+
+    /// What keys make of it: a tombstone, a term, rivals.
+    fn keys(self, text: &mut String) {
+        let _ = match self {
+            Self::Kept => write!(text, "UPDATE stepd.jobs SET unique_keep = '1 hour';"),
+            Self::Keyed => write!(
+                text,
+                "UPDATE stepd.jobs SET concurrency_key = '*';
+                 INSERT INTO stepd.jobs (id, workflow, queue, priority, input, labels, concurrency_key, created_by, ready_at, state, epoch, lane, crashes, resumes)
+                    SELECT gen_random_uuid(), 'keyed', 'q', 5, '{{}}', '{{}}', '*', 'me', n::timestamptz, 'held', 0, 4, 0, 0
+                    FROM unnest(ARRAY['2025-12-31', '2026-01-02']) n;"
+            ),
+            Self::Tomb | Self::Stale => write!(
+                text,
+                "INSERT INTO stepd.jobs (id, workflow, queue, priority, input, labels, unique_key, created_by, ready_at, state, epoch, lane, crashes, resumes,
+                    unique_keep, due_at) VALUES ('{RUN}', 'kept', 'q', 5, '{{}}', '{{}}', 'k', 'me', '2026-01-01', 'failed', 4, 3, 0, 0, '1 hour',
+                    now() + interval '{}');",
+                if self == Self::Tomb { "1 hour" } else { "-1 minute" }
+            ),
+            _ => Ok(()),
+        };
     }
 }

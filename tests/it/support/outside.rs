@@ -135,3 +135,93 @@ impl ToolServer {
         format!("[mcp.{name}]\nurl = \"{}\"\n", self.server.uri())
     }
 }
+
+/// A server whose answers the test writes message by message: `Ok` is the result, `Err` the error. It has introduced itself already.
+pub struct RpcServer {
+    server: MockServer,
+    heard: Heard,
+}
+
+impl RpcServer {
+    /// `answer` is given a message, and how many of its method came before it.
+    pub async fn start(answer: impl Fn(&Value, usize) -> Result<Value, Value> + Send + Sync + 'static) -> Self {
+        Self::failing(answer, |_| false).await
+    }
+
+    /// As [`RpcServer::start`]; messages for which `down` holds are answered by no server, but by what stands before it.
+    pub async fn failing(
+        answer: impl Fn(&Value, usize) -> Result<Value, Value> + Send + Sync + 'static,
+        down: impl Fn(&Value) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let counts = Mutex::new(std::collections::HashMap::<String, usize>::new());
+        let (server, heard) = serving(move |message, _| {
+            if down(message) {
+                return ResponseTemplate::new(503);
+            }
+            let method = message["method"].as_str().unwrap_or_default();
+            let n = {
+                let mut counts = counts.lock().unwrap();
+                let count = counts.entry(method.to_owned()).or_default();
+                *count += 1;
+                *count - 1
+            };
+            let mut body = json!({"jsonrpc": "2.0", "id": message["id"]});
+            match method {
+                "server/discover" => body["result"] = json!({"supportedVersions": ["2026-07-28"]}),
+                "tools/list" => body["result"] = json!({"tools": [{"name": "work"}]}),
+                _ => match answer(message, n) {
+                    Ok(result) => body["result"] = result,
+                    Err(error) => body["error"] = error,
+                },
+            }
+            ResponseTemplate::new(200).set_body_json(body)
+        })
+        .await;
+        Self { server, heard }
+    }
+
+    /// The parameters of all messages of a method.
+    pub fn heard(&self, method: &str) -> Vec<Value> {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().filter(|m| m["method"] == method).map(|m| m["params"].clone()).collect()
+    }
+
+    /// Its section of the configuration.
+    pub fn section(&self, name: &str) -> String {
+        format!("[mcp.{name}]\nurl = \"{}\"\n", self.server.uri())
+    }
+}
+
+/// Servers of AFU-9: its own dialect, which names a tool by `tool` and knows no handshake.
+pub struct Afu9Servers {
+    server: MockServer,
+    heard: Heard,
+}
+
+impl Afu9Servers {
+    /// `answer` is given a tool's name and its arguments.
+    pub async fn start(answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Self {
+        let (server, heard) = serving(move |message, _| {
+            let tool = message["params"]["tool"].as_str().unwrap_or_default();
+            let text = answer(tool, &message["params"]["arguments"]).to_string();
+            let result = match message["method"].as_str() {
+                Some("tools/list") => json!({"tools": []}),
+                _ => json!({"content": [{"type": "text", "text": text}]}),
+            };
+            ResponseTemplate::new(200).set_body_json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result}))
+        })
+        .await;
+        Self { server, heard }
+    }
+
+    /// The parameters of the calls so far.
+    pub fn heard(&self) -> Vec<Value> {
+        self.heard.lock().unwrap().iter().filter(|m| m["method"] == "tools/call").map(|m| m["params"].clone()).collect()
+    }
+
+    /// The configuration of servers of these names.
+    pub fn sections(&self, names: &[&str]) -> String {
+        let one = |name: &&str| format!("[mcp.{name}]\nurl = \"{}/\"\ndialect = \"afu9\"\n", self.server.uri());
+        names.iter().map(one).collect()
+    }
+}
