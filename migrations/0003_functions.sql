@@ -179,7 +179,7 @@ BEGIN
     -- As an approval does: a worker that suspends the run meanwhile looks again afterwards.
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.run_lock(cancel.id));
     LOOP
-        done := stepd_engine.cancel_now(cancel.id, cancel.reason, session_user);
+        done := stepd_engine.cancel_now(cancel.id, cancel.reason, stepd_engine.actor());
         IF done IN ('cancelled', 'ending') THEN
             RETURN CASE done WHEN 'cancelled' THEN done ELSE 'requested' END;
         END IF;
@@ -199,9 +199,9 @@ BEGIN
         ELSIF state_ = 'running' THEN
             EXIT WHEN asked;
             INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
-                VALUES (cancel.id, 'cancel', 'cancel', session_user, jsonb_build_object('reason', cancel.reason));
+                VALUES (cancel.id, 'cancel', 'cancel', stepd_engine.actor(), jsonb_build_object('reason', cancel.reason));
             INSERT INTO stepd_engine.events (run, kind, by_whom, data)
-                VALUES (cancel.id, 'cancel_requested', session_user, json_build_object('reason', cancel.reason)::text);
+                VALUES (cancel.id, 'cancel_requested', stepd_engine.actor(), json_build_object('reason', cancel.reason)::text);
             PERFORM stepd_engine.wake();
             asked := true;
         END IF;
@@ -243,7 +243,7 @@ BEGIN
             WHERE j.id = l.id AND j.state = 'resuming' RETURNING j.state::text INTO state_;
         IF FOUND THEN
             INSERT INTO stepd_engine.events (run, kind, by_whom, data)
-                VALUES (retry.id, 'retried', session_user, '{"from":"resuming"}');
+                VALUES (retry.id, 'retried', stepd_engine.actor(), '{"from":"resuming"}');
             PERFORM stepd_engine.wake();
             RETURN state_;
         END IF;
@@ -321,7 +321,7 @@ BEGIN
         WHERE c.run = e.id AND NOT c.checkpoint;
     -- The epoch says which lines are of the attempts before.
     INSERT INTO stepd_engine.events (run, epoch, kind, by_whom, data)
-        VALUES (e.id, e.epoch, 'retried', session_user, json_build_object('from', 'failed', 'ended_at', e.ended_at, 'failure', e.error::json, 'at_end', handlers)::text);
+        VALUES (e.id, e.epoch, 'retried', stepd_engine.actor(), json_build_object('from', 'failed', 'ended_at', e.ended_at, 'failure', e.error::json, 'at_end', handlers)::text);
     PERFORM stepd_engine.wake();
     RETURN state_;
 END
@@ -413,7 +413,7 @@ BEGIN
     )
     SELECT count(*) FILTER (WHERE w.checkpoint) INTO kept FROM written w;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)
-        VALUES (fresh, 'forked', fork.from_step, session_user, json_build_object('from', fork.id, 'kept', kept, 'latest', fork.latest)::text);
+        VALUES (fresh, 'forked', fork.from_step, stepd_engine.actor(), json_build_object('from', fork.id, 'kept', kept, 'latest', fork.latest)::text);
     RETURN fresh;
 END
 $$;
@@ -499,7 +499,7 @@ BEGIN
     -- As a cancel does: a worker that lets the run go meanwhile looks again afterwards.
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.run_lock(pause.id));
     LOOP
-        IF stepd_engine.pause_now(pause.id, pause.reason, session_user) THEN
+        IF stepd_engine.pause_now(pause.id, pause.reason, stepd_engine.actor()) THEN
             RETURN 'paused';
         END IF;
         state_ := stepd_engine.state_of(pause.id);
@@ -510,7 +510,7 @@ BEGIN
             IF FOUND THEN
                 -- Its worker has just paused it by a request that was withdrawn meanwhile: without one of its own the pause would not last.
                 INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
-                    VALUES (pause.id, 'pause', 'pause', session_user, jsonb_build_object('reason', pause.reason))
+                    VALUES (pause.id, 'pause', 'pause', stepd_engine.actor(), jsonb_build_object('reason', pause.reason))
                     ON CONFLICT (run) WHERE kind = 'pause' DO NOTHING;
                 RETURN 'paused';
             END IF;
@@ -522,11 +522,11 @@ BEGIN
         ELSIF state_ = 'running' THEN
             EXIT WHEN asked;
             INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
-                VALUES (pause.id, 'pause', 'pause', session_user, jsonb_build_object('reason', pause.reason))
+                VALUES (pause.id, 'pause', 'pause', stepd_engine.actor(), jsonb_build_object('reason', pause.reason))
                 ON CONFLICT (run) WHERE kind = 'pause' DO NOTHING;
             IF FOUND THEN
                 INSERT INTO stepd_engine.events (run, kind, by_whom, data)
-                    VALUES (pause.id, 'pause_requested', session_user, json_build_object('reason', pause.reason)::text);
+                    VALUES (pause.id, 'pause_requested', stepd_engine.actor(), json_build_object('reason', pause.reason)::text);
                 PERFORM stepd_engine.wake();
             END IF;
             asked := true;
@@ -551,7 +551,7 @@ BEGIN
         PERFORM FROM stepd.jobs j WHERE j.id = unpause.id AND j.state = 'paused' FOR UPDATE;
         IF FOUND THEN
             DELETE FROM stepd_engine.signals g WHERE g.run = unpause.id AND g.kind = 'pause' RETURNING g.payload INTO kept;
-            RETURN stepd_engine.unpause_now(unpause.id, kept, session_user);
+            RETURN stepd_engine.unpause_now(unpause.id, kept, stepd_engine.actor());
         END IF;
         state_ := stepd_engine.state_of(unpause.id);
         IF state_ IS NULL THEN
@@ -569,7 +569,7 @@ BEGIN
                     HINT = format('SELECT stepd.why(%L) says what it waits for.', unpause.id) || ' (stepd explain SD012)';
             END IF;
             INSERT INTO stepd_engine.events (run, kind, by_whom, data)
-                VALUES (unpause.id, 'unpaused', session_user, json_build_object('to', state_)::text);
+                VALUES (unpause.id, 'unpaused', stepd_engine.actor(), json_build_object('to', state_)::text);
             RETURN state_;
         END IF;
     END LOOP;
@@ -601,9 +601,9 @@ BEGIN
     PERFORM stepd_engine.refuse_large(signal.payload, 'payload');
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(signal.name));
     INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
-        VALUES (signal.id, 'signal', signal.name, session_user, coalesce(signal.payload, 'null')) RETURNING g.id INTO sent;
+        VALUES (signal.id, 'signal', signal.name, stepd_engine.actor(), coalesce(signal.payload, 'null')) RETURNING g.id INTO sent;
     INSERT INTO stepd_engine.events (run, kind, by_whom, data)
-        VALUES (signal.id, 'signalled', session_user, json_build_object('name', signal.name, 'signal', sent)::text);
+        VALUES (signal.id, 'signalled', stepd_engine.actor(), json_build_object('name', signal.name, 'signal', sent)::text);
     FOR r IN SELECT c.key FROM stepd_engine.checkpoints c
         WHERE c.run = signal.id AND c.state = 'waiting' AND c.event = signal.name
             AND stepd_engine.fits(coalesce(signal.payload, 'null'), c.match)
@@ -633,7 +633,7 @@ BEGIN
     -- Shared with other emitters; a wait that is being recorded takes it alone, then looks for what is kept here.
     PERFORM pg_advisory_xact_lock_shared(stepd_engine.event_lock(emit.name));
     INSERT INTO stepd_engine.signals AS g (kind, name, expires_at, by_whom, payload)
-        SELECT 'event', emit.name, clock_timestamp() + s.event_ttl, session_user, coalesce(emit.payload, 'null')
+        SELECT 'event', emit.name, clock_timestamp() + s.event_ttl, stepd_engine.actor(), coalesce(emit.payload, 'null')
         FROM stepd_engine.settings s RETURNING g.id INTO sent;
     FOR r IN SELECT c.run, c.key FROM stepd_engine.checkpoints c
         WHERE c.state = 'waiting' AND c.event = emit.name AND stepd_engine.fits(coalesce(emit.payload, 'null'), c.match)
@@ -736,8 +736,8 @@ AS $$
 DECLARE
     key_ text := stepd_engine.approval_of(approve.id, approve.step);
     yes text := CASE WHEN approve.answer IS NULL
-        THEN json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp())
-        ELSE json_build_object('approved', true, 'by', session_user, 'note', approve.note, 'at', clock_timestamp(), 'answer', approve.answer) END::text;
+        THEN json_build_object('approved', true, 'by', stepd_engine.actor(), 'note', approve.note, 'at', clock_timestamp())
+        ELSE json_build_object('approved', true, 'by', stepd_engine.actor(), 'note', approve.note, 'at', clock_timestamp(), 'answer', approve.answer) END::text;
 BEGIN
     PERFORM stepd_engine.refuse_large(approve.answer, 'answer');
     PERFORM stepd_engine.refuse_answer(approve.id, key_, approve.answer);
@@ -745,7 +745,7 @@ BEGIN
         -- Somebody else was faster: say what it is now.
         PERFORM stepd_engine.approval_of(approve.id, key_);
     END IF;
-    INSERT INTO stepd_engine.events (run, kind, key, by_whom, data) VALUES (approve.id, 'approved', key_, session_user, yes);
+    INSERT INTO stepd_engine.events (run, kind, key, by_whom, data) VALUES (approve.id, 'approved', key_, stepd_engine.actor(), yes);
     RETURN key_;
 END
 $$;
@@ -758,14 +758,14 @@ AS $$
 DECLARE
     key_ text := stepd_engine.approval_of(reject.id, reject.step);
     no text := json_build_object('class', 'permanent', 'code', 'rejected',
-        'message', format('rejected by %s%s', session_user, coalesce(': ' || reject.note, '')),
-        'details', json_build_object('by', session_user, 'note', reject.note, 'at', clock_timestamp()))::text;
+        'message', format('rejected by %s%s', stepd_engine.actor(), coalesce(': ' || reject.note, '')),
+        'details', json_build_object('by', stepd_engine.actor(), 'note', reject.note, 'at', clock_timestamp()))::text;
 BEGIN
     IF NOT stepd_engine.answer(reject.id, key_, NULL, no) THEN
         PERFORM stepd_engine.approval_of(reject.id, key_);
     END IF;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)
-        VALUES (reject.id, 'rejected', key_, session_user, json_build_object('approved', false, 'by', session_user, 'note', reject.note)::text);
+        VALUES (reject.id, 'rejected', key_, stepd_engine.actor(), json_build_object('approved', false, 'by', stepd_engine.actor(), 'note', reject.note)::text);
     RETURN key_;
 END
 $$;
@@ -780,11 +780,11 @@ CREATE FUNCTION stepd.pause_queue(name text, by_whom text DEFAULT NULL) RETURNS 
 AS $$
 BEGIN
     INSERT INTO stepd_engine.queues AS q (name, paused, paused_by, paused_at, open)
-        VALUES (pause_queue.name, true, coalesce(pause_queue.by_whom, session_user), clock_timestamp(), false)
+        VALUES (pause_queue.name, true, coalesce(pause_queue.by_whom, stepd_engine.actor()), clock_timestamp(), false)
         ON CONFLICT ON CONSTRAINT queues_pkey DO UPDATE SET paused = true, open = false,
             paused_by = excluded.paused_by, paused_at = excluded.paused_at WHERE NOT q.paused;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom)
-        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_paused', pause_queue.name, session_user);
+        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_paused', pause_queue.name, stepd_engine.actor());
     PERFORM stepd_engine.wake();
 END
 $$;
@@ -798,7 +798,7 @@ BEGIN
     UPDATE stepd_engine.queues q SET paused = false, open = q.max_running IS NULL, paused_by = NULL, paused_at = NULL
         WHERE q.name = unpause_queue.name AND q.paused;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom)
-        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_unpaused', unpause_queue.name, session_user);
+        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_unpaused', unpause_queue.name, stepd_engine.actor());
     PERFORM stepd_engine.wake();
 END
 $$;
@@ -812,7 +812,7 @@ BEGIN
         VALUES (limit_queue.name, limit_queue.max_running, limit_queue.max_running IS NULL)
         ON CONFLICT ON CONSTRAINT queues_pkey DO UPDATE SET max_running = excluded.max_running, open = excluded.open AND NOT q.paused;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)
-        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_limited', limit_queue.name, session_user,
+        VALUES ('00000000-0000-0000-0000-000000000000', 'queue_limited', limit_queue.name, stepd_engine.actor(),
             json_build_object('max_running', limit_queue.max_running)::text);
     PERFORM stepd_engine.wake();
 END
@@ -904,11 +904,11 @@ AS $$
 BEGIN
     PERFORM FROM stepd_engine.schedules s WHERE s.workflow = pause_schedule.workflow FOR UPDATE;
     IF NOT FOUND THEN PERFORM stepd_engine.refuse_schedule(pause_schedule.workflow); END IF;
-    UPDATE stepd_engine.schedules s SET paused = true, next_at = NULL, pending = '{}', paused_by = coalesce(pause_schedule.by_whom, session_user), paused_at = clock_timestamp()
+    UPDATE stepd_engine.schedules s SET paused = true, next_at = NULL, pending = '{}', paused_by = coalesce(pause_schedule.by_whom, stepd_engine.actor()), paused_at = clock_timestamp()
         WHERE s.workflow = pause_schedule.workflow AND NOT s.paused;
     IF NOT FOUND THEN RETURN; END IF;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom)
-        VALUES ('00000000-0000-0000-0000-000000000000', 'schedule_paused', pause_schedule.workflow, session_user);
+        VALUES ('00000000-0000-0000-0000-000000000000', 'schedule_paused', pause_schedule.workflow, stepd_engine.actor());
 END
 $$;
 COMMENT ON FUNCTION stepd.pause_schedule(text, text) IS 'Stops a schedule: no instant starts a run until stepd.unpause_schedule, and those that pass meanwhile never do. Runs that are there go on. Raises SD030 where the workflow has no schedule.';
@@ -923,7 +923,7 @@ BEGIN
         WHERE s.workflow = unpause_schedule.workflow AND s.paused;
     IF NOT FOUND THEN RETURN; END IF;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom)
-        VALUES ('00000000-0000-0000-0000-000000000000', 'schedule_unpaused', unpause_schedule.workflow, session_user);
+        VALUES ('00000000-0000-0000-0000-000000000000', 'schedule_unpaused', unpause_schedule.workflow, stepd_engine.actor());
     PERFORM stepd_engine.wake();
 END
 $$;

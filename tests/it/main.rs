@@ -26,6 +26,7 @@ mod figures;
 mod flow;
 mod fork;
 mod guarantees;
+mod http;
 mod isolation;
 mod language;
 mod layout;

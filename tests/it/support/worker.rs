@@ -71,6 +71,12 @@ impl Spec {
         self.env("STEPD_CONCURRENCY", n)
     }
 
+    /// With an HTTP server, on a port of its own.
+    #[must_use]
+    pub fn http(self) -> Self {
+        self.env("STEPD_HTTP_LISTEN", "127.0.0.1:0")
+    }
+
     /// One more argument of `stepd serve`.
     #[must_use]
     pub fn arg(mut self, arg: &str) -> Self {
@@ -91,6 +97,7 @@ impl Spec {
             }
         }
         command.env("DATABASE_URL", &self.url).env("STEPD_LOG_FORMAT", "json").env_remove("RUST_LOG");
+        command.env("STEPD_HTTP_LISTEN", "off");
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         // When the test process itself is killed, nothing stays behind.
@@ -136,6 +143,15 @@ impl Worker {
     /// How many lines of its log hold a text.
     pub fn logged(&self, text: &str) -> usize {
         self.log().lines().filter(|l| l.contains(text)).count()
+    }
+
+    /// Where its HTTP server is: `http://127.0.0.1:4711`.
+    pub async fn site(&mut self) -> String {
+        self.logs("\"listening\"").await;
+        let log = self.log();
+        let line = log.lines().find(|l| l.contains("\"listening\"")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        format!("http://{}", line["address"].as_str().unwrap())
     }
 
     /// Waits for a text in its log; panics when the daemon ends first.

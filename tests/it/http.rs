@@ -1,0 +1,270 @@
+//! The HTTP API, asked from outside.
+
+use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::support::{Db, Files, SOON, Spec, Worker, wait_until};
+
+const ASKS: &str = "name: asks\ninput: {required: [n], properties: {n: {type: integer}}}\nsteps:\n  - {id: one, set: '${{ input.n }}'}\n  - {id: ok, approve: 'Go on with ${{ input.n }}?'}\n  - {id: two, set: '${{ steps.one.output + 1 }}'}\n";
+const FAILS: &str = "name: fails\nresume: never\nsteps: [{id: a, run: exit 3, retry: {max_attempts: 1}}]\n";
+
+/// A daemon with an API, and whoever asks it.
+struct Ground {
+    db: Db,
+    files: Files,
+    worker: Worker,
+    site: String,
+    client: Client,
+}
+
+fn tokens() -> String {
+    let one = |(name, scope): (&str, &str)| {
+        let hash: String = Sha256::digest(name.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        format!("[http_tokens.{name}]\nsha256 = \"{hash}\"\nscope = \"{scope}\"\n")
+    };
+    [("looker", "read"), ("app", "enqueue"), ("ops", "operate")].map(one).concat()
+}
+
+fn spec(db: &Db, files: &Files) -> Spec {
+    std::fs::write(files.path("stepd.toml"), tokens()).unwrap();
+    Spec::new(db, files).http().env("STEPD_CONFIG", files.path("stepd.toml").display())
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let (db, files) = (Db::new().await, Files::new([ASKS, FAILS]));
+        let mut worker = spec(&db, &files).ready().await;
+        let site = worker.site().await;
+        Self { db, files, worker, site, client: Client::builder().no_proxy().build().unwrap() }
+    }
+
+    /// With a token, which is its own name.
+    async fn post(&self, token: &str, path: &str, body: Value) -> Response {
+        let request = self.client.post(format!("{}/api/v1{path}", self.site)).bearer_auth(token).json(&body);
+        request.send().await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let answer = self.client.get(format!("{}/api/v1{path}", self.site)).send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+        answer.json().await.unwrap()
+    }
+
+    async fn enqueued(&self, workflow: &str, input: Value) -> String {
+        let answer = self.post("app", "/runs", json!({"workflow": workflow, "input": input})).await;
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A problem with its status, and with words in which it is told.
+async fn is_problem(answer: Response, status: u16, words: &str) {
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+    assert_eq!(answer.status().as_u16(), status);
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["status"], status);
+    assert!(problem["detail"].as_str().unwrap().contains(words), "{problem}");
+}
+
+#[tokio::test]
+async fn a_run_is_enqueued_once_by_its_key_looked_at_approved_and_ends() {
+    let g = Ground::new().await;
+    let create = async || {
+        let body = json!({"workflow": "asks", "input": {"n": 41}, "labels": {"of": "test"}});
+        let request = g.client.post(format!("{}/api/v1/runs", g.site)).bearer_auth("app").header("Idempotency-Key", "k");
+        let answer = request.json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned())
+    };
+    let (first, again) = (create().await, create().await);
+    assert_eq!((first.0, again.0), (201, 200));
+    assert_eq!(first.1, again.1);
+    let run = first.1;
+    g.db.reaches(&run, "waiting", SOON).await;
+    assert_eq!(g.get("/waiting").await["waiting"][0]["prompt"], "Go on with 41?");
+    let told = g.get(&format!("/runs/{run}")).await;
+    assert!(told["why"].as_str().unwrap().contains("waiting for approval"), "{told}");
+    let answer = g.post("ops", &format!("/runs/{run}/answer"), json!({"approved": true, "note": "fine"})).await;
+    assert_eq!(answer.json::<Value>().await.unwrap()["step"], "ok");
+    g.db.reaches(&run, "completed", SOON).await;
+    let told = g.get(&format!("/runs/{run}")).await;
+    assert_eq!((&told["output"]["two"], &told["unique_key"]), (&json!(42), &json!("k")));
+    let steps = g.get(&format!("/runs/{run}/steps?outputs=true")).await;
+    let keys: Vec<&str> = steps["steps"].as_array().unwrap().iter().map(|s| s["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["one", "ok", "two"]);
+    let trail = g.get(&format!("/runs/{run}/history")).await;
+    let approved = trail["history"].as_array().unwrap().iter().find(|l| l["event"] == "approved").unwrap();
+    assert!(approved["by_whom"].as_str().unwrap().ends_with("/ops"), "the token is named: {approved}");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_with_a_problem_that_says_what_to_do() {
+    let g = Ground::new().await;
+    is_problem(g.post("app", "/runs", json!({"workflow": "asks", "input": {"n": "x"}})).await, 422, "/n").await;
+    is_problem(g.post("app", "/runs", json!({"workflow": "aks"})).await, 422, "unknown workflow").await;
+    is_problem(g.post("app", "/runs", json!({"workfow": "asks"})).await, 422, "workfow").await;
+    is_problem(g.post("app", "/runs", json!({"workflow": "asks", "input": {"n": 1}, "priority": 10})).await, 422, "").await;
+    let nobody = uuid::Uuid::now_v7();
+    is_problem(g.post("ops", &format!("/runs/{nobody}/cancel"), json!({})).await, 404, "").await;
+    is_problem(g.post("ops", "/runs/none/cancel", json!({})).await, 400, "the path").await;
+    is_problem(g.post("ops", &format!("/runs/{nobody}/cancle"), json!({})).await, 400, "cancle").await;
+    is_problem(g.post("ops", "/actions", json!({"verb": "cancel", "filter": {}})).await, 400, "every run").await;
+    let get = async |path: &str| g.client.get(format!("{}{path}", g.site)).send().await.unwrap();
+    is_problem(get("/api/v1/runs?stat=failed").await, 400, "stat").await;
+    is_problem(get("/api/v1/runs?state=dead").await, 400, "dead").await;
+    is_problem(get("/api/v1/runs?limit=0").await, 400, "limit").await;
+    is_problem(get("/api/v2").await, 404, "nothing here").await;
+    is_problem(g.client.delete(format!("{}/api/v1/runs", g.site)).send().await.unwrap(), 405, "cannot be done").await;
+    let text = g.client.post(format!("{}/api/v1/runs", g.site)).bearer_auth("app").body("{}").send().await.unwrap();
+    is_problem(text, 415, "JSON").await;
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd.runs").await, 0);
+}
+
+#[tokio::test]
+async fn a_token_opens_what_its_scope_says_and_nothing_more() {
+    let g = Ground::new().await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    let bare = g.client.post(format!("{}/api/v1/runs", g.site)).json(&json!({"workflow": "asks"})).send().await.unwrap();
+    is_problem(bare, 401, "needs a token").await;
+    is_problem(g.post("looker", "/runs", json!({"workflow": "asks", "input": {"n": 1}})).await, 403, "`read`").await;
+    is_problem(g.post("app", &format!("/runs/{run}/cancel"), json!({})).await, 403, "`operate`").await;
+    is_problem(g.post("guessed", "/runs", json!({"workflow": "asks"})).await, 401, "not known").await;
+    let misled = g.client.get(format!("{}/api/v1/runs", g.site)).header("Host", "evil.example").send().await.unwrap();
+    is_problem(misled, 421, "evil.example").await;
+    let page = g.client.post(format!("{}/api/v1/runs/{run}/cancel", g.site)).bearer_auth("ops");
+    let page = page.header("Origin", "http://evil.example").json(&json!({})).send().await.unwrap();
+    is_problem(page, 403, "origin").await;
+    let large = json!({"workflow": "asks", "input": {"n": 1, "x": "x".repeat(20 << 20)}});
+    assert_eq!(g.post("app", "/runs", large).await.status().as_u16(), 413);
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd.runs").await, 1);
+    assert!(g.post("ops", &format!("/runs/{run}/cancel"), json!({"reason": "a test"})).await.status().is_success());
+    g.db.reaches(&run, "cancelled", SOON).await;
+}
+
+#[tokio::test]
+async fn many_runs_are_counted_first_and_acted_on_only_if_the_count_still_holds() {
+    let g = Ground::new().await;
+    for _ in 0..3 {
+        let run = g.enqueued("fails", json!({})).await;
+        g.db.reaches(&run, "failed", SOON).await;
+    }
+    let many = |expect: Value| json!({"verb": "retry", "filter": {"state": "failed", "workflow": "fails"}, "expect": expect});
+    let counted: Value = g.post("ops", "/actions", many(Value::Null)).await.json().await.unwrap();
+    assert_eq!((&counted["matching"], &counted["done"]), (&json!(3), &json!(0)));
+    is_problem(g.post("ops", "/actions", many(json!(2))).await, 409, "3 runs match").await;
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd.history WHERE event = 'retried'").await, 0);
+    let done: Value = g.post("ops", "/actions", many(json!(3))).await.json().await.unwrap();
+    assert_eq!(done["done"], 3);
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd.history WHERE event = 'retried'").await, 3);
+}
+
+#[tokio::test]
+async fn pages_of_runs_leave_none_out_and_show_none_twice() {
+    let g = Ground::new().await;
+    g.db.exec("INSERT INTO stepd.jobs (workflow, input, run_at) SELECT 'asks', '{\"n\": 1}', now() + interval '1 day' FROM generate_series(1, 25)").await;
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = g.get(&format!("/runs?limit=10&state=scheduled{cursor}")).await;
+        seen.extend(page["runs"].as_array().unwrap().iter().map(|r| r["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen.len(), 25);
+    assert!(seen.windows(2).all(|w| w[0] > w[1]), "newest first");
+}
+
+/// Reads a stream of events until one holds a text, or it ends.
+async fn read_until(mut answer: Response, text: &str) -> String {
+    let mut read = String::new();
+    while let Some(chunk) = tokio::time::timeout(SOON, answer.chunk()).await.unwrap().unwrap_or(None) {
+        read.push_str(std::str::from_utf8(&chunk).unwrap());
+        if read.contains(text) {
+            break;
+        }
+    }
+    read
+}
+
+fn ids(read: &str) -> Vec<String> {
+    let data = read.lines().filter_map(|l| l.strip_prefix("data: ")).map(|l| serde_json::from_str::<Value>(l).unwrap());
+    data.filter_map(|d| Some(d["id"].as_str()?.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_stream_of_a_run_goes_on_without_a_gap_on_another_worker_after_a_kill() {
+    let mut g = Ground::new().await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    let open = async |site: &str, last: Option<&str>| {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, "Bearer looker".parse().unwrap());
+        if let Some(last) = last {
+            headers.insert("last-event-id", last.parse().unwrap());
+        }
+        let client = Client::builder().no_proxy().default_headers(headers).build().unwrap();
+        client.get(format!("{site}/api/v1/runs/{run}/stream")).send().await.unwrap()
+    };
+    let before = read_until(open(&g.site, None).await, "\"state\":\"waiting\"").await;
+    let last = before.lines().filter_map(|l| l.strip_prefix("id: ")).next_back().unwrap().to_owned();
+    g.worker.kill9();
+    let mut heir = spec(&g.db, &g.files).ready().await;
+    let site = heir.site().await;
+    g.db.exec(&format!("SELECT stepd.approve('{run}')")).await;
+    let after = read_until(open(&site, Some(&last)).await, "\"state\":\"completed\"").await;
+    let mut seen = ids(&before);
+    seen.extend(ids(&after));
+    seen.sort();
+    seen.dedup();
+    let lines = g.db.count(format!("SELECT count(*) FROM stepd.history WHERE run = '{run}'")).await;
+    assert_eq!(i64::try_from(seen.len()).unwrap(), lines, "{before}\n---\n{after}");
+}
+
+#[tokio::test]
+async fn a_stream_of_all_runs_tells_of_new_ones_and_of_every_change() {
+    let g = Ground::new().await;
+    let stream = g.client.get(format!("{}/api/v1/stream?workflow=asks", g.site)).send().await.unwrap();
+    let other = g.enqueued("fails", json!({})).await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    g.db.reaches(&run, "waiting", SOON).await;
+    g.db.exec(&format!("SELECT stepd.approve('{run}')")).await;
+    let read = read_until(stream, "\"state\":\"completed\"").await;
+    assert!(read.contains(&run) && !read.contains(&other), "{read}");
+}
+
+#[tokio::test]
+async fn the_description_names_every_path_and_is_openapi_three_one() {
+    let g = Ground::new().await;
+    let document = g.get("/openapi.json").await;
+    assert_eq!(document["openapi"], "3.1.0");
+    for path in ["/api/v1/runs", "/api/v1/runs/{id}", "/api/v1/runs/{id}/{verb}", "/api/v1/actions", "/api/v1/stream"] {
+        assert!(document["paths"][path].is_object(), "{path}");
+    }
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, told) in methods.as_object().unwrap() {
+            assert!(told["responses"]["4XX"].is_object() && told["summary"].is_string(), "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_is_ready_while_it_can_work_and_alive_also_when_postgres_is_away() {
+    let g = Ground::new().await;
+    let status = async |path: &str| g.client.get(format!("{}{path}", g.site)).send().await.unwrap().status().as_u16();
+    assert_eq!((status("/healthz").await, status("/readyz").await), (200, 200));
+    // Away, for this one: nobody may connect any more, and whoever is connected is thrown out.
+    let name: String = g.db.one("SELECT current_database()::text").await;
+    g.db.exec(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+    g.db.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'stepd%'").await;
+    wait_until("it is not ready", SOON, async || status("/readyz").await == 503).await;
+    assert_eq!(status("/healthz").await, 200);
+    g.db.exec(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
+    wait_until("it is ready again", SOON, async || status("/readyz").await == 200).await;
+}
+
+#[tokio::test]
+async fn beyond_this_machine_it_does_not_listen_without_a_token() {
+    let (db, files) = (Db::new().await, Files::new([ASKS]));
+    let mut worker = Spec::new(&db, &files).env("STEPD_HTTP_LISTEN", "0.0.0.0:0").start();
+    worker.ends(SOON).await;
+    assert!(worker.log().contains("there is no token"), "{}", worker.log());
+}
