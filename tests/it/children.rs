@@ -301,10 +301,7 @@ output: steps.all.output | sum
 #[tokio::test]
 async fn a_child_whose_unique_key_is_taken_says_so_and_is_tried_again_until_it_is_free() {
     let child = format!("unique: {{key: input.n, while: active}}\n{}", CHILD.trim_start());
-    let patient = PARENT.replace(
-        "workflow: child\n",
-        "workflow: child\n    retry: {max_attempts: 100, backoff: constant, initial: 200ms}\n",
-    );
+    let patient = PARENT.replace("resume: never", "resume: {max_attempts: 100, initial: 200ms, max: 200ms}");
     let (db, files) = (Db::new().await, Files::new([&*patient, &child]));
     let _worker = Spec::new(&db, &files).ready().await;
     let holder = db.enqueue("child", r#"{"n": 7, "fail": false, "hold": true}"#).await;
