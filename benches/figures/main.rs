@@ -18,6 +18,7 @@ mod report;
 mod resume;
 mod round;
 mod server;
+mod shapes;
 mod start;
 mod steps;
 mod worker;
@@ -50,6 +51,7 @@ const FIGURES: [(&str, &str); 11] = [
     ("insert", "what the insert trigger costs"),
     ("memory", "memory with 10,000 runs in flight"),
     ("start", "from exec to ready, with 200 definitions"),
+    ("shapes", "runs of 1,000 steps, 10,000 items and 1,000 children: time and memory against smaller ones"),
 ];
 
 /// Those that take minutes each: with `--full`, or by name.
@@ -139,6 +141,7 @@ async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<
             "insert" => insert::measure(bench, report).await,
             "memory" => memory::measure(bench, report).await,
             "start" => start::measure(bench, report).await,
+            "shapes" => shapes::measure(bench, report).await,
             "churn" => flat::churn(bench, report).await,
             "history" => flat::history(bench, report).await,
             "scheduled" => flat::scheduled(bench, report).await,
