@@ -39,7 +39,7 @@ pub struct Bench {
 }
 
 /// Name and purpose, in the order of the default run.
-const FIGURES: [(&str, &str); 11] = [
+const FIGURES: [(&str, &str); 12] = [
     ("drain", "drain, its cost, flatness, queues and priorities, against the SQL floor"),
     ("steps", "10-step runs, 1,000 in flight, as Rust code and as a file"),
     ("alone", "one run of 1,000 steps against single-row commits"),
