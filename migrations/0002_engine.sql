@@ -331,12 +331,14 @@ COMMENT ON COLUMN stepd_engine.held_group.next_at IS 'When a rate that is used u
 
 -- From group to group along jobs_held, so that a key costs the same whether one run of it is held or a hundred thousand.
 -- A key is counted as far as its limit and no further; one without a limit up to 100, which is enough to be fair by.
-CREATE FUNCTION stepd_engine.held_groups(after text[], most_ integer) RETURNS SETOF stepd_engine.held_group LANGUAGE sql VOLATILE
+CREATE FUNCTION stepd_engine.held_groups(after text[], most_ integer) RETURNS SETOF stepd_engine.held_group LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
     -- A plan that is made while the table is small must serve when it is not.
     SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
-    WITH RECURSIVE step AS (
+BEGIN
+    -- Not LANGUAGE sql: that is planned anew at each call, which takes ten times as long as the rest.
+    RETURN QUERY WITH RECURSIVE step AS (
         (SELECT 1 AS n, j.queue, j.workflow, coalesce(j.concurrency_key, '') AS key, coalesce(j.rate_key, '') AS rate_key FROM stepd.jobs j
             WHERE j.lane >= 4 AND (j.queue, j.workflow, coalesce(j.concurrency_key, ''), coalesce(j.rate_key, '')) > (after[1], after[2], after[3], after[4])
             ORDER BY j.queue, j.workflow, coalesce(j.concurrency_key, ''), coalesce(j.rate_key, '') LIMIT 1)
@@ -365,7 +367,8 @@ AS $$
             AND j.concurrency_key IS NOT NULL AND (j.lane <= 2 OR j.lane = 3 AND j.error IS NOT NULL) AND j.state IN ('queued', 'running', 'resuming')
             LIMIT coalesce(l.most, 100)) x) a
     CROSS JOIN LATERAL (SELECT count(*) AS starts FROM (SELECT FROM stepd_engine.starts x WHERE l.starts_most IS NOT NULL
-            AND x.workflow = s.workflow AND x.key = s.rate_key AND x.at > clock_timestamp() - l.per LIMIT l.starts_most) x) t
+            AND x.workflow = s.workflow AND x.key = s.rate_key AND x.at > clock_timestamp() - l.per LIMIT l.starts_most) x) t;
+END
 $$;
 COMMENT ON FUNCTION stepd_engine.held_groups(text[], integer) IS 'The next groups of held runs after a place, with their limits and what counts towards them already.';
 

@@ -31,6 +31,12 @@ impl DbError {
         self.source.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()))
     }
 
+    /// The constraint or unique index that was broken, where that is what happened.
+    #[must_use]
+    pub fn constraint(&self) -> Option<&str> {
+        self.source.as_database_error()?.constraint()
+    }
+
     /// Are the values to blame (and not the server, the rights, or the schema)? Classes 22 (data), 23 (constraints), 54 (limits).
     #[must_use]
     pub fn blames_values(&self) -> bool {

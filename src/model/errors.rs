@@ -35,6 +35,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("invalid_input", include_str!("../../docs/errors/invalid_input.md")),
     ("invalid_json", include_str!("../../docs/errors/invalid_json.md")),
     ("invalid_params", include_str!("../../docs/errors/invalid_params.md")),
+    ("key_taken", include_str!("../../docs/errors/key_taken.md")),
     ("lease_lost", include_str!("../../docs/errors/lease_lost.md")),
     ("map_failed", include_str!("../../docs/errors/map_failed.md")),
     ("max_turns", include_str!("../../docs/errors/max_turns.md")),

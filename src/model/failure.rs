@@ -132,6 +132,8 @@ pub mod code {
     pub const CHILD_FAILED: &str = "child_failed";
     /// A step names a workflow that is not loaded.
     pub const UNKNOWN_WORKFLOW: &str = "unknown_workflow";
+    /// The unique key of a run to be is held by another run.
+    pub const KEY_TAKEN: &str = "key_taken";
     /// A child stands below too many runs.
     pub const TOO_DEEP: &str = "too_deep";
     /// A verdict among the variables of an AFU-9 document ended the run.

@@ -89,6 +89,11 @@ fn refused(error: &DbError, workflow: &str) -> Failure {
             format!("there is no workflow `{workflow}` to be the child{hint}"),
         ),
         Some("SD002") => Failure::permanent(code::TOO_LARGE, format!("{error}{hint}")),
+        Some("23505") if error.constraint() == Some("jobs_unique_key") => {
+            // Postgres names workflow and key.
+            let detail = error.detail().unwrap_or_default();
+            Failure::transient(code::KEY_TAKEN, format!("another run holds the unique key of the child: {detail}"))
+        }
         // The same child was inserted twice at one time, and one of them won.
         Some("23505") => Failure::transient(code::CONNECTION, error.to_string()),
         _ => Failure::permanent(

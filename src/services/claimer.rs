@@ -352,6 +352,9 @@ impl Claimer {
             if !p.pairs.contains(&pair) {
                 p.pairs.push(pair.clone());
             }
+            // What an admission has let go of has an older id than the newest, and may come before them in the index: but not before
+            // the last look, which has found this pair empty.
+            let place = place.min((from, BOTTOM.1));
             let mark = p.marks.entry(pair).or_insert(place);
             *mark = place.min(*mark);
         }

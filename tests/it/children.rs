@@ -299,6 +299,28 @@ output: steps.all.output | sum
 }
 
 #[tokio::test]
+async fn a_child_whose_unique_key_is_taken_says_so_and_is_tried_again_until_it_is_free() {
+    let child = format!("unique: {{key: input.n, while: active}}\n{}", CHILD.trim_start());
+    let patient = PARENT.replace("resume: never", "resume: {max_attempts: 100, initial: 200ms, max: 200ms}");
+    let (db, files) = (Db::new().await, Files::new([&*patient, &child]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let holder = db.enqueue("child", r#"{"n": 7, "fail": false, "hold": true}"#).await;
+    db.reaches(&holder, "waiting", SOON).await;
+    let run = db.enqueue("parent", r#"{"n": 7}"#).await;
+    let failed = format!("SELECT count(*) FROM stepd.attempts WHERE run = '{run}' AND error_code = 'key_taken'");
+    wait_until("it is told", SOON, async || db.count(&*failed).await > 0).await;
+    let message: String = db
+        .one(format!(
+            "SELECT error_message FROM stepd.attempts WHERE run = '{run}' AND error_code = 'key_taken' LIMIT 1"
+        ))
+        .await;
+    assert!(message.contains("(child, 7)"), "{message}");
+    db.exec("SELECT stepd.emit('go')").await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.output(&run).await, "71");
+}
+
+#[tokio::test]
 async fn a_child_that_leaves_its_unique_key_behind_is_heard_of_like_any_other() {
     let child = format!("unique: {{key: input.n, while: forever}}\n{}", CHILD.trim_start());
     let (db, files) = (Db::new().await, Files::new([PARENT, &child]));

@@ -209,6 +209,8 @@ impl Op {
                 let expired = waits::expire(conn, RunId(RUN), &"ask".into(), &failure, by).await?;
                 Ok(Said::Held(expired == Some(true)))
             }
+            // A run whose unique key outlives it ends by the general statement, as the writer knows from its claim.
+            Self::Complete if keeps_its_key(conn).await? => self.batch(conn, *lease).await,
             Self::Checkpoint | Self::Complete => self.plain(conn, *lease).await,
             _ if self.is_write() => self.batch(conn, *lease).await,
             _ => self.word(conn).await,
@@ -271,6 +273,7 @@ impl Op {
             Self::Resume => writes::transition(&mut batch, RunState::Resuming, Some(0)),
             Self::Release => writes::transition(&mut batch, RunState::Queued, None),
             Self::Paused => writes::transition(&mut batch, RunState::Paused, None),
+            Self::Complete => writes::end(&mut batch, RunState::Completed),
             Self::Fail => writes::end(&mut batch, RunState::Failed),
             _ => writes::end(&mut batch, RunState::Cancelled),
         }
@@ -302,6 +305,11 @@ impl Op {
         };
         Ok(Said::Word(sqlx::query_scalar(text).bind(RUN).fetch_one(conn).await?))
     }
+}
+
+async fn keeps_its_key(conn: &mut PgConnection) -> Result<bool, DbError> {
+    let keeps = "SELECT EXISTS (SELECT FROM stepd.jobs WHERE id = $1 AND unique_keep IS NOT NULL)";
+    Ok(sqlx::query_scalar(keeps).bind(RUN).fetch_one(conn).await?)
 }
 
 fn request(worker: WorkerId, pairs: &[(Pair, Place)]) -> ClaimRequest<'_> {

@@ -53,7 +53,7 @@ pub fn end(batch: &mut Batch<'_>, state: RunState) {
     let e = &mut batch.ends;
     e.run.push(batch.runs[0]);
     e.state.push(state.as_str());
-    e.output.push(None);
+    e.output.push((state == RunState::Completed).then_some("null"));
     e.error.push((state == RunState::Failed).then(|| r#"{"class":"permanent","code":"x","message":"x"}"#.to_owned()));
     e.last_seq.push(None);
     e.last_attempts.push(None);
