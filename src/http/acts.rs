@@ -13,6 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::db::actions::Said;
 use crate::db::{DbError, actions, runs};
 
 use super::Site;
@@ -191,6 +192,8 @@ struct Answer {
     step: Option<String>,
     /// For whoever looks at it later.
     note: Option<String>,
+    /// What a tool has asked for, where one did.
+    answer: Option<serde_json::Value>,
 }
 
 /// The step that asked.
@@ -212,7 +215,9 @@ async fn answer(
     caller.needs(Scope::Operate)?;
     let mut conn = acting(&site, &caller).await?;
     let (step, note) = (answer.step.as_deref(), answer.note.as_deref());
-    Ok(Json(Answered { id, step: actions::answer(&mut *conn, id, step, note, answer.approved).await? }))
+    let given = answer.answer.as_ref().map(ToString::to_string);
+    let said = if answer.approved { Said::Yes(given.as_deref()) } else { Said::No };
+    Ok(Json(Answered { id, step: actions::answer(&mut *conn, id, step, note, said).await? }))
 }
 
 /// The same to many runs.
