@@ -21,7 +21,7 @@ Without options: a short form of less than two minutes. Options of the long one:
     --faults A,B     which faults; one of them may be given as NAME=WEIGHT. All by default:
                      sigkill sigstop sigterm pg-fast pg-immediate backend-kill terminate cut delay silence isolate
     --work A,B       which workflows, NAME or NAME=WEIGHT: mixed quick slow nap answers flaky resumed doomed spread
-                     shapes family saga keyed paced awhile asks; the schedules tick_a, tick_b, tick_c are always there
+                     shapes family saga keyed paced awhile asks agents; the schedules tick_a, tick_b, tick_c are always there
     --binary PATH    another build of the daemon
     --json FILE      the report as JSON lines, appended
     --keep DIR       keep the witness files and the daemons' logs there
@@ -64,7 +64,7 @@ impl Default for Options {
 }
 
 /// The workflows, and how often each is enqueued.
-pub const WORK: [(&str, u32); 16] = [
+pub const WORK: [(&str, u32); 17] = [
     ("mixed", 6),
     ("quick", 6),
     ("slow", 2),
@@ -81,6 +81,7 @@ pub const WORK: [(&str, u32); 16] = [
     ("paced", 3),
     ("awhile", 3),
     ("asks", 2),
+    ("agents", 2),
 ];
 
 /// What the command line asks for.

@@ -113,7 +113,8 @@ fn every_run_ends(r: &Record) -> Vec<String> {
 /// How many checkpoints a completed run of this workflow has.
 fn checkpoints(run: &Run) -> usize {
     match run.workflow.as_str() {
-        "mixed" | "answers" => 6,
+        // Of an agent: what tools there are, two turns, a call, and the whole.
+        "mixed" | "answers" | "agents" => 6,
         "quick" | "slow" | "resumed" | "doomed" => 3,
         "nap" | "keyed" => 5,
         "flaky" | "child" | "awhile" => 2,

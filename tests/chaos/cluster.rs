@@ -15,7 +15,7 @@ use stepd::postgres::{Options as PostgresOptions, PrivatePostgres, StopMode};
 
 use crate::arguments::Options;
 use crate::plan::Fault;
-use crate::support::outside::{ModelServer, ToolServer, says};
+use crate::support::outside::{ModelServer, ToolServer, calls, says};
 use crate::support::{Db, Files, Proxy, Spec, Worker};
 
 const DATABASE: &str = "chaos";
@@ -108,7 +108,20 @@ impl Cluster {
         .await;
         let files = files();
         let tools = ToolServer::start(&["find"], &[], |_, args| Ok(args.clone())).await;
-        let model = ModelServer::start(|_, _| says("one, two, three")).await;
+        // An agent's first turn asks the tool for the number of the prompt, the second one says it; what is no agent's has no tools.
+        let model = ModelServer::start(|request, _| {
+            let said = request["messages"].as_array().map_or(&[][..], Vec::as_slice);
+            let told = said.iter().any(|m| m["role"] == "tool");
+            let prompt =
+                said.iter().find(|m| m["role"] == "user").and_then(|m| m["content"].as_str()).unwrap_or_default();
+            let number = prompt.rsplit(' ').next().unwrap_or_default();
+            match (request["tools"].is_array(), told) {
+                (true, false) => calls(&[("tools__find", serde_json::json!({"n": number}))]),
+                (true, true) => says(number),
+                (false, _) => says("one, two, three"),
+            }
+        })
+        .await;
         let config = files.path("stepd.toml");
         std::fs::write(&config, [tools.section("tools"), model.section("small")].concat()).unwrap();
         let mut slots = Vec::new();
