@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
 
+use crate::db::actions;
+
 use super::Site;
 use super::access::Caller;
 use super::problem::Problem;
@@ -100,7 +102,8 @@ fn refused(rejection: &JsonRejection) -> Problem {
     };
     let text = rejection.body_text();
     // axum's own words name its types.
-    let words = ["Failed to deserialize the JSON body into the target type: ", "Failed to parse the request body as JSON: "];
+    let words =
+        ["Failed to deserialize the JSON body into the target type: ", "Failed to parse the request body as JSON: "];
     let detail = words.iter().fold(text.as_str(), |text, words| text.trim_start_matches(words));
     Problem::new(status, format!("the body: {detail}"))
 }
@@ -109,6 +112,6 @@ fn refused(rejection: &JsonRejection) -> Problem {
 pub(super) async fn acting(site: &Arc<Site>, caller: &Caller) -> Result<PoolConnection<Postgres>, Problem> {
     let mut conn = site.actors.acquire().await?;
     let name = caller.name.as_deref().unwrap_or_default();
-    sqlx::query("SELECT set_config('stepd.actor', $1, false)").bind(name).execute(&mut *conn).await?;
+    actions::act_as(&mut *conn, name).await?;
     Ok(conn)
 }
