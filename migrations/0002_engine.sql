@@ -20,7 +20,7 @@ COMMENT ON FUNCTION stepd_engine.uuid_time(uuid) IS 'The time inside a UUIDv7: w
 -- The login, and behind it the name that it gives to whom it acts for: nobody can pass for another login. Without a search_path of its
 -- own, so that it is inlined; it names everything in full.
 CREATE FUNCTION stepd_engine.actor() RETURNS text LANGUAGE sql STABLE
-AS $$ SELECT session_user::text || coalesce('/' || nullif(pg_catalog.current_setting('stepd.actor', true), ''), '') $$;
+    RETURN session_user::text || coalesce('/' || nullif(left(current_setting('stepd.actor', true), 200), ''), '');
 COMMENT ON FUNCTION stepd_engine.actor() IS 'Who acts: the login; with the setting stepd.actor, the login and that name: stepd/ops.';
 
 CREATE FUNCTION stepd_engine.first_id(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE

@@ -138,3 +138,20 @@ fn panicked(said: Box<dyn Any + Send>) -> Response {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a fault of stepd; the log of this process has its words")
         .into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_panic_says_is_not_told() {
+        for said in [Box::new("geheim") as Box<dyn Any + Send>, Box::new("geheim".to_owned()), Box::new(7)] {
+            let answer = walled(panicked(said)).await;
+            assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/problem+json");
+            let body = axum::body::to_bytes(answer.into_body(), 10_000).await.unwrap();
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            assert!(body.contains("\"status\":500") && !body.contains("geheim"), "{body}");
+        }
+    }
+}
