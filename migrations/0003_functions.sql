@@ -356,10 +356,10 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM stepd_engine.refuse_unknown(fork.id);
     END IF;
-    SELECT s.seq INTO first_ FROM stepd.steps s WHERE s.run = fork.id AND s.key = fork.from_step;
+    SELECT s.seq INTO first_ FROM stepd.steps s WHERE s.run = fork.id AND s.key = fork.from_step AND s.kind <> 'end';
     IF NOT FOUND THEN
         SELECT string_agg(k.key, ', ' ORDER BY k.seq) || CASE WHEN count(*) > 20 THEN ', …' ELSE '' END INTO known
-            FROM (SELECT s.key, s.seq FROM stepd.steps s WHERE s.run = fork.id ORDER BY s.seq LIMIT 21) k;
+            FROM (SELECT s.key, s.seq FROM stepd.steps s WHERE s.run = fork.id AND s.kind <> 'end' ORDER BY s.seq LIMIT 21) k;
         RAISE EXCEPTION USING ERRCODE = 'SD017',
             MESSAGE = format('stepd SD017: run %s has not begun a step "%s"', fork.id, fork.from_step),
             HINT = CASE WHEN known IS NULL THEN 'It has begun no step yet; enqueue a new run.' ELSE 'It has begun: ' || known END || ' (stepd explain SD017)';

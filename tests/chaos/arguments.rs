@@ -25,7 +25,7 @@ Without options: a short form of less than two minutes. Options of the long one:
     --binary PATH    another build of the daemon
     --json FILE      the report as JSON lines, appended
     --keep DIR       keep the witness files and the daemons' logs there
-    --mutants [A,B]  build each mutant of tests/chaos/mutants and see that chaos catches it; with --minutes for each (default 1)
+    --mutants [A,B]  build each mutant of tests/chaos/mutants and see that chaos catches it, within a minute of chaos for each
 ";
 
 /// What to do.

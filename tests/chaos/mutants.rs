@@ -32,7 +32,7 @@ const MUTANTS: [Mutant; 8] = [
         lease: 5,
         rate: 8.0,
     },
-    Mutant { name: "no_claim_guard", faults: &[(Fault::Delay, 1)], work: &[("quick", 1)], lease: 5, rate: 60.0 },
+    Mutant { name: "no_claim_guard", faults: &[(Fault::Delay, 1)], work: &[("quick", 1)], lease: 3, rate: 60.0 },
     Mutant {
         name: "lock_only_take_over",
         faults: &[(Fault::BackendKill, 1), (Fault::PgFast, 1), (Fault::Terminate, 2)],
