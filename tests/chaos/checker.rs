@@ -7,6 +7,7 @@ mod shared;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::cluster::Hit;
 use crate::plan::Fault;
 use crate::record::{Record, Run};
 
@@ -105,10 +106,20 @@ fn every_enqueue_is_there_once(r: &Record) -> Vec<String> {
 fn every_run_ends(r: &Record) -> Vec<String> {
     let stuck = r.stuck.iter().map(|(run, why)| format!("run {run} has not ended: {why}"));
     let deserted = r.samples.deserted.iter().filter(|(_, since)| **since > DESERTED);
+    // The net catches what somebody had locked when its worker was taken over by a sweeper that died of it. Nothing else gets there.
+    let caught = r.losses.iter().filter(|l| l.found_by.as_deref() == Some("repair"));
+    let caught = caught.filter(|l| {
+        let near = |h: &Hit| h.from <= l.at && h.to >= l.at - NET;
+        !r.hits.iter().any(|h| near(h) && !matches!(h.fault, Fault::Delay | Fault::Isolate))
+    });
     stuck
         .chain(deserted.map(|(run, since)| format!("run {run} stood {since:.1} s under a worker that is gone")))
+        .chain(caught.map(|l| format!("run {} was claimed by a worker that was gone", l.run)))
         .collect()
 }
+
+/// Seconds within which the repair has seen every run, with room.
+const NET: f64 = 60.0;
 
 /// How many checkpoints a completed run of this workflow has.
 fn checkpoints(run: &Run) -> usize {
