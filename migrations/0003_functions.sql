@@ -356,10 +356,10 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM stepd_engine.refuse_unknown(fork.id);
     END IF;
-    SELECT s.seq INTO first_ FROM stepd.steps s WHERE s.run = fork.id AND s.key = fork.from_step;
+    SELECT s.seq INTO first_ FROM stepd.steps s WHERE s.run = fork.id AND s.key = fork.from_step AND s.kind <> 'end';
     IF NOT FOUND THEN
         SELECT string_agg(k.key, ', ' ORDER BY k.seq) || CASE WHEN count(*) > 20 THEN ', …' ELSE '' END INTO known
-            FROM (SELECT s.key, s.seq FROM stepd.steps s WHERE s.run = fork.id ORDER BY s.seq LIMIT 21) k;
+            FROM (SELECT s.key, s.seq FROM stepd.steps s WHERE s.run = fork.id AND s.kind <> 'end' ORDER BY s.seq LIMIT 21) k;
         RAISE EXCEPTION USING ERRCODE = 'SD017',
             MESSAGE = format('stepd SD017: run %s has not begun a step "%s"', fork.id, fork.from_step),
             HINT = CASE WHEN known IS NULL THEN 'It has begun no step yet; enqueue a new run.' ELSE 'It has begun: ' || known END || ' (stepd explain SD017)';
@@ -459,7 +459,8 @@ BEGIN
     SELECT clock_timestamp() - max(v.at) INTO pause FROM stepd_engine.events v WHERE v.run = run_ AND v.kind = 'paused';
     UPDATE stepd.jobs j SET due_at = due,
             state = CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN from_ WHEN limited THEN 'held' ELSE 'queued' END::stepd.run_state,
-            lane = CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN 3 WHEN limited THEN 5 ELSE 1 END,
+            -- Whoever was held before it had been let go at all is new as ever, and counts towards its rate.
+            lane = CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN 3 WHEN from_ = 'held' AND j.started_at IS NULL THEN 4 WHEN limited THEN 5 ELSE 1 END,
             first_started_at = coalesce(j.first_started_at, j.started_at), started_at = j.started_at + coalesce(pause, '0')
         WHERE j.id = run_ AND j.state = 'paused' RETURNING j.state::text INTO state_;
     INSERT INTO stepd_engine.events (run, kind, by_whom, data)

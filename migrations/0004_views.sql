@@ -207,7 +207,9 @@ CROSS JOIN LATERAL (
         UNION ALL
         SELECT 1, s.started_at, 6, s.seq, 0, 'run ending', NULL, NULL, NULL, s.epoch, s.decision FROM stepd.steps s WHERE s.run = r.id AND s.kind = 'end'
         UNION ALL
-        SELECT 1, v.at, CASE WHEN v.kind = 'attempt_failed' THEN 4 ELSE 6 END, 0, v.id, replace(v.kind, '_', ' '), v.key, v.attempt, v.by_whom, v.epoch,
+        -- The last failure of a step is written with the step's end, and stands before it.
+        SELECT 1, CASE WHEN v.kind = 'attempt_failed' THEN least(v.at, (SELECT s.ended_at FROM stepd.steps s WHERE s.run = r.id AND s.key = v.key)) ELSE v.at END,
+            CASE WHEN v.kind = 'attempt_failed' THEN 4 ELSE 6 END, 0, v.id, replace(v.kind, '_', ' '), v.key, v.attempt, v.by_whom, v.epoch,
             CASE WHEN v.kind = 'event_received' THEN json_build_object('signal', v.data) ELSE stepd_engine.failure_json(v.data) END
             FROM stepd_engine.events v WHERE v.run = r.id
         UNION ALL
@@ -230,9 +232,7 @@ SELECT c.run, c.key,
     CASE WHEN c.kind = 'approve' THEN 'approval'
         WHEN c.event IS NOT NULL THEN 'event' WHEN c.kind = 'sleep' THEN 'sleep' WHEN c.kind = 'workflow' THEN 'child' ELSE c.kind END AS waits_for,
     c.started_at AS since, greatest(statement_timestamp(), c.started_at) - c.started_at AS waited, c.due_at,
-    CASE WHEN c.kind <> 'approve' THEN NULL
-        WHEN c.kind = 'approve' THEN stepd_engine.failure_field(c.decision, 'prompt')
-        ELSE 'The step was interrupted. Run it again?' END AS prompt,
+    CASE WHEN c.kind = 'approve' THEN stepd_engine.failure_field(c.decision, 'prompt') END AS prompt,
     CASE WHEN c.kind = 'approve' AND c.decision LIKE '%,"schema":%' THEN stepd_engine.failure_json(c.decision) -> 'schema' END AS schema,
     c.event, c.match,
     (SELECT j.workflow FROM stepd.jobs j WHERE j.id = c.run) AS workflow,

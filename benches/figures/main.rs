@@ -47,7 +47,7 @@ const FIGURES: [(&str, &str); 12] = [
     ("resume", "from SIGKILL to the first step that another worker starts"),
     ("idle", "memory, CPU and statements of a daemon without work"),
     ("overhead", "a step `run: \"true\"` against the bare process"),
-    ("limit", "runs of 20 ms under a limit of ten, against the ideal"),
+    ("limit", "runs of 20 and 200 ms under a limit of ten, against the ideal"),
     ("insert", "what the insert trigger costs"),
     ("memory", "memory with 10,000 runs in flight"),
     ("start", "from exec to ready, with 200 definitions"),

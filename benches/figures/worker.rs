@@ -18,8 +18,9 @@ pub const MODE: &str = "serve-code";
 /// So many runs at once, where there is a limit …
 pub const LIMIT: u32 = 10;
 
-/// … and how long each of them takes.
-pub const SPAN_MS: u32 = 20;
+/// … and how long each of them takes: short ones, and ordinary ones.
+pub const SHORT_MS: u32 = 20;
+pub const LONG_MS: u32 = 200;
 
 /// Which daemon.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -183,7 +184,7 @@ fn code(name: &str, steps: usize, pause: Duration) -> Workflow {
 /// This program as a daemon.
 pub async fn serve(args: &[String]) -> Result<()> {
     stepd::telemetry::logs::start("json", "info");
-    let span = Duration::from_millis(u64::from(SPAN_MS));
+    let limited = |name, ms: u32| code(name, 1, Duration::from_millis(ms.into()));
     let daemon = Stepd::builder()
         .queue("figures")
         .concurrency(args.first().context("concurrency")?.parse()?)
@@ -191,8 +192,10 @@ pub async fn serve(args: &[String]) -> Result<()> {
         .register(code("code_10", 10, Duration::ZERO))
         .register(code("code_1000", 1_000, Duration::ZERO))
         .register(code("code_slow", 500, Duration::from_millis(20)))
-        .register(code("code_20ms", 1, span))
-        .register(code("code_keyed", 1, span).concurrency(Concurrency::limit(LIMIT)))
+        .register(limited("code_short", SHORT_MS))
+        .register(limited("code_long", LONG_MS))
+        .register(limited("code_keyed_short", SHORT_MS).concurrency(Concurrency::limit(LIMIT)))
+        .register(limited("code_keyed_long", LONG_MS).concurrency(Concurrency::limit(LIMIT)))
         .register(code("code_hold", 1, Duration::from_secs(8)))
         .start()
         .await?;

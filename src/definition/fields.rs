@@ -95,7 +95,11 @@ pub(super) fn duration(entry: &Entry, report: &mut Report<'_>) -> Option<Duratio
 pub(super) fn limit(entry: &Entry, report: &mut Report<'_>) -> Option<Duration> {
     let span = duration(entry, report)?;
     if span.is_zero() {
-        report.help(entry.value.span, format!("`{}` is zero", entry.key), "leave it out to have no limit");
+        report.help(
+            entry.value.span,
+            format!("`{}` is zero", entry.key),
+            "write a duration such as 30s, or leave it out",
+        );
         return None;
     }
     Some(span)

@@ -243,6 +243,10 @@ pub fn next(job: &Job, event: &Event) -> Result<Next, IllegalTransition> {
         (Event::Unpause { from: from @ (Scheduled | Waiting | Resuming), due, .. }, Paused) => {
             Next::Live(Job { state: *from, due: *due, ..*job })
         }
+        // Held before it had been let go at all: new as ever, it counts towards its rate.
+        (Event::Unpause { from: Held, .. }, Paused) if !job.started => {
+            Next::Live(Job { state: Held, lane: Lane::Held, ..*job })
+        }
         // Held for what the admitter knows: it looks again.
         (Event::Unpause { from, limited, .. }, Paused) => Next::Live(back(*job, *limited || *from == Held)),
 

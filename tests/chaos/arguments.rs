@@ -17,6 +17,7 @@ Without options: a short form of less than two minutes. Options of the long one:
     --workers N      daemons (default 4)
     --rate N         runs enqueued a second (default 8)
     --lease N        seconds without a heartbeat after which a worker may be taken over (default 5)
+    --latency N      milliseconds that each message is on its way to Postgres (default 0)
     --pace N         seconds between two faults on average (default 0.9)
     --faults A,B     which faults; one of them may be given as NAME=WEIGHT. All by default:
                      sigkill sigstop sigterm pg-fast pg-immediate backend-kill terminate cut delay silence isolate
@@ -25,7 +26,7 @@ Without options: a short form of less than two minutes. Options of the long one:
     --binary PATH    another build of the daemon
     --json FILE      the report as JSON lines, appended
     --keep DIR       keep the witness files and the daemons' logs there
-    --mutants [A,B]  build each mutant of tests/chaos/mutants and see that chaos catches it; with --minutes for each (default 1)
+    --mutants [A,B]  build each mutant of tests/chaos/mutants and see that chaos catches it, within a minute of chaos for each
 ";
 
 /// What to do.
@@ -36,6 +37,7 @@ pub struct Options {
     pub workers: usize,
     pub rate: f64,
     pub lease: u32,
+    pub latency: u64,
     pub pace: f64,
     pub faults: Vec<(Fault, u32)>,
     pub work: Vec<(String, u32)>,
@@ -53,6 +55,7 @@ impl Default for Options {
             workers: 3,
             rate: 6.0,
             lease: 5,
+            latency: 0,
             pace: 0.9,
             faults: Fault::ALL.iter().map(|f| (*f, f.usual_weight())).collect(),
             work: WORK.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
@@ -119,6 +122,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
             "--workers" => options.workers = number(&name, &value()?)?,
             "--rate" => options.rate = number(&name, &value()?)?,
             "--lease" => options.lease = number(&name, &value()?)?,
+            "--latency" => options.latency = number(&name, &value()?)?,
             "--pace" => options.pace = number(&name, &value()?)?,
             "--faults" => {
                 let named = weights(&value()?)?;
@@ -192,12 +196,13 @@ pub fn replay(options: &Options) -> String {
         options.faults.iter().map(|(fault, weight)| format!("{}={weight}", fault.name())).collect();
     let work: Vec<String> = options.work.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
     format!(
-        "--seed {} --seconds {} --workers {} --rate {} --lease {} --pace {} --faults {} --work {}",
+        "--seed {} --seconds {} --workers {} --rate {} --lease {} --latency {} --pace {} --faults {} --work {}",
         options.seed,
         options.span.as_secs_f64(),
         options.workers,
         options.rate,
         options.lease,
+        options.latency,
         options.pace,
         faults.join(","),
         work.join(",")

@@ -127,6 +127,7 @@ impl Cluster {
         let mut slots = Vec::new();
         for _ in 0..options.workers {
             let proxy = Proxy::new(&db).await;
+            proxy.distance(Duration::from_millis(options.latency));
             let spec =
                 Spec::new(&proxy.db, &files).binary(&options.binary).lease(options.lease).grace(2).concurrency(12);
             let spec = spec.arg("--config").arg(&config.display().to_string());

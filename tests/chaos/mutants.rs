@@ -22,6 +22,8 @@ struct Mutant {
     lease: u32,
     /// Runs a second.
     rate: f64,
+    /// Milliseconds that a message is on its way to Postgres: what is on its way can come late.
+    latency: u64,
 }
 
 const MUTANTS: [Mutant; 8] = [
@@ -31,14 +33,23 @@ const MUTANTS: [Mutant; 8] = [
         work: &[("slow", 3), ("mixed", 2)],
         lease: 5,
         rate: 8.0,
+        latency: 0,
     },
-    Mutant { name: "no_claim_guard", faults: &[(Fault::Delay, 1)], work: &[("quick", 1)], lease: 5, rate: 60.0 },
+    Mutant {
+        name: "no_claim_guard",
+        faults: &[(Fault::Delay, 1)],
+        work: &[("quick", 1)],
+        lease: 3,
+        rate: 60.0,
+        latency: 25,
+    },
     Mutant {
         name: "lock_only_take_over",
         faults: &[(Fault::BackendKill, 1), (Fault::PgFast, 1), (Fault::Terminate, 2)],
         work: &[("mixed", 1), ("spread", 1)],
         lease: 5,
         rate: 8.0,
+        latency: 0,
     },
     Mutant {
         name: "id_only_sweep",
@@ -46,6 +57,7 @@ const MUTANTS: [Mutant; 8] = [
         work: &[("slow", 2), ("mixed", 2)],
         lease: 5,
         rate: 8.0,
+        latency: 0,
     },
     Mutant {
         name: "workers_clock",
@@ -53,6 +65,7 @@ const MUTANTS: [Mutant; 8] = [
         work: &[("mixed", 1), ("spread", 1)],
         lease: 3,
         rate: 8.0,
+        latency: 0,
     },
     Mutant {
         name: "reused_worker_number",
@@ -60,6 +73,7 @@ const MUTANTS: [Mutant; 8] = [
         work: &[("slow", 2), ("mixed", 2)],
         lease: 5,
         rate: 8.0,
+        latency: 0,
     },
     Mutant {
         name: "checkpoint_without_fence",
@@ -67,6 +81,7 @@ const MUTANTS: [Mutant; 8] = [
         work: &[("slow", 1)],
         lease: 5,
         rate: 8.0,
+        latency: 0,
     },
     Mutant {
         name: "no_marker_row",
@@ -74,6 +89,7 @@ const MUTANTS: [Mutant; 8] = [
         work: &[("mixed", 1), ("spread", 1)],
         lease: 5,
         rate: 8.0,
+        latency: 0,
     },
 ];
 
@@ -113,7 +129,9 @@ async fn hunt(mutant: &Mutant, binary: &Path, options: &Options) -> Result<Strin
             faults: mutant.faults.to_vec(),
             work: mutant.work.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
             lease: mutant.lease,
+            latency: mutant.latency,
             workers: 4,
+            pace: options.pace / 2.0,
             rate: mutant.rate,
             binary: binary.to_owned(),
             ..options.clone()

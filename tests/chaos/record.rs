@@ -242,6 +242,17 @@ impl Record {
         self.instances.iter().rfind(|i| i.pid == pid && i.from <= loss.at)
     }
 
+    /// Were sessions ended so often while the run lived that one of its statements may have lost six? Such a statement is taken to be
+    /// to blame itself.
+    pub fn storm(&self, run: &Run) -> bool {
+        const SESSIONS: usize = 6;
+        let ends = |h: &&Hit| {
+            h.fault.is_of_postgres() || matches!(h.fault, Fault::Terminate | Fault::Cut | Fault::Silence | Fault::Delay)
+        };
+        let met = |h: &&Hit| h.to >= run.created && run.ended.is_none_or(|ended| h.from <= ended);
+        self.hits.iter().filter(ends).filter(met).count() >= SESSIONS
+    }
+
     /// What explains that a worker was taken to be dead: its end, or something that hid it from the others for long enough.
     pub fn cause(&self, loss: &Loss) -> Option<&Hit> {
         /// The server ends a silent session after 3 s, and the last tick may have been a second before the silence.

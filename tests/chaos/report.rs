@@ -134,6 +134,10 @@ impl Report {
         let ready = |run: &str| r.runs.get(run).is_some_and(|run| matches!(run.workflow.as_str(), "mixed" | "spread"));
         let mut seen = HashSet::new();
         for loss in r.losses.iter().filter(|l| ready(&l.run) && (!l.is_take_over() || seen.insert(&l.run))) {
+            if let (true, Some(at)) = (loss.event == "released", next(loss.at, Some(&loss.run))) {
+                self.resumed.entry(Fault::Sigterm).or_default().push(at - loss.at);
+                continue;
+            }
             let cause = if loss.is_take_over() { r.cause(loss) } else { None };
             if let (Some(cause), Some(at)) = (cause, next(loss.at, Some(&loss.run))) {
                 self.resumed.entry(cause.fault).or_default().push(at - cause.from);

@@ -356,3 +356,29 @@ async fn a_held_run_says_what_it_waits_for() {
     let why: String = db.one(format!("SELECT stepd.why('{late}')")).await;
     assert!(why.starts_with("held: key * is limited to 1 starts in 60 min; the next is in "), "{why}");
 }
+
+const HOURLY: &str = "
+name: hourly
+rate: {limit: 1, per: 1h}
+steps:
+  - id: a
+    set: 1
+";
+
+#[tokio::test]
+async fn a_pause_of_what_is_held_is_no_way_around_its_rate() {
+    let (db, files) = (Db::new().await, Files::new([HOURLY]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let first = db.enqueue("hourly", "{}").await;
+    db.reaches(&first, "completed", SOON).await;
+    let held = db.enqueue("hourly", "{}").await;
+    assert_eq!(db.one::<String>(format!("SELECT stepd.pause('{held}')")).await, "paused");
+    assert_eq!(db.one::<String>(format!("SELECT stepd.unpause('{held}')")).await, "held");
+    // Whatever admission has to say of it has been said when it has let go of another.
+    db.exec("INSERT INTO stepd.jobs (workflow) SELECT 'hourly' FROM generate_series(1, 3)").await;
+    for _ in 0..3 {
+        db.exec("SELECT stepd_engine.admit(100)").await;
+    }
+    assert_eq!(db.state(&held).await, "held");
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE started_at IS NOT NULL").await, 1);
+}

@@ -348,6 +348,9 @@ finally: [{id: bye, run: echo bye >> @DIR@/log}]
     assert_eq!(files.lines("log")[..9], ["plain", "a", "b", "c", "d0", "e0", "d1", "e1", "bad"]);
     assert_eq!(files.lines("log")[9..], undone);
     stepd(&db, &["retry", &run]).await.is(4).says("SD020");
+    stepd(&db, &["fork", &run, "--from", "(end)"]).await.is(3).says("SD017");
+    let of = format!("SELECT event FROM stepd.history WHERE run = '{run}' AND key = 'bad' ORDER BY seq");
+    assert_eq!(db.all::<String>(of).await, ["step started", "attempt failed", "step failed"]);
     // Still failing, it is undone again: what it did itself.
     let failing = fork(&db, &run, "bad", "").await;
     db.reaches(&failing, "failed", SOON).await;

@@ -3,6 +3,7 @@
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -20,6 +21,8 @@ struct Network {
     mute: bool,
     /// Nothing comes from Postgres.
     deaf: bool,
+    /// How long each message to Postgres is on its way.
+    latency: Duration,
     /// Nothing passes on these any more, in either direction, and nobody is told.
     silent: u64,
     /// These are ended.
@@ -98,6 +101,11 @@ impl Proxy {
 
     fn now(&self, whose: &'static str, mute: bool, deaf: bool) {
         self.network.send_modify(|n| (n.whose, n.mute, n.deaf) = (whose, mute, deaf));
+    }
+
+    /// Postgres is so far away.
+    pub fn distance(&self, latency: Duration) {
+        self.network.send_modify(|n| n.latency = latency);
     }
 
     /// Silence in both directions, for new connections too: nobody is told.
@@ -181,6 +189,10 @@ async fn pump(
     while let Some(bytes) = rx.recv().await {
         if way == Way::ToServer && wire.name.get().is_none() {
             wire.read_name(&bytes);
+        }
+        let latency = network.borrow().latency;
+        if way == Way::ToServer && !latency.is_zero() {
+            tokio::time::sleep(latency).await;
         }
         let hung_up = |n: &Network| n.hung_up >= wire.id && wire.is_of(n.whose);
         let open = |n: &Network| match way {
