@@ -1,16 +1,20 @@
-//! The HTTP server: the API under `/api/v1`, and what load balancers ask.
+//! The HTTP server: the API under `/api/v1`, the dashboard, and what load balancers ask.
 //!
 //! Handlers hold no rules: they parse, ask `db`, and answer. Whatever is read goes over a pool of its own, so that no
 //! number of watchers takes a connection from the engine.
 
 mod access;
 mod acts;
+mod definitions;
 mod health;
 mod lists;
 mod listen;
 mod openapi;
+mod page;
 mod problem;
 mod runs;
+mod stats;
+mod step;
 mod stream;
 mod things;
 
@@ -47,6 +51,7 @@ pub struct Site {
     ready: Readiness,
     /// Turns true when the server is to end: streams end.
     stop: watch::Receiver<bool>,
+    kept: stats::Kept,
 }
 
 impl Site {
@@ -55,7 +60,7 @@ impl Site {
     pub fn new(db: &Database, access: Access, ready: Readiness, stop: watch::Receiver<bool>) -> Self {
         let readers = db.reading_pool("http", READERS, &SESSION);
         let actors = db.reading_pool("http act", ACTORS, &SESSION);
-        Self { readers, actors, access, ready, stop }
+        Self { readers, actors, access, ready, stop, kept: stats::Kept::new() }
     }
 }
 
@@ -64,6 +69,7 @@ pub fn router(site: Arc<Site>, body_limit: usize) -> Router {
     let (api, document) = openapi::routes().split_for_parts();
     api.merge(openapi::served(document))
         .merge(health::routes())
+        .merge(page::routes())
         .fallback(async || problem::Problem::not_found("there is nothing here; /api/v1/openapi.json lists what there is"))
         .method_not_allowed_fallback(async || {
             problem::Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here; /api/v1/openapi.json lists what can")

@@ -9,7 +9,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{Site, acts, lists, runs, stream};
+use super::{Site, acts, definitions, lists, runs, stats, step, stream};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -38,7 +38,7 @@ impl utoipa::Modify for Bearer {
 
 /// All handlers under `/api/v1`, each with its description.
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    let api = runs::routes().merge(acts::routes()).merge(lists::routes()).merge(stream::routes());
+    let api = runs::routes().merge(acts::routes()).merge(lists::routes()).merge(stream::routes()).merge(stats::routes()).merge(definitions::routes()).merge(step::routes());
     OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api)
 }
 
