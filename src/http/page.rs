@@ -26,7 +26,7 @@ use super::problem::Problem;
 struct Assets;
 
 /// Paths at which the page is: it looks itself at which.
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 12] = [
     "/",
     "/runs",
     "/runs/{id}",
@@ -39,9 +39,6 @@ const PAGES: [&str; 15] = [
     "/queues",
     "/workers",
     "/health",
-    "/errors",
-    "/errors/{code}",
-    "/sign-in",
 ];
 
 const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";

@@ -68,7 +68,7 @@ export async function whoAmI() {
   try {
     const told = await get('/session');
     session.name = told?.name ?? null;
-    session.scope = told?.scope ?? 'read';
+    session.scope = told?.scope ?? 'none';
     session.known = true;
   } catch (error) {
     session.name = null;

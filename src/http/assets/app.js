@@ -24,7 +24,6 @@ const NAV = [
 const ROUTES = [
   [/^\/$/, overview], [/^\/runs$/, runs], [/^\/runs\/([0-9a-f-]{36})$/, run], [/^\/compare$/, compare], [/^\/analytics$/, analytics], [/^\/waiting$/, waiting],
   [/^\/workflows$/, workflows], [/^\/workflows\/(.+)$/, workflow], [/^\/schedules$/, schedules], [/^\/queues$/, queues], [/^\/workers$/, workers], [/^\/health$/, health],
-  [/^\/errors\/(.+)$/, errorPage()], [/^\/sign-in$/, overview],
 ];
 
 const main = h('main', { id: 'main', tabindex: -1 });
@@ -109,7 +108,7 @@ document.addEventListener('click', event => {
   const a = event.target.closest('a[href]');
   if (!a || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || a.target || a.hasAttribute('download')) return;
   const to = new URL(a.href);
-  if (to.origin !== location.origin || to.pathname.startsWith('/api/') || to.hash) return;
+  if (to.origin !== location.origin || /^\/(api|errors)\b/.test(to.pathname) || to.hash) return;
   event.preventDefault();
   go(to.pathname + to.search);
 });
@@ -126,7 +125,7 @@ function jump(event) {
 
 // Is it live?
 function drawLive() {
-  const word = isPaused() ? 'Paused' : isLive() ? 'Live' : isReachable() ? 'Idle' : 'Cut off';
+  const word = isPaused() ? 'Paused' : isLive() ? 'Live' : isReachable() ? 'Connecting' : 'Cut off';
   live.className = `live ${word.toLowerCase().replace(' ', '-')}`;
   live.title = isPaused() ? 'Nothing moves until you go on (p)' : 'Press to hold everything as it is (p)';
   live.setAttribute('aria-pressed', String(isPaused()));
@@ -211,14 +210,5 @@ document.addEventListener('keydown', event => {
   const act = keys[event.key];
   if (act && act() !== true) event.preventDefault();
 });
-
-function errorPage() {
-  return {
-    title: code => code,
-    async render(into, { parts: [code] }) {
-      put(into, h('h1', {}, code), h('p', {}, 'The page of this code: ', h('code', {}, `stepd explain ${code}`)));
-    },
-  };
-}
 
 identify().then(show);

@@ -10,7 +10,8 @@ let connected = false;
 export const state = new EventTarget();
 const changed = () => state.dispatchEvent(new Event('change'));
 export const isPaused = () => paused;
-export const isLive = () => connected && !paused;
+// A page without a stream asks again and again.
+export const isLive = () => (connected || !wanted) && isReachable() && !paused;
 
 function open() {
   close();

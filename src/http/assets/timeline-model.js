@@ -16,7 +16,7 @@ export function story(run, steps, events, now) {
   const deaths = [], resumes = [], tries = new Map(), pauses = [];
   for (const line of events) {
     const t = at(line.at);
-    if (line.event === 'resumed' || line.event === 'retried') resumes.push({ at: t, worker: line.data?.worker ?? null, epoch: line.epoch });
+    if (line.event === 'resumed' || line.event === 'retried') resumes.push({ at: t, worker: line.data?.worker ?? null, epoch: line.epoch, retried: line.event === 'retried' });
     if (line.event === 'crashed' || line.event === 'taken over') deaths.push({ at: t, steps: line.data?.steps ?? [], worker: line.data?.worker, host: line.data?.host, pid: line.data?.pid, epoch: line.epoch });
     if (line.event === 'resume scheduled') pauses.push({ at: t, resume: line.data?.resume, of: line.data?.of });
     if (line.event === 'attempt failed' && line.key) {
@@ -28,10 +28,12 @@ export function story(run, steps, events, now) {
   }
   for (const death of deaths) death.resumed = resumes.find(r => r.at >= death.at);
   const rows = steps.map(step => stepRow(step, tries.get(step.key) ?? [], deaths, at, end));
-  return { zero, end, deaths, resumes, pauses, run: runRow(run, deaths, resumes, pauses, at, end), rows, root: grown(rows) };
+  // What comes back after a death or a failure is a resume; what comes back from a wait has only been woken.
+  for (const one of resumes) one.woken = !deaths.some(d => d.resumed === one) && !pauses.some(p => p.at <= one.at && !resumes.some(r => r !== one && r.at >= p.at && r.at < one.at)) && !one.retried;
+  return { zero, end, deaths, resumes, pauses, run: runRow(run, rows, deaths, resumes, pauses, at, end), rows, root: grown(rows) };
 }
 
-function runRow(run, deaths, resumes, pauses, at, end) {
+function runRow(run, rows, deaths, resumes, pauses, at, end) {
   const start = at(run.started_at) ?? end;
   const fills = [{ from: 0, to: start, fill: 'queue', text: run.started_at ? 'in the queue' : 'not claimed yet' }];
   // Who had the run when: from the first claim, and from each resume, to the death or the pause that ended it.
@@ -41,13 +43,26 @@ function runRow(run, deaths, resumes, pauses, at, end) {
     const death = deaths.find(d => d.at >= begin.at && d.at <= until);
     const pause = pauses.find(p => p.at >= begin.at && p.at <= until);
     const worker = begin.worker ?? (death ? death.worker : i === starts.length - 1 ? run.worker : null);
-    const to = death?.at ?? pause?.at ?? until;
+    const to = death?.at ?? pause?.at ?? rested(rows, begin.at, until) ?? until;
     fills.push({ from: begin.at, to, fill: 'own', worker, host: death?.host, pid: death?.pid, lane: i });
-    if (to < until) fills.push({ from: to, to: until, fill: death ? 'gap' : 'pause', text: death ? 'until another worker had it' : 'until the next resume' });
+    if (to < until) fills.push({ from: to, to: until, fill: death ? 'gap' : pause ? 'pause' : 'rest', text: death ? 'until another worker had it' : pause ? 'until the next resume' : 'waits; no worker has it' });
   });
   const marks = deaths.map(d => ({ at: d.at, kind: 'crash', death: d }));
-  for (const r of resumes) marks.push({ at: r.at, kind: 'resume', resume: r, death: deaths.find(d => d.resumed === r) });
+  for (const r of resumes) if (!r.woken) marks.push({ at: r.at, kind: 'resume', resume: r, death: deaths.find(d => d.resumed === r) });
   return { key: 'run', fills, marks, from: 0, to: end };
+}
+
+// A run that waits, and does nothing else, has no worker: since when?
+function rested(rows, from, until) {
+  let busy = from, waits = null;
+  for (const row of rows) for (const f of row.fills) {
+    if (f.from > until || f.to < from) continue;
+    if (['work', 'failed', 'lost'].includes(f.fill)) busy = Math.max(busy, Math.min(f.to, until));
+    if (f.fill === 'wait' && f.to >= until - 100) waits = Math.max(waits ?? 0, f.from);
+  }
+  if (waits == null) return null;
+  const since = Math.max(busy, waits);
+  return since < until - 20 ? since : null;
 }
 
 function stepRow(step, tries, deaths, at, end) {

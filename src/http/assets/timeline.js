@@ -74,11 +74,13 @@ export class Timeline {
     const wide = this.root.clientWidth;
     if (!wide) return;
     this.nameWidth = wide < 620 ? 130 : Math.min(280, Math.max(170, wide * 0.22));
-    this.noteWidth = wide < 620 ? 62 : wide < 900 ? 110 : 190;
+    this.list = this.flat();
+    const longest = Math.max(6, span(this.story.end).length, ...this.list.slice(0, 300).map(l => this.note(l.node, l.node.row, l.folds).length));
+    this.noteWidth = Math.min(wide < 620 ? 66 : wide < 900 ? 120 : 230, 20 + longest * 6.4);
     this.width = Math.max(80, wide - this.nameWidth - this.noteWidth - 26);
     this.root.style.setProperty('--name', `${this.nameWidth}px`);
+    this.root.style.setProperty('--bar', `${this.width}px`);
     this.root.style.setProperty('--note', `${this.noteWidth}px`);
-    this.list = this.flat();
     this.body.style.height = `${this.list.length * ROW}px`;
     this.scroll.classList.toggle('windowed', this.list.length > MANY);
     this.drawAxis();
@@ -92,15 +94,20 @@ export class Timeline {
 
   drawAxis() {
     const drawn = s('svg', { width: this.width, height: 20, 'aria-hidden': 'true' });
-    const ticks = Math.max(2, Math.floor(this.width / 110));
     let last = -99;
-    for (let i = 0; i <= ticks; i++) {
-      const x = this.width * i / ticks;
-      const text = span(Math.round(this.scale.time(i / ticks)));
-      if (x - last < 60) continue;
+    const tick = (t, place) => {
+      const x = this.x(t);
+      drawn.append(s('line', { x1: x, x2: x, y1: 14, y2: 20, class: 'tick-line' }), s('text', { x: Math.min(x, this.width - 1), y: 11, class: `tick ${place}` }, axisSpan(t)));
       last = x;
-      drawn.append(s('line', { x1: x, x2: x, y1: 14, y2: 20, class: 'tick-line' }), s('text', { x: Math.min(x, this.width - 2), y: 11, class: `tick ${i === ticks ? 'end' : i ? 'middle' : ''}` }, text));
+    };
+    tick(0, '');
+    // Round numbers, as near as they come to even distances.
+    for (let x = 110; x < this.width - 70; x += 55) {
+      const near = this.scale.time(x / this.width), apart = Math.abs(this.scale.time(Math.min(1, (x + 40) / this.width)) - near);
+      const t = round(near, apart);
+      if (this.x(t) - last >= 84 && this.x(t) < this.width - 66) tick(t, 'middle');
     }
+    tick(this.scale.end, 'end');
     put(this.axis, h('span', { class: 'tl-name dim' }, 'since it was enqueued'), drawn, h('span', { class: 'tl-note' }));
   }
 
@@ -110,13 +117,17 @@ export class Timeline {
     const seen = [];
     for (const f of this.story.run.fills) {
       const [a, b] = [this.x(f.from), this.x(f.to)];
-      const group = s('g', {}, s('title', {}, `${f.fill === 'own' ? `on ${this.worker(f)}` : f.text}, ${span(f.to - f.from)}`));
+      const group = s('g', {}, s('title', {}, `${f.fill === 'own' ? `on ${this.worker(f) || 'a worker'}` : f.text}, ${span(f.to - f.from)}`));
       if (f.fill === 'own') {
         const id = f.worker ?? `lane${f.lane}`;
         if (!seen.includes(id)) seen.push(id);
         group.append(s('rect', { x: a, y: 5, width: Math.max(2, b - a), height: 20, rx: 4, class: `own own-${seen.indexOf(id) % 4}` }));
         const text = this.worker(f);
-        if (b - a > text.length * 6.4 + 34) group.append(s('text', { x: a + 17, y: 19, class: 'own-name' }, text));
+        const begun = this.story.run.marks.some(m => m.kind === 'resume' && Math.abs(m.at - f.from) < 1);
+        const left = begun ? 30 : 9;
+        if (text && b - a > text.length * 6.6 + left + 6) group.append(s('text', { x: a + left, y: 19, class: 'own-name' }, text));
+      } else if (f.fill === 'rest') {
+        group.append(s('line', { x1: a, x2: b, y1: 15, y2: 15, class: 'fill-rest' }), s('rect', { x: a, y: 5, width: Math.max(0, b - a), height: 20, class: 'hit' }));
       } else {
         group.append(s('rect', { x: a, y: 9, width: Math.max(0, b - a), height: 12, rx: 2, class: `fill-${f.fill}` }));
       }
@@ -134,7 +145,7 @@ export class Timeline {
 
   worker(of) {
     if (of.host) return `${of.host}·${of.pid}`;
-    if (!of.worker) return 'a worker';
+    if (!of.worker) return '';
     const known = this.workers(of.worker) ?? this.story.deaths.filter(d => d.worker === of.worker && d.host).map(d => `${d.host}·${d.pid}`)[0];
     return known ?? of.worker.slice(0, 8);
   }
@@ -155,7 +166,7 @@ export class Timeline {
     put(this.lines);
     const line = (t, kind) => this.lines.append(h('i', { class: `tl-line ${kind}`, vars: { left: `${this.nameWidth + this.x(t)}px` } }));
     for (const d of this.story.deaths) line(d.at, 'crash');
-    for (const r of this.story.resumes) line(r.at, 'resume');
+    for (const r of this.story.resumes) if (!r.woken) line(r.at, 'resume');
     for (const b of this.scale.breaks) line((b.from + b.to) / 2, 'break');
   }
 
@@ -257,7 +268,7 @@ export class Timeline {
     const words = [['work', 'at work'], ['failed', 'failed attempt'], ['lost', 'lost with its worker'], ['pause', 'pause'], ['queue', 'in the queue'], ['wait', 'waiting']];
     const items = words.filter(([k]) => has.has(k)).map(([k, word]) => h('li', {}, s('svg', { width: 18, height: 10, class: 'swatch-svg' }, k === 'pause' ? s('line', { x1: 0, x2: 18, y1: 5, y2: 5, class: 'fill-pause' }) : s('rect', { width: 18, height: 10, rx: 2, class: `fill-${k}` })), word));
     if (this.story.deaths.length) items.push(h('li', {}, s('svg', { width: 16, height: 16, class: 'swatch-svg' }, s('g', { class: 'mark mark-crash', transform: 'translate(8 8)' }, s('circle', { r: 7 }), s('path', { d: 'M-2.8 -2.8L2.8 2.8M2.8 -2.8L-2.8 2.8' }))), 'a worker died'));
-    if (this.story.resumes.length) items.push(h('li', {}, s('svg', { width: 16, height: 16, class: 'swatch-svg' }, s('g', { class: 'mark mark-resume', transform: 'translate(8 8)' }, s('circle', { r: 7 }), s('path', { d: 'M3 -1.4A3.2 3.2 0 1 0 3.2 1M3.4 -3.6V-1.2H1' }))), 'resumed'));
+    if (this.story.resumes.some(r => !r.woken)) items.push(h('li', {}, s('svg', { width: 16, height: 16, class: 'swatch-svg' }, s('g', { class: 'mark mark-resume', transform: 'translate(8 8)' }, s('circle', { r: 7 }), s('path', { d: 'M3 -1.4A3.2 3.2 0 1 0 3.2 1M3.4 -3.6V-1.2H1' }))), 'resumed'));
     if (this.scale.breaks.length) items.push(h('li', { class: 'dim' }, 'long idle stretches are drawn short (┊)'));
     put(this.legend, items);
   }
@@ -300,6 +311,10 @@ export class Timeline {
   }
 }
 
+const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5, 1728e5, 6048e5];
+const round = (t, apart) => { const step = STEPS.find(size => size >= apart) ?? 6048e5; return Math.round(t / step) * step; };
+const axisSpan = t => span(Math.round(t)).replace(/\.0+ s$/, ' s').replace(/(\.\d)0 s$/, '$1 s');
+
 const depth = node => { let n = 0; for (let p = node.parent; p?.parent; p = p.parent) n++; return n; };
 const unit = node => (node.row?.step.kind === 'repeat' ? 'round' : node.children[0]?.item ? 'item' : 'step');
 const ORDER = ['failed', 'running', 'waiting', 'cancelled', 'completed', 'skipped'];
@@ -307,6 +322,7 @@ const worst = states => ORDER.find(state => states.has(state)) ?? 'completed';
 
 function name(node, only) {
   const step = (only ?? node).row?.step;
+  if (step?.kind === 'end') return `ends: ${step.chosen ?? '?'}`;
   if (node.item) {
     const label = step?.label ?? firstLabel(node);
     return label ? `${node.name} ${label}` : only ? `${node.name} ${only.name}` : node.name;

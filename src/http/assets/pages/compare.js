@@ -35,7 +35,7 @@ export default {
       panel('Steps', table([
         { name: 'Step', class: 'mono', cell: r => r.key }, { name: 'A', cell: r => (r.a ? badge(r.a.state) : h('span', { class: 'dim' }, 'absent')) }, { name: 'B', cell: r => (r.b ? badge(r.b.state) : h('span', { class: 'dim' }, 'absent')) },
         { name: 'A took', class: 'num', cell: r => time(r.a, at) }, { name: 'B took', class: 'num', cell: r => time(r.b, at) }, { name: 'Difference', class: 'num', cell: r => delta(r, at) }, { name: 'Output', cell: r => (r.a?.output === undefined || !r.a || !r.b ? '' : same(r.a.output, r.b.output) ? h('span', { class: 'dim' }, 'the same') : h('details', { class: 'inline' }, h('summary', { class: 'err' }, 'differs'), differences(r.a.output, r.b.output))) },
-      ], aligned(a.steps, b.steps).slice(0, 1000), { caption: 'Steps', empty: 'No step has started in either.' })),
+      ], aligned(a.steps, b.steps).filter(r => (r.a ?? r.b).kind !== 'end').slice(0, 1000), { caption: 'Steps', empty: 'No step has started in either.' })),
       h('div', { class: 'two' }, panel('Input', differences(a.run.input, b.run.input)), panel('Output', differences(a.run.output ?? a.run.error, b.run.output ?? b.run.error))),
       panel('Definition', !a.definition || !b.definition ? h('p', { class: 'empty' }, 'A definition is not there any more.') : a.definition.hash === b.definition.hash ? h('p', { class: 'dim' }, `The same: ${a.definition.hash.slice(0, 12)}`) : lines(a.definition.text ?? '', b.definition.text ?? '')));
     timelines.forEach((t, i) => t.set(sides[i].run, sides[i].steps, sides[i].events, at, shared));

@@ -24,11 +24,11 @@ export function answerForm(wait, done) {
     } catch (error) { put(wrong, told(error)); }
   };
   if (wait.waits_for === 'approval') {
-    put(box, h('header', {}, icon('waiting'), h('strong', {}, wait.prompt ?? `Approve ${wait.key}?`)), h('p', { class: 'dim' }, `${wait.workflow ?? ''} `, h('span', { class: 'mono' }, wait.key), ' asks since ', when(wait.since), wait.due_at ? [', until ', when(wait.due_at)] : null, ' · ', runLink(wait.run)),
+    put(box, h('header', {}, icon('waiting'), h('strong', {}, wait.prompt ?? `Approve ${wait.key}?`)), h('p', { class: 'dim' }, `${wait.workflow ?? ''} `, h('span', { class: 'mono' }, wait.key), ' asked ', when(wait.since), wait.due_at ? [', times out ', when(wait.due_at)] : null, ' · ', runLink(wait.run)),
       form?.root, h('div', { class: 'ask-actions' }, note, button('Approve', () => answer(true), { scope: 'operate', kind: 'primary', name: 'completed' }), button('Reject', () => answer(false), { scope: 'operate', kind: 'danger', name: 'failed' })), may('operate') ? null : h('p', { class: 'dim' }, needs('operate')), wrong);
   } else {
     const payload = h('textarea', { rows: 3, class: 'code', value: JSON.stringify(wait.match ?? {}, null, 2), spellcheck: 'false', 'aria-label': `Payload of ${wait.event}` });
-    put(box, h('header', {}, icon('waiting'), h('strong', {}, 'Waits for ', h('code', {}, wait.event))), h('p', { class: 'dim' }, `${wait.workflow ?? ''} `, h('span', { class: 'mono' }, wait.key), ' since ', when(wait.since), wait.due_at ? [', until ', when(wait.due_at)] : null, wait.match ? [', with ', h('code', {}, JSON.stringify(wait.match))] : null, ' · ', runLink(wait.run)),
+    put(box, h('header', {}, icon('waiting'), h('strong', {}, 'Waits for ', h('code', {}, wait.event))), h('p', { class: 'dim' }, `${wait.workflow ?? ''} `, h('span', { class: 'mono' }, wait.key), ' waits since ', when(wait.since), wait.due_at ? [', times out ', when(wait.due_at)] : null, wait.match ? [', with ', h('code', {}, JSON.stringify(wait.match))] : null, ' · ', runLink(wait.run)),
       h('details', { class: 'inline' }, h('summary', {}, 'Send it'), field('Payload (JSON)', payload), h('div', { class: 'ask-actions' }, button('Send to this run', async () => {
         put(wrong);
         try { await post(`/runs/${wait.run}/signal`, { name: wait.event, payload: JSON.parse(payload.value || 'null') }); say('Sent.'); done(); } catch (error) { put(wrong, told(error)); }

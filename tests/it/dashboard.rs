@@ -1,0 +1,6 @@
+//! The dashboard, seen and used in a real browser.
+
+mod access;
+mod ground;
+mod live;
+mod texts;
