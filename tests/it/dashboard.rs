@@ -3,4 +3,5 @@
 mod access;
 mod ground;
 mod live;
+mod pictures;
 mod texts;

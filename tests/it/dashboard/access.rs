@@ -105,6 +105,10 @@ async fn every_page_can_be_read_and_used_in_both_themes_and_on_a_narrow_window()
         }
     }
     assert_eq!(bad, Vec::<String>::new());
+    // It would have found something.
+    p.eval("(() => { const b = document.createElement('button'), t = document.createElement('p'); t.textContent = 'faint'; t.style.color = '#888'; t.style.background = '#777'; b.style.width = '9999px'; document.querySelector('.page').append(b, t); })()").await;
+    let found = p.eval(AUDIT).await.to_string();
+    assert!(found.contains("no name") && found.contains("contrast") && found.contains("wider"), "{found}");
     drop(worker);
     g.is_clean();
 }

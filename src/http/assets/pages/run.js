@@ -211,13 +211,16 @@ function failure(error) {
   return h('div', { class: 'failure' }, h('p', {}, h('code', {}, error.code), ' ', error.message), ['stderr', 'stdout'].map(stream => error.details?.[stream] ? [h('h3', {}, stream), h('pre', { class: 'output' }, error.details[stream])] : null));
 }
 
+const TOLD = 2000;
+
 function historyTable(trail, called) {
   const zero = trail.length ? Date.parse(trail[0].at) : 0;
-  return table([
+  const shown = trail.length > TOLD ? [...trail.slice(0, TOLD / 2), ...trail.slice(-TOLD / 2)] : trail;
+  return h('div', {}, shown === trail ? null : h('p', { class: 'hint' }, `${count(trail.length)} lines: the first and the last thousand are shown. stepd history has all of them.`), table([
     { name: 'At', cell: l => h('time', { datetime: l.at, title: exact(l.at), class: 'num' }, `+${span(Date.parse(l.at) - zero)}`) }, { name: 'What', cell: l => h('span', { class: `event ${kind(l.event)}` }, l.event) },
     { name: 'Step', class: 'mono', cell: l => l.key ?? '' }, { name: 'Try', class: 'num', cell: l => l.attempt ?? '' }, { name: 'By', cell: l => l.by_whom ?? '' },
     { name: 'More', cell: l => more(l, called) },
-  ], trail.slice(-3000), { caption: 'History' });
+  ], shown, { caption: 'History' }));
 }
 const kind = event => (/crashed|failed|taken over/.test(event) ? 'bad' : /completed|approved/.test(event) ? 'good' : /resumed|retried|forked/.test(event) ? 'again' : '');
 function more(line, called) {
