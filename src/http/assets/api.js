@@ -30,7 +30,10 @@ async function ask(method, path, body, signal) {
   let response;
   try {
     response = await fetch(ROOTED.has(path) ? path : BASE + path, {
-      method, signal, credentials: 'same-origin', cache: 'no-store',
+      method,
+      signal,
+      credentials: 'same-origin',
+      cache: 'no-store',
       headers: body === undefined ? {} : { 'Content-Type': 'application/json' },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
@@ -44,7 +47,11 @@ async function ask(method, path, body, signal) {
   if (date) setServerTime(date, Date.now() - began);
   const text = await response.text();
   let value = null;
-  try { value = text ? parse(text) : null; } catch { /* said by the status */ }
+  try {
+    value = text ? parse(text) : null;
+  } catch {
+    /* said by the status */
+  }
   if (!response.ok) throw new Problem(response.status, value);
   return value;
 }

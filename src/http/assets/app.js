@@ -4,7 +4,9 @@ import { h, icon, put } from './dom.js';
 import { isReachable, link, session, signIn, signOut, whoAmI } from './api.js';
 import { follow, isLive, isPaused, pause, state as liveState } from './live.js';
 import { ask, complain, field, say, told } from './parts.js';
-import { patterns } from './timeline.js';
+import { listen, showKeys } from './keys.js';
+import { switchTheme, themed } from './theme.js';
+import { patterns } from './timeline-bars.js';
 import overview from './pages/overview.js';
 import runs from './pages/runs.js';
 import run from './pages/run.js';
@@ -17,48 +19,106 @@ import queues from './pages/queues.js';
 import { workers, health } from './pages/workers.js';
 
 const NAV = [
-  ['/', 'Overview', 'overview', 'o'], ['/runs', 'Runs', 'runs', 'r'], ['/waiting', 'Waiting', 'waiting', 'w'], ['/analytics', 'Analytics', 'analytics', 'a'],
-  ['/workflows', 'Workflows', 'workflows', 'f'], ['/schedules', 'Schedules', 'schedules', 's'], ['/queues', 'Queues', 'queues', 'q'],
-  ['/workers', 'Workers', 'workers', 'k'], ['/health', 'Health', 'health', 'h'], ['/compare', 'Compare', 'compare', 'c'],
+  ['/', 'Overview', 'overview', 'o'],
+  ['/runs', 'Runs', 'runs', 'r'],
+  ['/waiting', 'Waiting', 'waiting', 'w'],
+  ['/analytics', 'Analytics', 'analytics', 'a'],
+  ['/workflows', 'Workflows', 'workflows', 'f'],
+  ['/schedules', 'Schedules', 'schedules', 's'],
+  ['/queues', 'Queues', 'queues', 'q'],
+  ['/workers', 'Workers', 'workers', 'k'],
+  ['/health', 'Health', 'health', 'h'],
+  ['/compare', 'Compare', 'compare', 'c'],
 ];
 const ROUTES = [
-  [/^\/$/, overview], [/^\/runs$/, runs], [/^\/runs\/([0-9a-f-]{36})$/, run], [/^\/compare$/, compare], [/^\/analytics$/, analytics], [/^\/waiting$/, waiting],
-  [/^\/workflows$/, workflows], [/^\/workflows\/(.+)$/, workflow], [/^\/schedules$/, schedules], [/^\/queues$/, queues], [/^\/workers$/, workers], [/^\/health$/, health],
+  [/^\/$/, overview],
+  [/^\/runs$/, runs],
+  [/^\/runs\/([0-9a-f-]{36})$/, run],
+  [/^\/compare$/, compare],
+  [/^\/analytics$/, analytics],
+  [/^\/waiting$/, waiting],
+  [/^\/workflows$/, workflows],
+  [/^\/workflows\/(.+)$/, workflow],
+  [/^\/schedules$/, schedules],
+  [/^\/queues$/, queues],
+  [/^\/workers$/, workers],
+  [/^\/health$/, health],
 ];
 
 const main = h('main', { id: 'main', tabindex: -1 });
 const banner = h('div', { class: 'banner', role: 'status', 'aria-live': 'polite' });
 const who = h('div', { class: 'who' });
 const live = h('button', { type: 'button', class: 'live', onclick: () => pause(!isPaused()) });
-const nav = h('nav', { 'aria-label': 'Pages', id: 'nav' }, NAV.map(([to, name, image]) => h('a', { href: to }, icon(image), h('span', {}, name))));
-const menu = h('button', { type: 'button', class: 'icon-button menu', 'aria-label': 'Menu', 'aria-expanded': 'false', 'aria-controls': 'nav', onclick: () => {
-  const open = document.body.classList.toggle('nav-open');
-  menu.setAttribute('aria-expanded', String(open));
-} }, icon('menu'));
+const nav = h(
+  'nav',
+  { 'aria-label': 'Pages', id: 'nav' },
+  NAV.map(([to, name, image]) => h('a', { href: to }, icon(image), h('span', {}, name))),
+);
+const menu = h(
+  'button',
+  {
+    type: 'button',
+    class: 'icon-button menu',
+    'aria-label': 'Menu',
+    'aria-expanded': 'false',
+    'aria-controls': 'nav',
+    onclick: () => {
+      const open = document.body.classList.toggle('nav-open');
+      menu.setAttribute('aria-expanded', String(open));
+    },
+  },
+  icon('menu'),
+);
 const announcer = h('div', { class: 'off-screen', 'aria-live': 'polite' });
 
 document.body.append(
-  h('a', { class: 'skip', href: '#main', onclick: event => { event.preventDefault(); main.focus(); } }, 'To the content'), patterns(),
-  h('header', { class: 'top' }, menu, h('a', { href: '/', class: 'brand', 'aria-label': 'stepd, overview' }, h('img', { src: new URL('icon.svg', import.meta.url).pathname, alt: '', width: 22, height: 22 }), 'stepd'),
-    h('form', { class: 'jump', role: 'search', onsubmit: jump }, icon('search'), h('input', { type: 'search', id: 'jump', placeholder: 'Run id, or a filter', 'aria-label': 'Find a run by id, or runs by a filter', autocomplete: 'off', spellcheck: 'false' })),
-    live, h('button', { type: 'button', class: 'icon-button', id: 'theme', onclick: switchTheme }, icon('theme')),
-    h('button', { type: 'button', class: 'icon-button', 'aria-label': 'Keys', title: 'Keys (?)', onclick: showKeys }, '?'), who),
-  nav, h('div', { class: 'content' }, banner, main), h('div', { id: 'messages', role: 'status', 'aria-live': 'polite' }), announcer);
+  h(
+    'a',
+    {
+      class: 'skip',
+      href: '#main',
+      onclick: event => {
+        event.preventDefault();
+        main.focus();
+      },
+    },
+    'To the content',
+  ),
+  patterns(),
+  h(
+    'header',
+    { class: 'top' },
+    menu,
+    h(
+      'a',
+      { href: '/', class: 'brand', 'aria-label': 'stepd, overview' },
+      h('img', { src: new URL('icon.svg', import.meta.url).pathname, alt: '', width: 22, height: 22 }),
+      'stepd',
+    ),
+    h(
+      'form',
+      { class: 'jump', role: 'search', onsubmit: jump },
+      icon('search'),
+      h('input', {
+        type: 'search',
+        id: 'jump',
+        placeholder: 'Run id, or a filter',
+        'aria-label': 'Find a run by id, or runs by a filter',
+        autocomplete: 'off',
+        spellcheck: 'false',
+      }),
+    ),
+    live,
+    h('button', { type: 'button', class: 'icon-button', id: 'theme', onclick: switchTheme }, icon('theme')),
+    h('button', { type: 'button', class: 'icon-button', 'aria-label': 'Keys', title: 'Keys (?)', onclick: showKeys }, '?'),
+    who,
+  ),
+  nav,
+  h('div', { class: 'content' }, banner, main),
+  h('div', { id: 'messages', role: 'status', 'aria-live': 'polite' }),
+  announcer,
+);
 
-// Dark or light: as the system has it, or as was chosen.
-function themed() {
-  const chosen = localStorage.getItem('theme');
-  if (chosen) document.documentElement.dataset.theme = chosen; else delete document.documentElement.dataset.theme;
-  const now = chosen ? `The theme is ${chosen}` : 'The theme is the system\'s';
-  const button = document.querySelector('#theme');
-  button.title = `${now}; press to change`;
-  button.setAttribute('aria-label', `${now}. Change`);
-}
-function switchTheme() {
-  const next = { null: 'dark', dark: 'light', light: null }[localStorage.getItem('theme')];
-  if (next) localStorage.setItem('theme', next); else localStorage.removeItem('theme');
-  themed();
-}
 themed();
 
 let leave = null;
@@ -69,11 +129,18 @@ export async function show() {
   leave = null;
   follow(null);
   const path = location.pathname;
-  const [pattern, page] = ROUTES.find(([p]) => p.test(path)) ?? [/.*/, { title: 'Not found', render: into => put(into, h('h1', {}, 'There is nothing here'), h('p', {}, h('a', { href: '/' }, 'To the overview'))) }];
+  const [pattern, page] = ROUTES.find(([p]) => p.test(path)) ?? [
+    /.*/,
+    {
+      title: 'Not found',
+      render: into => put(into, h('h1', {}, 'There is nothing here'), h('p', {}, h('a', { href: '/' }, 'To the overview'))),
+    },
+  ];
   const parts = pattern.exec(path)?.slice(1).map(decodeURIComponent) ?? [];
   for (const a of nav.children) {
     const to = a.getAttribute('href');
-    if (to === '/' ? path === '/' : path === to || path.startsWith(`${to}/`)) a.setAttribute('aria-current', 'page'); else a.removeAttribute('aria-current');
+    if (to === '/' ? path === '/' : path === to || path.startsWith(`${to}/`)) a.setAttribute('aria-current', 'page');
+    else a.removeAttribute('aria-current');
   }
   document.body.classList.remove('nav-open');
   menu.setAttribute('aria-expanded', 'false');
@@ -82,16 +149,34 @@ export async function show() {
   const into = h('div', { class: 'page' });
   put(main, into);
   try {
-    const done = await page.render(into, { parts, query: new URLSearchParams(location.search), go, reload: show, current: () => mine === turn });
-    if (mine === turn) leave = done ?? null; else done?.();
+    const done = await page.render(into, {
+      parts,
+      query: new URLSearchParams(location.search),
+      go,
+      reload: show,
+      current: () => mine === turn,
+    });
+    if (mine === turn) leave = done ?? null;
+    else done?.();
   } catch (error) {
     if (mine !== turn) return;
     put(into, h('h1', {}, title ?? 'stepd'), told(error));
     if (error.status === 401) openSignIn();
     if (error.status === 0) {
-      const again = event => { if (event.detail && mine === turn) { link.removeEventListener('change', again); show(); } };
+      const again = event => {
+        if (event.detail && mine === turn) {
+          link.removeEventListener('change', again);
+          show();
+        }
+      };
       link.addEventListener('change', again);
-      const beat = setInterval(async () => { if (mine !== turn || isReachable()) clearInterval(beat); else fetch('/healthz').then(() => whoAmI()).catch(() => {}); }, 1500);
+      const beat = setInterval(async () => {
+        if (mine !== turn || isReachable()) clearInterval(beat);
+        else
+          fetch('/healthz')
+            .then(() => whoAmI())
+            .catch(() => {});
+      }, 1500);
     }
   }
   if (!main.contains(document.activeElement)) main.focus({ preventScroll: true });
@@ -106,7 +191,17 @@ export function go(to, { replace = false } = {}) {
 
 document.addEventListener('click', event => {
   const a = event.target.closest('a[href]');
-  if (!a || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || a.target || a.hasAttribute('download')) return;
+  if (
+    !a ||
+    event.defaultPrevented ||
+    event.button ||
+    event.metaKey ||
+    event.ctrlKey ||
+    event.shiftKey ||
+    a.target ||
+    a.hasAttribute('download')
+  )
+    return;
   const to = new URL(a.href);
   if (to.origin !== location.origin || /^\/(api|errors)\b/.test(to.pathname) || to.hash) return;
   event.preventDefault();
@@ -134,8 +229,21 @@ function drawLive() {
 liveState.addEventListener('change', drawLive);
 link.addEventListener('change', event => {
   drawLive();
-  put(banner, event.detail ? null : h('div', { class: 'cut' }, icon('warn'), 'The server does not answer. What you see is as it was; it goes on by itself when the server is back.'));
-  if (event.detail) { say('The server is back.'); identify(); }
+  put(
+    banner,
+    event.detail
+      ? null
+      : h(
+          'div',
+          { class: 'cut' },
+          icon('warn'),
+          'The server does not answer. What you see is as it was; it goes on by itself when the server is back.',
+        ),
+  );
+  if (event.detail) {
+    say('The server is back.');
+    identify();
+  }
 });
 drawLive();
 
@@ -146,69 +254,75 @@ async function identify() {
 }
 function drawWho() {
   if (session.name) {
-    put(who, h('span', { class: 'dim', title: `This token is for: ${session.scope}` }, h('strong', {}, session.name), ` · ${session.scope}`),
-      h('button', { type: 'button', class: 'button small', onclick: leaveSession }, 'Sign out'));
+    put(
+      who,
+      h(
+        'span',
+        { class: 'dim', title: `This token is for: ${session.scope}` },
+        h('strong', {}, session.name),
+        ` · ${session.scope}`,
+      ),
+      h('button', { type: 'button', class: 'button small', onclick: leaveSession }, 'Sign out'),
+    );
   } else {
-    put(who, h('span', { class: 'readonly', title: 'Without a token you may look, on this machine. Signed in, you may act.' }, icon('held'), session.scope === 'none' ? 'Signed out' : 'Read-only'), h('button', { type: 'button', class: 'button small primary', onclick: openSignIn }, 'Sign in'));
+    put(
+      who,
+      h(
+        'span',
+        { class: 'readonly', title: 'Without a token you may look, on this machine. Signed in, you may act.' },
+        icon('held'),
+        session.scope === 'none' ? 'Signed out' : 'Read-only',
+      ),
+      h('button', { type: 'button', class: 'button small primary', onclick: openSignIn }, 'Sign in'),
+    );
   }
 }
 async function leaveSession() {
-  try { await signOut(); await identify(); say('Signed out.'); show(); } catch (error) { complain(error); }
+  try {
+    await signOut();
+    await identify();
+    say('Signed out.');
+    show();
+  } catch (error) {
+    complain(error);
+  }
 }
 let asking = false;
 export async function openSignIn() {
   if (asking) return;
   asking = true;
   const token = h('input', { type: 'password', autocomplete: 'current-password', required: true, spellcheck: 'false' });
-  const done = await ask({ title: 'Sign in', action: 'Sign in', body: [
-    h('p', {}, 'A token says who acts: the audit trail names it. It is kept by this browser as a session that scripts cannot read.'),
-    field('Token', token), h('p', { class: 'dim' }, h('code', {}, 'stepd token'), ' makes one; its hash goes under [http_tokens] in the configuration, with the scope read, enqueue or operate.')] },
-  async () => { await signIn(token.value.trim()); });
+  const done = await ask(
+    {
+      title: 'Sign in',
+      action: 'Sign in',
+      body: [
+        h(
+          'p',
+          {},
+          'A token says who acts: the audit trail names it. It is kept by this browser as a session that scripts cannot read.',
+        ),
+        field('Token', token),
+        h(
+          'p',
+          { class: 'dim' },
+          h('code', {}, 'stepd token'),
+          ' makes one; its hash goes under [http_tokens] in the configuration, with the scope read, enqueue or operate.',
+        ),
+      ],
+    },
+    async () => {
+      await signIn(token.value.trim());
+    },
+  );
   asking = false;
-  if (done) { await identify(); say(`Signed in as ${session.name ?? 'you'}.`); show(); }
+  if (done) {
+    await identify();
+    say(`Signed in as ${session.name ?? 'you'}.`);
+    show();
+  }
 }
 
-// Keys.
-const KEYS = [
-  ['?', 'These keys'], ['/', 'Filter, or find a run'], ['p', 'Hold everything as it is, and go on'], ['j / k', 'Next and previous row'], ['Enter', 'Open the row'], ['x', 'Select the row'],
-  ['Esc', 'Close, or leave the field'], ['t', 'Dark, light, or as the system has it'], ...NAV.map(([, name, , key]) => [`g ${key}`, name]),
-];
-let keysOpen = false;
-async function showKeys() {
-  if (keysOpen) return;
-  keysOpen = true;
-  await ask({ title: 'Keys', action: 'Good', body: h('dl', { class: 'keys' }, KEYS.map(([key, what]) => h('div', {}, h('dt', {}, key.split(' ').map(k => (k === '/' && key !== '/' ? ' or ' : h('kbd', {}, k)))), h('dd', {}, what)))) }, () => true);
-  keysOpen = false;
-}
-let pending = null;
-document.addEventListener('keydown', event => {
-  const typing = event.target.closest('input, textarea, select, [contenteditable]');
-  if (event.key === 'Escape' && typing && !event.target.closest('dialog')) { event.target.blur(); main.focus({ preventScroll: true }); return; }
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.target.closest('dialog')) return;
-  if (pending) {
-    const to = NAV.find(n => n[3] === event.key);
-    clearTimeout(pending);
-    pending = null;
-    if (to) { event.preventDefault(); go(to[0]); return; }
-  }
-  const rows = () => [...main.querySelectorAll('[data-row]')].filter(row => row.offsetParent);
-  const move = by => {
-    const all = rows();
-    const at = all.findIndex(row => row.classList.contains('at'));
-    const next = all[Math.max(0, Math.min(all.length - 1, at < 0 ? (by > 0 ? 0 : all.length - 1) : at + by))];
-    if (!next) return;
-    all.forEach(row => row.classList.toggle('at', row === next));
-    next.scrollIntoView({ block: 'nearest' });
-    next.querySelector('a[href]')?.focus({ preventScroll: true });
-  };
-  const keys = {
-    '?': showKeys, g: () => { pending = setTimeout(() => { pending = null; }, 1200); }, p: () => pause(!isPaused()), t: switchTheme, j: () => move(1), k: () => move(-1),
-    '/': () => (main.querySelector('[data-filter]') ?? document.querySelector('#jump')).focus(),
-    x: () => main.querySelector('.at [data-select]')?.click(),
-    Enter: () => { const row = main.querySelector('.at'); if (row && document.activeElement === main) row.querySelector('a[href]')?.click(); else return true; },
-  };
-  const act = keys[event.key];
-  if (act && act() !== true) event.preventDefault();
-});
+listen({ nav: NAV, main, go });
 
 identify().then(show);

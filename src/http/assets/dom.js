@@ -46,6 +46,7 @@ export function keyed(parent, items, key, make, same) {
       if (node) {
         const focused = node.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
         if (at === node) at = fresh;
+        if (node.classList.contains('at')) fresh.classList.add('at');
         node.replaceWith(fresh);
         if (focused) fresh.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
       }
@@ -58,7 +59,13 @@ export function keyed(parent, items, key, make, same) {
 }
 
 export const icon = (name, label) => {
-  const drawn = s('svg', { class: 'icon', viewBox: '0 0 16 16', 'aria-hidden': label ? null : 'true', role: label ? 'img' : null, 'aria-label': label });
+  const drawn = s('svg', {
+    class: 'icon',
+    viewBox: '0 0 16 16',
+    'aria-hidden': label ? null : 'true',
+    role: label ? 'img' : null,
+    'aria-label': label,
+  });
   for (const d of (ICONS[name] ?? ICONS.dot).split('|')) {
     drawn.append(s('path', { d: d.replace(/^!/, ''), class: d.startsWith('!') ? 'solid' : null }));
   }
@@ -84,7 +91,8 @@ const ICONS = {
   workflows: 'M3 2.8h3.4v3.4H3z|M9.6 9.8H13v3.4H9.6z|M4.7 6.2v5.3h4.9',
   schedules: 'M2.8 4.2h10.4v9H2.8z|M2.8 7h10.4|M5.5 2.6v2.8|M10.5 2.6v2.8',
   queues: 'M2.6 3.2h10.8v2.6H2.6z|M2.6 6.8h10.8v2.6H2.6z|M2.6 10.4h10.8V13H2.6z',
-  workers: 'M4.6 4.6h6.8v6.8H4.6z|M6.4 2v2.6|M9.6 2v2.6|M6.4 11.4V14|M9.6 11.4V14|M2 6.4h2.6|M2 9.6h2.6|M11.4 6.4H14|M11.4 9.6H14',
+  workers:
+    'M4.6 4.6h6.8v6.8H4.6z|M6.4 2v2.6|M9.6 2v2.6|M6.4 11.4V14|M9.6 11.4V14|M2 6.4h2.6|M2 9.6h2.6|M11.4 6.4H14|M11.4 9.6H14',
   health: 'M1.8 8.4h3L6.6 4l3 8 1.6-3.6h3',
   compare: 'M5 3v10|M11 3v10|M2.6 5.4L5 3l2.4 2.4|M8.6 10.6L11 13l2.4-2.4',
   copy: 'M5.6 5.6h7.2v7.2H5.6z|M10.4 5.4V3.2H3.2v7.2h2.2',

@@ -7,7 +7,12 @@ export function span(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 9995) return `${(ms / 1000).toFixed(2)} s`;
   if (ms < 59950) return `${(ms / 1000).toFixed(1)} s`;
-  const parts = [[86400000, 'd'], [3600000, 'h'], [60000, 'm'], [1000, 's']];
+  const parts = [
+    [86400000, 'd'],
+    [3600000, 'h'],
+    [60000, 'm'],
+    [1000, 's'],
+  ];
   for (let i = 0; i < parts.length; i++) {
     const [size, unit] = parts[i];
     if (ms < size) continue;
@@ -19,7 +24,16 @@ export function span(ms) {
   return '0 ms';
 }
 
-const exactForm = new Intl.DateTimeFormat('en-GB', { year: 'numeric', month: 'short', day: '2-digit', hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3, timeZoneName: 'short' });
+const exactForm = new Intl.DateTimeFormat('en-GB', {
+  year: 'numeric',
+  month: 'short',
+  day: '2-digit',
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  fractionalSecondDigits: 3,
+  timeZoneName: 'short',
+});
 const clockForm = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 const dayForm = new Intl.DateTimeFormat('en-GB', { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit' });
 
@@ -46,14 +60,14 @@ export function ago(at) {
 export function coarse(ms) {
   if (ms < 60000) return `${Math.floor(ms / 1000)}s`;
   if (ms < 3600000) return `${Math.floor(ms / 60000)}m`;
-  if (ms < 86400000) return `${Math.floor(ms / 3600000)}h ${Math.floor(ms % 3600000 / 60000)}m`;
-  if (ms < 864e6) return `${Math.floor(ms / 86400000)}d ${Math.floor(ms % 86400000 / 3600000)}h`;
+  if (ms < 86400000) return `${Math.floor(ms / 3600000)}h ${Math.floor((ms % 3600000) / 60000)}m`;
+  if (ms < 864e6) return `${Math.floor(ms / 86400000)}d ${Math.floor((ms % 86400000) / 3600000)}h`;
   return `${Math.floor(ms / 86400000)}d`;
 }
 
 export const shortId = id => `…${id.slice(-8)}`;
 
-export const count = n => n == null ? '–' : Number(n).toLocaleString('en-GB');
+export const count = n => (n == null ? '–' : Number(n).toLocaleString('en-GB'));
 
 export function compact(n) {
   if (n < 10000) return count(n);
@@ -65,23 +79,37 @@ export function bytes(n) {
   if (n == null) return '–';
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let i = 0;
-  while (n >= 1024 && i < 4) { n /= 1024; i++; }
+  while (n >= 1024 && i < 4) {
+    n /= 1024;
+    i++;
+  }
   return `${n < 10 && i ? n.toFixed(1) : Math.round(n)} ${units[i]}`;
 }
 
-export const percent = part => part == null || Number.isNaN(part) ? '–' : `${(100 * part).toFixed(part > 0.9995 || part < 0.0005 ? 0 : 1)} %`;
+export const percent = part =>
+  part == null || Number.isNaN(part) ? '–' : `${(100 * part).toFixed(part > 0.9995 || part < 0.0005 ? 0 : 1)} %`;
 
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
 // Numbers that this language would change are kept as they were written.
 export class Exact {
-  constructor(text) { this.text = text; }
-  toJSON() { return JSON.rawJSON ? JSON.rawJSON(this.text) : Number(this.text); }
+  constructor(text) {
+    this.text = text;
+  }
+  toJSON() {
+    return JSON.rawJSON ? JSON.rawJSON(this.text) : Number(this.text);
+  }
 }
 
 export function parse(text) {
   if (!/\d{16}|\d[eE][+-]?\d{2}/.test(text)) return JSON.parse(text);
   return JSON.parse(text, (_, value, context) =>
-    typeof value === 'number' && context?.source && String(value) !== context.source && (!Number.isSafeInteger(value) || /[eE]/.test(context.source)) && context.source.replace(/[-.+eE]/g, '').length > 15
-      ? new Exact(context.source) : value);
+    typeof value === 'number' &&
+    context?.source &&
+    String(value) !== context.source &&
+    (!Number.isSafeInteger(value) || /[eE]/.test(context.source)) &&
+    context.source.replace(/[-.+eE]/g, '').length > 15
+      ? new Exact(context.source)
+      : value,
+  );
 }

@@ -2,11 +2,34 @@
 
 import { h, s, icon } from './dom.js';
 
-const W = 168, H = 38, GX = 46, GY = 14;
+const W = 168,
+  H = 38,
+  GX = 46,
+  GY = 14;
 
 export function graph(parts, steps, choose) {
-  if (!parts.length) return h('p', { class: 'empty' }, 'This definition has no graph: it is Rust code, or of a kind that this process does not know.');
-  return h('div', { class: 'graphs' }, parts.map(part => h('section', { class: 'panel' }, h('header', {}, h('h2', {}, part.name === 'steps' ? 'Steps' : part.name)), h('div', { class: 'graph-box', tabindex: 0, role: 'group', 'aria-label': `Graph of ${part.name}` }, block(part, steps, choose)))));
+  if (!parts.length)
+    return h(
+      'p',
+      { class: 'empty' },
+      'This definition has no graph: it is Rust code, or of a kind that this process does not know.',
+    );
+  return h(
+    'div',
+    { class: 'graphs' },
+    parts.map(part =>
+      h(
+        'section',
+        { class: 'panel' },
+        h('header', {}, h('h2', {}, part.name === 'steps' ? 'Steps' : part.name)),
+        h(
+          'div',
+          { class: 'graph-box', tabindex: 0, role: 'group', 'aria-label': `Graph of ${part.name}` },
+          block(part, steps, choose),
+        ),
+      ),
+    ),
+  );
 }
 
 function block(part, steps, choose) {
@@ -46,12 +69,47 @@ const width = step => Math.max(W, ...inner(step).flatMap(p => p.steps.map(child 
 function nodeAt(step, x, y, steps, choose) {
   const ran = steps.get(step.id) ?? [...steps.values()].find(r => r.key.replace(/.*\]\./, '') === step.id);
   const many = [...steps.values()].filter(r => r.key.includes('[') && r.key.replace(/.*\]\./, '') === step.id);
-  const state = many.length ? (many.find(r => r.state === 'failed') ?? many.find(r => r.state === 'running') ?? many[0]).state : ran?.state;
-  const w = width(step), tall = height(step);
-  const group = s('g', { transform: `translate(${x} ${y})`, class: `node ${state ? `is-${state}` : 'is-none'}`, tabindex: ran ? 0 : null, role: ran ? 'button' : null, 'aria-label': `${step.id}, ${step.kind}, ${state ?? 'not started'}`,
-    onclick: event => { event.stopPropagation(); if (ran) choose(ran.key); }, onkeydown: event => { if (ran && event.key === 'Enter') choose(ran.key); } });
-  group.append(s('title', {}, `${step.id} (${step.kind})${step.conditional ? ', has an if' : ''}: ${state ?? 'not started'}${many.length ? `, ${many.length} times` : ''}`), s('rect', { width: w, height: tall, rx: 6, class: 'node-box' }), s('rect', { width: 4, height: tall, rx: 2, class: 'node-edge' }),
-    s('text', { x: 13, y: 16, class: 'node-name' }, step.id.length > 20 ? `${step.id.slice(0, 19)}…` : step.id), s('text', { x: 13, y: 30, class: 'node-kind' }, [step.kind, step.conditional ? 'if' : null, step.parts.some(p => p.name === 'undo') ? 'undo' : null, many.length ? `× ${many.length}` : null].filter(Boolean).join(' · ')));
+  const state = many.length
+    ? (many.find(r => r.state === 'failed') ?? many.find(r => r.state === 'running') ?? many[0]).state
+    : ran?.state;
+  const w = width(step),
+    tall = height(step);
+  const group = s('g', {
+    transform: `translate(${x} ${y})`,
+    class: `node ${state ? `is-${state}` : 'is-none'}`,
+    tabindex: ran ? 0 : null,
+    role: ran ? 'button' : null,
+    'aria-label': `${step.id}, ${step.kind}, ${state ?? 'not started'}`,
+    onclick: event => {
+      event.stopPropagation();
+      if (ran) choose(ran.key);
+    },
+    onkeydown: event => {
+      if (ran && event.key === 'Enter') choose(ran.key);
+    },
+  });
+  group.append(
+    s(
+      'title',
+      {},
+      `${step.id} (${step.kind})${step.conditional ? ', has an if' : ''}: ${state ?? 'not started'}${many.length ? `, ${many.length} times` : ''}`,
+    ),
+    s('rect', { width: w, height: tall, rx: 6, class: 'node-box' }),
+    s('rect', { width: 4, height: tall, rx: 2, class: 'node-edge' }),
+    s('text', { x: 13, y: 16, class: 'node-name' }, step.id.length > 20 ? `${step.id.slice(0, 19)}…` : step.id),
+    s(
+      'text',
+      { x: 13, y: 30, class: 'node-kind' },
+      [
+        step.kind,
+        step.conditional ? 'if' : null,
+        step.parts.some(p => p.name === 'undo') ? 'undo' : null,
+        many.length ? `× ${many.length}` : null,
+      ]
+        .filter(Boolean)
+        .join(' · '),
+    ),
+  );
   if (state) {
     const sign = icon(state);
     sign.setAttribute('x', w - 22);
@@ -62,7 +120,9 @@ function nodeAt(step, x, y, steps, choose) {
   }
   let at = H;
   for (const part of inner(step)) {
-    group.append(s('text', { x: 13, y: at + 12, class: 'node-part' }, part.name.length > 26 ? `${part.name.slice(0, 25)}…` : part.name));
+    group.append(
+      s('text', { x: 13, y: at + 12, class: 'node-part' }, part.name.length > 26 ? `${part.name.slice(0, 25)}…` : part.name),
+    );
     at += 20;
     for (const child of part.steps) {
       group.append(nodeAt(child, 12, at, steps, choose));

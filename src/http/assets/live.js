@@ -22,7 +22,10 @@ function open() {
     const was = connected;
     connected = true;
     reachable(true);
-    if (!was) { changed(); again?.(); }
+    if (!was) {
+      changed();
+      again?.();
+    }
   };
   source.onerror = () => {
     connected = false;
@@ -33,7 +36,11 @@ function open() {
   };
   for (const [name, tell] of Object.entries(events)) {
     source.addEventListener(name, event => {
-      try { tell(JSON.parse(event.data)); } catch (error) { console.error(error); }
+      try {
+        tell(JSON.parse(event.data));
+      } catch (error) {
+        console.error(error);
+      }
     });
   }
 }
@@ -42,7 +49,10 @@ function close() {
   clearTimeout(retry);
   source?.close();
   source = null;
-  if (connected) { connected = false; changed(); }
+  if (connected) {
+    connected = false;
+    changed();
+  }
 }
 
 function later() {
@@ -54,7 +64,11 @@ let probing = false;
 async function probe() {
   if (probing) return;
   probing = true;
-  try { await get('/healthz'); } catch { /* told by the link */ }
+  try {
+    await get('/healthz');
+  } catch {
+    /* told by the link */
+  }
   probing = false;
 }
 
@@ -68,12 +82,15 @@ export function follow(path, events, again) {
 
 export function pause(is) {
   paused = is;
-  if (paused) close(); else open();
+  if (paused) close();
+  else open();
   changed();
 }
 
 document.addEventListener('visibilitychange', () => (document.hidden ? close() : open()));
-link.addEventListener('change', event => { if (event.detail && wanted && !source) open(); });
+link.addEventListener('change', event => {
+  if (event.detail && wanted && !source) open();
+});
 
 // Calls again and again while somebody looks, and at once when the server is back; a slow answer makes the pauses longer.
 export function every(ms, tick) {
@@ -83,12 +100,20 @@ export function every(ms, tick) {
     clearTimeout(timer);
     const began = performance.now();
     if (!paused && !document.hidden) {
-      try { await tick(); } catch (error) { if (error.name !== 'AbortError' && error.status !== 0) console.error(error); }
+      try {
+        await tick();
+      } catch (error) {
+        if (error.name !== 'AbortError' && error.status !== 0) console.error(error);
+      }
     }
     if (!stopped) timer = setTimeout(turn, Math.max(isReachable() ? ms : 1500, (performance.now() - began) * 5));
   };
-  const shown = () => { if (!document.hidden) turn(); };
-  const back = event => { if (event.detail) turn(); };
+  const shown = () => {
+    if (!document.hidden) turn();
+  };
+  const back = event => {
+    if (event.detail) turn();
+  };
   document.addEventListener('visibilitychange', shown);
   link.addEventListener('change', back);
   timer = setTimeout(turn, ms);

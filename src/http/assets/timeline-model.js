@@ -13,24 +13,56 @@ export function story(run, steps, events, now) {
   const zero = ms(run.created_at);
   const at = text => (text ? Math.max(0, ms(text) - zero) : null);
   const end = at(run.ended_at) ?? Math.max(0, now - zero);
-  const deaths = [], resumes = [], tries = new Map(), pauses = [];
+  const deaths = [],
+    resumes = [],
+    tries = new Map(),
+    pauses = [];
   for (const line of events) {
     const t = at(line.at);
-    if (line.event === 'resumed' || line.event === 'retried') resumes.push({ at: t, worker: line.data?.worker ?? null, epoch: line.epoch, retried: line.event === 'retried' });
-    if (line.event === 'crashed' || line.event === 'taken over') deaths.push({ at: t, steps: line.data?.steps ?? [], worker: line.data?.worker, host: line.data?.host, pid: line.data?.pid, epoch: line.epoch });
+    if (line.event === 'resumed' || line.event === 'retried')
+      resumes.push({ at: t, worker: line.data?.worker ?? null, epoch: line.epoch, retried: line.event === 'retried' });
+    if (line.event === 'crashed' || line.event === 'taken over')
+      deaths.push({
+        at: t,
+        steps: line.data?.steps ?? [],
+        worker: line.data?.worker,
+        host: line.data?.host,
+        pid: line.data?.pid,
+        epoch: line.epoch,
+      });
     if (line.event === 'resume scheduled') pauses.push({ at: t, resume: line.data?.resume, of: line.data?.of });
     if (line.event === 'attempt failed' && line.key) {
       const to = at(line.data?.ended_at) ?? t;
       const from = at(line.data?.started_at) ?? to;
       if (!tries.has(line.key)) tries.set(line.key, []);
-      tries.get(line.key).push({ n: line.attempt, from, to, next: line.data?.retry_in_ms == null ? null : to + line.data.retry_in_ms, failure: line.data?.failure, usage: line.data?.usage });
+      tries.get(line.key).push({
+        n: line.attempt,
+        from,
+        to,
+        next: line.data?.retry_in_ms == null ? null : to + line.data.retry_in_ms,
+        failure: line.data?.failure,
+        usage: line.data?.usage,
+      });
     }
   }
   for (const death of deaths) death.resumed = resumes.find(r => r.at >= death.at);
   const rows = steps.map(step => stepRow(step, tries.get(step.key) ?? [], deaths, at, end));
   // What comes back after a death or a failure is a resume; what comes back from a wait has only been woken.
-  for (const one of resumes) one.woken = !deaths.some(d => d.resumed === one) && !pauses.some(p => p.at <= one.at && !resumes.some(r => r !== one && r.at >= p.at && r.at < one.at)) && !one.retried;
-  return { zero, end, deaths, resumes, pauses, run: runRow(run, rows, deaths, resumes, pauses, at, end), rows, root: grown(rows) };
+  for (const one of resumes)
+    one.woken =
+      !deaths.some(d => d.resumed === one) &&
+      !pauses.some(p => p.at <= one.at && !resumes.some(r => r !== one && r.at >= p.at && r.at < one.at)) &&
+      !one.retried;
+  return {
+    zero,
+    end,
+    deaths,
+    resumes,
+    pauses,
+    run: runRow(run, rows, deaths, resumes, pauses, at, end),
+    rows,
+    root: grown(rows),
+  };
 }
 
 function runRow(run, rows, deaths, resumes, pauses, at, end) {
@@ -45,21 +77,30 @@ function runRow(run, rows, deaths, resumes, pauses, at, end) {
     const worker = begin.worker ?? (death ? death.worker : i === starts.length - 1 ? run.worker : null);
     const to = death?.at ?? pause?.at ?? rested(rows, begin.at, until) ?? until;
     fills.push({ from: begin.at, to, fill: 'own', worker, host: death?.host, pid: death?.pid, lane: i });
-    if (to < until) fills.push({ from: to, to: until, fill: death ? 'gap' : pause ? 'pause' : 'rest', text: death ? 'until another worker had it' : pause ? 'until the next resume' : 'waits; no worker has it' });
+    if (to < until)
+      fills.push({
+        from: to,
+        to: until,
+        fill: death ? 'gap' : pause ? 'pause' : 'rest',
+        text: death ? 'until another worker had it' : pause ? 'until the next resume' : 'waits; no worker has it',
+      });
   });
   const marks = deaths.map(d => ({ at: d.at, kind: 'crash', death: d }));
-  for (const r of resumes) if (!r.woken) marks.push({ at: r.at, kind: 'resume', resume: r, death: deaths.find(d => d.resumed === r) });
+  for (const r of resumes)
+    if (!r.woken) marks.push({ at: r.at, kind: 'resume', resume: r, death: deaths.find(d => d.resumed === r) });
   return { key: 'run', fills, marks, from: 0, to: end };
 }
 
 // A run that waits, and does nothing else, has no worker: since when?
 function rested(rows, from, until) {
-  let busy = from, waits = null;
-  for (const row of rows) for (const f of row.fills) {
-    if (f.from > until || f.to < from) continue;
-    if (['work', 'failed', 'lost'].includes(f.fill)) busy = Math.max(busy, Math.min(f.to, until));
-    if (f.fill === 'wait' && f.to >= until - 100) waits = Math.max(waits ?? 0, f.from);
-  }
+  let busy = from,
+    waits = null;
+  for (const row of rows)
+    for (const f of row.fills) {
+      if (f.from > until || f.to < from) continue;
+      if (['work', 'failed', 'lost'].includes(f.fill)) busy = Math.max(busy, Math.min(f.to, until));
+      if (f.fill === 'wait' && f.to >= until - 100) waits = Math.max(waits ?? 0, f.from);
+    }
   if (waits == null) return null;
   const since = Math.max(busy, waits);
   return since < until - 20 ? since : null;
@@ -74,19 +115,43 @@ function stepRow(step, tries, deaths, at, end) {
   let cursor = from;
   for (const one of tries) {
     if (one.from > cursor + 0.5) fills.push({ from: cursor, to: one.from, fill: 'pause', text: 'pause before the next attempt' });
-    fills.push({ from: one.from, to: one.to, fill: 'failed', n: one.n, text: `attempt ${one.n} failed: ${one.failure?.message ?? ''}` });
+    fills.push({
+      from: one.from,
+      to: one.to,
+      fill: 'failed',
+      n: one.n,
+      text: `attempt ${one.n} failed: ${one.failure?.message ?? ''}`,
+    });
     cursor = one.to;
   }
   const settled = step.state === 'failed' && over && Math.abs(over.to - to) < 50;
   if (!settled && step.state !== 'skipped') {
     const waiting = step.state === 'waiting';
     if (over && !waiting) {
-      const next = Math.max(cursor, Math.min(began > over.to ? began : over.next ?? over.to, to));
+      const next = Math.max(cursor, Math.min(began > over.to ? began : (over.next ?? over.to), to));
       if (next > cursor) fills.push({ from: cursor, to: next, fill: 'pause', text: 'pause before the next attempt' });
       cursor = next;
     }
-    const fill = WAITS.has(step.kind) ? 'wait' : waiting ? 'pause' : step.state === 'failed' ? 'failed' : step.state === 'cancelled' ? 'lost' : ['map', 'repeat', 'switch'].includes(step.kind) ? 'span' : 'work';
-    if (to > cursor || !fills.length) fills.push({ from: cursor, to, fill, live: !step.ended_at, n: step.attempts > 1 ? step.attempts : null, text: waitText(step) });
+    const fill = WAITS.has(step.kind)
+      ? 'wait'
+      : waiting
+        ? 'pause'
+        : step.state === 'failed'
+          ? 'failed'
+          : step.state === 'cancelled'
+            ? 'lost'
+            : ['map', 'repeat', 'switch'].includes(step.kind)
+              ? 'span'
+              : 'work';
+    if (to > cursor || !fills.length)
+      fills.push({
+        from: cursor,
+        to,
+        fill,
+        live: !step.ended_at,
+        n: step.attempts > 1 ? step.attempts : null,
+        text: waitText(step),
+      });
   }
   const marks = [];
   for (const death of deaths) {
@@ -113,7 +178,10 @@ function splitAt(fills, death, again) {
   const i = fills.findIndex(f => f.from <= death && f.to >= death && f.fill !== 'failed' && f.fill !== 'gap');
   if (i < 0) return;
   const whole = fills[i];
-  const parts = [{ ...whole, to: death, fill: 'lost', live: false, text: 'lost: the worker died' }, { from: death, to: again, fill: 'gap', text: 'until another worker had it' }];
+  const parts = [
+    { ...whole, to: death, fill: 'lost', live: false, text: 'lost: the worker died' },
+    { from: death, to: again, fill: 'gap', text: 'until another worker had it' },
+  ];
   if (whole.to > again) parts.push({ ...whole, from: again });
   fills.splice(i, 1, ...parts);
 }
@@ -131,9 +199,13 @@ function grown(rows) {
     return found;
   };
   for (const row of rows) {
-    let parent = root, path = '';
+    let parent = root,
+      path = '';
     for (const part of row.key.match(/\[[^\]]*\]|[^.[]+|\.(?=\[)|\./g) ?? [row.key]) {
-      if (part === '.') { path += '.'; continue; }
+      if (part === '.') {
+        path += '.';
+        continue;
+      }
       path += part;
       parent = node(path, parent, part, part.startsWith('['));
     }
@@ -163,7 +235,8 @@ function summed(node) {
   if (node.row) {
     own.steps += 1;
     own.states.set(node.row.step.state, (own.states.get(node.row.step.state) ?? 0) + 1);
-    if (!node.children.length) for (const f of node.row.fills) if (['work', 'failed', 'lost', 'wait'].includes(f.fill)) own.load.push(f);
+    if (!node.children.length)
+      for (const f of node.row.fills) if (['work', 'failed', 'lost', 'wait'].includes(f.fill)) own.load.push(f);
     for (const mark of node.row.marks) if (!own.marks.some(m => m.kind === mark.kind && m.at === mark.at)) own.marks.push(mark);
   }
   return own;
@@ -175,7 +248,9 @@ export function scale(stories) {
   const end = Math.max(1, ...list.map(one => one.end));
   const busy = [];
   for (const one of list) {
-    for (const row of one.rows) for (const f of row.fills) if (['work', 'failed', 'lost', 'gap'].includes(f.fill)) busy.push([f.from, Math.max(f.to, f.from)]);
+    for (const row of one.rows)
+      for (const f of row.fills)
+        if (['work', 'failed', 'lost', 'gap'].includes(f.fill)) busy.push([f.from, Math.max(f.to, f.from)]);
     for (const mark of one.run.marks) busy.push([mark.at, mark.at]);
     busy.push([0, 0], [one.end, one.end]);
   }
@@ -190,29 +265,47 @@ export function scale(stories) {
   const longest = Math.max(total * 0.6, 1000);
   const knots = [[0, 0]];
   const breaks = [];
-  let drawn = 0, last = 0;
-  const go = (to, length) => { drawn += length; last = to; knots.push([to, drawn]); };
+  let drawn = 0,
+    last = 0;
+  const go = (to, length) => {
+    drawn += length;
+    last = to;
+    knots.push([to, drawn]);
+  };
   for (const [a, b] of [...united, [end, end]]) {
     if (a > last) {
       const gap = a - last;
-      if (gap > longest * 2) { breaks.push({ from: last, to: a }); go(a, longest * 0.5); } else go(a, gap);
+      if (gap > longest * 2) {
+        breaks.push({ from: last, to: a });
+        go(a, longest * 0.5);
+      } else go(a, gap);
     }
     if (b > last) go(b, b - last);
   }
   const whole = drawn || 1;
   const place = t => {
-    let low = 0, high = knots.length - 1;
-    while (high - low > 1) { const mid = (low + high) >> 1; if (knots[mid][0] <= t) low = mid; else high = mid; }
-    const [t0, d0] = knots[low], [t1, d1] = knots[high] ?? knots[low];
+    let low = 0,
+      high = knots.length - 1;
+    while (high - low > 1) {
+      const mid = (low + high) >> 1;
+      if (knots[mid][0] <= t) low = mid;
+      else high = mid;
+    }
+    const [t0, d0] = knots[low],
+      [t1, d1] = knots[high] ?? knots[low];
     if (t <= t0) return d0 / whole;
     if (t >= t1) return d1 / whole;
-    return (d0 + (d1 - d0) * (t - t0) / (t1 - t0)) / whole;
+    return (d0 + ((d1 - d0) * (t - t0)) / (t1 - t0)) / whole;
   };
   const time = p => {
     const d = p * whole;
-    const i = Math.max(1, knots.findIndex(k => k[1] >= d));
-    const [t0, d0] = knots[i - 1], [t1, d1] = knots[i] ?? knots[i - 1];
-    return d1 === d0 ? t0 : t0 + (t1 - t0) * (d - d0) / (d1 - d0);
+    const i = Math.max(
+      1,
+      knots.findIndex(k => k[1] >= d),
+    );
+    const [t0, d0] = knots[i - 1],
+      [t1, d1] = knots[i] ?? knots[i - 1];
+    return d1 === d0 ? t0 : t0 + ((t1 - t0) * (d - d0)) / (d1 - d0);
   };
   return { place, time, end, breaks };
 }

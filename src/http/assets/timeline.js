@@ -1,20 +1,12 @@
 // The timeline, drawn: one row a step, the run's workers above, crashes and resumes through all of them.
 
 import { h, s, icon, put } from './dom.js';
-import { count, exact, plural, span } from './format.js';
+import { count, plural, span } from './format.js';
 import { badge, table } from './parts.js';
+import { bars, drawLegend, drawMark, ROW } from './timeline-bars.js';
 import { scale, story } from './timeline-model.js';
 
-const ROW = 28;
 const MANY = 150;
-
-export function patterns() {
-  const hatch = (id, size, ...paths) => s('pattern', { id, width: size, height: size, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' }, ...paths);
-  return s('svg', { class: 'off-screen', 'aria-hidden': 'true', width: 0, height: 0 }, s('defs', {},
-    hatch('hatch-queue', 6, s('rect', { width: 6, height: 6, class: 'hatch-ground' }), s('rect', { width: 2.4, height: 6, class: 'hatch-queue' })),
-    hatch('hatch-wait', 6, s('rect', { width: 6, height: 6, class: 'hatch-ground-wait' }), s('rect', { width: 2.4, height: 6, class: 'hatch-wait' })),
-    hatch('hatch-lost', 5, s('rect', { width: 5, height: 5, class: 'hatch-ground-lost' }), s('rect', { width: 2, height: 5, class: 'hatch-lost' }))));
-}
 
 export class Timeline {
   constructor({ choose, workers }) {
@@ -37,7 +29,9 @@ export class Timeline {
     this.rows.addEventListener('keydown', event => this.key(event));
   }
 
-  destroy() { this.observer.disconnect(); }
+  destroy() {
+    this.observer.disconnect();
+  }
 
   set(run, steps, events, now, shared) {
     this.run = run;
@@ -47,21 +41,33 @@ export class Timeline {
     if (this.first) {
       this.first = false;
       // Small compounds are shown open; ten thousand items are one row.
-      for (const node of this.story.root.byPath.values()) if (node.children.length && node.children.length <= 6 && depth(node) === 0) this.open.add(node.path);
+      for (const node of this.story.root.byPath.values())
+        if (node.children.length && node.children.length <= 6 && depth(node) === 0) this.open.add(node.path);
     }
     this.layout();
   }
 
-  rescale() { this.scale = this.shared ?? scale(this.story); }
+  rescale() {
+    this.scale = this.shared ?? scale(this.story);
+  }
 
   flat() {
     const list = [];
     const walk = (nodes, deep) => {
       for (const node of nodes) {
         // An item with a single step is drawn as that step.
-        const only = node.item && !node.row && node.children.length === 1 && node.children[0].row && !node.children[0].children.length ? node.children[0] : null;
+        const only =
+          node.item && !node.row && node.children.length === 1 && node.children[0].row && !node.children[0].children.length
+            ? node.children[0]
+            : null;
         const drawn = only ?? node;
-        list.push({ node: drawn, deep, name: name(node, only), open: this.open.has(drawn.path), folds: drawn.children.length > 0 });
+        list.push({
+          node: drawn,
+          deep,
+          name: name(node, only),
+          open: this.open.has(drawn.path),
+          folds: drawn.children.length > 0,
+        });
         if (drawn.children.length && this.open.has(drawn.path)) walk(drawn.children, deep + 1);
       }
     };
@@ -75,7 +81,11 @@ export class Timeline {
     if (!wide) return;
     this.nameWidth = wide < 620 ? 130 : Math.min(280, Math.max(170, wide * 0.22));
     this.list = this.flat();
-    const longest = Math.max(6, span(this.story.end).length, ...this.list.slice(0, 300).map(l => this.note(l.node, l.node.row, l.folds).length));
+    const longest = Math.max(
+      6,
+      span(this.story.end).length,
+      ...this.list.slice(0, 300).map(l => this.note(l.node, l.node.row, l.folds).length),
+    );
     this.noteWidth = Math.min(wide < 620 ? 66 : wide < 900 ? 120 : 230, 20 + longest * 6.4);
     this.width = Math.max(80, wide - this.nameWidth - this.noteWidth - 26);
     this.root.style.setProperty('--name', `${this.nameWidth}px`);
@@ -86,24 +96,30 @@ export class Timeline {
     this.drawAxis();
     this.drawOwners();
     this.drawLines();
-    this.drawLegend();
+    drawLegend(this);
     this.draw();
   }
 
-  x(t) { return this.scale.place(t) * this.width; }
+  x(t) {
+    return this.scale.place(t) * this.width;
+  }
 
   drawAxis() {
     const drawn = s('svg', { width: this.width, height: 20, 'aria-hidden': 'true' });
     let last = -99;
     const tick = (t, place) => {
       const x = this.x(t);
-      drawn.append(s('line', { x1: x, x2: x, y1: 14, y2: 20, class: 'tick-line' }), s('text', { x: Math.min(x, this.width - 1), y: 11, class: `tick ${place}` }, axisSpan(t)));
+      drawn.append(
+        s('line', { x1: x, x2: x, y1: 14, y2: 20, class: 'tick-line' }),
+        s('text', { x: Math.min(x, this.width - 1), y: 11, class: `tick ${place}` }, axisSpan(t)),
+      );
       last = x;
     };
     tick(0, '');
     // Round numbers, as near as they come to even distances.
     for (let x = 110; x < this.width - 70; x += 55) {
-      const near = this.scale.time(x / this.width), apart = Math.abs(this.scale.time(Math.min(1, (x + 40) / this.width)) - near);
+      const near = this.scale.time(x / this.width),
+        apart = Math.abs(this.scale.time(Math.min(1, (x + 40) / this.width)) - near);
       const t = round(near, apart);
       if (this.x(t) - last >= 84 && this.x(t) < this.width - 66) tick(t, 'middle');
     }
@@ -117,54 +133,67 @@ export class Timeline {
     const seen = [];
     for (const f of this.story.run.fills) {
       const [a, b] = [this.x(f.from), this.x(f.to)];
-      const group = s('g', {}, s('title', {}, `${f.fill === 'own' ? `on ${this.worker(f) || 'a worker'}` : f.text}, ${span(f.to - f.from)}`));
+      const group = s(
+        'g',
+        {},
+        s('title', {}, `${f.fill === 'own' ? `on ${this.worker(f) || 'a worker'}` : f.text}, ${span(f.to - f.from)}`),
+      );
       if (f.fill === 'own') {
         const id = f.worker ?? `lane${f.lane}`;
         if (!seen.includes(id)) seen.push(id);
-        group.append(s('rect', { x: a, y: 5, width: Math.max(2, b - a), height: 20, rx: 4, class: `own own-${seen.indexOf(id) % 4}` }));
+        group.append(
+          s('rect', { x: a, y: 5, width: Math.max(2, b - a), height: 20, rx: 4, class: `own own-${seen.indexOf(id) % 4}` }),
+        );
         const text = this.worker(f);
         const begun = this.story.run.marks.some(m => m.kind === 'resume' && Math.abs(m.at - f.from) < 1);
         const left = begun ? 30 : 9;
-        if (text && b - a > text.length * 6.6 + left + 6) group.append(s('text', { x: a + left, y: 19, class: 'own-name' }, text));
+        if (text && b - a > text.length * 6.6 + left + 6)
+          group.append(s('text', { x: a + left, y: 19, class: 'own-name' }, text));
       } else if (f.fill === 'rest') {
-        group.append(s('line', { x1: a, x2: b, y1: 15, y2: 15, class: 'fill-rest' }), s('rect', { x: a, y: 5, width: Math.max(0, b - a), height: 20, class: 'hit' }));
+        group.append(
+          s('line', { x1: a, x2: b, y1: 15, y2: 15, class: 'fill-rest' }),
+          s('rect', { x: a, y: 5, width: Math.max(0, b - a), height: 20, class: 'hit' }),
+        );
       } else {
         group.append(s('rect', { x: a, y: 9, width: Math.max(0, b - a), height: 12, rx: 2, class: `fill-${f.fill}` }));
       }
       drawn.append(group);
     }
-    for (const mark of this.story.run.marks) drawn.append(this.mark(mark, 15));
-    put(this.owners, h('span', { class: 'tl-name' }, h('strong', {}, 'run'), this.story.deaths.length ? h('span', { class: 'crashes' }, plural(this.story.deaths.length, 'crash', 'crashes')) : null),
-      drawn, h('span', { class: 'tl-note' }, span(this.story.end)));
+    for (const mark of this.story.run.marks) drawn.append(drawMark(this, mark, 15));
+    put(
+      this.owners,
+      h(
+        'span',
+        { class: 'tl-name' },
+        h('strong', {}, 'run'),
+        this.story.deaths.length ? h('span', { class: 'crashes' }, plural(this.story.deaths.length, 'crash', 'crashes')) : null,
+      ),
+      drawn,
+      h('span', { class: 'tl-note' }, span(this.story.end)),
+    );
   }
 
   told() {
-    const parts = this.story.deaths.map(d => `${this.worker(d)} died after ${span(d.at)}${d.resumed ? `, ${this.worker(d.resumed)} went on ${span(d.resumed.at - d.at)} later` : ''}`);
+    const parts = this.story.deaths.map(
+      d =>
+        `${this.worker(d)} died after ${span(d.at)}${d.resumed ? `, ${this.worker(d.resumed)} went on ${span(d.resumed.at - d.at)} later` : ''}`,
+    );
     return parts.length ? parts.join('; ') : `The run over ${span(this.story.end)}, no crash`;
   }
 
   worker(of) {
     if (of.host) return `${of.host}·${of.pid}`;
     if (!of.worker) return '';
-    const known = this.workers(of.worker) ?? this.story.deaths.filter(d => d.worker === of.worker && d.host).map(d => `${d.host}·${d.pid}`)[0];
+    const known =
+      this.workers(of.worker) ??
+      this.story.deaths.filter(d => d.worker === of.worker && d.host).map(d => `${d.host}·${d.pid}`)[0];
     return known ?? of.worker.slice(0, 8);
-  }
-
-  mark(mark, y) {
-    const x = Math.min(this.width - 7, Math.max(7, this.x(mark.at)));
-    const text = mark.kind === 'crash'
-      ? `${this.worker(mark.death)} died here${mark.death.resumed ? '' : '; not taken up again yet'}`
-      : mark.death ? `resumed on ${this.worker(mark.resume)}, ${span(mark.resume.at - mark.death.at)} after ${this.worker(mark.death)} died` : `resumed on ${this.worker(mark.resume)}`;
-    const close = mark.kind === 'resume' && mark.death && this.x(mark.at) - this.x(mark.death.at) < 15;
-    const at = close ? Math.max(x, Math.max(7, this.x(mark.death.at)) + 15) : x;
-    const group = s('g', { class: `mark mark-${mark.kind}`, transform: `translate(${Math.min(at, this.width - 7)} ${y})` }, s('title', {}, text), s('circle', { r: 7 }));
-    group.append(mark.kind === 'crash' ? s('path', { d: 'M-2.8 -2.8L2.8 2.8M2.8 -2.8L-2.8 2.8' }) : s('path', { d: 'M3 -1.4A3.2 3.2 0 1 0 3.2 1M3.4 -3.6V-1.2H1' }));
-    return group;
   }
 
   drawLines() {
     put(this.lines);
-    const line = (t, kind) => this.lines.append(h('i', { class: `tl-line ${kind}`, vars: { left: `${this.nameWidth + this.x(t)}px` } }));
+    const line = (t, kind) =>
+      this.lines.append(h('i', { class: `tl-line ${kind}`, vars: { left: `${this.nameWidth + this.x(t)}px` } }));
     for (const d of this.story.deaths) line(d.at, 'crash');
     for (const r of this.story.resumes) if (!r.woken) line(r.at, 'resume');
     for (const b of this.scale.breaks) line((b.from + b.to) / 2, 'break');
@@ -179,7 +208,8 @@ export class Timeline {
     for (let i = top; i < end; i++) rows.push(this.row(all[i], i, all.length));
     this.rows.style.transform = `translateY(${top * ROW}px)`;
     put(this.rows, rows);
-    if (this.chosen) this.rows.setAttribute('aria-activedescendant', `tl-${this.chosen}`); else this.rows.removeAttribute('aria-activedescendant');
+    if (this.chosen) this.rows.setAttribute('aria-activedescendant', `tl-${this.chosen}`);
+    else this.rows.removeAttribute('aria-activedescendant');
   }
 
   row({ node, deep, name: text, open, folds }, i, all) {
@@ -187,61 +217,43 @@ export class Timeline {
     const state = row?.step.state ?? worst(node.sum.states);
     const label = folds ? `${text}, ${plural(node.children.length, unit(node))}` : text;
     const line = h('div', {
-      class: `tl-row ${this.chosen === node.path ? 'chosen' : ''}`, role: 'treeitem', id: `tl-${node.path}`, 'aria-level': deep + 1, 'aria-posinset': i + 1, 'aria-setsize': all,
-      'aria-expanded': folds ? String(open) : null, 'aria-selected': String(this.chosen === node.path), 'aria-label': `${label}: ${state}, ${this.note(node, row, folds)}`,
-      onclick: event => { if (event.target.closest('.tl-fold')) this.fold(node); else this.pick(node); }, ondblclick: () => folds && this.fold(node),
+      class: `tl-row ${this.chosen === node.path ? 'chosen' : ''}`,
+      role: 'treeitem',
+      id: `tl-${node.path}`,
+      'aria-level': deep + 1,
+      'aria-posinset': i + 1,
+      'aria-setsize': all,
+      'aria-expanded': folds ? String(open) : null,
+      'aria-selected': String(this.chosen === node.path),
+      'aria-label': `${label}: ${state}, ${this.note(node, row, folds)}`,
+      onclick: event => {
+        if (event.target.closest('.tl-fold')) this.fold(node);
+        else this.pick(node);
+      },
+      ondblclick: () => folds && this.fold(node),
     });
     line.style.setProperty('--deep', deep);
-    line.append(h('span', { class: 'tl-name' },
-      folds ? h('span', { class: `tl-fold ${open ? 'open' : ''}`, title: open ? 'Fold' : 'Unfold' }, icon('right')) : h('span', { class: 'tl-fold none' }),
-      h('span', { class: `tl-state is-${state}`, title: state }, icon(state)),
-      h('span', { class: 'tl-text', title: text }, text, folds ? h('span', { class: 'tl-many' }, count(node.children.length)) : null)));
-    line.append(this.bars(node, row, folds && !open), h('span', { class: 'tl-note', title: this.note(node, row, folds) }, this.note(node, row, folds)));
+    line.append(
+      h(
+        'span',
+        { class: 'tl-name' },
+        folds
+          ? h('span', { class: `tl-fold ${open ? 'open' : ''}`, title: open ? 'Fold' : 'Unfold' }, icon('right'))
+          : h('span', { class: 'tl-fold none' }),
+        h('span', { class: `tl-state is-${state}`, title: state }, icon(state)),
+        h(
+          'span',
+          { class: 'tl-text', title: text },
+          text,
+          folds ? h('span', { class: 'tl-many' }, count(node.children.length)) : null,
+        ),
+      ),
+    );
+    line.append(
+      bars(this, node, row, folds && !open),
+      h('span', { class: 'tl-note', title: this.note(node, row, folds) }, this.note(node, row, folds)),
+    );
     return line;
-  }
-
-  bars(node, row, folded) {
-    const drawn = s('svg', { width: this.width, height: ROW, 'aria-hidden': 'true' });
-    if (row) for (const f of row.fills) {
-      if (folded && f.fill === 'span' && node.sum.load.length) continue;
-      const [a, b] = [this.x(f.from), this.x(f.to)];
-      const w = Math.max(f.fill === 'gap' || f.fill === 'pause' ? 0 : 2.5, b - a);
-      const group = s('g', {}, s('title', {}, `${f.text ?? f.fill}${f.n ? ` (attempt ${f.n})` : ''}, ${span(f.to - f.from)}, from ${exact(this.story.zero + f.from)}`));
-      if (f.fill === 'pause' || f.fill === 'gap') group.append(s('line', { x1: a, x2: b, y1: ROW / 2, y2: ROW / 2, class: `fill-${f.fill}` }), s('rect', { x: a, y: 8, width: Math.max(0, b - a), height: ROW - 16, class: 'hit' }));
-      else if (f.fill === 'span') group.append(s('path', { d: `M${a} ${ROW / 2 + 4}V${ROW / 2 - 3}H${a + w}V${ROW / 2 + 4}`, class: 'fill-span' }));
-      else group.append(s('rect', { x: a, y: 6, width: w, height: ROW - 12, rx: Math.min(3, w / 2), class: `fill-${f.fill} ${f.live ? 'live' : ''}` }));
-      if (f.n && b - a > 22) group.append(s('text', { x: a + 6, y: ROW / 2 + 4, class: 'attempt-n' }, f.n));
-      drawn.append(group);
-    }
-    if (node.children.length && (folded || !row)) this.density(drawn, node);
-    const marks = folded || !row ? (row ? [...row.marks, ...node.sum.marks.filter(m => !row.marks.some(r => r.at === m.at && r.kind === m.kind))] : node.sum.marks) : row.marks;
-    for (const mark of marks) drawn.append(this.mark(mark, ROW / 2));
-    return drawn;
-  }
-
-  // How many of the steps inside worked at a time, as a height.
-  density(drawn, node) {
-    const cells = Math.max(20, Math.floor(this.width / 4));
-    const work = new Float64Array(cells + 1), bad = new Uint8Array(cells + 1);
-    for (const f of node.sum.load) {
-      const a = Math.min(cells - 1, Math.floor(this.scale.place(f.from) * cells)), b = Math.min(cells - 1, Math.floor(this.scale.place(f.to) * cells));
-      work[a] += 1;
-      work[b + 1] -= 1;
-      if (f.fill === 'failed' || f.fill === 'lost') for (let i = a; i <= b; i++) bad[i] = 1;
-    }
-    let n = 0, most = 1;
-    const heights = [];
-    for (let i = 0; i < cells; i++) { n += work[i]; heights.push(n); most = Math.max(most, n); }
-    const w = this.width / cells;
-    let good = '', failed = '';
-    heights.forEach((n, i) => {
-      if (!n) return;
-      const tall = 4 + (ROW - 12) * n / most;
-      const d = `M${i * w} ${ROW - 4}v${-tall}h${w}v${tall}z`;
-      if (bad[i]) failed += d; else good += d;
-    });
-    if (good) drawn.append(s('path', { d: good, class: 'fill-work' }, s('title', {}, `steps at work inside, ${most} at most`)));
-    if (failed) drawn.append(s('path', { d: failed, class: 'fill-failed' }, s('title', {}, 'with failed attempts')));
   }
 
   note(node, row, folds) {
@@ -261,20 +273,9 @@ export class Timeline {
     return parts.join(' · ');
   }
 
-  drawLegend() {
-    const has = new Set();
-    for (const row of this.story.rows) for (const f of row.fills) has.add(f.fill);
-    for (const f of this.story.run.fills) if (f.to > f.from) has.add(f.fill);
-    const words = [['work', 'at work'], ['failed', 'failed attempt'], ['lost', 'lost with its worker'], ['pause', 'pause'], ['queue', 'in the queue'], ['wait', 'waiting']];
-    const items = words.filter(([k]) => has.has(k)).map(([k, word]) => h('li', {}, s('svg', { width: 18, height: 10, class: 'swatch-svg' }, k === 'pause' ? s('line', { x1: 0, x2: 18, y1: 5, y2: 5, class: 'fill-pause' }) : s('rect', { width: 18, height: 10, rx: 2, class: `fill-${k}` })), word));
-    if (this.story.deaths.length) items.push(h('li', {}, s('svg', { width: 16, height: 16, class: 'swatch-svg' }, s('g', { class: 'mark mark-crash', transform: 'translate(8 8)' }, s('circle', { r: 7 }), s('path', { d: 'M-2.8 -2.8L2.8 2.8M2.8 -2.8L-2.8 2.8' }))), 'a worker died'));
-    if (this.story.resumes.some(r => !r.woken)) items.push(h('li', {}, s('svg', { width: 16, height: 16, class: 'swatch-svg' }, s('g', { class: 'mark mark-resume', transform: 'translate(8 8)' }, s('circle', { r: 7 }), s('path', { d: 'M3 -1.4A3.2 3.2 0 1 0 3.2 1M3.4 -3.6V-1.2H1' }))), 'resumed'));
-    if (this.scale.breaks.length) items.push(h('li', { class: 'dim' }, 'long idle stretches are drawn short (┊)'));
-    put(this.legend, items);
-  }
-
   fold(node) {
-    if (this.open.has(node.path)) this.open.delete(node.path); else this.open.add(node.path);
+    if (this.open.has(node.path)) this.open.delete(node.path);
+    else this.open.add(node.path);
     this.layout();
   }
 
@@ -291,7 +292,8 @@ export class Timeline {
     if (to != null && this.list[to]) {
       this.chosen = this.list[to].node.path;
       const y = to * ROW;
-      if (y < this.scroll.scrollTop || y + ROW > this.scroll.scrollTop + this.scroll.clientHeight) this.scroll.scrollTop = y - this.scroll.clientHeight / 2;
+      if (y < this.scroll.scrollTop || y + ROW > this.scroll.scrollTop + this.scroll.clientHeight)
+        this.scroll.scrollTop = y - this.scroll.clientHeight / 2;
       this.draw();
     } else if (line && event.key === 'ArrowRight' && line.folds && !line.open) this.fold(line.node);
     else if (line && event.key === 'ArrowLeft' && line.open) this.fold(line.node);
@@ -302,20 +304,52 @@ export class Timeline {
   }
 
   asTable() {
-    return table([
-      { name: 'Step', cell: r => r.key }, { name: 'Label', cell: r => r.step.label ?? '' }, { name: 'Kind', cell: r => r.step.kind }, { name: 'State', cell: r => badge(r.step.state) },
-      { name: 'From', class: 'num', cell: r => span(r.from) }, { name: 'Took', class: 'num', cell: r => span(r.to - r.from) }, { name: 'Attempts', class: 'num', cell: r => r.step.attempts },
-      { name: 'Crashes', cell: r => r.marks.filter(m => m.kind === 'crash').map(m => `${this.worker(m.death)} died at ${span(m.at)}${m.death.resumed ? `, ${this.worker(m.death.resumed)} went on` : ''}`).join('; ') },
-      { name: 'Failure', cell: r => [r.step.error_code, r.step.error_message].filter(Boolean).join(': ') },
-    ], this.story.rows.slice(0, 2000), { caption: 'Steps', empty: 'No step has started yet.' });
+    return table(
+      [
+        { name: 'Step', cell: r => r.key },
+        { name: 'Label', cell: r => r.step.label ?? '' },
+        { name: 'Kind', cell: r => r.step.kind },
+        { name: 'State', cell: r => badge(r.step.state) },
+        { name: 'From', class: 'num', cell: r => span(r.from) },
+        { name: 'Took', class: 'num', cell: r => span(r.to - r.from) },
+        { name: 'Attempts', class: 'num', cell: r => r.step.attempts },
+        {
+          name: 'Crashes',
+          cell: r =>
+            r.marks
+              .filter(m => m.kind === 'crash')
+              .map(
+                m =>
+                  `${this.worker(m.death)} died at ${span(m.at)}${m.death.resumed ? `, ${this.worker(m.death.resumed)} went on` : ''}`,
+              )
+              .join('; '),
+        },
+        { name: 'Failure', cell: r => [r.step.error_code, r.step.error_message].filter(Boolean).join(': ') },
+      ],
+      this.story.rows.slice(0, 2000),
+      { caption: 'Steps', empty: 'No step has started yet.' },
+    );
   }
 }
 
-const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5, 432e5, 864e5, 1728e5, 6048e5];
-const round = (t, apart) => { const step = STEPS.find(size => size >= apart) ?? 6048e5; return Math.round(t / step) * step; };
-const axisSpan = t => span(Math.round(t)).replace(/\.0+ s$/, ' s').replace(/(\.\d)0 s$/, '$1 s');
+const STEPS = [
+  1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5, 9e5, 18e5, 36e5, 72e5, 108e5, 216e5,
+  432e5, 864e5, 1728e5, 6048e5,
+];
+const round = (t, apart) => {
+  const step = STEPS.find(size => size >= apart) ?? 6048e5;
+  return Math.round(t / step) * step;
+};
+const axisSpan = t =>
+  span(Math.round(t))
+    .replace(/\.0+ s$/, ' s')
+    .replace(/(\.\d)0 s$/, '$1 s');
 
-const depth = node => { let n = 0; for (let p = node.parent; p?.parent; p = p.parent) n++; return n; };
+const depth = node => {
+  let n = 0;
+  for (let p = node.parent; p?.parent; p = p.parent) n++;
+  return n;
+};
 const unit = node => (node.row?.step.kind === 'repeat' ? 'round' : node.children[0]?.item ? 'item' : 'step');
 const ORDER = ['failed', 'running', 'waiting', 'cancelled', 'completed', 'skipped'];
 const worst = states => ORDER.find(state => states.has(state)) ?? 'completed';

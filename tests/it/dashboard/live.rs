@@ -48,7 +48,7 @@ async fn a_run_is_enqueued_killed_resumed_approved_forked_and_compared_before_on
     p.sees("Ship 9?").await;
     p.press("Approve").await;
     p.until("document.querySelector('.run-head .state.is-completed')").await;
-    p.press("Compare").await;
+    p.click(".run-head a[href^='/compare']").await;
     p.until("document.querySelectorAll('.compare .timeline').length === 2").await;
     p.until("[...document.querySelectorAll('td.mono')].some(td => td.innerText === 'n')").await;
     let inputs = p.eval("[...document.querySelectorAll('.diff-a, .diff-b')].map(e => e.innerText)").await;

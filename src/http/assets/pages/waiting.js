@@ -3,8 +3,9 @@
 import { h, icon, keyed, put } from '../dom.js';
 import { get, may, post } from '../api.js';
 import { every, follow, isPaused } from '../live.js';
-import { button, complain, field, needs, runLink, say, schemaForm, table, told, when } from '../parts.js';
-import { plural } from '../format.js';
+import { button, complain, field, needs, runLink, say, table, told, when } from '../parts.js';
+import { schemaForm } from '../form.js';
+import { parse, plural } from '../format.js';
 
 // A question as a form; what a tool asks for has a schema, and so a field for each part of it.
 export function answerForm(wait, done) {
@@ -21,18 +22,85 @@ export function answerForm(wait, done) {
       await post(`/runs/${wait.run}/answer`, body);
       say(approved ? 'Approved.' : 'Rejected.');
       done();
-    } catch (error) { put(wrong, told(error)); }
+    } catch (error) {
+      put(wrong, told(error));
+    }
   };
   if (wait.waits_for === 'approval') {
-    put(box, h('header', {}, icon('waiting'), h('strong', {}, wait.prompt ?? `Approve ${wait.key}?`)), h('p', { class: 'dim' }, `${wait.workflow ?? ''} `, h('span', { class: 'mono' }, wait.key), ' asked ', when(wait.since), wait.due_at ? [', times out ', when(wait.due_at)] : null, ' · ', runLink(wait.run)),
-      form?.root, h('div', { class: 'ask-actions' }, note, button('Approve', () => answer(true), { scope: 'operate', kind: 'primary', name: 'completed' }), button('Reject', () => answer(false), { scope: 'operate', kind: 'danger', name: 'failed' })), may('operate') ? null : h('p', { class: 'dim' }, needs('operate')), wrong);
+    put(
+      box,
+      h('header', {}, icon('waiting'), h('strong', {}, wait.prompt ?? `Approve ${wait.key}?`)),
+      h(
+        'p',
+        { class: 'dim' },
+        `${wait.workflow ?? ''} `,
+        h('span', { class: 'mono' }, wait.key),
+        ' asked ',
+        when(wait.since),
+        wait.due_at ? [', times out ', when(wait.due_at)] : null,
+        ' · ',
+        runLink(wait.run),
+      ),
+      form?.root,
+      h(
+        'div',
+        { class: 'ask-actions' },
+        note,
+        button('Approve', () => answer(true), { scope: 'operate', kind: 'primary', name: 'completed' }),
+        button('Reject', () => answer(false), { scope: 'operate', kind: 'danger', name: 'failed' }),
+      ),
+      may('operate') ? null : h('p', { class: 'dim' }, needs('operate')),
+      wrong,
+    );
   } else {
-    const payload = h('textarea', { rows: 3, class: 'code', value: JSON.stringify(wait.match ?? {}, null, 2), spellcheck: 'false', 'aria-label': `Payload of ${wait.event}` });
-    put(box, h('header', {}, icon('waiting'), h('strong', {}, 'Waits for ', h('code', {}, wait.event))), h('p', { class: 'dim' }, `${wait.workflow ?? ''} `, h('span', { class: 'mono' }, wait.key), ' waits since ', when(wait.since), wait.due_at ? [', times out ', when(wait.due_at)] : null, wait.match ? [', with ', h('code', {}, JSON.stringify(wait.match))] : null, ' · ', runLink(wait.run)),
-      h('details', { class: 'inline' }, h('summary', {}, 'Send it'), field('Payload (JSON)', payload), h('div', { class: 'ask-actions' }, button('Send to this run', async () => {
-        put(wrong);
-        try { await post(`/runs/${wait.run}/signal`, { name: wait.event, payload: JSON.parse(payload.value || 'null') }); say('Sent.'); done(); } catch (error) { put(wrong, told(error)); }
-      }, { scope: 'enqueue', kind: 'primary' })), wrong));
+    const payload = h('textarea', {
+      rows: 3,
+      class: 'code',
+      value: JSON.stringify(wait.match ?? {}, null, 2),
+      spellcheck: 'false',
+      'aria-label': `Payload of ${wait.event}`,
+    });
+    put(
+      box,
+      h('header', {}, icon('waiting'), h('strong', {}, 'Waits for ', h('code', {}, wait.event))),
+      h(
+        'p',
+        { class: 'dim' },
+        `${wait.workflow ?? ''} `,
+        h('span', { class: 'mono' }, wait.key),
+        ' waits since ',
+        when(wait.since),
+        wait.due_at ? [', times out ', when(wait.due_at)] : null,
+        wait.match ? [', with ', h('code', {}, JSON.stringify(wait.match))] : null,
+        ' · ',
+        runLink(wait.run),
+      ),
+      h(
+        'details',
+        { class: 'inline' },
+        h('summary', {}, 'Send it'),
+        field('Payload (JSON)', payload),
+        h(
+          'div',
+          { class: 'ask-actions' },
+          button(
+            'Send to this run',
+            async () => {
+              put(wrong);
+              try {
+                await post(`/runs/${wait.run}/signal`, { name: wait.event, payload: parse(payload.value || 'null') });
+                say('Sent.');
+                done();
+              } catch (error) {
+                put(wrong, told(error));
+              }
+            },
+            { scope: 'enqueue', kind: 'primary' },
+          ),
+        ),
+        wrong,
+      ),
+    );
   }
   return box;
 }
@@ -47,19 +115,60 @@ export default {
     put(into, h('div', { class: 'title' }, h('h1', {}, 'Waiting'), title), asks, events, others);
     async function refresh() {
       const { waiting } = await get('/waiting');
-      const people = waiting.filter(w => w.waits_for === 'approval'), calls = waiting.filter(w => w.waits_for === 'event'), rest = waiting.filter(w => !['approval', 'event'].includes(w.waits_for));
-      put(title, `${plural(people.length, 'question')}, ${plural(calls.length, 'event')}, ${plural(rest.length, 'other', 'others')}${waiting.length >= 1000 ? ' (the thousand that wait longest)' : ''}`);
+      const people = waiting.filter(w => w.waits_for === 'approval'),
+        calls = waiting.filter(w => w.waits_for === 'event'),
+        rest = waiting.filter(w => !['approval', 'event'].includes(w.waits_for));
+      put(
+        title,
+        `${plural(people.length, 'question')}, ${plural(calls.length, 'event')}, ${plural(rest.length, 'other', 'others')}${waiting.length >= 1000 ? ' (the thousand that wait longest)' : ''}`,
+      );
       const key = w => `${w.run} ${w.key}`;
-      keyed(asks, people, key, w => answerForm(w, refresh), w => `${w.prompt}${w.since}`);
-      keyed(events, calls, key, w => answerForm(w, refresh), w => `${w.event}${w.since}`);
-      put(others, rest.length ? table([{ name: 'For', cell: w => w.waits_for }, { name: 'Workflow', cell: w => w.workflow }, { name: 'Run', cell: w => runLink(w.run) }, { name: 'Step', class: 'mono', cell: w => w.key }, { name: 'Since', cell: w => when(w.since) }, { name: 'Until', cell: w => when(w.due_at) }], rest, { caption: 'Sleeps and children' }) : null,
-        waiting.length ? null : h('p', { class: 'empty' }, 'Nothing waits: no question, no event, no sleep.'));
+      keyed(
+        asks,
+        people,
+        key,
+        w => answerForm(w, refresh),
+        w => `${w.prompt}${w.since}`,
+      );
+      keyed(
+        events,
+        calls,
+        key,
+        w => answerForm(w, refresh),
+        w => `${w.event}${w.since}`,
+      );
+      put(
+        others,
+        rest.length
+          ? table(
+              [
+                { name: 'For', cell: w => w.waits_for },
+                { name: 'Workflow', cell: w => w.workflow },
+                { name: 'Run', cell: w => runLink(w.run) },
+                { name: 'Step', class: 'mono', cell: w => w.key },
+                { name: 'Since', cell: w => when(w.since) },
+                { name: 'Until', cell: w => when(w.due_at) },
+              ],
+              rest,
+              { caption: 'Sleeps and children' },
+            )
+          : null,
+        waiting.length ? null : h('p', { class: 'empty' }, 'Nothing waits: no question, no event, no sleep.'),
+      );
     }
     await refresh();
     let timer = null;
-    const soon = () => { timer ??= setTimeout(() => { timer = null; if (!isPaused()) refresh().catch(complain); }, 600); };
+    const soon = () => {
+      timer ??= setTimeout(() => {
+        timer = null;
+        if (!isPaused()) refresh().catch(complain);
+      }, 600);
+    };
     follow('/stream', { run: soon }, soon);
     const stop = every(8000, refresh);
-    return () => { stop(); clearTimeout(timer); };
+    return () => {
+      stop();
+      clearTimeout(timer);
+    };
   },
 };
