@@ -60,56 +60,50 @@ export function drawMark(tl, mark, y) {
   return group;
 }
 
+// One stretch of a row.
+function stretch(tl, f) {
+  const [a, b] = [tl.x(f.from), tl.x(f.to)];
+  const thin = f.fill === 'gap' || f.fill === 'pause';
+  const w = Math.max(thin ? 0 : 2.5, b - a);
+  const said = `${f.text ?? f.fill}${f.n ? ` (attempt ${f.n})` : ''}, ${span(f.to - f.from)}, from ${exact(tl.story.zero + f.from)}`;
+  const group = s('g', {}, s('title', {}, said));
+  if (thin) {
+    group.append(
+      s('line', { x1: a, x2: b, y1: ROW / 2, y2: ROW / 2, class: `fill-${f.fill}` }),
+      s('rect', { x: a, y: 8, width: w, height: ROW - 16, class: 'hit' }),
+    );
+  } else if (f.fill === 'span') {
+    group.append(s('path', { d: `M${a} ${ROW / 2 + 4}V${ROW / 2 - 3}H${a + w}V${ROW / 2 + 4}`, class: 'fill-span' }));
+  } else {
+    const shape = { x: a, y: 6, width: w, height: ROW - 12, rx: Math.min(3, w / 2) };
+    group.append(s('rect', { ...shape, class: `fill-${f.fill} ${f.live ? 'live' : ''}` }));
+  }
+  if (f.n && b - a > 22) group.append(s('text', { x: a + 6, y: ROW / 2 + 4, class: 'attempt-n' }, f.n));
+  return group;
+}
+
 export function bars(tl, node, row, folded) {
   const drawn = s('svg', { width: tl.width, height: ROW, 'aria-hidden': 'true' });
-  if (row)
-    for (const f of row.fills) {
-      if (folded && f.fill === 'span' && node.sum.load.length) continue;
-      const [a, b] = [tl.x(f.from), tl.x(f.to)];
-      const w = Math.max(f.fill === 'gap' || f.fill === 'pause' ? 0 : 2.5, b - a);
-      const group = s(
-        'g',
-        {},
-        s(
-          'title',
-          {},
-          `${f.text ?? f.fill}${f.n ? ` (attempt ${f.n})` : ''}, ${span(f.to - f.from)}, from ${exact(tl.story.zero + f.from)}`,
-        ),
-      );
-      if (f.fill === 'pause' || f.fill === 'gap')
-        group.append(
-          s('line', { x1: a, x2: b, y1: ROW / 2, y2: ROW / 2, class: `fill-${f.fill}` }),
-          s('rect', { x: a, y: 8, width: Math.max(0, b - a), height: ROW - 16, class: 'hit' }),
-        );
-      else if (f.fill === 'span')
-        group.append(s('path', { d: `M${a} ${ROW / 2 + 4}V${ROW / 2 - 3}H${a + w}V${ROW / 2 + 4}`, class: 'fill-span' }));
-      else
-        group.append(
-          s('rect', {
-            x: a,
-            y: 6,
-            width: w,
-            height: ROW - 12,
-            rx: Math.min(3, w / 2),
-            class: `fill-${f.fill} ${f.live ? 'live' : ''}`,
-          }),
-        );
-      if (f.n && b - a > 22) group.append(s('text', { x: a + 6, y: ROW / 2 + 4, class: 'attempt-n' }, f.n));
-      drawn.append(group);
-    }
-  if (node.children.length && (folded || !row)) density(tl, drawn, node);
-  const marks =
-    folded || !row
-      ? row
-        ? [...row.marks, ...node.sum.marks.filter(m => !row.marks.some(r => r.at === m.at && r.kind === m.kind))]
-        : node.sum.marks
-      : row.marks;
-  for (const mark of marks) drawn.append(drawMark(tl, mark, ROW / 2));
+  const whole = folded || !row;
+  for (const f of row?.fills ?? []) {
+    if (!(whole && f.fill === 'span' && node.sum.load.length)) drawn.append(stretch(tl, f));
+  }
+  if (node.children.length && whole) {
+    // The steps of one item come one after the other; those of many items at the same time.
+    if (node.item) for (const f of inside(node)) drawn.append(stretch(tl, f));
+    else density(tl, drawn, node);
+  }
+  const own = row?.marks ?? [];
+  const theirs = whole ? node.sum.marks.filter(m => !own.some(o => o.at === m.at && o.kind === m.kind)) : [];
+  for (const mark of [...own, ...theirs]) drawn.append(drawMark(tl, mark, ROW / 2));
   return drawn;
 }
 
+const inside = node =>
+  node.children.flatMap(child => [...(child.row?.fills.filter(f => f.fill !== 'span') ?? []), ...inside(child)]);
+
 // How many of the steps inside worked at a time, as a height.
-export function density(tl, drawn, node) {
+function density(tl, drawn, node) {
   const cells = Math.max(20, Math.floor(tl.width / 4));
   const work = new Float64Array(cells + 1),
     bad = new Uint8Array(cells + 1);

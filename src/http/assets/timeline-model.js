@@ -175,7 +175,7 @@ function waitText(step) {
 
 // What was under way when the worker died is lost up to there; then nothing, until another worker has it.
 function splitAt(fills, death, again) {
-  const i = fills.findIndex(f => f.from <= death && f.to >= death && f.fill !== 'failed' && f.fill !== 'gap');
+  const i = fills.findIndex(f => f.from <= death && f.to >= death && !['failed', 'gap', 'span'].includes(f.fill));
   if (i < 0) return;
   const whole = fills[i];
   const parts = [
@@ -275,7 +275,7 @@ export function scale(stories) {
   for (const [a, b] of [...united, [end, end]]) {
     if (a > last) {
       const gap = a - last;
-      if (gap > longest * 2) {
+      if (total && gap > longest * 2) {
         breaks.push({ from: last, to: a });
         go(a, longest * 0.5);
       } else go(a, gap);

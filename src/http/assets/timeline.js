@@ -86,7 +86,7 @@ export class Timeline {
       span(this.story.end).length,
       ...this.list.slice(0, 300).map(l => this.note(l.node, l.node.row, l.folds).length),
     );
-    this.noteWidth = Math.min(wide < 620 ? 66 : wide < 900 ? 120 : 230, 20 + longest * 6.4);
+    this.noteWidth = Math.min(wide < 620 ? 66 : wide < 900 ? 170 : 230, 20 + longest * 6.4);
     this.width = Math.max(80, wide - this.nameWidth - this.noteWidth - 26);
     this.root.style.setProperty('--name', `${this.nameWidth}px`);
     this.root.style.setProperty('--bar', `${this.width}px`);
@@ -124,7 +124,7 @@ export class Timeline {
       if (this.x(t) - last >= 84 && this.x(t) < this.width - 66) tick(t, 'middle');
     }
     tick(this.scale.end, 'end');
-    put(this.axis, h('span', { class: 'tl-name dim' }, 'since it was enqueued'), drawn, h('span', { class: 'tl-note' }));
+    put(this.axis, h('span', { class: 'tl-name dim' }, 'since enqueued'), drawn, h('span', { class: 'tl-note' }));
   }
 
   // Who had the run, one lane after the other: × is a death, ↻ the worker that went on.

@@ -73,9 +73,9 @@ export default {
             { name: 'Held', class: 'num', cell: q => n(q, 'held', q.held) },
             { name: 'Running', class: 'num', cell: q => n(q, 'running', q.running) },
             { name: 'Waiting', class: 'num', cell: q => n(q, 'waiting', q.waiting) },
-            { name: 'Resuming', class: 'num wide-only', cell: q => n(q, 'resuming', q.resuming) },
-            { name: 'Scheduled', class: 'num wide-only', cell: q => n(q, 'scheduled', q.scheduled) },
-            { name: 'Paused', class: 'num wide-only', cell: q => n(q, 'paused', q.runs_paused) },
+            { name: 'Resuming', class: 'num wider-only', cell: q => n(q, 'resuming', q.resuming) },
+            { name: 'Scheduled', class: 'num wider-only', cell: q => n(q, 'scheduled', q.scheduled) },
+            { name: 'Paused', class: 'num wider-only', cell: q => n(q, 'paused', q.runs_paused) },
             {
               name: 'Limit',
               class: 'num',

@@ -53,8 +53,8 @@ export default {
               name: 'Its run',
               cell: s => (s.run ? h('span', { class: 'pair' }, runLink(s.run), s.run_state ? badge(s.run_state) : null) : '–'),
             },
-            { name: 'Overlap', class: 'wide-only', cell: s => s.overlap },
-            { name: 'Catch up', class: 'wide-only', cell: s => s.catch_up },
+            { name: 'Overlap', class: 'wider-only', cell: s => s.overlap },
+            { name: 'Catch up', class: 'wider-only', cell: s => s.catch_up },
             {
               name: '',
               cell: s =>

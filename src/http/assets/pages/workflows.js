@@ -49,9 +49,9 @@ export const workflows = {
                     )
                   : '0',
             },
-            { name: 'Half took', class: 'num wide-only', cell: w => seconds(w.p50) },
-            { name: '95 % took', class: 'num wide-only', cell: w => seconds(w.p95) },
-            { name: 'Loaded', class: 'wide-only', cell: w => when(w.loaded_at) },
+            { name: 'Half took', class: 'num wider-only', cell: w => seconds(w.p50) },
+            { name: '95 % took', class: 'num wider-only', cell: w => seconds(w.p95) },
+            { name: 'Loaded', class: 'wider-only', cell: w => when(w.loaded_at) },
             {
               name: '',
               cell: w =>
