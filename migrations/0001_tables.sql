@@ -57,7 +57,8 @@ CREATE TABLE stepd_engine.settings (
     event_ttl interval NOT NULL DEFAULT '1 hour',
     max_input_bytes integer NOT NULL DEFAULT 16777216 CHECK (max_input_bytes > 0),
     breaker_after integer NOT NULL DEFAULT 5 CHECK (breaker_after > 0),
-    breaker_probe interval NOT NULL DEFAULT '30 s' CHECK (breaker_probe > '0')
+    breaker_probe interval NOT NULL DEFAULT '30 s' CHECK (breaker_probe > '0'),
+    session_key text NOT NULL DEFAULT replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
 );
 INSERT INTO stepd_engine.settings DEFAULT VALUES;
 COMMENT ON TABLE stepd_engine.settings IS 'Settings that the database itself must know: one row.';
@@ -68,6 +69,7 @@ COMMENT ON COLUMN stepd_engine.settings.max_input_bytes IS 'The largest input of
 COMMENT ON COLUMN stepd_engine.settings.breaker_after IS 'When so many runs of a workflow wait to be resumed after a failure at the same step, their resumes stand still but for one that probes.';
 COMMENT ON COLUMN stepd_engine.settings.breaker_probe IS 'How far apart such probes are.';
 COMMENT ON COLUMN stepd_engine.settings.event_ttl IS 'How long an emitted event is kept for runs that begin to wait for it later.';
+COMMENT ON COLUMN stepd_engine.settings.session_key IS 'Random; with the hash of a token it signs the sessions of browsers, for all HTTP servers on this database. A new one ends them all.';
 COMMENT ON INDEX stepd_engine.settings_pkey IS 'Keeps it one row.';
 
 CREATE TABLE stepd_engine.definitions (
@@ -399,6 +401,8 @@ CREATE TABLE stepd_engine.ended (
     last_output text,
     CONSTRAINT ended_pkey PRIMARY KEY (id)
 ) WITH (autovacuum_vacuum_cost_delay = 0);
+-- Rows come in the order of their end: a summary of a few pages each finds a time, and costs an end nothing.
+CREATE INDEX ended_by_time ON stepd_engine.ended USING brin (ended_at) WITH (pages_per_range = 16, autosummarize = on);
 COMMENT ON TABLE stepd_engine.ended IS 'Finished runs. last_* is the checkpoint of the step that the run ended with; the views show it like any other.';
 COMMENT ON COLUMN stepd_engine.ended.id IS 'The id of job, run and trace.';
 COMMENT ON COLUMN stepd_engine.ended.state IS 'How it ended: completed, failed or cancelled.';
@@ -428,6 +432,7 @@ COMMENT ON COLUMN stepd_engine.ended.last_started_at IS 'When its first attempt 
 COMMENT ON COLUMN stepd_engine.ended.last_key IS 'Its key; NULL where every step has a row in checkpoints.';
 COMMENT ON COLUMN stepd_engine.ended.last_kind IS 'What it did: run, http, sql, …';
 COMMENT ON COLUMN stepd_engine.ended.last_output IS 'Its output as JSON text; NULL where it failed the run.';
+COMMENT ON INDEX stepd_engine.ended_by_time IS 'What has ended lately is found without reading what ended long ago.';
 COMMENT ON INDEX stepd_engine.ended_pkey IS 'Runs by id, which is by time.';
 
 CREATE TABLE stepd_engine.checkpoints (

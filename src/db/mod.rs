@@ -4,6 +4,7 @@
 pub mod actions;
 pub mod analytics;
 pub mod batch;
+pub mod changes;
 pub mod children;
 pub mod claims;
 pub mod connect;

@@ -56,7 +56,7 @@ pub struct RunLine {
 
 impl Filter {
     /// The conditions, behind `WHERE true`.
-    fn conditions(&self, sql: &mut QueryBuilder<Postgres>) {
+    pub(super) fn conditions(&self, sql: &mut QueryBuilder<Postgres>) {
         if !self.states.is_empty() {
             // Written out, so that the planner can leave out the half of the view that has none of them: the words are known ones.
             let known = self.states.iter().filter_map(|word| RunState::from_word(word));
@@ -153,80 +153,6 @@ pub async fn ids<'c>(db: impl Executor<'c, Database = Postgres>, filter: &Filter
     filter.conditions(&mut sql);
     sql.push(" ORDER BY r.id");
     Ok(sql.build_query_scalar().fetch_all(db).await?)
-}
-
-/// Where a run stands, for whoever watches them all.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct Change {
-    pub id: Uuid,
-    pub state: String,
-    pub workflow: String,
-    pub step: Option<String>,
-    pub error_code: Option<String>,
-    pub error_message: Option<String>,
-    /// The server's time.
-    pub now: DateTime<Utc>,
-}
-
-const CHANGE: &str = "SELECT r.id, r.state::text AS state, r.workflow, r.step, r.error_code, r.error_message, statement_timestamp() AS now
-    FROM stepd.runs r WHERE true";
-
-/// Unfinished runs that a watch begins with, and new ones that one look gives, at the most.
-pub const WATCHED: i64 = 2_000;
-
-async fn watched<'c>(
-    db: impl Executor<'c, Database = Postgres>,
-    mut sql: QueryBuilder<Postgres>,
-) -> Result<Vec<Change>, DbError> {
-    let rows = sql.build().fetch_all(db).await?;
-    let change = |row: &sqlx::postgres::PgRow| -> Result<Change, sqlx::Error> {
-        Ok(Change {
-            id: row.try_get("id")?,
-            state: row.try_get("state")?,
-            workflow: row.try_get("workflow")?,
-            step: row.try_get("step")?,
-            error_code: row.try_get("error_code")?,
-            error_message: row.try_get("error_message")?,
-            now: row.try_get("now")?,
-        })
-    };
-    rows.iter().map(|row| change(row).map_err(DbError::from)).collect()
-}
-
-/// The newest unfinished runs that a filter leaves, oldest first.
-///
-/// # Errors
-/// Whatever the database says.
-pub async fn unfinished<'c>(
-    db: impl Executor<'c, Database = Postgres>,
-    filter: &Filter,
-) -> Result<Vec<Change>, DbError> {
-    let states = RunState::ALL.into_iter().filter(|s| !s.is_final()).map(|s| s.as_str().to_owned()).collect();
-    let mut sql = QueryBuilder::new(CHANGE);
-    Filter { states, ..filter.clone() }.conditions(&mut sql);
-    sql.push(" ORDER BY r.id DESC LIMIT ").push_bind(WATCHED);
-    let mut list = watched(db, sql).await?;
-    list.reverse();
-    Ok(list)
-}
-
-/// Runs that came after `last`, and where the `known` ones stand, oldest first.
-///
-/// # Errors
-/// Whatever the database says.
-pub async fn changes<'c>(
-    db: impl Executor<'c, Database = Postgres>,
-    filter: &Filter,
-    last: Uuid,
-    known: &[Uuid],
-) -> Result<Vec<Change>, DbError> {
-    let mut sql = QueryBuilder::new(CHANGE);
-    filter.conditions(&mut sql);
-    sql.push(" AND (r.id > ").push_bind(last).push(" OR r.id = ANY (").push_bind(known.to_vec()).push("))");
-    let most = WATCHED + i64::try_from(known.len()).unwrap_or(0);
-    sql.push(" ORDER BY r.id LIMIT ").push_bind(most);
-    watched(db, sql).await
 }
 
 /// A run that a prefix may mean.

@@ -138,6 +138,23 @@ async fn one(conn: &mut PgConnection, sql: &str) -> Result<String, DbError> {
     Ok(row.try_get_unchecked(0)?)
 }
 
+/// What sessions of browsers are signed with, beside a token's hash.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn session_key<'c>(db: impl sqlx::Executor<'c, Database = sqlx::Postgres>) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/session_key.sql").fetch_one(db).await?)
+}
+
+/// Does it answer?
+///
+/// # Errors
+/// It does not.
+pub async fn answers<'c>(db: impl sqlx::Executor<'c, Database = sqlx::Postgres>) -> Result<(), DbError> {
+    sqlx::query_file_scalar!("src/db/sql/answers.sql").fetch_one(db).await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

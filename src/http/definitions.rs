@@ -112,7 +112,11 @@ async fn of_run(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>)
 /// The present definition of a workflow.
 #[utoipa::path(get, path = "/workflows/{name}/definition", tag = "workflows", params(("name" = String, Path, description = "The workflow.")),
     responses((status = 200, body = Text), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn of_workflow(State(site): State<Arc<Site>>, caller: Caller, At(name): At<String>) -> Result<Json<Text>, Problem> {
+async fn of_workflow(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    At(name): At<String>,
+) -> Result<Json<Text>, Problem> {
     caller.needs(Scope::Read)?;
     let found = definitions::definition(&site.readers, None, &name).await?;
     found.map(told).ok_or_else(|| Problem::not_found(format!("there is no workflow `{name}`")))

@@ -41,7 +41,8 @@ const PAGES: [&str; 12] = [
     "/health",
 ];
 
-const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
+const POLICY: &str =
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'";
 
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
@@ -130,7 +131,16 @@ mod tests {
         for name in Assets::iter() {
             let text = String::from_utf8(Assets::get(&name).unwrap().data.into_owned()).unwrap();
             let text = text.replace("http://www.w3.org/", "");
-            for word in ["http://", "https://", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=\""] {
+            for word in [
+                "http://",
+                "https://",
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                " style=\"",
+            ] {
                 assert!(!text.contains(word), "{name} has {word}");
             }
             assert_ne!(kind(&name), "application/octet-stream", "{name}");

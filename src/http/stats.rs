@@ -167,8 +167,7 @@ async fn analytics(
     let whole = all.is_none_or(|all| all.runs < analytics::SAMPLE);
     let from = all.filter(|_| !whole).map_or(since, |all| all.oldest);
     let failures = analytics::failures(&site.readers, since).await?;
-    let answer =
-        Analytics { from, to, whole, stretch_seconds: over.span.stretch_seconds(), went, failures };
+    let answer = Analytics { from, to, whole, stretch_seconds: over.span.stretch_seconds(), went, failures };
     kept.insert(over.span, Told::new(began, answer.clone()));
     Ok(Json(answer))
 }

@@ -55,7 +55,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 36] = [
+pub(super) const KEYS: [Key; 37] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -89,8 +89,9 @@ pub(super) const KEYS: [Key; 36] = [
     key("retention_workflows", Form::Spans(&[])),
     secret("connections", Form::FileTable),
     key("mcp", Form::Profiles(&profiles::SERVER)),
-    key("models", Form::Profiles(&profiles::MODEL)),
     key("http_tokens", Form::Profiles(&profiles::TOKEN)),
+    key("http_hooks", Form::Profiles(&profiles::HOOK)),
+    key("models", Form::Profiles(&profiles::MODEL)),
     key("env", Form::Table),
     secret("secrets", Form::FileTable),
 ];

@@ -15,8 +15,12 @@ async fn without_a_token_one_may_look_and_with_one_do_what_it_is_for() {
     g.db.step_reaches(&run, "ok", "waiting", SOON).await;
     let p = &g.page;
     let usable = async |name: &str| {
-        p.until(&format!("[...document.querySelectorAll('button')].some(b => b.innerText.trim() === {})", json!(name))).await;
-        let find = format!("[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {}).disabled", json!(name));
+        p.until(&format!("[...document.querySelectorAll('button')].some(b => b.innerText.trim() === {})", json!(name)))
+            .await;
+        let find = format!(
+            "[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {}).disabled",
+            json!(name)
+        );
         p.eval(&find).await == json!(false)
     };
     p.open(&format!("/runs/{run}")).await;
@@ -26,7 +30,9 @@ async fn without_a_token_one_may_look_and_with_one_do_what_it_is_for() {
         assert!(!usable(name).await, "{name} without a token");
     }
     // What the page does not offer, the server refuses all the same.
-    let refused = format!("fetch('/api/v1/runs/{run}/cancel', {{method: 'POST', headers: {{'Content-Type': 'application/json'}}, body: '{{}}'}}).then(r => r.status)");
+    let refused = format!(
+        "fetch('/api/v1/runs/{run}/cancel', {{method: 'POST', headers: {{'Content-Type': 'application/json'}}, body: '{{}}'}}).then(r => r.status)"
+    );
     assert_eq!(p.eval(&refused).await, 401);
     p.press("Sign in").await;
     p.fill("dialog input[type=password]", "guessed").await;
@@ -90,9 +96,25 @@ async fn every_page_can_be_read_and_used_in_both_themes_and_on_a_narrow_window()
     std::fs::write(g.files.path("go"), "").unwrap();
     g.db.step_reaches(&run, "ok", "waiting", SOON).await;
     let p = &g.page;
-    let (one, two, graph) = (format!("/runs/{run}"), format!("/runs/{failed}?step=charge"), format!("/runs/{run}?tab=graph"));
+    let (one, two, graph) =
+        (format!("/runs/{run}"), format!("/runs/{failed}?step=charge"), format!("/runs/{run}?tab=graph"));
     let compare = format!("/compare?a={run}&b={failed}");
-    let pages = ["/", "/runs", "/waiting", "/analytics?span=1h", "/workflows", "/workflows/story", "/schedules", "/queues", "/workers", "/health", &one, &two, &graph, &compare];
+    let pages = [
+        "/",
+        "/runs",
+        "/waiting",
+        "/analytics?span=1h",
+        "/workflows",
+        "/workflows/story",
+        "/schedules",
+        "/queues",
+        "/workers",
+        "/health",
+        &one,
+        &two,
+        &graph,
+        &compare,
+    ];
     let mut bad = Vec::new();
     for (theme, width) in [("light", 1440), ("dark", 390)] {
         p.theme(theme).await;
@@ -101,7 +123,9 @@ async fn every_page_can_be_read_and_used_in_both_themes_and_on_a_narrow_window()
             p.open(path).await;
             p.until("document.querySelector('.page').innerText.length > 40 && !document.querySelector('.page').innerText.includes('Loading')").await;
             let found = p.eval(AUDIT).await;
-            bad.extend(found.as_array().unwrap().iter().map(|b| format!("{path} {theme} {width}: {}", b.as_str().unwrap())));
+            bad.extend(
+                found.as_array().unwrap().iter().map(|b| format!("{path} {theme} {width}: {}", b.as_str().unwrap())),
+            );
         }
     }
     assert_eq!(bad, Vec::<String>::new());

@@ -64,7 +64,10 @@ async fn runs_are_counted_by_how_they_went_and_failures_by_step_and_code() {
     assert_eq!((of(json!("shapes"), "completed"), of(json!("fails"), "completed")), (json!(1), json!(0)));
     assert!(of(json!("shapes"), "p95").is_number() && of(json!("fails"), "p95").is_null());
     let first = &told["failures"][0];
-    assert_eq!((&first["workflow"], &first["step"], &first["code"], &first["runs"]), (&json!("fails"), &json!("charge"), &json!("exit_3"), &json!(3)));
+    assert_eq!(
+        (&first["workflow"], &first["step"], &first["code"], &first["runs"]),
+        (&json!("fails"), &json!("charge"), &json!("exit_3"), &json!(3))
+    );
     assert_eq!(told["whole"], true);
     // Asked again at once, it is the same answer: a page that is open costs the database nothing more.
     let again = g.get("/analytics?span=1h").await;
@@ -116,7 +119,10 @@ async fn the_page_is_asked_for_anew_and_its_files_are_kept_for_ever() {
     };
     let page = get("/runs", None).await;
     let header = |answer: &reqwest::Response, name: &str| answer.headers()[name].to_str().unwrap().to_owned();
-    assert_eq!((header(&page, "cache-control").as_str(), header(&page, "content-type").as_str()), ("no-cache", "text/html; charset=utf-8"));
+    assert_eq!(
+        (header(&page, "cache-control").as_str(), header(&page, "content-type").as_str()),
+        ("no-cache", "text/html; charset=utf-8")
+    );
     let policy = header(&page, "content-security-policy");
     assert!(policy.starts_with("default-src 'self'") && !policy.contains("unsafe"), "{policy}");
     let tag = header(&page, "etag");

@@ -75,7 +75,8 @@ impl Ground {
     /// Nothing was thrown, nothing refused by the policy, and nothing was asked for that is not the daemon's.
     pub fn is_clean(&self) {
         assert_eq!(self.page.wrong(), Vec::<String>::new());
-        let foreign = |url: &String| !url.starts_with(&self.site) && !url.starts_with("about:") && !url.starts_with("data:");
+        let foreign =
+            |url: &String| !url.starts_with(&self.site) && !url.starts_with("about:") && !url.starts_with("data:");
         assert_eq!(self.page.asked().into_iter().filter(foreign).collect::<Vec<_>>(), Vec::<String>::new());
     }
 }

@@ -22,8 +22,12 @@ async fn a_run_is_enqueued_killed_resumed_approved_forked_and_compared_before_on
     let two = g.worker().await;
     one.kill9();
     // Both are seen: that it died, in which step, and that another has it.
-    p.until("document.querySelector('.tl-owners .mark-crash') && document.querySelector('[id=\"tl-slow\"] .mark-crash')").await;
-    p.until("document.querySelector('.tl-owners .mark-resume') && document.querySelectorAll('.own').length === 2").await;
+    p.until(
+        "document.querySelector('.tl-owners .mark-crash') && document.querySelector('[id=\"tl-slow\"] .mark-crash')",
+    )
+    .await;
+    p.until("document.querySelector('.tl-owners .mark-resume') && document.querySelectorAll('.own').length === 2")
+        .await;
     let pids = p.eval("document.querySelector('.tl-owners .mark-resume title').textContent").await;
     let (old, new) = (format!("·{}", one.pid()), format!("·{}", two.pid()));
     assert!(pids.as_str().is_some_and(|t| t.contains(&old) && t.contains(&new)), "{pids}");
@@ -69,7 +73,11 @@ async fn new_runs_wait_behind_a_bar_and_a_cut_network_loses_nothing() {
     // A new one does not push the others away.
     g.db.enqueue("fails", "{}").await;
     g.page.sees("1 new run").await;
-    assert_eq!(g.page.eval("document.querySelector('tbody tr') === window.top1").await, true, "the rows have not moved");
+    assert_eq!(
+        g.page.eval("document.querySelector('tbody tr') === window.top1").await,
+        true,
+        "the rows have not moved"
+    );
     g.page.press("1 new run – show").await;
     g.page.until("document.querySelectorAll('tbody tr').length === 2").await;
     // The daemon dies; what happens meanwhile is there when another stands in its place.

@@ -39,10 +39,13 @@ async fn an_attack_in_every_text_is_shown_as_text() {
         labels.to_string().replace('\'', "''")
     );
     let run: String = g.db.one(job).await;
-    g.db.exec(format!("INSERT INTO stepd.jobs (workflow, queue, labels) VALUES ('evil', '{quoted}', '{}')", labels)).await;
+    g.db.exec(format!("INSERT INTO stepd.jobs (workflow, queue, labels) VALUES ('evil', '{quoted}', '{}')", labels))
+        .await;
     g.db.exec(format!("SELECT stepd.pause_queue('{quoted}')")).await;
-    let later: String =
-        g.db.one("INSERT INTO stepd.jobs (workflow, run_at) VALUES ('evil', now() + interval '1 day') RETURNING id::text").await;
+    let later: String = g
+        .db
+        .one("INSERT INTO stepd.jobs (workflow, run_at) VALUES ('evil', now() + interval '1 day') RETURNING id::text")
+        .await;
     g.db.exec(format!("SELECT stepd.cancel('{later}', '{quoted}')")).await;
     g.db.step_reaches(&run, "ask", "waiting", SOON).await;
     let p = &g.page;
@@ -58,7 +61,11 @@ async fn an_attack_in_every_text_is_shown_as_text() {
     g.db.exec(format!("SELECT stepd.approve('{run}', 'ask', '{quoted}')")).await;
     g.db.step_reaches(&run, "call", "waiting", SOON).await;
     seen("/waiting").await;
-    g.db.exec(format!("SELECT stepd.signal('{run}', '{quoted}', '{}')", json!({"k": EVIL}).to_string().replace('\'', "''"))).await;
+    g.db.exec(format!(
+        "SELECT stepd.signal('{run}', '{quoted}', '{}')",
+        json!({"k": EVIL}).to_string().replace('\'', "''")
+    ))
+    .await;
     g.db.reaches(&run, "failed", SOON).await;
     for tab in ["history", "data", "logs", "definition"] {
         seen(&format!("/runs/{run}?tab={tab}")).await;

@@ -66,13 +66,27 @@ impl Browser {
     /// Starts it; `None`, said aloud, where there is none.
     pub async fn start() -> Option<Self> {
         let Some(binary) = binary() else {
-            eprintln!("SKIPPED: there is no Chromium here, so the dashboard was seen by no browser (.ci/browser installs one; or STEPD_BROWSER)");
+            eprintln!(
+                "SKIPPED: there is no Chromium here, so the dashboard was seen by no browser (.ci/browser installs one; or STEPD_BROWSER)"
+            );
             return None;
         };
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new(binary);
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]);
-        command.args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]);
+        command.args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--hide-scrollbars",
+        ]);
+        command.args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+        ]);
         command.args(["--lang=en-GB", "--force-color-profile=srgb", "--remote-debugging-port=0", "about:blank"]);
         command.arg(format!("--user-data-dir={}", dir.path().display()));
         command.env("TZ", "UTC").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -80,7 +94,10 @@ impl Browser {
         before_exec(&mut command, ChildSetup { parent_death: Some(Signal::SIGKILL), ..ChildSetup::default() });
         let (child, owned) = spawner::spawn(command).unwrap();
         let port = dir.path().join("DevToolsActivePort");
-        wait_until("the browser listens", SOON, async || std::fs::read_to_string(&port).is_ok_and(|t| t.lines().count() == 2)).await;
+        wait_until("the browser listens", SOON, async || {
+            std::fs::read_to_string(&port).is_ok_and(|t| t.lines().count() == 2)
+        })
+        .await;
         let text = std::fs::read_to_string(&port).unwrap();
         let (number, path) = text.trim().split_once('\n').unwrap();
         let (socket, _) = tokio_tungstenite::connect_async(format!("ws://127.0.0.1:{number}{path}")).await.unwrap();
@@ -93,7 +110,8 @@ impl Browser {
                 }
             }
         });
-        let (waiting, wrong, asked) = (Waiting::default(), Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let (waiting, wrong, asked) =
+            (Waiting::default(), Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
         let (w, x, a) = (waiting.clone(), wrong.clone(), asked.clone());
         tokio::spawn(async move {
             while let Some(Ok(message)) = source.next().await {
@@ -284,8 +302,12 @@ fn heard(told: &Value, wrong: &Mutex<Vec<String>>, asked: &Mutex<Vec<String>>) {
     let params = &told["params"];
     match told["method"].as_str().unwrap_or_default() {
         "Runtime.exceptionThrown" => wrong.lock().unwrap().push(params["exceptionDetails"].to_string()),
-        "Runtime.consoleAPICalled" if params["type"] == "error" => wrong.lock().unwrap().push(params["args"].to_string()),
-        "Log.entryAdded" if params["entry"]["source"] == "security" => wrong.lock().unwrap().push(params["entry"].to_string()),
+        "Runtime.consoleAPICalled" if params["type"] == "error" => {
+            wrong.lock().unwrap().push(params["args"].to_string())
+        }
+        "Log.entryAdded" if params["entry"]["source"] == "security" => {
+            wrong.lock().unwrap().push(params["entry"].to_string())
+        }
         "Page.javascriptDialogOpening" => wrong.lock().unwrap().push(format!("a dialog: {params}")),
         "Network.requestWillBeSent" => {
             asked.lock().unwrap().push(params["request"]["url"].as_str().unwrap_or_default().to_owned());
