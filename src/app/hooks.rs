@@ -74,24 +74,25 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_said_with_what_to_do() {
-        let said = |change: &dyn Fn(&mut HttpHook)| {
+        type Change = fn(&mut HttpHook);
+        let said = |change: Change| {
             let mut hook =
                 HttpHook { secret: Some("long enough".into()), event: Some("e".into()), ..HttpHook::default() };
             change(&mut hook);
             let http_hooks = BTreeMap::from([("h".to_owned(), hook)]);
             hooks(&Config { http_hooks, ..Config::default() }).map(|h| h["h"].header.to_string())
         };
-        assert_eq!(said(&|_| {}).unwrap(), HEADER);
-        assert_eq!(said(&|h| h.signed = Some("time_and_body".into())).unwrap(), TIMED_HEADER);
-        let wrong: [(&dyn Fn(&mut HttpHook), &str); 8] = [
-            (&|h| h.secret = None, "needs a secret"),
-            (&|h| h.secret = Some("short".into()), "can be guessed"),
-            (&|h| h.secret = Some("${{ secrets.none }}".into()), "which is not there"),
-            (&|h| h.event = None, "needs a workflow"),
-            (&|h| h.workflow = Some("w".into()), "remove one"),
-            (&|h| h.unique_key = Some("k".into()), "goes with a workflow"),
-            (&|h| h.when = Some("${{ 1 + }}".into()), "when: "),
-            (&|h| h.tolerance_seconds = Some(5), "time_and_body"),
+        assert_eq!(said(|_| {}).unwrap(), HEADER);
+        assert_eq!(said(|h| h.signed = Some("time_and_body".into())).unwrap(), TIMED_HEADER);
+        let wrong: [(Change, &str); 8] = [
+            (|h| h.secret = None, "needs a secret"),
+            (|h| h.secret = Some("short".into()), "can be guessed"),
+            (|h| h.secret = Some("${{ secrets.none }}".into()), "which is not there"),
+            (|h| h.event = None, "needs a workflow"),
+            (|h| h.workflow = Some("w".into()), "remove one"),
+            (|h| h.unique_key = Some("k".into()), "goes with a workflow"),
+            (|h| h.when = Some("${{ 1 + }}".into()), "when: "),
+            (|h| h.tolerance_seconds = Some(5), "time_and_body"),
         ];
         for (change, words) in wrong {
             let why = said(change).unwrap_err();

@@ -44,7 +44,10 @@ fn is_text(label: &serde_json::Value, text: &str) -> bool {
     match label {
         serde_json::Value::String(label) => label == text,
         serde_json::Value::Null => false,
-        other => other.to_string() == text,
+        other => {
+            let written = other.to_string();
+            written == text
+        }
     }
 }
 

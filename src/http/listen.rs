@@ -21,7 +21,7 @@ use super::Site;
 pub(super) const CONNECTIONS: usize = 1_024;
 
 /// A request's head comes within this time, also the next one's on a connection that is kept.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(5);
 
 /// A head with more in it than any client sends.
 const HEAD_BYTES: usize = 64 << 10;

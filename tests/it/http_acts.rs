@@ -46,7 +46,8 @@ async fn a_failed_run_is_retried_and_a_fork_replays_a_step_with_another_input() 
     g.db.reaches(&first, "waiting", SOON).await;
     g.post("ops", &format!("/runs/{first}/answer"), json!({"approved": true})).await;
     g.db.reaches(&first, "completed", SOON).await;
-    let fork = |body: Value| g.post("ops", Box::leak(format!("/runs/{first}/fork").into_boxed_str()), body);
+    let path = format!("/runs/{first}/fork");
+    let fork = |body: Value| g.post("ops", &path, body);
     let made: Value = fork(json!({"from_step": "ok", "input": {"n": 5}, "latest": true})).await.json().await.unwrap();
     let new = made["id"].as_str().unwrap().to_owned();
     assert_eq!(made["forked_from"], first.as_str());
@@ -55,14 +56,14 @@ async fn a_failed_run_is_retried_and_a_fork_replays_a_step_with_another_input() 
     assert_eq!(steps["steps"][0]["output"], 1, "what was done before the step keeps its result: {steps}");
     assert_eq!(g.get(&format!("/runs/{new}")).await["input"]["n"], 5);
     assert!(by(&g, &new, "forked").await.ends_with("/ops"));
-    is_problem(fork(json!({"from_step": "none"})).await, 404, "none").await;
+    is_problem(fork(json!({"from_step": "none"})).await, 422, "none").await;
     is_problem(fork(json!({})).await, 422, "from_step").await;
 }
 
 #[tokio::test]
 async fn signals_and_events_need_no_more_than_what_enqueues() {
     let mut g = Ground::new().await;
-    let flow = "name: waits\nsteps:\n  - {id: one, wait: {signal: go}}\n  - {id: two, wait: {event: went}}\n";
+    let flow = "name: waits\nsteps:\n  - {id: one, wait: go}\n  - {id: two, wait: went}\n";
     std::fs::write(g.files.workflows().join("waits.yaml"), flow).unwrap();
     g.worker.hup();
     g.worker.logs("\"reloaded\"").await;
@@ -92,7 +93,7 @@ async fn a_queue_is_paused_limited_and_goes_on() {
         .bearer_auth("ops")
         .json(&json!({"max_running": 3}));
     assert!(put.send().await.unwrap().status().is_success());
-    assert_eq!(g.db.count("SELECT max_running FROM stepd_engine.queues WHERE name = 'default'").await, 3);
+    assert_eq!(g.db.count("SELECT max_running::bigint FROM stepd_engine.queues WHERE name = 'default'").await, 3);
     assert_ne!(g.db.state(&run).await, "failed");
     g.post("ops", "/queues/default/unpause", json!({})).await;
     g.db.reaches(&run, "failed", SOON).await;
