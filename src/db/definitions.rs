@@ -1,6 +1,7 @@
 //! Definitions and workflows.
 
 use sqlx::{Executor, PgConnection, Postgres};
+use uuid::Uuid;
 
 use super::error::DbError;
 
@@ -112,6 +113,14 @@ pub async fn definition<'c>(
 ) -> Result<Option<Stored>, DbError> {
     let row = sqlx::query_file!("src/db/sql/definition.sql", id, workflow).fetch_optional(db).await?;
     Ok(row.map(|r| Stored { id: r.id, hash: r.hash, workflow: r.workflow, body: r.body }))
+}
+
+/// The definition that a run is pinned to; before its first claim the present one of its workflow.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn of_run<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Option<Stored>, DbError> {
+    Ok(sqlx::query_file_as!(Stored, "src/db/sql/run_definition.sql", run).fetch_optional(db).await?)
 }
 
 /// Refuses an unknown workflow as an INSERT would: SD001, with the nearest name.

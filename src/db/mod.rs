@@ -2,6 +2,7 @@
 //! gives them types. Nothing here decides anything.
 
 pub mod actions;
+pub mod analytics;
 pub mod batch;
 pub mod changes;
 pub mod children;
@@ -24,6 +25,7 @@ pub mod runs;
 pub mod schedules;
 pub mod server;
 pub mod sql_step;
+pub mod step;
 pub mod waiting;
 pub mod waits;
 

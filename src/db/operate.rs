@@ -231,3 +231,11 @@ pub struct StateCount {
 pub async fn states<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Vec<StateCount>, DbError> {
     Ok(sqlx::query_file_as!(StateCount, "src/db/sql/state_counts.sql").fetch_all(db).await?)
 }
+
+/// The server's time.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn now<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<DateTime<Utc>, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/now.sql").fetch_one(db).await?)
+}

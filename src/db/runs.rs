@@ -225,6 +225,8 @@ pub struct RunDetail {
     pub cost: Option<f64>,
     /// The run whose step started it.
     pub parent: Option<Uuid>,
+    /// The worker that runs it, or that ended it.
+    pub worker: Option<Uuid>,
     pub why: String,
     /// The server's time.
     #[serde(skip)]

@@ -22,6 +22,10 @@ pub struct WaitingLine {
     pub due_at: Option<DateTime<Utc>>,
     /// The question of an approval.
     pub prompt: Option<String>,
+    /// The answer that is asked for with it, as a JSON Schema; null: a yes or a no will do.
+    #[serde(serialize_with = "json::text_or_null")]
+    #[schema(value_type = Option<Value>)]
+    pub schema: Option<String>,
     /// The event's or signal's name.
     pub event: Option<String>,
     /// What its payload must contain.

@@ -48,6 +48,12 @@ impl Graph {
         self.needs.is_empty()
     }
 
+    /// The steps that need a step.
+    #[must_use]
+    pub fn dependents(&self, step: usize) -> &[usize] {
+        self.dependents.get(step).map_or(&[], Vec::as_slice)
+    }
+
     /// A cycle, each step followed by one that it needs, the first in the list first; `None` when every step can be reached.
     #[must_use]
     pub fn cycle(&self) -> Option<Vec<usize>> {

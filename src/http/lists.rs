@@ -1,4 +1,4 @@
-//! What there is beside runs: workflows, schedules, queues, workers, what waits, and how it all stands.
+//! What there is beside runs: workflows, schedules, queues, workers, and what waits.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::db::operate::{self, QueueLine, StateCount, WorkerLine, WorkflowLine};
+use crate::db::operate::{self, QueueLine, WorkerLine, WorkflowLine};
 use crate::db::schedules::{self, ScheduleLine};
 use crate::db::waiting::{self, WaitingLine};
 
@@ -30,7 +30,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
         .routes(routes!(limit))
         .routes(routes!(workers))
         .routes(routes!(waits))
-        .routes(routes!(stats))
 }
 
 /// All workflows, and how their runs of the last day went.
@@ -205,19 +204,4 @@ struct Waits {
 async fn waits(State(site): State<Arc<Site>>, caller: Caller) -> Result<Json<Waits>, Problem> {
     caller.needs(Scope::Read)?;
     Ok(Json(Waits { waiting: waiting::list(&site.readers).await? }))
-}
-
-/// How it all stands.
-#[derive(Serialize, ToSchema)]
-struct Stats {
-    /// Runs by state.
-    states: Vec<StateCount>,
-}
-
-/// How many runs are in each state.
-#[utoipa::path(get, path = "/stats", tag = "runs",
-    responses((status = 200, body = Stats), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn stats(State(site): State<Arc<Site>>, caller: Caller) -> Result<Json<Stats>, Problem> {
-    caller.needs(Scope::Read)?;
-    Ok(Json(Stats { states: operate::states(&site.readers).await? }))
 }

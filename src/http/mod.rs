@@ -1,10 +1,11 @@
-//! The HTTP server: the API under `/api/v1`, and what load balancers ask.
+//! The HTTP server: the API under `/api/v1`, the dashboard, and what load balancers ask.
 //!
 //! Handlers hold no rules: they parse, ask `db`, and answer. Whatever is read goes over a pool of its own, so that no
 //! number of watchers takes a connection from the engine.
 
 mod access;
 mod acts;
+mod definitions;
 mod explained;
 mod health;
 mod hooks;
@@ -12,10 +13,13 @@ mod hub;
 mod listen;
 mod lists;
 mod openapi;
+mod page;
 mod problem;
 mod runs;
 mod session;
 mod socket;
+mod stats;
+mod step;
 mod stream;
 mod things;
 mod told;
@@ -65,6 +69,7 @@ pub struct Site {
     hub: Hub,
     /// Turns true when the server is to end: streams end.
     stop: watch::Receiver<bool>,
+    kept: stats::Kept,
 }
 
 impl Site {
@@ -73,7 +78,7 @@ impl Site {
     pub fn new(db: &Database, access: Access, ready: Readiness, stop: watch::Receiver<bool>) -> Self {
         let readers = db.reading_pool("http", READERS, &SESSION);
         let actors = db.reading_pool("http act", ACTORS, &SESSION);
-        Self { readers, actors, access, key: OnceCell::new(), ready, hub: Hub::new(), stop }
+        Self { readers, actors, access, key: OnceCell::new(), ready, hub: Hub::new(), stop, kept: stats::Kept::new() }
     }
 
     /// Takes up what a configuration says by now. What was begun under a rule that is gone ends.
@@ -91,6 +96,7 @@ pub fn router(site: Arc<Site>, body_limit: usize) -> Router {
     let (api, document) = openapi::routes().split_for_parts();
     api.merge(openapi::served(document))
         .merge(health::routes())
+        .merge(page::routes())
         .merge(explained::routes())
         .merge(hooks::routes())
         .fallback(async || Problem::not_found("there is nothing here; /api/v1/openapi.json lists what there is"))

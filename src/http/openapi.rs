@@ -9,7 +9,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{Site, acts, lists, runs, session, stream};
+use super::{Site, acts, definitions, lists, runs, session, stats, step, stream};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -42,8 +42,9 @@ impl utoipa::Modify for Bearer {
 
 /// All handlers under `/api/v1`, each with its description.
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    let api =
-        runs::routes().merge(acts::routes()).merge(lists::routes()).merge(stream::routes()).merge(session::routes());
+    let runs = runs::routes().merge(step::routes()).merge(definitions::routes());
+    let api = runs.merge(acts::routes()).merge(lists::routes()).merge(stream::routes()).merge(session::routes());
+    let api = api.merge(stats::routes());
     OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api)
 }
 

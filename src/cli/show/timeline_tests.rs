@@ -35,6 +35,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         tokens_out: None,
         cost: None,
         parent: None,
+        worker: None,
         why: String::new(),
         now: at(10_000),
     }

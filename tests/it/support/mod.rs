@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 mod booted;
+mod browser;
 mod db;
 mod files;
 mod manager;
@@ -15,6 +16,8 @@ pub mod writes;
 
 #[allow(unused_imports)]
 pub use booted::Booted;
+#[allow(unused_imports)]
+pub use browser::Browser;
 #[allow(unused_imports)]
 pub use db::{Db, Server};
 #[allow(unused_imports)]

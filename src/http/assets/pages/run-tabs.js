@@ -1,0 +1,130 @@
+// What the pages of a run show beside its timeline.
+
+import { h } from '../dom.js';
+import { count, exact, span } from '../format.js';
+import { json } from '../json.js';
+import { copy, table, when } from '../parts.js';
+
+export function failure(error) {
+  return h(
+    'div',
+    { class: 'failure' },
+    h('p', {}, h('code', {}, error.code), ' ', error.message),
+    ['stderr', 'stdout'].map(stream =>
+      error.details?.[stream] ? [h('h3', {}, stream), h('pre', { class: 'output' }, error.details[stream])] : null,
+    ),
+  );
+}
+
+const TOLD = 2000;
+
+export function historyTable(trail, called) {
+  const zero = trail.length ? Date.parse(trail[0].at) : 0;
+  const shown = trail.length > TOLD ? [...trail.slice(0, TOLD / 2), ...trail.slice(-TOLD / 2)] : trail;
+  return h(
+    'div',
+    {},
+    shown === trail
+      ? null
+      : h(
+          'p',
+          { class: 'hint' },
+          `${count(trail.length)} lines: the first and the last thousand are shown. stepd history has all of them.`,
+        ),
+    table(
+      [
+        {
+          name: 'At',
+          cell: l => h('time', { datetime: l.at, title: exact(l.at), class: 'num' }, `+${span(Date.parse(l.at) - zero)}`),
+        },
+        { name: 'What', cell: l => h('span', { class: `event ${kind(l.event)}` }, l.event) },
+        { name: 'Step', class: 'mono', cell: l => l.key ?? '' },
+        { name: 'Try', class: 'num', cell: l => l.attempt ?? '' },
+        { name: 'By', cell: l => l.by_whom ?? '' },
+        { name: 'More', cell: l => more(l, called) },
+      ],
+      shown,
+      { caption: 'History' },
+    ),
+  );
+}
+const kind = event =>
+  /crashed|failed|taken over/.test(event)
+    ? 'bad'
+    : /completed|approved/.test(event)
+      ? 'good'
+      : /resumed|retried|forked/.test(event)
+        ? 'again'
+        : '';
+function more(line, called) {
+  const d = line.data;
+  if (!d) return '';
+  const words =
+    line.event === 'crashed'
+      ? `${d.host}·${d.pid} died${d.steps?.length ? ` in ${d.steps.join(', ')}` : ''}`
+      : line.event === 'resumed'
+        ? `on ${called(d.worker) ?? d.worker?.slice(0, 8) ?? 'a worker'}`
+        : (d.failure?.message ?? d.message ?? d.reason ?? d.note ?? null);
+  return h('details', { class: 'inline' }, h('summary', {}, words ?? 'data'), json(d, 'data'));
+}
+
+export function logs(events, steps) {
+  const said = [];
+  const from = (key, attempt, at, details) =>
+    ['stdout', 'stderr'].forEach(stream => {
+      if (details?.[stream]) said.push({ key, attempt, at, stream, text: details[stream] });
+    });
+  for (const e of events) if (e.event === 'attempt failed') from(e.key, e.attempt, e.at, e.data?.failure?.details);
+  for (const s of steps)
+    if (s.error && !said.some(x => x.key === s.key && x.attempt === s.attempts))
+      from(s.key, s.attempts, s.ended_at, s.error.details);
+  return h(
+    'div',
+    {},
+    h(
+      'p',
+      { class: 'dim' },
+      "What failed attempts have left behind. All lines of the run's programs are in the daemon's log: ",
+      h('code', {}, 'journalctl -u stepd RUN_ID=…'),
+    ),
+    said.length
+      ? said.map(x =>
+          h(
+            'section',
+            { class: 'panel' },
+            h(
+              'header',
+              {},
+              h('h2', { class: 'mono' }, x.key),
+              h('span', { class: 'dim' }, `attempt ${x.attempt}, ${x.stream}, `, when(x.at)),
+              copy(x.text, 'log'),
+            ),
+            h('pre', { class: 'output' }, x.text),
+          ),
+        )
+      : h('p', { class: 'empty' }, 'No attempt has left anything.'),
+  );
+}
+
+export function source(definition) {
+  if (!definition.text) return h('p', { class: 'empty' }, 'This workflow is Rust code: there is no file to show.');
+  return h(
+    'section',
+    { class: 'panel' },
+    h(
+      'header',
+      {},
+      h('h2', {}, definition.workflow),
+      h('span', { class: 'dim mono' }, definition.hash.slice(0, 12)),
+      copy(definition.text, 'definition'),
+    ),
+    h(
+      'pre',
+      { class: 'source' },
+      definition.text
+        .replace(/\n$/, '')
+        .split('\n')
+        .map(line => h('span', { class: 'line' }, line, '\n')),
+    ),
+  );
+}

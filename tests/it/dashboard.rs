@@ -1,0 +1,8 @@
+//! The dashboard, seen and used in a real browser.
+
+mod access;
+mod api;
+mod ground;
+mod live;
+mod pictures;
+mod texts;
