@@ -399,6 +399,8 @@ CREATE TABLE stepd_engine.ended (
     last_output text,
     CONSTRAINT ended_pkey PRIMARY KEY (id)
 ) WITH (autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX ended_of_workflow ON stepd_engine.ended (workflow, id);
+COMMENT ON INDEX stepd_engine.ended_of_workflow IS 'The newest runs of one workflow.';
 COMMENT ON TABLE stepd_engine.ended IS 'Finished runs. last_* is the checkpoint of the step that the run ended with; the views show it like any other.';
 COMMENT ON COLUMN stepd_engine.ended.id IS 'The id of job, run and trace.';
 COMMENT ON COLUMN stepd_engine.ended.state IS 'How it ended: completed, failed or cancelled.';

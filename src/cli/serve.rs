@@ -23,6 +23,9 @@ use crate::telemetry::logs;
 
 use super::{Exit, Global, errors, start_logs};
 
+/// Requests under way at the end are given so long.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// Between two tries to reach Postgres at the start …
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -103,7 +106,7 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
     let (stop_site, stopped) = watch::channel(false);
-    let site = site::bind(&config, &daemon.db, daemon.readiness(), stopped).await?;
+    let site = site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), stopped).await?;
     if let Some(site) = &site {
         tracing::info!(address = %site.address(), "listening");
     }
@@ -120,13 +123,16 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let herald = Herald::new(&serving.daemon, serving.systemd.clone(), serving.remark.clone());
     let mut beside = JoinSet::new();
     beside.spawn(herald.run());
+    let mut sites = JoinSet::new();
     if let Some(site) = site {
-        beside.spawn(site.serve());
+        sites.spawn(site.serve());
     }
     serving.until_told(early, &mut signals).await;
     let ended = serving.end(signals).await;
     // Looked at to the last; streams end, and their readers go to another worker's.
     stop_site.send_replace(true);
+    // What is asked at this moment gets its answer.
+    let _ = tokio::time::timeout(LAST_ANSWERS, sites.join_next()).await;
     ended
 }
 

@@ -8,6 +8,7 @@ mod acts;
 mod health;
 mod lists;
 mod listen;
+mod older;
 mod openapi;
 mod problem;
 mod runs;
@@ -25,6 +26,7 @@ use crate::db::Database;
 
 pub use access::{Access, Scope, Token};
 pub use listen::Server;
+pub use older::Older;
 
 /// Connections for reading, at the most.
 const READERS: u32 = 4;
@@ -45,6 +47,7 @@ pub struct Site {
     actors: PgPool,
     access: Access,
     ready: Readiness,
+    older: Older,
     /// Turns true when the server is to end: streams end.
     stop: watch::Receiver<bool>,
 }
@@ -55,7 +58,13 @@ impl Site {
     pub fn new(db: &Database, access: Access, ready: Readiness, stop: watch::Receiver<bool>) -> Self {
         let readers = db.reading_pool("http", READERS, &SESSION);
         let actors = db.reading_pool("http act", ACTORS, &SESSION);
-        Self { readers, actors, access, ready, stop }
+        Self { readers, actors, access, ready, older: Older::default(), stop }
+    }
+
+    /// With what the endpoints of the older system need.
+    #[must_use]
+    pub fn with_older(self, older: Older) -> Self {
+        Self { older, ..self }
     }
 }
 

@@ -9,7 +9,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{Site, acts, lists, runs, stream};
+use super::{Site, acts, lists, older, runs, stream};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +23,7 @@ use super::{Site, acts, lists, runs, stream};
         (name = "workflows", description = "What may be run."),
         (name = "schedules", description = "What runs by the clock."),
         (name = "queues", description = "Where runs stand in line, and who serves them."),
+        (name = "older", description = "The endpoints of the older system (AFU-9), with its shapes."),
     ),
 )]
 struct Api;
@@ -39,7 +40,7 @@ impl utoipa::Modify for Bearer {
 /// All handlers under `/api/v1`, each with its description.
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     let api = runs::routes().merge(acts::routes()).merge(lists::routes()).merge(stream::routes());
-    OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api)
+    OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api).nest("/api", older::routes())
 }
 
 /// The description itself.

@@ -107,8 +107,18 @@ fn refused(rejection: &JsonRejection) -> Problem {
 
 /// A connection on which something is done, in the name of who asks: the audit trail has it.
 pub(super) async fn acting(site: &Arc<Site>, caller: &Caller) -> Result<PoolConnection<Postgres>, Problem> {
+    acting_as(site, caller, None).await
+}
+
+/// As [`acting`], where who asks says for whom: `ops/ada`. The token stays in front: nobody can pass for another's.
+pub(super) async fn acting_as(
+    site: &Arc<Site>,
+    caller: &Caller,
+    by: Option<&str>,
+) -> Result<PoolConnection<Postgres>, Problem> {
     let mut conn = site.actors.acquire().await?;
-    let name = caller.name.as_deref().unwrap_or_default();
+    let token = caller.name.as_deref().unwrap_or_default();
+    let name = by.map_or_else(|| token.to_owned(), |by| format!("{token}/{by}"));
     sqlx::query("SELECT set_config('stepd.actor', $1, false)").bind(name).execute(&mut *conn).await?;
     Ok(conn)
 }

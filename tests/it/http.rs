@@ -19,7 +19,7 @@ struct Ground {
     client: Client,
 }
 
-fn tokens() -> String {
+pub fn tokens() -> String {
     let one = |(name, scope): (&str, &str)| {
         let hash: String = Sha256::digest(name.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
         format!("[http_tokens.{name}]\nsha256 = \"{hash}\"\nscope = \"{scope}\"\n")

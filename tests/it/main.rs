@@ -37,6 +37,7 @@ mod logs;
 mod mcp;
 mod models;
 mod network;
+mod older;
 mod operators;
 mod own_kinds;
 mod pause;
