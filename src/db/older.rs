@@ -1,12 +1,15 @@
 //! Runs and workflows as the API of the older system shows them.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
-use sqlx::{Connection as _, Executor, PgConnection, Postgres};
+use sqlx::{Connection as _, Executor, PgConnection, PgPool, Postgres};
 use uuid::Uuid;
 
 use super::actions::{self, NewJob};
 use super::definitions::{self, Given};
 use super::error::DbError;
+use super::runs::{self, Filter};
 
 /// The workflow that stands for documents which a request brings along. No file can be called so.
 pub const ADHOC: &str = "(adhoc)";
@@ -89,22 +92,33 @@ pub async fn execution<'c>(
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn history<'c>(
-    db: impl Executor<'c, Database = Postgres>,
+pub async fn history(
+    db: &PgPool,
     workflow: &str,
     (limit, offset): (i64, i64),
     hold: &str,
 ) -> Result<Vec<Execution>, DbError> {
-    let rows = sqlx::query_file!("src/db/sql/older_history.sql", workflow, limit, offset, hold).fetch_all(db).await?;
+    let ids = runs::newest(db, &of(workflow), limit, offset).await?;
+    let rows = sqlx::query_file!("src/db/sql/older_history.sql", &ids, hold).fetch_all(db).await?;
     Ok(rows.into_iter().map(|row| execution!(row, Some((row.steps, row.completed)))).collect())
 }
 
-/// How many runs a workflow has.
+fn of(workflow: &str) -> Filter {
+    Filter { workflows: vec![workflow.to_owned()], ..Filter::default() }
+}
+
+/// So many ended runs of a workflow are counted; then the statistics are asked.
+const COUNTED: i64 = 1_000;
+
+/// How many runs a workflow has; of one with many, about.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn total<'c>(db: impl Executor<'c, Database = Postgres>, workflow: &str) -> Result<i64, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/older_total.sql", workflow).fetch_one(db).await?)
+pub async fn total(db: &PgPool, workflow: &str) -> Result<i64, DbError> {
+    let ended = ["completed", "failed", "cancelled"].map(str::to_owned).to_vec();
+    let some = runs::newest(db, &Filter { states: ended, ..of(workflow) }, COUNTED, 0).await?;
+    let counted = i64::try_from(some.len()).unwrap_or(COUNTED);
+    Ok(sqlx::query_file_scalar!("src/db/sql/older_total.sql", workflow, counted).fetch_one(db).await?)
 }
 
 /// Runs that wait for a person to let them go on, oldest first, at most so many.
@@ -174,7 +188,7 @@ pub async fn bodies<'c>(db: impl Executor<'c, Database = Postgres>, ids: &[i32])
     Ok(rows.into_iter().map(|row| (row.id, row.body)).collect())
 }
 
-/// A workflow, and its newest run.
+/// A workflow.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Workflow {
@@ -185,11 +199,6 @@ pub struct Workflow {
     /// `None`: it is Rust code.
     pub body: Option<String>,
     pub created_at: DateTime<Utc>,
-    pub last: Option<Uuid>,
-    pub last_state: Option<String>,
-    pub last_started_at: Option<DateTime<Utc>>,
-    pub last_ended_at: Option<DateTime<Utc>>,
-    pub last_triggered_by: Option<String>,
 }
 
 /// All workflows, or one by name.
@@ -202,6 +211,25 @@ pub async fn workflows<'c>(
 ) -> Result<Vec<Workflow>, DbError> {
     let wanted = name as Option<&str>;
     Ok(sqlx::query_file_as!(Workflow, "src/db/sql/older_workflows.sql", wanted, ADHOC).fetch_all(db).await?)
+}
+
+/// The newest runs of some workflows, by their names.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn last_runs(db: &PgPool, workflows: &[Workflow], hold: &str) -> Result<HashMap<String, Line>, DbError> {
+    let late = sqlx::query_file!("src/db/sql/older_last_runs.sql").fetch_all(db).await?;
+    let late: HashMap<String, Uuid> = late.into_iter().map(|row| (row.workflow, row.id)).collect();
+    let mut ids = Vec::new();
+    for workflow in workflows {
+        match late.get(&workflow.name) {
+            Some(id) => ids.push(*id),
+            // It has not run for long: an index finds what is rare.
+            None => ids.extend(runs::newest(db, &of(&workflow.name), 1, 0).await?),
+        }
+    }
+    let rows = sqlx::query_file!("src/db/sql/older_lines.sql", &ids, hold).fetch_all(db).await?;
+    Ok(rows.into_iter().map(|row| (row.workflow.clone(), line!(row))).collect())
 }
 
 /// Where a run stands: its state, and whether it waits for a person at a guard.

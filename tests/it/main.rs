@@ -25,6 +25,7 @@ mod errors;
 mod figures;
 mod flow;
 mod fork;
+mod fuzz;
 mod guarantees;
 mod http;
 mod isolation;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::db::actions::{self, NewJob};
-use crate::db::older::{self, Workflow as Stored};
+use crate::db::older::{self, Line, Workflow as Stored};
 use crate::definition;
 use crate::definition::afu9::HOLD;
 use crate::model::code;
@@ -21,19 +21,18 @@ use super::super::access::Scope;
 use super::super::problem::Problem;
 use super::super::things::acting;
 use super::refused::{Body, Name, Refused, Who, number};
-use super::shapes::{HistoryRow, LastRun, Time, Workflow, standing, status, workflow_id};
+use super::shapes::{HistoryRow, LastRun, Time, Workflow, standing, workflow_id};
 use super::told::{Depth, Told, tell};
 
-fn shown(stored: Stored) -> Workflow {
+fn shown(stored: Stored, last: Option<Line>) -> Workflow {
     let definition = stored.body.as_deref().and_then(definition::as_json);
     let description = definition.as_ref().and_then(|d| d.get("description")?.as_str().map(str::to_owned));
-    let last_run = stored.last.zip(stored.last_state).zip(stored.last_started_at).map(|((id, state), started)| LastRun {
-        id,
-        // Begun: whether it waits at a guard is told where it is looked at.
-        status: status(&state, false, state != "queued"),
-        started_at: Time(started),
-        completed_at: stored.last_ended_at.map(Time),
-        triggered_by: stored.last_triggered_by,
+    let last_run = last.map(|line| LastRun {
+        id: line.id,
+        status: standing(&line),
+        started_at: Time(line.started_at.unwrap_or(line.created_at)),
+        completed_at: line.ended_at.map(Time),
+        triggered_by: line.triggered_by,
     });
     Workflow {
         id: stored.name.clone(),
@@ -61,7 +60,13 @@ pub(super) struct Workflows {
     responses((status = 200, body = Workflows), (status = "4XX", content((Refused = "application/json"), (Problem = "application/problem+json"))), (status = 503, body = Refused)))]
 pub(super) async fn all(State(site): State<Arc<Site>>, Who(caller): Who) -> Result<Json<Workflows>, Refused> {
     caller.needs(Scope::Read)?;
-    let workflows: Vec<_> = older::workflows(&site.readers, None).await?.into_iter().map(shown).collect();
+    let workflows = older::workflows(&site.readers, None).await?;
+    let mut last = older::last_runs(&site.readers, &workflows, HOLD).await?;
+    let one = |stored: Stored| {
+        let last = last.remove(&stored.name);
+        shown(stored, last)
+    };
+    let workflows: Vec<_> = workflows.into_iter().map(one).collect();
     Ok(Json(Workflows { total: workflows.len(), workflows }))
 }
 
@@ -74,7 +79,9 @@ async fn found(site: &Site, name: &str) -> Result<Stored, Refused> {
     responses((status = 200, body = Workflow), (status = "4XX", content((Refused = "application/json"), (Problem = "application/problem+json"))), (status = 503, body = Refused)))]
 pub(super) async fn one(State(site): State<Arc<Site>>, Who(caller): Who, Name(name): Name) -> Result<Json<Workflow>, Refused> {
     caller.needs(Scope::Read)?;
-    Ok(Json(shown(found(&site, &name).await?)))
+    let stored = found(&site, &name).await?;
+    let last = older::last_runs(&site.readers, std::slice::from_ref(&stored), HOLD).await?.remove(&name);
+    Ok(Json(shown(stored, last)))
 }
 
 /// Executions of a workflow.
