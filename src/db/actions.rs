@@ -220,3 +220,12 @@ pub async fn drop_queue<'c>(
     sqlx::query_file!("src/db/sql/drop_queue.sql", queue, run as Option<Uuid>).execute(db).await?;
     Ok(())
 }
+
+/// Names who acts on this connection from now on; nobody: `""`.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn act_as<'c>(db: impl Executor<'c, Database = Postgres>, name: &str) -> Result<(), DbError> {
+    sqlx::query_file_scalar!("src/db/sql/act_as.sql", name).fetch_one(db).await?;
+    Ok(())
+}

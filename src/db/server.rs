@@ -138,6 +138,15 @@ async fn one(conn: &mut PgConnection, sql: &str) -> Result<String, DbError> {
     Ok(row.try_get_unchecked(0)?)
 }
 
+/// Does it answer?
+///
+/// # Errors
+/// It does not.
+pub async fn answers<'c>(db: impl sqlx::Executor<'c, Database = sqlx::Postgres>) -> Result<(), DbError> {
+    sqlx::query_file_scalar!("src/db/sql/answers.sql").fetch_one(db).await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

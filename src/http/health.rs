@@ -8,6 +8,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use crate::db::server;
+
 use super::Site;
 
 pub(super) fn routes() -> Router<Arc<Site>> {
@@ -21,9 +23,9 @@ async fn healthz() -> Json<Value> {
 
 /// It can do its work: the database answers, and it is registered among the workers.
 async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, Json<Value>) {
-    let answers = sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(&site.readers).await;
+    let answers = server::answers(&site.readers).await;
     let reason = match (answers, (site.ready)()) {
-        (Ok(_), Ok(())) => return (StatusCode::OK, Json(json!({"status": "ready"}))),
+        (Ok(()), Ok(())) => return (StatusCode::OK, Json(json!({"status": "ready"}))),
         (Err(error), _) => format!("the database does not answer: {error}"),
         (_, Err(why)) => why,
     };

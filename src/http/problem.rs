@@ -15,7 +15,7 @@ pub struct Problem {
     #[serde(rename = "type")]
     pub kind: String,
     /// The kind of problem in a few words.
-    pub title: String,
+    pub title: &'static str,
     /// The HTTP status.
     pub status: u16,
     /// What is wrong, in one sentence.
@@ -33,7 +33,7 @@ impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank".to_owned(),
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: detail.into(),
             hint: None,
@@ -87,7 +87,8 @@ impl From<DbError> for Problem {
         }
         let mut text = error.to_string();
         if let Some(code) = &code {
-            text = text.trim_start_matches("stepd ").trim_start_matches(code.as_str()).trim_start_matches(": ").to_owned();
+            text =
+                text.trim_start_matches("stepd ").trim_start_matches(code.as_str()).trim_start_matches(": ").to_owned();
         }
         // The whole row, with its input: nobody asked for it.
         let detail = error.detail().filter(|d| !d.starts_with("Failing row contains"));

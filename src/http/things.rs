@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
 
+use crate::db::actions;
+
 use super::Site;
 use super::access::Caller;
 use super::problem::Problem;
@@ -100,7 +102,8 @@ fn refused(rejection: &JsonRejection) -> Problem {
     };
     let text = rejection.body_text();
     // axum's own words name its types.
-    let words = ["Failed to deserialize the JSON body into the target type: ", "Failed to parse the request body as JSON: "];
+    let words =
+        ["Failed to deserialize the JSON body into the target type: ", "Failed to parse the request body as JSON: "];
     let detail = words.iter().fold(text.as_str(), |text, words| text.trim_start_matches(words));
     Problem::new(status, format!("the body: {detail}"))
 }
@@ -119,6 +122,6 @@ pub(super) async fn acting_as(
     let mut conn = site.actors.acquire().await?;
     let token = caller.name.as_deref().unwrap_or_default();
     let name = by.map_or_else(|| token.to_owned(), |by| format!("{token}/{by}"));
-    sqlx::query("SELECT set_config('stepd.actor', $1, false)").bind(name).execute(&mut *conn).await?;
+    actions::act_as(&mut *conn, &name).await?;
     Ok(conn)
 }

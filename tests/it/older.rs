@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::http::tokens;
+use crate::http::{client, tokens};
 use crate::support::outside::Afu9Servers;
 use crate::support::{Db, Files, SOON, Spec, Worker, wait_until};
 
@@ -39,12 +40,6 @@ fn spec(db: &Db, files: &Files, servers: &Afu9Servers, documents: bool) -> Spec 
     Spec::new(db, files).http().env("STEPD_CONFIG", files.path("stepd.toml").display())
 }
 
-fn client() -> Client {
-    // Whoever is first installs it for all tests of this process.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().no_proxy().build().unwrap()
-}
-
 fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap_or_else(|| panic!("no object: {value}")).keys().map(String::as_str).collect()
 }
@@ -62,7 +57,7 @@ impl Ground {
         std::fs::write(files.workflows().join("issue_to_branch.json"), ISSUE).unwrap();
         let mut worker = spec(&db, &files, &servers, documents).ready().await;
         let site = worker.site().await;
-        Self { db, files, servers, worker, site, client: client() }
+        Self { db, files, servers, worker, site, client: client(HeaderMap::new()) }
     }
 
     async fn post(&self, token: &str, path: &str, body: Value) -> Response {
@@ -396,7 +391,7 @@ async fn the_health_of_servers_is_asked_of_them() {
     std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + gone).unwrap();
     let mut worker = spec.ready().await;
     let site = worker.site().await;
-    let told: Value = client().get(format!("{site}/api/mcp/health")).send().await.unwrap().json().await.unwrap();
+    let told: Value = client(HeaderMap::new()).get(format!("{site}/api/mcp/health")).send().await.unwrap().json().await.unwrap();
     has_exactly(&told, "status servers timestamp");
     has_exactly(&told["servers"]["github"], "status server timestamp");
     has_exactly(&told["servers"]["gone"], "status server timestamp error");

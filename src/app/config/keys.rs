@@ -90,8 +90,8 @@ pub(super) const KEYS: [Key; 37] = [
     key("retention_workflows", Form::Spans(&[])),
     secret("connections", Form::FileTable),
     key("mcp", Form::Profiles(&profiles::SERVER)),
-    key("models", Form::Profiles(&profiles::MODEL)),
     key("http_tokens", Form::Profiles(&profiles::TOKEN)),
+    key("models", Form::Profiles(&profiles::MODEL)),
     key("env", Form::Table),
     secret("secrets", Form::FileTable),
 ];

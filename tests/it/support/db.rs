@@ -92,6 +92,12 @@ impl Db {
         Server::shared().await.db().await
     }
 
+    /// The server's own database: for what cannot be said in this one.
+    pub fn beside(&self) -> Self {
+        let options: PgConnectOptions = self.url.parse::<PgConnectOptions>().unwrap().database("postgres");
+        Self { pool: PgPoolOptions::new().max_connections(1).connect_lazy_with(options), ..self.clone() }
+    }
+
     /// Runs statements.
     pub async fn exec(&self, sql: impl Into<String>) {
         let sql = sql.into();

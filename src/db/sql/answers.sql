@@ -1,0 +1,2 @@
+-- Does it answer? Caller: /readyz.
+SELECT 1 AS "one!"
