@@ -93,13 +93,23 @@ pub async fn pages(bench: &Bench, report: &mut Report) -> Result<()> {
 /// All pages; the deep ones begin behind a share of all runs.
 async fn pages_of(db: &Db) -> Result<Vec<(String, String)>> {
     let mut pages: Vec<_> = PAGES.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect();
-    for (name, share, filter) in [("page in the middle", 0.5, ""), ("last page", 0.99, ""), ("deep, state=failed", 0.8, "&state=failed")] {
-        let at = format!("SELECT lpad(to_hex((extract(epoch FROM clock_timestamp() - {share} * interval '30 days') * 1000)::bigint), 12, '0')");
+    for (name, share, filter) in
+        [("page in the middle", 0.5, ""), ("last page", 0.99, ""), ("deep, state=failed", 0.8, "&state=failed")]
+    {
+        let at = format!(
+            "SELECT lpad(to_hex((extract(epoch FROM clock_timestamp() - {share} * interval '30 days') * 1000)::bigint), 12, '0')"
+        );
         let at = db.text(&at).await?;
-        pages.push((name.to_owned(), format!("/v1/runs?cursor={}-{}-7000-8000-000000000000{filter}", &at[..8], &at[8..])));
+        pages.push((
+            name.to_owned(),
+            format!("/v1/runs?cursor={}-{}-7000-8000-000000000000{filter}", &at[..8], &at[8..]),
+        ));
     }
     let since = "SELECT to_char(now() AT TIME ZONE 'UTC' - interval '7 days', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')";
-    pages.push(("since a week, state=failed".to_owned(), format!("/v1/runs?state=failed&since={}", db.text(since).await?)));
+    pages.push((
+        "since a week, state=failed".to_owned(),
+        format!("/v1/runs?state=failed&since={}", db.text(since).await?),
+    ));
     Ok(pages)
 }
 
@@ -139,7 +149,8 @@ pub async fn streams(bench: &Bench, report: &mut Report) -> Result<()> {
         let mut rates = Vec::new();
         for _ in 0..3 {
             let place = db.place().await?;
-            db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT 'noop' FROM generate_series(1, {JOBS})")).await?;
+            db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT 'noop' FROM generate_series(1, {JOBS})"))
+                .await?;
             db.ended(&place, JOBS).await?;
             rates.push(db.drained_per_second(&place).await?);
         }

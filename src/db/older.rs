@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection as _, Executor, PgConnection, PgPool, Postgres};
+use sqlx::{Connection as _, Executor, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::actions::{self, NewJob};
 use super::definitions::{self, Given};
 use super::error::DbError;
-use super::runs::{self, Filter};
+use super::runs::Filter;
 
 /// The workflow that stands for documents which a request brings along. No file can be called so.
 pub const ADHOC: &str = "(adhoc)";
@@ -62,7 +62,13 @@ macro_rules! line {
 
 macro_rules! execution {
     ($row:expr, $steps:expr) => {
-        Execution { input: $row.input, output: $row.output, definition: $row.definition, steps: $steps, line: line!($row) }
+        Execution {
+            input: $row.input,
+            output: $row.output,
+            definition: $row.definition,
+            steps: $steps,
+            line: line!($row),
+        }
     };
 }
 
@@ -70,7 +76,11 @@ macro_rules! execution {
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn recent<'c>(db: impl Executor<'c, Database = Postgres>, limit: i64, hold: &str) -> Result<Vec<Line>, DbError> {
+pub async fn recent<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    limit: i64,
+    hold: &str,
+) -> Result<Vec<Line>, DbError> {
     let rows = sqlx::query_file!("src/db/sql/older_executions.sql", limit, hold).fetch_all(db).await?;
     Ok(rows.into_iter().map(|row| line!(row)).collect())
 }
@@ -98,9 +108,17 @@ pub async fn history(
     (limit, offset): (i64, i64),
     hold: &str,
 ) -> Result<Vec<Execution>, DbError> {
-    let ids = runs::newest(db, &of(workflow), limit, offset).await?;
+    let ids = newest(db, &of(workflow), limit, offset).await?;
     let rows = sqlx::query_file!("src/db/sql/older_history.sql", &ids, hold).fetch_all(db).await?;
     Ok(rows.into_iter().map(|row| execution!(row, Some((row.steps, row.completed)))).collect())
+}
+
+/// The ids of the newest runs that a filter leaves, newest first, some left out at the beginning. Planned anew for these very values.
+async fn newest(db: &PgPool, filter: &Filter, limit: i64, offset: i64) -> Result<Vec<Uuid>, DbError> {
+    let mut sql = QueryBuilder::new("SELECT r.id FROM stepd.runs r WHERE true");
+    filter.conditions(&mut sql);
+    sql.push(" ORDER BY r.id DESC LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
+    Ok(sql.build_query_scalar().persistent(false).fetch_all(db).await?)
 }
 
 fn of(workflow: &str) -> Filter {
@@ -116,7 +134,7 @@ const COUNTED: i64 = 1_000;
 /// Whatever the database says.
 pub async fn total(db: &PgPool, workflow: &str) -> Result<i64, DbError> {
     let ended = ["completed", "failed", "cancelled"].map(str::to_owned).to_vec();
-    let some = runs::newest(db, &Filter { states: ended, ..of(workflow) }, COUNTED, 0).await?;
+    let some = newest(db, &Filter { states: ended, ..of(workflow) }, COUNTED, 0).await?;
     let counted = i64::try_from(some.len()).unwrap_or(COUNTED);
     Ok(sqlx::query_file_scalar!("src/db/sql/older_total.sql", workflow, counted).fetch_one(db).await?)
 }
@@ -183,7 +201,10 @@ pub async fn pauses<'c>(db: impl Executor<'c, Database = Postgres>, runs: &[Uuid
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn bodies<'c>(db: impl Executor<'c, Database = Postgres>, ids: &[i32]) -> Result<Vec<(i32, String)>, DbError> {
+pub async fn bodies<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    ids: &[i32],
+) -> Result<Vec<(i32, String)>, DbError> {
     let rows = sqlx::query_file!("src/db/sql/older_bodies.sql", ids).fetch_all(db).await?;
     Ok(rows.into_iter().map(|row| (row.id, row.body)).collect())
 }
@@ -225,7 +246,7 @@ pub async fn last_runs(db: &PgPool, workflows: &[Workflow], hold: &str) -> Resul
         match late.get(&workflow.name) {
             Some(id) => ids.push(*id),
             // It has not run for long: an index finds what is rare.
-            None => ids.extend(runs::newest(db, &of(&workflow.name), 1, 0).await?),
+            None => ids.extend(newest(db, &of(&workflow.name), 1, 0).await?),
         }
     }
     let rows = sqlx::query_file!("src/db/sql/older_lines.sql", &ids, hold).fetch_all(db).await?;

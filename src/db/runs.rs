@@ -57,7 +57,7 @@ pub struct RunLine {
 
 impl Filter {
     /// The conditions, behind `WHERE true`.
-    fn conditions(&self, sql: &mut QueryBuilder<Postgres>) {
+    pub(super) fn conditions(&self, sql: &mut QueryBuilder<Postgres>) {
         if !self.states.is_empty() {
             // Written out, so that the planner can leave out the half of the view that has none of them: the words are known ones.
             let known = self.states.iter().filter_map(|word| RunState::from_word(word));
@@ -66,11 +66,8 @@ impl Filter {
             sql.push(format_args!(" AND r.state IN ({words})"));
         }
         for (column, words) in [("r.workflow", &self.workflows), ("r.queue", &self.queues)] {
-            match words.as_slice() {
-                [] => {}
-                // The index of one gives them in order; that of several does not.
-                [word] => drop(sql.push(format_args!(" AND {column} = ")).push_bind(word.clone())),
-                _ => drop(sql.push(format_args!(" AND {column} = ANY (")).push_bind(words.clone()).push(")")),
+            if !words.is_empty() {
+                sql.push(format_args!(" AND {column} = ANY (")).push_bind(words.clone()).push(")");
             }
         }
         for (key, value) in &self.labels {
@@ -108,7 +105,7 @@ pub async fn list<'c>(
     page(db, filter, None, limit).await
 }
 
-/// The newest runs that a filter leaves and that are older than `before`, newest first.
+/// The newest runs that a filter leaves and that are older than `before`, newest first; planned anew for these very values.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -128,7 +125,6 @@ pub async fn page<'c>(
         sql.push(" AND r.id < ").push_bind(before);
     }
     sql.push(" ORDER BY r.id DESC LIMIT ").push_bind(limit);
-    // Planned anew for these very values: what suits a common workflow is slow for a rare one.
     let rows = sql.build().persistent(false).fetch_all(db).await?;
     rows.into_iter().map(|row| line(&row).map_err(DbError::from)).collect()
 }
@@ -163,22 +159,6 @@ pub async fn ids<'c>(db: impl Executor<'c, Database = Postgres>, filter: &Filter
     let mut sql = QueryBuilder::new("SELECT r.id FROM stepd.runs r WHERE true");
     filter.conditions(&mut sql);
     sql.push(" ORDER BY r.id");
-    Ok(sql.build_query_scalar().persistent(false).fetch_all(db).await?)
-}
-
-/// The ids of the newest runs that a filter leaves, newest first, some left out at the beginning.
-///
-/// # Errors
-/// Whatever the database says.
-pub async fn newest<'c>(
-    db: impl Executor<'c, Database = Postgres>,
-    filter: &Filter,
-    limit: i64,
-    offset: i64,
-) -> Result<Vec<Uuid>, DbError> {
-    let mut sql = QueryBuilder::new("SELECT r.id FROM stepd.runs r WHERE true");
-    filter.conditions(&mut sql);
-    sql.push(" ORDER BY r.id DESC LIMIT ").push_bind(limit).push(" OFFSET ").push_bind(offset);
     Ok(sql.build_query_scalar().persistent(false).fetch_all(db).await?)
 }
 

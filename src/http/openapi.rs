@@ -16,6 +16,8 @@ use super::{Site, acts, lists, older, runs, stream};
     info(title = "stepd", description = "Durable workflows on Postgres: runs, what is done to them, and what they wait for."),
     modifiers(&Bearer),
     security(("bearer" = [])),
+    // Named by paths alone.
+    components(schemas(lists::QueueVerb, lists::ScheduleVerb)),
     tags(
         (name = "runs", description = "Look at runs, and enqueue them."),
         (name = "actions", description = "Act on runs."),

@@ -41,7 +41,8 @@ async fn the_described_api_gives_a_fuzzer_no_error_of_the_server_and_no_answer_t
     std::fs::write(files.workflows().join("doc.json"), DOCUMENT).unwrap();
     let server = "[mcp.t]\nurl = \"http://127.0.0.1:9/\"\ndialect = \"afu9\"\n";
     std::fs::write(files.path("stepd.toml"), ["http_documents = \"on\"\n", &tokens(), server].concat()).unwrap();
-    let mut worker = Spec::new(&db, &files).http().env("STEPD_CONFIG", files.path("stepd.toml").display()).ready().await;
+    let mut worker =
+        Spec::new(&db, &files).http().env("STEPD_CONFIG", files.path("stepd.toml").display()).ready().await;
     let site = worker.site().await;
     // Beside what it invents, the names of what is there.
     let names: Value = json!({"asks": runs(&db).await});
@@ -55,10 +56,22 @@ async fn the_described_api_gives_a_fuzzer_no_error_of_the_server_and_no_answer_t
     let mut fuzz = Command::new("timeout");
     fuzz.arg("100").arg(python.with_file_name("schemathesis")).current_dir(files.path(""));
     fuzz.args(["run", &format!("{site}/api/v1/openapi.json"), "-H", "Authorization: Bearer ops", "--seed", &seed]);
-    fuzz.args(["--phases", "examples,coverage,fuzzing", "-n", "10", "--no-shrink", "--no-color", "--request-timeout", "30"]);
+    fuzz.args([
+        "--phases",
+        "examples,coverage,fuzzing",
+        "-n",
+        "10",
+        "--no-shrink",
+        "--no-color",
+        "--request-timeout",
+        "30",
+    ]);
     // What is endless (streams), or waits for a run's end.
     fuzz.args(["--exclude-path-regex", "(stream|ws|workflow/execute)$", "--warnings", "off"]);
-    fuzz.args(["-c", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"]);
+    fuzz.args([
+        "-c",
+        "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+    ]);
     let done = tokio::task::spawn_blocking(move || fuzz.output()).await.unwrap().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "--seed {seed}\n{said}\n{}", String::from_utf8_lossy(&done.stderr));

@@ -39,6 +39,7 @@ mod mcp;
 mod models;
 mod network;
 mod older;
+mod older_documents;
 mod operators;
 mod own_kinds;
 mod pause;

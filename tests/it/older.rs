@@ -14,18 +14,18 @@ const ISSUE: &str = r#"{"name": "issue_to_branch", "description": "An issue beco
     {"name": "fetch_issue", "tool": "github.getIssue", "params": {"owner": "${repo.owner}", "number": "${input.issue_number}"}, "assign": "issue"},
     {"name": "left_out", "tool": "github.never", "params": {"x": "${issue.title}"}, "if": "${issue.closed}"},
     {"name": "create_branch", "tool": "github.createBranch", "params": {"branch": "fix/${issue.number}"}, "assign": "branch"}]}"#;
-const NATIVE: &str = "name: native\ninput: {required: [n], properties: {n: {type: integer}}}\nsteps:\n  - {id: ask, approve: 'Pay ${{ input.n }}?'}\n";
+pub const NATIVE: &str = "name: native\ninput: {required: [n], properties: {n: {type: integer}}}\nsteps:\n  - {id: ask, approve: 'Pay ${{ input.n }}?'}\n";
 
-struct Ground {
-    db: Db,
-    files: Files,
-    servers: Afu9Servers,
-    worker: Worker,
-    site: String,
-    client: Client,
+pub struct Ground {
+    pub db: Db,
+    pub files: Files,
+    pub servers: Afu9Servers,
+    pub worker: Worker,
+    pub site: String,
+    pub client: Client,
 }
 
-fn answer(tool: &str, args: &Value) -> Value {
+pub fn answer(tool: &str, args: &Value) -> Value {
     match tool {
         "getIssue" => json!({"number": 7, "title": "It breaks", "closed": false}),
         "hold" => json!({"state": "HOLD"}),
@@ -34,17 +34,18 @@ fn answer(tool: &str, args: &Value) -> Value {
     }
 }
 
-fn spec(db: &Db, files: &Files, servers: &Afu9Servers, documents: bool) -> Spec {
+pub fn spec(db: &Db, files: &Files, servers: &Afu9Servers, documents: bool) -> Spec {
     let switch = if documents { "http_documents = \"on\"\n" } else { "" };
-    std::fs::write(files.path("stepd.toml"), [switch, &tokens(), &servers.sections(&["github", "t"])].concat()).unwrap();
+    std::fs::write(files.path("stepd.toml"), [switch, &tokens(), &servers.sections(&["github", "t"])].concat())
+        .unwrap();
     Spec::new(db, files).http().env("STEPD_CONFIG", files.path("stepd.toml").display())
 }
 
-fn keys(value: &Value) -> BTreeSet<&str> {
+pub fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap_or_else(|| panic!("no object: {value}")).keys().map(String::as_str).collect()
 }
 
-fn has_exactly(value: &Value, names: &str) {
+pub fn has_exactly(value: &Value, names: &str) {
     assert_eq!(keys(value), names.split_whitespace().collect(), "{value}");
 }
 
@@ -52,7 +53,7 @@ const CAMEL: &str = "id workflowId status startedAt completedAt error triggeredB
 const SNAKE: &str = "id workflow_id status input output started_at completed_at error triggered_by github_run_id";
 
 impl Ground {
-    async fn with(documents: bool) -> Self {
+    pub async fn with(documents: bool) -> Self {
         let (db, files, servers) = (Db::new().await, Files::new([NATIVE]), Afu9Servers::start(answer).await);
         std::fs::write(files.workflows().join("issue_to_branch.json"), ISSUE).unwrap();
         let mut worker = spec(&db, &files, &servers, documents).ready().await;
@@ -60,32 +61,32 @@ impl Ground {
         Self { db, files, servers, worker, site, client: client(HeaderMap::new()) }
     }
 
-    async fn post(&self, token: &str, path: &str, body: Value) -> Response {
+    pub async fn post(&self, token: &str, path: &str, body: Value) -> Response {
         self.client.post(format!("{}/api{path}", self.site)).bearer_auth(token).json(&body).send().await.unwrap()
     }
 
-    async fn get(&self, path: &str) -> (u16, Value) {
+    pub async fn get(&self, path: &str) -> (u16, Value) {
         let answer = self.client.get(format!("{}/api{path}", self.site)).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
-    async fn ok(&self, path: &str) -> Value {
+    pub async fn ok(&self, path: &str) -> Value {
         let (status, told) = self.get(path).await;
         assert_eq!(status, 200, "{path}: {told}");
         told
     }
 
     /// The status of an execution.
-    async fn status(&self, id: &str) -> String {
+    pub async fn status(&self, id: &str) -> String {
         self.ok(&format!("/workflow/execution/{id}")).await["execution"]["status"].as_str().unwrap().to_owned()
     }
 
-    async fn reaches(&self, id: &str, status: &str) {
+    pub async fn reaches(&self, id: &str, status: &str) {
         wait_until(&format!("{id} is {status}"), SOON, async || self.status(id).await == status).await;
     }
 
     /// Starts a workflow; the execution's id.
-    async fn triggered(&self, workflow: &str, body: Value) -> String {
+    pub async fn triggered(&self, workflow: &str, body: Value) -> String {
         let answer = self.post("app", &format!("/workflows/{workflow}/trigger"), body).await;
         assert_eq!(answer.status(), StatusCode::OK);
         let place = answer.headers()["location"].to_str().unwrap().to_owned();
@@ -93,12 +94,12 @@ impl Ground {
         place.rsplit('/').next().unwrap().to_owned()
     }
 
-    async fn execute(&self, steps: Value, context: Value) -> Response {
+    pub async fn execute(&self, steps: Value, context: Value) -> Response {
         self.post("ops", "/workflow/execute", json!({"workflow": {"steps": steps}, "context": context})).await
     }
 }
 
-async fn refused(answer: Response, status: u16, error: &str) -> Value {
+pub async fn refused(answer: Response, status: u16, error: &str) -> Value {
     assert_eq!(answer.headers()["content-type"], "application/json");
     let given = answer.status().as_u16();
     let told: Value = answer.json().await.unwrap();
@@ -113,7 +114,11 @@ async fn a_triggered_document_is_shown_in_both_shapes_with_what_each_step_was_gi
     let body = json!({"input": input, "triggeredBy": "ada@example.org", "githubRunId": "run-123"});
     let id = g.triggered("issue_to_branch", body).await;
     g.reaches(&id, "completed").await;
-    assert_eq!(g.servers.heard()[0]["arguments"], json!({"owner": "ada", "number": "7"}), "input.repo is the context's");
+    assert_eq!(
+        g.servers.heard()[0]["arguments"],
+        json!({"owner": "ada", "number": "7"}),
+        "input.repo is the context's"
+    );
 
     let told = g.ok(&format!("/workflow/execution/{id}")).await;
     has_exactly(&told, "execution steps metadata");
@@ -126,19 +131,38 @@ async fn a_triggered_document_is_shown_in_both_shapes_with_what_each_step_was_gi
     assert!(e["startedAt"].as_str().unwrap().len() == "2025-12-11T20:00:00.000Z".len() && e["completedAt"].is_string());
     let steps = told["steps"].as_array().unwrap();
     has_exactly(&steps[0], "id name index status input output startedAt completedAt durationMs error retryCount");
-    let shown: Vec<_> = steps.iter().map(|s| (&s["name"], &s["index"], &s["status"], &s["input"], &s["retryCount"])).collect();
-    assert_eq!(shown[0], (&json!("fetch_issue"), &json!(0), &json!("completed"), &json!({"owner": "ada", "number": "7"}), &json!(0)));
-    assert_eq!(shown[1], (&json!("left_out"), &json!(1), &json!("skipped"), &json!({"x": "${issue.title}"}), &json!(0)));
+    let shown: Vec<_> =
+        steps.iter().map(|s| (&s["name"], &s["index"], &s["status"], &s["input"], &s["retryCount"])).collect();
+    assert_eq!(
+        shown[0],
+        (&json!("fetch_issue"), &json!(0), &json!("completed"), &json!({"owner": "ada", "number": "7"}), &json!(0))
+    );
+    assert_eq!(
+        shown[1],
+        (&json!("left_out"), &json!(1), &json!("skipped"), &json!({"x": "${issue.title}"}), &json!(0))
+    );
     assert_eq!(shown[2].3, &json!({"branch": "fix/7"}));
     assert_eq!(told["metadata"], json!({"totalSteps": 3, "completedSteps": 2, "failedSteps": 0, "skippedSteps": 1}));
 
     let row = g.ok(&format!("/executions/{id}")).await;
-    has_exactly(&row, &format!("{SNAKE} context pause_metadata created_at updated_at workflow_name workflow_description steps"));
-    assert_eq!((&row["workflow_name"], &row["workflow_description"]), (&json!("issue_to_branch"), &json!("An issue becomes a branch")));
+    has_exactly(
+        &row,
+        &format!("{SNAKE} context pause_metadata created_at updated_at workflow_name workflow_description steps"),
+    );
+    assert_eq!(
+        (&row["workflow_name"], &row["workflow_description"]),
+        (&json!("issue_to_branch"), &json!("An issue becomes a branch"))
+    );
     assert_eq!((&row["context"], &row["pause_metadata"]), (&e["context"], &Value::Null));
     let step = &row["steps"][2];
-    has_exactly(step, "id execution_id step_name step_index status input output started_at completed_at duration_ms error retry_count created_at updated_at");
-    assert_eq!((&step["execution_id"], &step["step_name"], &step["step_index"]), (&json!(id), &json!("create_branch"), &json!(2)));
+    has_exactly(
+        step,
+        "id execution_id step_name step_index status input output started_at completed_at duration_ms error retry_count created_at updated_at",
+    );
+    assert_eq!(
+        (&step["execution_id"], &step["step_name"], &step["step_index"]),
+        (&json!(id), &json!("create_branch"), &json!(2))
+    );
 }
 
 #[tokio::test]
@@ -158,7 +182,12 @@ async fn the_lists_have_the_older_shapes_and_their_paging() {
     has_exactly(&told, "executions total limit offset");
     has_exactly(&told["executions"][0], &format!("{SNAKE} total_steps completed_steps"));
     assert_eq!((&told["total"], &told["limit"], &told["offset"]), (&json!(3), &json!(2), &json!(1)));
-    let rows: Vec<_> = told["executions"].as_array().unwrap().iter().map(|r| (&r["id"], &r["total_steps"], &r["completed_steps"])).collect();
+    let rows: Vec<_> = told["executions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (&r["id"], &r["total_steps"], &r["completed_steps"]))
+        .collect();
     assert_eq!(rows, [(&json!(ids[1]), &json!(3), &json!(2)), (&json!(ids[2]), &json!(3), &json!(2))]);
     assert_eq!(told["executions"][1]["input"]["issue_number"], 0, "what the context's input is");
 
@@ -166,11 +195,17 @@ async fn the_lists_have_the_older_shapes_and_their_paging() {
     has_exactly(&told, "workflows total");
     let [one, two] = told["workflows"].as_array().unwrap().as_slice() else { panic!("{told}") };
     has_exactly(one, "id name description definition version enabled created_at updated_at last_run");
-    assert_eq!((&one["id"], &one["description"], &one["enabled"]), (&json!("issue_to_branch"), &json!("An issue becomes a branch"), &json!(true)));
+    assert_eq!(
+        (&one["id"], &one["description"], &one["enabled"]),
+        (&json!("issue_to_branch"), &json!("An issue becomes a branch"), &json!(true))
+    );
     assert_eq!(one["definition"], serde_json::from_str::<Value>(ISSUE).unwrap());
     has_exactly(&one["last_run"], "id status started_at completed_at triggered_by");
     assert_eq!((&one["last_run"]["id"], &one["last_run"]["status"]), (&json!(ids[0]), &json!("completed")));
-    assert_eq!((&two["id"], &two["last_run"], &two["definition"]["steps"][0]["id"]), (&json!("native"), &Value::Null, &json!("ask")));
+    assert_eq!(
+        (&two["id"], &two["last_run"], &two["definition"]["steps"][0]["id"]),
+        (&json!("native"), &Value::Null, &json!("ask"))
+    );
     assert_eq!(g.ok("/workflows/native").await["name"], "native");
 
     for (path, error) in [
@@ -190,21 +225,43 @@ async fn what_is_not_there_or_not_allowed_is_refused_in_the_older_words() {
     }
     assert_eq!(g.get("/workflows/none").await, (404, json!({"error": "Workflow not found"})));
     refused(g.post("app", "/workflows/none/trigger", json!({})).await, 404, "Workflow not found").await;
-    let told = refused(g.post("app", "/workflows/native/trigger", json!({"input": {"n": "x"}})).await, 400, "Invalid input").await;
+    let told =
+        refused(g.post("app", "/workflows/native/trigger", json!({"input": {"n": "x"}})).await, 400, "Invalid input")
+            .await;
     assert!(told["message"].as_str().unwrap().contains("/n"), "{told}");
-    refused(g.post("looker", "/workflows/native/trigger", json!({})).await, 403, "the token `looker` is good for `read`, and this needs `enqueue`").await;
+    refused(
+        g.post("looker", "/workflows/native/trigger", json!({})).await,
+        403,
+        "the token `looker` is good for `read`, and this needs `enqueue`",
+    )
+    .await;
     let id = g.triggered("native", json!({"input": {"n": 1}})).await;
     refused(g.post("ops", &format!("/executions/{id}/pause"), json!({})).await, 400, "pausedBy is required").await;
-    refused(g.post("ops", &format!("/executions/{id}/resume"), json!({})).await, 400, "resumedBy is required (user who approved resume)").await;
-    refused(g.post("ops", &format!("/executions/{nobody}/pause"), json!({"pausedBy": "a"})).await, 404, "Execution not found").await;
+    refused(
+        g.post("ops", &format!("/executions/{id}/resume"), json!({})).await,
+        400,
+        "resumedBy is required (user who approved resume)",
+    )
+    .await;
+    refused(
+        g.post("ops", &format!("/executions/{nobody}/pause"), json!({"pausedBy": "a"})).await,
+        404,
+        "Execution not found",
+    )
+    .await;
     let answer = g.post("app", &format!("/executions/{id}/pause"), json!({"pausedBy": "a"})).await;
     refused(answer, 403, "the token `app` is good for `enqueue`, and this needs `operate`").await;
     g.db.reaches(&id, "waiting", SOON).await;
     let answer = g.post("ops", &format!("/executions/{id}/resume"), json!({"resumedBy": "a"})).await;
     refused(answer, 400, "Cannot resume execution in status: running. Only paused executions can be resumed.").await;
-    assert_eq!(g.db.state(&id).await, "waiting", "an approval of the native language is no pause: a resume answers none");
+    assert_eq!(
+        g.db.state(&id).await,
+        "waiting",
+        "an approval of the native language is no pause: a resume answers none"
+    );
     g.db.exec("UPDATE stepd_engine.workflows SET retired_at = now() WHERE name = 'native'").await;
-    refused(g.post("app", "/workflows/native/trigger", json!({"input": {"n": 1}})).await, 400, "Workflow is disabled").await;
+    refused(g.post("app", "/workflows/native/trigger", json!({"input": {"n": 1}})).await, 400, "Workflow is disabled")
+        .await;
     assert_eq!(g.ok("/workflows/native").await["enabled"], false);
 }
 
@@ -213,12 +270,22 @@ async fn a_pause_and_a_resume_are_real_and_say_who() {
     let g = Ground::with(false).await;
     let id = g.triggered("native", json!({"input": {"n": 1}})).await;
     g.db.reaches(&id, "waiting", SOON).await;
-    let done: Value = g.post("ops", &format!("/executions/{id}/pause"), json!({"pausedBy": "a/b", "reason": "lunch"})).await.json().await.unwrap();
+    let done: Value = g
+        .post("ops", &format!("/executions/{id}/pause"), json!({"pausedBy": "a/b", "reason": "lunch"}))
+        .await
+        .json()
+        .await
+        .unwrap();
     has_exactly(&done, "success executionId status pausedBy pausedAt");
     assert_eq!((&done["status"], &done["pausedBy"]), (&json!("paused"), &json!("a/b")));
     g.db.exec(&format!("SELECT stepd.approve('{id}')")).await;
     assert_eq!((g.db.state(&id).await, g.status(&id).await), ("paused".into(), "paused".into()), "its answer is kept");
-    refused(g.post("ops", &format!("/executions/{id}/pause"), json!({"pausedBy": "a"})).await, 400, "Cannot pause execution in status: paused").await;
+    refused(
+        g.post("ops", &format!("/executions/{id}/pause"), json!({"pausedBy": "a"})).await,
+        400,
+        "Cannot pause execution in status: paused",
+    )
+    .await;
     let told = g.ok("/executions/paused").await;
     has_exactly(&told, "success count executions");
     let [one] = told["executions"].as_array().unwrap().as_slice() else { panic!("{told}") };
@@ -226,159 +293,26 @@ async fn a_pause_and_a_resume_are_real_and_say_who() {
     has_exactly(&one["pauseMetadata"], "pausedAt pausedBy reason");
     assert_eq!((&one["pauseMetadata"]["pausedBy"], &one["pauseMetadata"]["reason"]), (&json!("a/b"), &json!("lunch")));
 
-    let done: Value = g.post("ops", &format!("/executions/{id}/resume"), json!({"resumedBy": "c"})).await.json().await.unwrap();
+    let done: Value =
+        g.post("ops", &format!("/executions/{id}/resume"), json!({"resumedBy": "c"})).await.json().await.unwrap();
     has_exactly(&done, "success executionId status resumedBy resumedAt note");
     assert_eq!((&done["status"], &done["resumedBy"]), (&json!("running"), &json!("c")));
     g.reaches(&id, "completed").await;
     let pause = g.ok(&format!("/executions/{id}")).await["pause_metadata"].clone();
     assert_eq!((&pause["pausedBy"], &pause["resumedBy"]), (&json!("a/b"), &json!("c")));
-    let whom: Vec<String> = g.db.all(format!("SELECT by_whom FROM stepd.history WHERE run = '{id}' AND event IN ('paused', 'unpaused') ORDER BY seq")).await;
+    let whom: Vec<String> =
+        g.db.all(format!(
+            "SELECT by_whom FROM stepd.history WHERE run = '{id}' AND event IN ('paused', 'unpaused') ORDER BY seq"
+        ))
+        .await;
     assert!(whom[0].ends_with("/ops/a/b") && whom[1].ends_with("/ops/c"), "the token, and whom it named: {whom:?}");
-    refused(g.post("ops", &format!("/executions/{id}/pause"), json!({"pausedBy": "a"})).await, 400, "Cannot pause execution in status: completed").await;
+    refused(
+        g.post("ops", &format!("/executions/{id}/pause"), json!({"pausedBy": "a"})).await,
+        400,
+        "Cannot pause execution in status: completed",
+    )
+    .await;
     assert_eq!(g.ok("/executions/paused").await["count"], 0);
-}
-
-#[tokio::test]
-async fn a_hold_is_a_pause_that_a_resume_ends() {
-    let g = Ground::with(true).await;
-    let steps = json!([{"name": "look", "tool": "t.hold", "params": {}, "assign": "issue"},
-        {"name": "go_on", "tool": "t.give", "params": {"value": "${input.x}"}, "assign": "gone"}]);
-    let answer = g.execute(steps, json!({"variables": {}, "input": {"x": "y"}})).await;
-    assert_eq!(answer.status(), StatusCode::OK, "it does not wait for a person");
-    let told: Value = answer.json().await.unwrap();
-    assert_eq!((&told["status"], &told["output"]), (&json!("paused"), &json!({"issue": {"state": "HOLD"}})));
-    assert_eq!(told["error"], "HOLD state triggered - workflow paused pending human review");
-    let id = told["executionId"].as_str().unwrap();
-    let paused = g.ok("/executions/paused").await;
-    let pause = &paused["executions"][0]["pauseMetadata"];
-    assert_eq!((&pause["pausedBy"], &pause["pausedAtStepIndex"]), (&json!("system"), &json!(1)), "{paused}");
-    assert_eq!(paused["executions"][0]["context"]["variables"]["issue"]["state"], "HOLD");
-    let done = g.post("ops", &format!("/executions/{id}/resume"), json!({"resumedBy": "ada"})).await;
-    assert_eq!(done.status(), StatusCode::OK);
-    g.reaches(id, "completed").await;
-    let row = g.ok(&format!("/executions/{id}")).await;
-    assert_eq!((&row["output"]["gone"], &row["pause_metadata"]["resumedBy"]), (&json!("y"), &json!("ada")));
-    assert_eq!(row["steps"].as_array().unwrap().len(), 2, "the guard's question is no step of the document");
-}
-
-#[tokio::test]
-async fn a_document_by_request_runs_only_where_it_is_switched_on_and_only_with_tools() {
-    let off = Ground::with(false).await;
-    let told = refused(off.execute(json!([]), json!({})).await, 403, "Documents by HTTP are switched off").await;
-    assert!(told["message"].as_str().unwrap().contains("http_documents"), "it names the key: {told}");
-
-    let g = Ground::with(true).await;
-    let step = json!({"name": "give", "tool": "t.give", "params": {"value": "${input.a}"}, "assign": "got"});
-    let body = json!({"workflow": {"steps": [step]}, "context": {"variables": {"k": 1}, "input": {"a": 5}}, "triggeredBy": "ada", "githubRunId": "r1"});
-    let answer = g.post("ops", "/workflow/execute", body).await;
-    assert_eq!(answer.status(), StatusCode::OK);
-    let told: Value = answer.json().await.unwrap();
-    has_exactly(&told, "executionId status output metadata");
-    has_exactly(&told["metadata"], "startedAt completedAt durationMs stepsCompleted stepsTotal");
-    assert_eq!((&told["status"], &told["output"]), (&json!("completed"), &json!({"k": 1, "got": "5"})));
-    assert_eq!((&told["metadata"]["stepsCompleted"], &told["metadata"]["stepsTotal"]), (&json!(1), &json!(1)));
-    let list = g.ok("/workflow/executions").await;
-    let one = &list["executions"][0];
-    assert_eq!((&one["id"], &one["workflowId"]), (&told["executionId"], &Value::Null), "a document by request is of no workflow");
-    assert_eq!((&one["triggeredBy"], &one["githubRunId"]), (&json!("ada"), &json!("r1")));
-    assert_eq!(g.ok("/workflows").await["total"], 2, "nor is what stands for it one");
-
-    let failing = json!([{"name": "one", "tool": "t.give", "params": {"value": "x"}, "assign": "a"}, {"name": "two", "tool": "nobody.does", "params": {}}]);
-    let told: Value = g.execute(failing, json!({"input": {}})).await.json().await.unwrap();
-    has_exactly(&told, "executionId status output error metadata");
-    assert_eq!((&told["status"], &told["output"], &told["metadata"]["stepsCompleted"]), (&json!("failed"), &json!({"a": "x"}), &json!(1)));
-    assert!(told["error"].as_str().unwrap().contains("nobody"), "{told}");
-
-    let steps = "Invalid workflow: must include steps array";
-    refused(g.post("ops", "/workflow/execute", json!({"context": {}})).await, 400, steps).await;
-    refused(g.post("ops", "/workflow/execute", json!({"workflow": {"steps": 1}, "context": {}})).await, 400, steps).await;
-    let context = "Invalid context: must provide execution context";
-    refused(g.post("ops", "/workflow/execute", json!({"workflow": {"steps": []}})).await, 400, context).await;
-    let program = json!({"workflow": {"name": "p", "steps": [{"id": "a", "run": "touch /tmp/x"}]}, "context": {}});
-    refused(g.post("ops", "/workflow/execute", program).await, 400, "Invalid workflow: every step must be a call of a tool").await;
-    let told = refused(g.execute(json!([{"name": "a", "tool": "t.x", "params": {}, "run": "true"}]), json!({})).await, 400, "Invalid workflow").await;
-    assert!(told["message"].as_str().unwrap().contains("run"), "{told}");
-    let answer = g.post("app", "/workflow/execute", json!({"workflow": {"steps": []}, "context": {}})).await;
-    refused(answer, 403, "the token `app` is good for `enqueue`, and this needs `operate`").await;
-    let empty: Value = g.execute(json!([]), json!({})).await.json().await.unwrap();
-    assert_eq!((&empty["status"], &empty["output"]), (&json!("completed"), &json!({})));
-}
-
-#[tokio::test]
-async fn a_request_that_is_sent_again_with_its_key_finds_the_execution_and_one_that_does_not_wait_gets_its_id() {
-    let g = Ground::with(true).await;
-    let send = async |prefer: &str| {
-        let body = json!({"workflow": {"steps": [{"name": "g", "tool": "t.give", "params": {"value": "x"}, "assign": "v"}]}, "context": {}});
-        let request = g.client.post(format!("{}/api/workflow/execute", g.site)).bearer_auth("ops").header("Idempotency-Key", "k 1");
-        request.header("Prefer", prefer).json(&body).send().await.unwrap()
-    };
-    let first = send("respond-async").await;
-    assert_eq!(first.status(), StatusCode::ACCEPTED);
-    let place = first.headers()["location"].to_str().unwrap().to_owned();
-    let first: Value = first.json().await.unwrap();
-    has_exactly(&first, "executionId status");
-    let id = first["executionId"].as_str().unwrap();
-    assert_eq!(place, format!("/api/workflow/execution/{id}"));
-    g.reaches(id, "completed").await;
-    let again: Value = send("wait=10").await.json().await.unwrap();
-    assert_eq!((&again["executionId"], &again["output"]), (&json!(id), &json!({"v": "x"})));
-    assert_eq!(g.servers.heard().len(), 1, "also after its end nothing runs anew");
-}
-
-#[tokio::test]
-async fn a_worker_that_is_killed_in_the_middle_does_not_cost_the_request_its_answer() {
-    let mut g = Ground::with(true).await;
-    // Whoever has the run dies when its first step is recorded; this server stays, and has no place for runs of its own meanwhile.
-    let files = Files::new([NATIVE]);
-    let config = files.path("stepd.toml");
-    std::fs::write(&config, g.servers.sections(&["t"])).unwrap();
-    g.worker.drain(SOON).await;
-    let busy = spec(&g.db, &g.files, &g.servers, true).env("STEPD_QUEUES", "elsewhere");
-    let mut looker = busy.ready().await;
-    g.site = looker.site().await;
-    let mut victim = Spec::new(&g.db, &files).lease(3).env("STEPD_CONFIG", config.display()).ready().await;
-    let steps = json!([{"name": "one", "tool": "t.give", "params": {"value": "x"}, "assign": "a"},
-        {"name": "two", "tool": "t.hold", "params": {}}, {"name": "three", "tool": "t.give", "params": {"value": "${a}"}, "assign": "b"}]);
-    g.db.exec("CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.2); RETURN NEW; END';
-        CREATE TRIGGER slow BEFORE INSERT ON stepd_engine.checkpoints FOR EACH ROW EXECUTE FUNCTION public.slow()").await;
-    let site = g.site.clone();
-    let asking = tokio::spawn({
-        let client = g.client.clone();
-        let body = json!({"workflow": {"steps": steps}, "context": {}});
-        async move { client.post(format!("{site}/api/workflow/execute")).bearer_auth("ops").json(&body).send().await.unwrap() }
-    });
-    wait_until("the first step is recorded", SOON, async || g.db.count("SELECT count(*) FROM stepd.steps WHERE checkpoint").await > 0).await;
-    victim.kill9();
-    let _heir = Spec::new(&g.db, &files).lease(3).env("STEPD_CONFIG", config.display()).ready().await;
-    let answer = asking.await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK);
-    let told: Value = answer.json().await.unwrap();
-    assert_eq!((&told["status"], &told["output"]), (&json!("completed"), &json!({"a": "x", "b": "x"})));
-    assert_eq!(g.servers.heard().iter().filter(|call| call["tool"] == "give" && call["arguments"]["value"] == "x").count(), 2, "a step that was recorded is not called again");
-}
-
-#[tokio::test]
-async fn a_server_that_ends_tells_who_waits_the_executions_id_and_the_execution_goes_on() {
-    let mut g = Ground::with(true).await;
-    g.db.exec("SELECT stepd.pause_queue('default')").await;
-    let site = g.site.clone();
-    let asking = tokio::spawn({
-        let client = g.client.clone();
-        let body = json!({"workflow": {"steps": []}, "context": {}});
-        async move { client.post(format!("{site}/api/workflow/execute")).bearer_auth("ops").json(&body).send().await.unwrap() }
-    });
-    wait_until("it is enqueued", SOON, async || g.db.count("SELECT count(*) FROM stepd.jobs").await == 1).await;
-    let request = g.client.post(format!("{}/api/workflow/execute", g.site)).bearer_auth("ops").header("Prefer", "wait=1");
-    let answer = request.json(&json!({"workflow": {"steps": []}, "context": {}})).send().await.unwrap();
-    let told = refused(answer, 504, "Failed to execute workflow").await;
-    assert!(told["message"].as_str().unwrap().contains("queue") && told["executionId"].is_string(), "it says why: {told}");
-    g.worker.term();
-    let told = refused(asking.await.unwrap(), 503, "Failed to execute workflow").await;
-    let id = told["executionId"].as_str().unwrap().to_owned();
-    g.worker.ends(SOON).await;
-    g.db.exec("SELECT stepd.unpause_queue('default')").await;
-    let _heir = spec(&g.db, &g.files, &g.servers, true).ready().await;
-    g.db.reaches(&id, "completed", SOON).await;
 }
 
 #[tokio::test]
@@ -391,9 +325,13 @@ async fn the_health_of_servers_is_asked_of_them() {
     std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + gone).unwrap();
     let mut worker = spec.ready().await;
     let site = worker.site().await;
-    let told: Value = client(HeaderMap::new()).get(format!("{site}/api/mcp/health")).send().await.unwrap().json().await.unwrap();
+    let told: Value =
+        client(HeaderMap::new()).get(format!("{site}/api/mcp/health")).send().await.unwrap().json().await.unwrap();
     has_exactly(&told, "status servers timestamp");
     has_exactly(&told["servers"]["github"], "status server timestamp");
     has_exactly(&told["servers"]["gone"], "status server timestamp error");
-    assert_eq!((&told["status"], &told["servers"]["github"]["status"], &told["servers"]["gone"]["status"]), (&json!("degraded"), &json!("ok"), &json!("error")));
+    assert_eq!(
+        (&told["status"], &told["servers"]["github"]["status"], &told["servers"]["gone"]["status"]),
+        (&json!("degraded"), &json!("ok"), &json!("error"))
+    );
 }

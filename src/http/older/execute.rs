@@ -105,8 +105,9 @@ pub(super) async fn execute(
 ) -> Result<Response, Refused> {
     caller.needs(Scope::Operate)?;
     if !site.older.documents {
-        return Err(Refused::new(StatusCode::FORBIDDEN, "Documents by HTTP are switched off")
-            .message("set http_documents = \"on\" in the configuration, or load the document as a file and trigger it"));
+        return Err(Refused::new(StatusCode::FORBIDDEN, "Documents by HTTP are switched off").message(
+            "set http_documents = \"on\" in the configuration, or load the document as a file and trigger it",
+        ));
     }
     let (text, definition) = document(asked.workflow)?;
     let input = context(asked.context)?;

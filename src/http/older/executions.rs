@@ -15,7 +15,9 @@ use super::super::Site;
 use super::super::access::Scope;
 use super::super::problem::Problem;
 use super::refused::{Id, Refused, Who, number};
-use super::shapes::{Counts, Detail, Execution, PausedExecution, Row, StepRow, Summary, Time, json, standing, workflow_id};
+use super::shapes::{
+    Counts, Detail, Execution, PausedExecution, Row, StepRow, Summary, Time, json, standing, workflow_id,
+};
 use super::told::{Depth, Told, tell};
 
 /// Executions of a list, at the most.
@@ -29,7 +31,11 @@ async fn found(site: &Site, id: Uuid) -> Result<Told, Refused> {
 /// One execution with its steps, as the older system showed it.
 #[utoipa::path(get, path = "/workflow/execution/{id}", tag = "older", params(("id" = Uuid, Path, description = "The execution: a run.")),
     responses((status = 200, body = Detail), (status = "4XX", content((Refused = "application/json"), (Problem = "application/problem+json"))), (status = 503, body = Refused)))]
-pub(super) async fn execution(State(site): State<Arc<Site>>, Who(caller): Who, Id(id): Id) -> Result<Json<Detail>, Refused> {
+pub(super) async fn execution(
+    State(site): State<Arc<Site>>,
+    Who(caller): Who,
+    Id(id): Id,
+) -> Result<Json<Detail>, Refused> {
     caller.needs(Scope::Read)?;
     let told = found(&site, id).await?;
     let metadata = Counts::of(&told.steps);

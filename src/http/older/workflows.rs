@@ -77,7 +77,11 @@ async fn found(site: &Site, name: &str) -> Result<Stored, Refused> {
 /// One workflow, as a row of the older system.
 #[utoipa::path(get, path = "/workflows/{id}", tag = "older", params(("id" = String, Path, description = "The workflow's name.")),
     responses((status = 200, body = Workflow), (status = "4XX", content((Refused = "application/json"), (Problem = "application/problem+json"))), (status = 503, body = Refused)))]
-pub(super) async fn one(State(site): State<Arc<Site>>, Who(caller): Who, Name(name): Name) -> Result<Json<Workflow>, Refused> {
+pub(super) async fn one(
+    State(site): State<Arc<Site>>,
+    Who(caller): Who,
+    Name(name): Name,
+) -> Result<Json<Workflow>, Refused> {
     caller.needs(Scope::Read)?;
     let stored = found(&site, &name).await?;
     let last = older::last_runs(&site.readers, std::slice::from_ref(&stored), HOLD).await?.remove(&name);
@@ -178,7 +182,12 @@ pub(super) async fn trigger(
     let mut conn = acting(&site, &caller).await?;
     let id = actions::enqueue(&mut *conn, &job).await?;
     let place = [(header::LOCATION, format!("/api/workflow/execution/{id}"))];
-    let done = Triggered { success: true, message: "Workflow execution started", workflow_name: name.clone(), workflow_id: name };
+    let done = Triggered {
+        success: true,
+        message: "Workflow execution started",
+        workflow_name: name.clone(),
+        workflow_id: name,
+    };
     Ok((place, Json(done)).into_response())
 }
 
