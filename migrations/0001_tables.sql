@@ -57,7 +57,8 @@ CREATE TABLE stepd_engine.settings (
     event_ttl interval NOT NULL DEFAULT '1 hour',
     max_input_bytes integer NOT NULL DEFAULT 16777216 CHECK (max_input_bytes > 0),
     breaker_after integer NOT NULL DEFAULT 5 CHECK (breaker_after > 0),
-    breaker_probe interval NOT NULL DEFAULT '30 s' CHECK (breaker_probe > '0')
+    breaker_probe interval NOT NULL DEFAULT '30 s' CHECK (breaker_probe > '0'),
+    session_key text NOT NULL DEFAULT replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')
 );
 INSERT INTO stepd_engine.settings DEFAULT VALUES;
 COMMENT ON TABLE stepd_engine.settings IS 'Settings that the database itself must know: one row.';
@@ -68,6 +69,7 @@ COMMENT ON COLUMN stepd_engine.settings.max_input_bytes IS 'The largest input of
 COMMENT ON COLUMN stepd_engine.settings.breaker_after IS 'When so many runs of a workflow wait to be resumed after a failure at the same step, their resumes stand still but for one that probes.';
 COMMENT ON COLUMN stepd_engine.settings.breaker_probe IS 'How far apart such probes are.';
 COMMENT ON COLUMN stepd_engine.settings.event_ttl IS 'How long an emitted event is kept for runs that begin to wait for it later.';
+COMMENT ON COLUMN stepd_engine.settings.session_key IS 'Random; with the hash of a token it signs the sessions of browsers, for all HTTP servers on this database. A new one ends them all.';
 COMMENT ON INDEX stepd_engine.settings_pkey IS 'Keeps it one row.';
 
 CREATE TABLE stepd_engine.definitions (

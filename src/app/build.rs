@@ -325,7 +325,7 @@ impl Daemon {
         Arc::new(move || match (presence.worker(), connectivity.is_away()) {
             (_, true) => Err("Postgres is away".to_owned()),
             (None, _) => Err("not registered among the workers".to_owned()),
-            (Some(_), false) => Ok(()),
+            (Some(_), false) => Ok(true),
         })
     }
 

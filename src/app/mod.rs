@@ -4,6 +4,7 @@ pub mod build;
 pub mod config;
 pub mod files;
 pub mod herald;
+mod hooks;
 pub mod outside;
 pub mod reload;
 pub mod retention;

@@ -114,7 +114,7 @@ fn url(config: &Config, key: &str, text: &str) -> Result<reqwest::Url, BuildErro
 }
 
 /// The text with its secrets.
-fn filled(config: &Config, key: &str, text: &str) -> Result<String, BuildError> {
+pub(super) fn filled(config: &Config, key: &str, text: &str) -> Result<String, BuildError> {
     let pieces = split(text).map_err(|_| wrong(key, "has a `${{` without its `}}`"))?;
     let mut out = String::new();
     for piece in pieces {

@@ -3,15 +3,28 @@
 use std::time::Duration;
 
 use crate::db::{DbError, definitions};
+use crate::http::Site;
 use crate::telemetry::logs;
 
 use super::build::{self, BuildError, Daemon};
 use super::config::{Config, ConfigError, Sources};
 use super::files::{self, LoadError};
+use super::site::{self, SiteError};
 
 /// What a reload takes up; the rest is built into a running daemon.
-const LIVE: [&str; 8] =
-    ["workflows", "env", "secrets", "mcp", "models", "log_level", "grace_seconds", "on_unknown_workflow"];
+const LIVE: [&str; 11] = [
+    "workflows",
+    "env",
+    "secrets",
+    "mcp",
+    "models",
+    "log_level",
+    "grace_seconds",
+    "on_unknown_workflow",
+    "http_hosts",
+    "http_tokens",
+    "http_hooks",
+];
 
 /// Why nothing was taken up.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +35,9 @@ pub enum ReloadError {
     /// It makes no sense.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// What it says of the HTTP server.
+    #[error(transparent)]
+    Site(#[from] SiteError),
     /// Workflow files are wrong.
     #[error(transparent)]
     Files(#[from] LoadError),
@@ -44,14 +60,21 @@ pub struct Reloaded {
 }
 
 impl Daemon {
-    /// Reads everything again. `running` is the configuration in force, and becomes the new one.
+    /// Reads everything again. `running` is the configuration in force, and becomes the new one; `site` is the HTTP server, where
+    /// there is one.
     ///
     /// # Errors
     /// Something is wrong with what was read: then nothing has changed.
-    pub async fn reload(&mut self, sources: &Sources, running: &mut Config) -> Result<Reloaded, ReloadError> {
+    pub async fn reload(
+        &mut self,
+        sources: &Sources,
+        running: &mut Config,
+        site: Option<&Site>,
+    ) -> Result<Reloaded, ReloadError> {
         let new = sources.load()?.config;
         // Also what needs a restart must be right: the restart will come.
         build::registry(&new)?;
+        let rules = site::rules(&new)?;
         let host = build::host(&new);
         new.hide_secrets();
         let loaded = files::load(&new.workflows, &host)?;
@@ -63,6 +86,9 @@ impl Daemon {
             definitions::on_unknown_workflow(self.db.pool(), choice).await?;
         }
         self.outside.replace(&new)?;
+        if let Some(site) = site {
+            site.replace(rules);
+        }
         logs::set_level(&new.log_level);
         self.grace = Duration::from_secs(new.grace_seconds);
         *running = Config {
@@ -74,6 +100,9 @@ impl Daemon {
             log_level: new.log_level,
             grace_seconds: new.grace_seconds,
             on_unknown_workflow: new.on_unknown_workflow,
+            http_hosts: new.http_hosts,
+            http_tokens: new.http_tokens,
+            http_hooks: new.http_hooks,
             ..running.clone()
         };
         Ok(Reloaded { workflows, changed, keys, restart })

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::db::Database;
-use crate::http::{Access, Older, Readiness, Scope, Server, Site, Token};
+use crate::http::{Access, Older, Readiness, Rules, Scope, Server, Site, Token};
 use crate::steps::Servers;
 
 use super::config::{Config, DEFAULT_LISTEN};
+use super::hooks::hooks;
 
 /// A body may be larger than the largest input by what stands around it.
 const AROUND: usize = 64 << 10;
@@ -23,12 +24,15 @@ pub enum SiteError {
     Address(String),
     /// Open to everybody.
     #[error(
-        "http_listen: {0} is open to other machines, and there is no token; add one to [http_tokens] (stepd token makes it)"
+        "http_listen: {0} is open to other machines, and there is no token; add one to [http_tokens] (stepd token NAME makes it)"
     )]
     NoToken(SocketAddr),
     /// A token without a part.
     #[error("http_tokens.{0}: it needs sha256 (64 hexadecimal digits) and scope")]
     Token(String),
+    /// A webhook that cannot be.
+    #[error("{0}")]
+    Hook(String),
     /// The address cannot be had.
     #[error("http_listen: cannot listen at {0}: {1}")]
     Bind(SocketAddr, std::io::Error),
@@ -49,6 +53,12 @@ impl Bound {
         self.server.address()
     }
 
+    /// What is served: to be given other rules.
+    #[must_use]
+    pub fn site(&self) -> Arc<Site> {
+        self.site.clone()
+    }
+
     /// Serves until it is stopped.
     pub async fn serve(self) {
         self.server.serve(self.site, self.limit, self.stop).await;
@@ -66,14 +76,10 @@ pub async fn bind(
     servers: Arc<Servers>,
     stop: watch::Receiver<bool>,
 ) -> Result<Option<Bound>, SiteError> {
-    if config.http_listen == "off" {
+    if config.http_listen == OFF {
         return Ok(None);
     }
-    let address: SocketAddr = config.http_listen.parse().map_err(|_| SiteError::Address(config.http_listen.clone()))?;
-    let tokens = tokens(config)?;
-    if tokens.is_empty() && !address.ip().is_loopback() {
-        return Err(SiteError::NoToken(address));
-    }
+    let (rules, address) = (rules(config)?, address(config)?);
     let server = match Server::bind(address).await {
         Ok(server) => server,
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && config.http_listen == DEFAULT_LISTEN => {
@@ -82,10 +88,33 @@ pub async fn bind(
         }
         Err(error) => return Err(SiteError::Bind(address, error)),
     };
-    let access = Access::new(server.address(), tokens, config.http_hosts.clone());
+    let access = Access::new(server.address(), rules);
     let older = Older { documents: config.http_documents == "on", servers };
     let site = Arc::new(Site::new(db, access, ready, stop.clone()).with_older(older));
     Ok(Some(Bound { server, site, limit: config.max_output_bytes + AROUND, stop }))
+}
+
+/// No server.
+const OFF: &str = "off";
+
+fn address(config: &Config) -> Result<SocketAddr, SiteError> {
+    config.http_listen.parse().map_err(|_| SiteError::Address(config.http_listen.clone()))
+}
+
+/// What a configuration says of who may do what.
+///
+/// # Errors
+/// It makes no sense, or opens the server to everybody.
+pub fn rules(config: &Config) -> Result<Rules, SiteError> {
+    let tokens = tokens(config)?;
+    if config.http_listen != OFF {
+        let address = address(config)?;
+        if tokens.is_empty() && !address.ip().is_loopback() {
+            return Err(SiteError::NoToken(address));
+        }
+    }
+    let hooks = hooks(config).map_err(SiteError::Hook)?;
+    Ok(Rules { tokens, hosts: config.http_hosts.clone(), hooks })
 }
 
 fn tokens(config: &Config) -> Result<BTreeMap<Arc<str>, Token>, SiteError> {

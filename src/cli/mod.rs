@@ -33,10 +33,12 @@ mod run;
 mod schedule;
 mod schema;
 mod serve;
+mod serve_http;
 mod show;
 mod signal;
 mod sizes;
 mod text;
+mod token;
 mod values;
 mod watch;
 mod why;
@@ -198,6 +200,8 @@ enum Command {
     Import(import::Args),
     /// Explain an error: what it means, and what to do; without a code, list them all
     Explain(explain::Args),
+    /// Make a token of the HTTP API: shown once, with the lines for the configuration
+    Token(token::Args),
     /// Print completions for a shell: bash, elvish, fish, powershell, zsh
     Completions(manual::Completions),
     /// Print a manual page, or write them all
@@ -284,6 +288,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Kinds => kinds::run(&cli.global),
         Command::Schema => schema::run(),
         Command::Import(args) => import::run(&args),
+        Command::Token(args) => token::run(&cli.global, &args),
         Command::Explain(args) => explain::run(&cli.global, &args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),

@@ -18,16 +18,17 @@ use crate::app::reload::Reloaded;
 use crate::app::systemd::Systemd;
 use crate::app::{Config, Daemon, files, site};
 use crate::db::{Database, DbError, Trouble, definitions, migrate, server};
+use crate::http::Site;
 
 use crate::telemetry::logs;
 
-use super::{Exit, Global, errors, start_logs};
-
-/// Requests under way at the end are given so long.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+use super::{Exit, Global, errors, serve_http, start_logs};
 
 /// Between two tries to reach Postgres at the start …
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// The longest that requests under way keep a daemon that has ended.
+pub(super) const CLOSING: Duration = Duration::from_secs(2);
 
 /// … each of which gives the daemon this much more time to start.
 const STARTING: Duration = Duration::from_secs(60);
@@ -52,6 +53,9 @@ pub(super) struct Args {
     /// Do not create or update the schema at start
     #[arg(long)]
     no_migrate: bool,
+    /// Serve HTTP alone: run nothing, and be no worker
+    #[arg(long, conflicts_with_all = ["workflows", "queue", "concurrency"])]
+    no_work: bool,
 }
 
 impl Args {
@@ -76,7 +80,11 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
     let sources = args.sources(global);
     let config = sources.load()?.config;
     start_logs(&config);
-    match serve(sources, config, !args.no_migrate).await {
+    let served = match args.no_work {
+        true => serve_http::serve(sources, config, !args.no_migrate).await,
+        false => serve(sources, config, !args.no_migrate).await,
+    };
+    match served {
         // Whoever collects lines gets lines, to the last.
         Err(error) if !logs::are_for_people() => {
             let (text, exit) = errors::told(&error);
@@ -115,7 +123,7 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
         signal = signals.next() => signal,
     };
     let remark = Arc::<Remark>::default();
-    let mut serving = Serving { sources, config, daemon, systemd, remark };
+    let mut serving = Serving { sources, config, daemon, site: site.as_ref().map(site::Bound::site), systemd, remark };
     if early.is_none() {
         tracing::info!("ready");
         serving.systemd.ready("ready");
@@ -131,13 +139,12 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let ended = serving.end(signals).await;
     // Looked at to the last; streams end, and their readers go to another worker's.
     stop_site.send_replace(true);
-    // What is asked at this moment gets its answer.
-    let _ = tokio::time::timeout(LAST_ANSWERS, sites.join_next()).await;
+    let _ = tokio::time::timeout(CLOSING, async { while sites.join_next().await.is_some() {} }).await;
     ended
 }
 
 /// Resolves at SIGTERM or SIGINT. A reload has no meaning before the daemon is ready, nor after it was told to end.
-async fn told_to_end(signals: &mut Signals) {
+pub(super) async fn told_to_end(signals: &mut Signals) {
     while let Some(signal) = signals.next().await {
         if signal != SIGHUP {
             return;
@@ -151,6 +158,7 @@ struct Serving {
     sources: Sources,
     config: Config,
     daemon: Daemon,
+    site: Option<Arc<Site>>,
     systemd: Arc<Systemd>,
     remark: Arc<Remark>,
 }
@@ -192,7 +200,7 @@ impl Serving {
     /// Everything new is read and checked, then swapped in whole; or the old set stays, and the log and the status say why.
     async fn reload(&mut self) {
         self.systemd.reloading();
-        match self.daemon.reload(&self.sources, &mut self.config).await {
+        match self.daemon.reload(&self.sources, &mut self.config, self.site.as_deref()).await {
             Ok(Reloaded { workflows, changed, keys, restart }) => {
                 tracing::info!(workflows, changed, keys = keys.join(", "), "reloaded");
                 let waiting = restart.join(", ");
@@ -222,7 +230,7 @@ async fn settle(config: &Config, db: &Database) -> Result<(), DbError> {
 }
 
 /// Waits for Postgres, however late it starts, and brings the schema up to date.
-async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -> Result<(), DbError> {
+pub(super) async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -> Result<(), DbError> {
     // Each reason once: what comes and goes by turns is still said once.
     let mut told = HashSet::new();
     loop {

@@ -7,7 +7,8 @@ use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::db::runs::{self, Change, Filter};
+use crate::db::changes::{self, Change};
+use crate::db::runs::{self, Filter};
 use crate::definition::parse_duration;
 use crate::model::RunState;
 
@@ -100,9 +101,12 @@ async fn all(global: &Global, conn: &mut PgConnection, filter: &Filter) -> anyho
         Some(since) => runs::first_id_at(since),
         None => runs::last(&mut *conn).await?.unwrap_or(Uuid::nil()),
     };
-    let unfinished = runs::unfinished(&mut *conn, &everything).await?;
-    if i64::try_from(unfinished.len()) == Ok(runs::WATCHED) {
-        talk(&format!("there are more: the newest {} unfinished runs are watched, and all that come", runs::WATCHED));
+    let unfinished = changes::unfinished(&mut *conn, &everything).await?;
+    if i64::try_from(unfinished.len()) == Ok(changes::WATCHED) {
+        talk(&format!(
+            "there are more: the newest {} unfinished runs are watched, and all that come",
+            changes::WATCHED
+        ));
     }
     for change in unfinished {
         if wanted(&change) {
@@ -114,7 +118,7 @@ async fn all(global: &Global, conn: &mut PgConnection, filter: &Filter) -> anyho
         turning.says(&summary(known.values()));
         tokio::time::sleep(PAUSE_ALL).await;
         let ids: Vec<Uuid> = known.keys().copied().collect();
-        for change in runs::changes(&mut *conn, &everything, last, &ids).await? {
+        for change in changes::changes(&mut *conn, &everything, last, &ids).await? {
             last = last.max(change.id);
             let before = known.get(&change.id);
             let same = before.is_some_and(|b| b.state == change.state && b.step == change.step);
@@ -191,6 +195,9 @@ mod tests {
             step: Some("charge".into()),
             error_code: Some("http_503".into()),
             error_message: Some("bad\u{1b}[0m gateway".into()),
+            queue: "default".into(),
+            labels: json!({}),
+            epoch: 1,
             now: DateTime::from_timestamp_millis(1_700_000_100_000).unwrap(),
         };
         let text = anstream::adapter::strip_str(&told(&change("failed"))).to_string();

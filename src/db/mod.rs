@@ -3,6 +3,7 @@
 
 pub mod actions;
 pub mod batch;
+pub mod changes;
 pub mod children;
 pub mod claims;
 pub mod connect;

@@ -138,6 +138,14 @@ async fn one(conn: &mut PgConnection, sql: &str) -> Result<String, DbError> {
     Ok(row.try_get_unchecked(0)?)
 }
 
+/// What sessions of browsers are signed with, beside a token's hash.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn session_key<'c>(db: impl sqlx::Executor<'c, Database = sqlx::Postgres>) -> Result<String, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/session_key.sql").fetch_one(db).await?)
+}
+
 /// Does it answer?
 ///
 /// # Errors

@@ -7,19 +7,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::Site;
+use super::hooks::Hook;
 use super::problem::Problem;
+use super::{Site, session};
 
 /// What a token is good for. Each scope includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +45,7 @@ impl Scope {
         }
     }
 
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Enqueue => "enqueue",
@@ -67,7 +68,11 @@ pub struct Token {
 pub struct Caller {
     /// The token's name; `None`: without one.
     pub name: Option<Arc<str>>,
-    scope: Scope,
+    pub(super) scope: Scope,
+    /// When their session ends, in seconds since 1970; `None`: it is none.
+    pub(super) until: Option<u64>,
+    /// The token's.
+    hash: Option<[u8; 32]>,
 }
 
 impl Caller {
@@ -82,7 +87,7 @@ impl Caller {
                 format!("the token `{name}` is good for `{}`, and this needs `{}`", self.scope.word(), scope.word()),
             ),
             None => Problem::new(StatusCode::UNAUTHORIZED, format!("this needs a token of scope `{}`", scope.word()))
-                .hint("send it as Authorization: Bearer …; `stepd token` makes one"),
+                .hint("send it as Authorization: Bearer …; `stepd token NAME` makes one"),
         })
     }
 }
@@ -103,12 +108,21 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses that are remembered.
 const REMEMBERED: usize = 10_000;
 
+/// What the configuration says of who may do what.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// By name.
+    pub tokens: BTreeMap<Arc<str>, Token>,
+    /// Names by which the server may be called, beside those of this machine; empty with `anywhere`: any.
+    pub hosts: Vec<String>,
+    /// Webhooks that are taken, by name.
+    pub hooks: BTreeMap<String, Hook>,
+}
+
 /// The rules of one server.
 #[derive(Debug)]
 pub struct Access {
-    tokens: BTreeMap<Arc<str>, Token>,
-    /// Names by which the server may be called, beside those of this machine; empty with `anywhere`: any.
-    hosts: Vec<String>,
+    rules: RwLock<Arc<Rules>>,
     /// Does it listen beyond this machine?
     anywhere: bool,
     failures: Mutex<HashMap<IpAddr, (u32, Instant)>>,
@@ -117,62 +131,102 @@ pub struct Access {
 impl Access {
     /// The rules of a server that listens at `address`.
     #[must_use]
-    pub fn new(address: SocketAddr, tokens: BTreeMap<Arc<str>, Token>, hosts: Vec<String>) -> Self {
+    pub fn new(address: SocketAddr, rules: Rules) -> Self {
         let anywhere = !address.ip().is_loopback();
-        Self { tokens, hosts, anywhere, failures: Mutex::default() }
+        Self { rules: RwLock::new(Arc::new(rules)), anywhere, failures: Mutex::default() }
+    }
+
+    /// Other rules, from now on.
+    pub(super) fn replace(&self, rules: Rules) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The webhook of that name.
+    pub(super) fn hook(&self, name: &str) -> Option<Hook> {
+        self.rules().hooks.get(name).cloned()
     }
 
     fn check_host(&self, host: &str) -> Result<(), Problem> {
-        let name = host_of(host);
-        let known = is_local(name) || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(name));
-        if known || self.anywhere && self.hosts.is_empty() {
+        let (name, rules) = (host_of(host), self.rules());
+        let known = is_local(name) || rules.hosts.iter().any(|h| h.eq_ignore_ascii_case(name));
+        if known || self.anywhere && rules.hosts.is_empty() {
             return Ok(());
         }
         Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, format!("this server is not known as `{name}`"))
             .hint("add the name to http_hosts"))
     }
 
-    fn caller(&self, headers: &HeaderMap, host: &str, peer: IpAddr) -> Result<Option<Caller>, Problem> {
-        if let Some(token) = bearer(headers) {
-            self.not_too_often(peer)?;
-            let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-            // All of them are looked at, whichever it is.
-            let mut found = None;
-            for (name, known) in &self.tokens {
-                if bool::from(known.hash.ct_eq(&hash)) {
-                    found = Some(Caller { name: Some(name.clone()), scope: known.scope });
-                }
+    /// Whose token that is. A wrong one counts against its sender.
+    pub(super) fn known(&self, token: &str, sender: IpAddr) -> Result<(Caller, Token), Problem> {
+        self.not_too_often(sender)?;
+        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        // All of them are looked at, whichever it is.
+        let mut found = None;
+        for (name, known) in &self.rules().tokens {
+            if bool::from(known.hash.ct_eq(&hash)) {
+                let caller = Caller { name: Some(name.clone()), scope: known.scope, until: None, hash: Some(hash) };
+                found = Some((caller, known.clone()));
             }
-            return match found {
-                Some(caller) => Ok(Some(caller)),
-                None => {
-                    self.failed(peer);
-                    Err(Problem::new(StatusCode::UNAUTHORIZED, "the token is not known"))
-                }
-            };
         }
-        let forwarded = ["forwarded", "x-forwarded-for"].iter().any(|h| headers.contains_key(*h));
-        let here = !self.anywhere && is_local(host_of(host)) && !forwarded;
-        Ok(here.then_some(Caller { name: None, scope: Scope::Read }))
+        found.ok_or_else(|| {
+            self.failed(sender);
+            Problem::new(StatusCode::UNAUTHORIZED, "the token is not known")
+        })
     }
 
-    fn not_too_often(&self, peer: IpAddr) -> Result<(), Problem> {
+    /// Whose session that is.
+    async fn of_session(&self, site: &Site, headers: &HeaderMap) -> Result<Option<Caller>, Problem> {
+        let Some((name, until, mac)) = session::said(headers) else { return Ok(None) };
+        let Some((name, token)) = self.rules().tokens.get_key_value(name).map(|(n, t)| (n.clone(), t.clone())) else {
+            return Ok(None);
+        };
+        let holds = session::holds(site.session_key().await?, &token, &name, until, &mac);
+        let caller = Caller { name: Some(name), scope: token.scope, until: Some(until), hash: Some(token.hash) };
+        Ok(holds.then_some(caller))
+    }
+
+    /// May they still look? A token may have gone, a session may have ended.
+    pub(super) fn still(&self, caller: &Caller) -> bool {
+        let Some(name) = &caller.name else { return true };
+        let rules = self.rules();
+        rules.tokens.get(name).is_some_and(|t| Some(t.hash) == caller.hash && t.scope == caller.scope)
+            && caller.until.is_none_or(|until| until > session::now())
+    }
+
+    /// Who needs no token: who sits at this machine, to look.
+    fn here(&self, headers: &HeaderMap, host: &str) -> Option<Caller> {
+        let forwarded = ["forwarded", "x-forwarded-for"].iter().any(|h| headers.contains_key(*h));
+        let here = !self.anywhere && is_local(host_of(host)) && !forwarded;
+        here.then_some(Caller { name: None, scope: Scope::Read, until: None, hash: None })
+    }
+
+    /// Has somebody guessed too often?
+    pub(super) fn not_too_often(&self, sender: IpAddr) -> Result<(), Problem> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        match failures.get(&peer) {
-            Some((n, since)) if *n >= TRIES && since.elapsed() < WINDOW => {
-                Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens from this address")
-                    .hint("wait a minute"))
-            }
+        match failures.get(&sender) {
+            Some((n, since)) if *n >= TRIES && since.elapsed() < WINDOW => Err(Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many wrong tokens or signatures from this address",
+            )
+            .hint("wait a minute")),
             _ => Ok(()),
         }
     }
 
-    fn failed(&self, peer: IpAddr) {
+    /// Somebody has guessed.
+    pub(super) fn failed(&self, sender: IpAddr) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if failures.len() >= REMEMBERED {
             failures.retain(|_, (_, since)| since.elapsed() < WINDOW);
         }
-        let entry = failures.entry(peer).or_insert((0, Instant::now()));
+        if failures.len() >= REMEMBERED {
+            failures.clear();
+        }
+        let entry = failures.entry(sender).or_insert((0, Instant::now()));
         if entry.1.elapsed() >= WINDOW {
             *entry = (0, Instant::now());
         }
@@ -180,37 +234,83 @@ impl Access {
     }
 }
 
+/// Whose failures count together: an address; behind a proxy on this machine, the one that the proxy names.
+pub(super) fn client(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let named = headers.get_all("x-forwarded-for").iter().next_back().and_then(|h| h.to_str().ok());
+    let named = named.and_then(|list| list.rsplit(',').next()?.trim().parse().ok());
+    named.filter(|_| peer.is_loopback()).unwrap_or(peer)
+}
+
 /// Lets a request through to what it asks for, with who asks; or says why not.
 pub(super) async fn guard(
     State(site): State<Arc<Site>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    match admitted(&site.access, peer.ip(), &request) {
+    let (mut head, body) = request.into_parts();
+    match admitted(&site, peer.ip(), &head).await {
         Ok(caller) => {
             if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
+                head.extensions.insert(caller);
             }
-            next.run(request).await
+            next.run(Request::from_parts(head, body)).await
         }
         Err(problem) => problem.into_response(),
     }
 }
 
-fn admitted(access: &Access, peer: IpAddr, request: &Request) -> Result<Option<Caller>, Problem> {
-    let headers = request.headers();
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
-    access.check_host(host)?;
-    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    let upgrades = headers.contains_key(header::UPGRADE);
-    if let Some(origin) = headers.get(header::ORIGIN).filter(|_| changes || upgrades) {
-        let own = origin.to_str().ok().and_then(|o| o.split_once("://")).is_some_and(|(_, place)| place == host);
-        if !own {
-            return Err(Problem::new(StatusCode::FORBIDDEN, "a page of another origin may not do this"));
-        }
+async fn admitted(site: &Site, peer: IpAddr, request: &Parts) -> Result<Option<Caller>, Problem> {
+    let (access, headers) = (&site.access, &request.headers);
+    let host = host(headers);
+    let origin = checked(access, request)?;
+    // What calls here signs what it sends; a token of ours it does not have.
+    if request.uri.path().starts_with("/hooks/") {
+        return Ok(None);
     }
-    access.caller(headers, host, peer)
+    if let Some(token) = bearer(headers) {
+        return access.known(token, client(peer, headers)).map(|(caller, _)| Some(caller));
+    }
+    match access.of_session(site, headers).await? {
+        // Browsers say where a change comes from; what does not is none, and has no business with a session.
+        Some(_) if changes(request) && origin.is_none() => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "with a session, a change needs the header Origin or Sec-Fetch-Site",
+        )
+        .hint("programs send the token itself: Authorization: Bearer …")),
+        Some(caller) => Ok(Some(caller)),
+        None => Ok(access.here(headers, host)),
+    }
+}
+
+/// The walls that stand before everything: by which name the server was called, and whose page it was. Gives what
+/// [`own_origin`] does.
+fn checked(access: &Access, request: &Parts) -> Result<Option<bool>, Problem> {
+    let headers = &request.headers;
+    access.check_host(host(headers))?;
+    let own = own_origin(headers, host(headers));
+    if own == Some(false) && (changes(request) || headers.contains_key(header::UPGRADE)) {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "a page of another origin may not do this"));
+    }
+    Ok(own)
+}
+
+fn changes(request: &Parts) -> bool {
+    !matches!(request.method, Method::GET | Method::HEAD)
+}
+
+fn host(headers: &HeaderMap) -> &str {
+    headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default()
+}
+
+/// Does it come from a page of this server, as the browser says? `None`: no browser says anything.
+fn own_origin(headers: &HeaderMap, host: &str) -> Option<bool> {
+    let text = |value: &HeaderValue| value.to_str().unwrap_or("?").to_owned();
+    if let Some(origin) = headers.get(header::ORIGIN).map(text) {
+        return Some(origin.split_once("://").is_some_and(|(_, place)| place.eq_ignore_ascii_case(host)));
+    }
+    let site = headers.get("sec-fetch-site").map(text);
+    site.map(|site| matches!(site.as_str(), "same-origin" | "none"))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -232,70 +332,5 @@ fn is_local(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::body::Body;
-
-    fn access(address: &str) -> Access {
-        let token = |word: &str, scope| Token { hash: Sha256::digest(word.as_bytes()).into(), scope };
-        let tokens = [("ops".into(), token("geheim", Scope::Operate)), ("app".into(), token("offen", Scope::Enqueue))];
-        Access::new(address.parse().unwrap(), tokens.into(), vec!["stepd.example".into()])
-    }
-
-    fn asked(access: &Access, request: &[(&str, &str)], method: Method) -> Result<Option<Caller>, u16> {
-        let mut built = Request::builder().method(method).uri("/api/v1/runs");
-        for (name, value) in request {
-            built = built.header(*name, *value);
-        }
-        admitted(access, "10.0.0.9".parse().unwrap(), &built.body(Body::empty()).unwrap()).map_err(|p| p.status)
-    }
-
-    #[test]
-    fn a_name_that_was_bound_to_this_address_anew_is_not_served() {
-        let local = access("127.0.0.1:7837");
-        for host in ["localhost:7837", "127.0.0.1", "[::1]:7837", "stepd.example"] {
-            assert!(asked(&local, &[("host", host)], Method::GET).is_ok(), "{host}");
-        }
-        for host in ["evil.example:7837", "localhost.evil.example", "", "127.0.0.1.evil"] {
-            assert_eq!(asked(&local, &[("host", host)], Method::GET).unwrap_err(), 421, "{host}");
-        }
-    }
-
-    #[test]
-    fn without_a_token_only_this_machine_may_look_and_nobody_may_act() {
-        let local = access("127.0.0.1:7837");
-        let caller = asked(&local, &[("host", "localhost")], Method::GET).unwrap().unwrap();
-        assert!(caller.needs(Scope::Read).is_ok());
-        assert_eq!(caller.needs(Scope::Enqueue).unwrap_err().status, 401);
-        // A proxy on this machine serves others.
-        for headers in [&[("host", "stepd.example")][..], &[("host", "localhost"), ("x-forwarded-for", "1.2.3.4")]] {
-            assert!(asked(&local, headers, Method::GET).unwrap().is_none());
-        }
-        assert!(asked(&access("0.0.0.0:7837"), &[("host", "localhost")], Method::GET).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_token_is_good_for_its_scope_and_a_wrong_one_for_nothing() {
-        let open = access("0.0.0.0:7837");
-        let with = |token: &str| asked(&open, &[("host", "stepd.example"), ("authorization", token)], Method::POST);
-        let caller = with("Bearer offen").unwrap().unwrap();
-        assert!(caller.needs(Scope::Read).is_ok() && caller.needs(Scope::Enqueue).is_ok());
-        assert_eq!(caller.needs(Scope::Operate).unwrap_err().status, 403);
-        assert!(with("bearer geheim").unwrap().unwrap().needs(Scope::Operate).is_ok());
-        for _ in 0..TRIES {
-            assert_eq!(with("Bearer geraten").unwrap_err(), 401);
-        }
-        assert_eq!(with("Bearer geheim").unwrap_err(), 429, "from that address nothing more is tried");
-    }
-
-    #[test]
-    fn a_page_of_another_origin_may_not_act() {
-        let local = access("127.0.0.1:7837");
-        let from = |origin, method| asked(&local, &[("host", "localhost:7837"), ("origin", origin)], method);
-        assert!(from("http://localhost:7837", Method::POST).is_ok());
-        for origin in ["http://evil.example", "null", "http://localhost:9999"] {
-            assert_eq!(from(origin, Method::POST).unwrap_err(), 403, "{origin}");
-            assert!(from(origin, Method::GET).is_ok(), "reading an answer is what the browser itself forbids");
-        }
-    }
-}
+#[path = "access_tests.rs"]
+mod tests;

@@ -21,11 +21,11 @@ async fn healthz() -> Json<Value> {
     Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
 }
 
-/// It can do its work: the database answers, and it is registered among the workers.
+/// It can do its work: the database answers; and, where it is to run jobs (`works`), it is registered among the workers.
 async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, Json<Value>) {
     let answers = server::answers(&site.readers).await;
     let reason = match (answers, (site.ready)()) {
-        (Ok(()), Ok(())) => return (StatusCode::OK, Json(json!({"status": "ready"}))),
+        (Ok(()), Ok(works)) => return (StatusCode::OK, Json(json!({"status": "ready", "works": works}))),
         (Err(error), _) => format!("the database does not answer: {error}"),
         (_, Err(why)) => why,
     };

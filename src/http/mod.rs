@@ -5,28 +5,43 @@
 
 mod access;
 mod acts;
+mod explained;
 mod health;
+mod hooks;
+mod hub;
 mod listen;
 mod lists;
 mod older;
 mod openapi;
 mod problem;
 mod runs;
+mod session;
+mod socket;
 mod stream;
 mod things;
+mod told;
 
+use std::any::Any;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, middleware};
 use sqlx::PgPool;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
-use crate::db::Database;
+use crate::db::{Database, server};
 
-pub use access::{Access, Scope, Token};
+pub use access::{Access, Rules, Scope, Token};
+pub use hooks::{Does, Hook};
+use hub::Hub;
 pub use listen::Server;
 pub use older::Older;
+use problem::Problem;
 
 /// Connections for reading, at the most.
 const READERS: u32 = 4;
@@ -37,8 +52,8 @@ const ACTORS: u32 = 2;
 /// A statement of a page that takes longer helps nobody.
 const SESSION: [(&str, &str); 2] = [("statement_timeout", "15s"), ("lock_timeout", "5s")];
 
-/// Says whether this process can do its work; the error says what is missing.
-pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Says whether this process can do its work, and whether that is more than to serve; the error says what is missing.
+pub type Readiness = Arc<dyn Fn() -> Result<bool, String> + Send + Sync>;
 
 /// What the handlers are given.
 pub struct Site {
@@ -46,8 +61,11 @@ pub struct Site {
     /// For what is done, in the name of who asks.
     actors: PgPool,
     access: Access,
+    /// What sessions are signed with, once it is known.
+    key: OnceCell<String>,
     ready: Readiness,
     older: Older,
+    hub: Hub,
     /// Turns true when the server is to end: streams end.
     stop: watch::Receiver<bool>,
 }
@@ -58,13 +76,23 @@ impl Site {
     pub fn new(db: &Database, access: Access, ready: Readiness, stop: watch::Receiver<bool>) -> Self {
         let readers = db.reading_pool("http", READERS, &SESSION);
         let actors = db.reading_pool("http act", ACTORS, &SESSION);
-        Self { readers, actors, access, ready, older: Older::default(), stop }
+        let older = Older::default();
+        Self { readers, actors, access, key: OnceCell::new(), ready, older, hub: Hub::new(), stop }
     }
 
     /// With what the endpoints of the older system need.
     #[must_use]
     pub fn with_older(self, older: Older) -> Self {
         Self { older, ..self }
+    }
+
+    /// Takes up what a configuration says by now. What was begun under a rule that is gone ends.
+    pub fn replace(&self, rules: Rules) {
+        self.access.replace(rules);
+    }
+
+    async fn session_key(&self) -> Result<&str, Problem> {
+        Ok(self.key.get_or_try_init(|| server::session_key(&self.readers)).await?)
     }
 }
 
@@ -73,17 +101,50 @@ pub fn router(site: Arc<Site>, body_limit: usize) -> Router {
     let (api, document) = openapi::routes().split_for_parts();
     api.merge(openapi::served(document))
         .merge(health::routes())
-        .fallback(async || {
-            problem::Problem::not_found("there is nothing here; /api/v1/openapi.json lists what there is")
-        })
+        .merge(explained::routes())
+        .merge(hooks::routes())
+        .fallback(async || Problem::not_found("there is nothing here; /api/v1/openapi.json lists what there is"))
         .method_not_allowed_fallback(async || {
-            problem::Problem::new(
-                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
                 "this cannot be done here; /api/v1/openapi.json lists what can",
             )
         })
-        .layer(axum::middleware::from_fn_with_state(site.clone(), access::guard))
+        .layer(middleware::from_fn_with_state(site.clone(), access::guard))
         .layer(DefaultBodyLimit::max(body_limit))
-        .layer(tower_http::catch_panic::CatchPanicLayer::new())
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(CompressionLayer::new().compress_when(SizeAbove::new(SMALL).and(NotForContentType::SSE)))
+        .layer(middleware::map_response(walled))
         .with_state(site)
+}
+
+/// Answers that are smaller are not worth the compression.
+const SMALL: u64 = 4 << 10;
+
+/// What stands on every answer: nothing may be loaded from elsewhere, nor put into a frame, nor guessed, nor told to others; and
+/// nothing is kept, unless the answer says that it may be.
+const WALLS: [(HeaderName, &str); 5] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-store"),
+];
+
+async fn walled(mut response: Response) -> Response {
+    for (name, value) in WALLS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// What a panic says is for the log.
+fn panicked(said: Box<dyn Any + Send>) -> Response {
+    let words = said.downcast_ref::<String>().map(String::as_str).or_else(|| said.downcast_ref::<&str>().copied());
+    tracing::error!(panic = words.unwrap_or("?"), "a request met a fault of stepd");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a fault of stepd; the log of this process has its words")
+        .into_response()
 }

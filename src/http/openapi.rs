@@ -6,22 +6,23 @@ use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 use utoipa::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{Site, acts, lists, older, runs, stream};
+use super::{Site, acts, lists, older, runs, session, stream};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "stepd", description = "Durable workflows on Postgres: runs, what is done to them, and what they wait for."),
     modifiers(&Bearer),
-    security(("bearer" = [])),
+    security(("bearer" = []), ("session" = [])),
     // Named by paths alone.
     components(schemas(lists::QueueVerb, lists::ScheduleVerb)),
     tags(
         (name = "runs", description = "Look at runs, and enqueue them."),
         (name = "actions", description = "Act on runs."),
         (name = "streams", description = "What happens, as it happens."),
+        (name = "sessions", description = "Who asks; and what a browser has instead of a token."),
         (name = "workflows", description = "What may be run."),
         (name = "schedules", description = "What runs by the clock."),
         (name = "queues", description = "Where runs stand in line, and who serves them."),
@@ -35,13 +36,17 @@ struct Bearer;
 impl utoipa::Modify for Bearer {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        api.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+        let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new("stepd_session")));
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("bearer", scheme);
+        components.add_security_scheme("session", cookie);
     }
 }
 
 /// All handlers under `/api/v1`, each with its description.
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    let api = runs::routes().merge(acts::routes()).merge(lists::routes()).merge(stream::routes());
+    let api =
+        runs::routes().merge(acts::routes()).merge(lists::routes()).merge(stream::routes()).merge(session::routes());
     OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api).nest("/api", older::routes())
 }
 

@@ -24,7 +24,7 @@ use crate::model::{Payload, RunState, code};
 use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
-use super::things::{Asked, AskedBoth, At, Given, Known, acting};
+use super::things::{Asked, AskedBoth, At, Given, Known, acting_as};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new()
@@ -182,21 +182,32 @@ async fn create(
         Some(raw) => Payload::from_text(raw.get()).map_err(|e| Problem::bad(format!("input: {e}")))?,
         None => Payload::from_value(&serde_json::json!({})),
     };
-    let mut conn = acting(&site, &caller).await?;
-    fits(&mut conn, &run.workflow, &input).await?;
     let job = NewJob {
-        workflow: run.workflow,
-        input: input.as_str().to_owned(),
+        workflow: run.workflow.clone(),
+        input: String::new(),
         queue: run.queue,
         priority: run.priority,
         run_at: run.run_at,
         unique_key: run.unique_key.or(key),
         labels: run.labels.unwrap_or_else(|| serde_json::json!({})),
     };
-    let (id, created) = actions::enqueue_once(&mut conn, &job).await?;
+    let (id, created) = enqueued(&site, caller.name.as_deref().unwrap_or_default(), &input, job).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let place = [(header::LOCATION, format!("/api/v1/runs/{id}"))];
-    Ok((status, place, Json(Enqueued { id, workflow: job.workflow, created })).into_response())
+    Ok((status, place, Json(Enqueued { id, workflow: run.workflow, created })).into_response())
+}
+
+/// Enqueues a run in a name: its id, and whether it is a new one.
+pub(super) async fn enqueued(
+    site: &Arc<Site>,
+    who: &str,
+    input: &Payload,
+    job: NewJob,
+) -> Result<(Uuid, bool), Problem> {
+    let mut conn = acting_as(site, who).await?;
+    fits(&mut conn, &job.workflow, input).await?;
+    let job = NewJob { input: input.as_str().to_owned(), ..job };
+    Ok(actions::enqueue_once(&mut conn, &job).await?)
 }
 
 /// An input that breaks the workflow's schema is refused before it becomes a run that can only fail.

@@ -1,240 +1,291 @@
-//! Live: server-sent events of one run, and of all.
+//! Live: server-sent events of one run and of all, and a WebSocket of one run.
 //!
-//! Nothing is lost over a reconnect: an event's id says how far the reader has come, and a stream begins a little before that. What
-//! comes twice is told apart by its `id`. (Lines of a history are not always committed in the order in which they happened, so "what
-//! comes after the last" would leave gaps.)
+//! Nothing is lost over a reconnect, to this server or to another on the same database: an event's id says how far the reader has come
+//! ([`super::told`] for one run, a [`Mark`] for all).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::DateTime;
 use futures_util::{Stream, stream};
-use serde::Serialize;
+use serde::Deserialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::db::DbError;
-use crate::db::runs::{self, Change, Filter, HistoryLine};
+use crate::db::changes::{self, Change, Mark};
+use crate::db::runs::{self, Filter};
 
 use super::Site;
 use super::access::{Caller, Scope};
+use super::hub::{Batch, Story};
 use super::problem::Problem;
 use super::runs::{Which, unknown};
-use super::things::{Asked, At};
+use super::things::{Asked, AskedBoth, At, Known};
+use super::told::{Cursor, Teller};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    OpenApiRouter::new().routes(routes!(run)).routes(routes!(all))
+    OpenApiRouter::new().routes(routes!(run)).routes(routes!(all)).merge(super::socket::routes())
 }
 
-/// Between two looks at one run; at all of them. A look that takes long is followed by a longer pause.
-const PAUSE: Duration = Duration::from_millis(400);
-const PAUSE_ALL: Duration = Duration::from_secs(1);
+/// So often at least a stream says something, and sees whether its reader may still look.
+pub(super) const PULSE: Duration = Duration::from_secs(15);
 
-/// A line is committed within this time of what it tells: a batch, and the reconnects in between.
-const LATE: TimeDelta = TimeDelta::seconds(30);
-
-/// What a stream looks at, again and again.
-trait Feed: Send + Sized + 'static {
-    const PAUSE: Duration;
-
-    /// What is new; false: there will be nothing more.
-    fn look(&mut self, events: &mut VecDeque<Event>) -> impl Future<Output = Result<bool, DbError>> + Send;
+/// Where a reader goes on.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub(super) struct After {
+    /// The `id` of the last event that was read; a number: so many lines of the run's history. The header `Last-Event-ID`, which
+    /// browsers send, says the same.
+    after: Option<String>,
 }
 
-struct Live<F> {
-    feed: F,
-    events: VecDeque<Event>,
-    ended: bool,
-    stop: watch::Receiver<bool>,
-    pause: Duration,
+impl Known for After {
+    const KEYS: &'static [&'static str] = &["after"];
 }
 
-impl<F: Feed> Live<F> {
-    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Some((Ok(event), self));
-            }
-            if self.ended {
-                return None;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(self.pause) => {}
-                // The server ends, or is gone: the reader comes back, to this one or to another.
-                _ = self.stop.wait_for(|stop| *stop) => return None,
-            }
-            let began = Instant::now();
-            match self.feed.look(&mut self.events).await {
-                Ok(more) => self.ended = !more,
-                Err(error) => {
-                    tracing::debug!(%error, "a stream ends: its reader comes back");
-                    return None;
-                }
-            }
-            self.pause = F::PAUSE.max(began.elapsed() * 4);
-        }
+impl After {
+    pub(super) fn text<'a>(&'a self, headers: &'a HeaderMap) -> Option<&'a str> {
+        let last = headers.get("last-event-id").and_then(|h| h.to_str().ok());
+        last.or(self.after.as_deref()).filter(|text| !text.is_empty())
+    }
+
+    pub(super) fn cursor(&self, headers: &HeaderMap) -> Result<Option<Cursor>, Problem> {
+        let wrong =
+            |text| Problem::bad(format!("`{text}` is no event of this stream")).hint("send an id that it has given");
+        self.text(headers).map(|text| Cursor::parse(text).ok_or_else(|| wrong(text))).transpose()
     }
 }
 
-fn live<F: Feed>(site: &Site, feed: F) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<F>> {
-    let live = Live { feed, events: VecDeque::new(), ended: false, stop: site.stop.clone(), pause: Duration::ZERO };
-    Sse::new(stream::unfold(live, Live::next)).keep_alive(KeepAlive::default())
+/// A place among the streams.
+pub(super) fn place(site: &Site) -> Result<OwnedSemaphorePermit, Problem> {
+    let full =
+        |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open").hint("close some, or wait");
+    site.hub.places.clone().try_acquire_owned().map_err(full)
 }
 
-/// One run's history, as it grows, and where the run stands.
-struct OneRun {
+/// What a reader of one run is to be told.
+pub(super) enum Message {
+    /// A line of the history, as JSON; and the cursor after it.
+    History(String, String),
+    /// Where the run stands.
+    State(serde_json::Value),
+}
+
+/// One run, for one reader.
+pub(super) struct OneRun {
     site: Arc<Site>,
-    run: Uuid,
-    /// Nothing older is told.
-    from: Option<DateTime<Utc>>,
-    seen: HashSet<String>,
-    stood: Option<String>,
+    caller: Caller,
+    story: watch::Receiver<Option<Arc<Story>>>,
+    stop: watch::Receiver<bool>,
+    teller: Teller,
+    stood: Option<(String, Option<String>)>,
+    _place: OwnedSemaphorePermit,
 }
 
-#[derive(Serialize)]
-struct Told<'a> {
-    /// The same whenever it is told.
-    id: &'a str,
-    #[serde(flatten)]
-    line: &'a HistoryLine,
-}
-
-impl Feed for OneRun {
-    const PAUSE: Duration = PAUSE;
-
-    async fn look(&mut self, events: &mut VecDeque<Event>) -> Result<bool, DbError> {
-        // Where it stands first: when that says that the run has ended, the history that is read then is whole.
-        let Some(now) = runs::progress(&self.site.readers, self.run, false).await? else { return Ok(false) };
-        for line in runs::log(&self.site.readers, self.run).await? {
-            if self.from.is_some_and(|from| line.at < from) {
-                continue;
-            }
-            let id = identity(&line);
-            if !self.seen.contains(&id) {
-                events.push_back(event("history", line.at, &Told { id: &id, line: &line }));
-                self.seen.insert(id);
-            }
+impl OneRun {
+    pub(super) async fn of(
+        site: &Arc<Site>,
+        caller: Caller,
+        run: Uuid,
+        after: Option<Cursor>,
+    ) -> Result<Self, Problem> {
+        caller.needs(Scope::Read)?;
+        let place = place(site)?;
+        if runs::progress(&site.readers, run, false).await?.is_none() {
+            return Err(unknown(run));
         }
-        if self.stood.as_ref() != Some(&now.state) {
-            events.push_back(plain("state", &json!({"state": now.state, "why": now.why})));
-        }
-        self.stood = Some(now.state);
-        Ok(now.why.is_some())
+        let (story, stop) = (site.hub.run(run), site.stop.clone());
+        let teller = Teller::after(after);
+        Ok(Self { site: site.clone(), caller, story, stop, teller, stood: None, _place: place })
     }
-}
 
-/// A text that is the same whenever a line is read, and differs from that of every other line of the run.
-fn identity(l: &HistoryLine) -> String {
-    let text = format!("{} {:?} {:?} {:?} {:?}", l.at.timestamp_micros(), l.event, l.key, l.attempt, l.epoch);
-    Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect()
-}
+    /// Has the run ended, and the reader been told?
+    pub(super) fn is_over(&self) -> bool {
+        self.stood.as_ref().is_some_and(|(_, why)| why.is_none())
+    }
 
-fn event(name: &str, at: DateTime<Utc>, data: &impl Serialize) -> Event {
-    plain(name, data).id(at.timestamp_micros().to_string())
-}
-
-fn plain(name: &str, data: &impl Serialize) -> Event {
-    let event = Event::default().event(name);
-    // What comes from Postgres as JSON is JSON.
-    event.json_data(data).unwrap_or_else(|e| Event::default().event("error").data(e.to_string()))
-}
-
-/// How far the reader had come, from the header that browsers send when they connect again.
-fn last_event(headers: &HeaderMap) -> Option<DateTime<Utc>> {
-    let micros = headers.get("last-event-id")?.to_str().ok()?.parse().ok()?;
-    DateTime::from_timestamp_micros(micros)
+    /// What comes next, and whether it is the end. Nothing and no end: there is nothing to say for a while.
+    pub(super) async fn next(&mut self) -> (Vec<Message>, bool) {
+        let story = tokio::select! {
+            changed = self.story.changed() => match changed {
+                Ok(()) => self.story.borrow_and_update().clone(),
+                Err(_) => return (Vec::new(), true),
+            },
+            () = tokio::time::sleep(PULSE) => None,
+            // The server ends, or is gone: the reader comes back, to this one or to another.
+            _ = self.stop.wait_for(|stop| *stop) => return (Vec::new(), true),
+        };
+        if !self.site.access.still(&self.caller) {
+            return (Vec::new(), true);
+        }
+        let Some(story) = story else { return (Vec::new(), false) };
+        let news = self.teller.news(&story.lines).into_iter();
+        let mut messages: Vec<Message> = news.map(|(json, cursor)| Message::History(json, cursor)).collect();
+        let stands = (story.state.clone().unwrap_or_default(), story.why.clone());
+        if !messages.is_empty() || self.stood.as_ref().is_none_or(|(state, _)| *state != stands.0) {
+            messages.push(Message::State(json!({"state": stands.0, "why": stands.1})));
+            self.stood = Some(stands);
+        }
+        (messages, story.why.is_none())
+    }
 }
 
 /// What happens to a run: `history` events as its history grows, `state` events where it stands. Ends with the run.
 #[utoipa::path(get, path = "/runs/{id}/stream", tag = "streams",
-    params(("id" = Uuid, Path, description = "The run."), ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was read.")),
+    params(("id" = Uuid, Path, description = "The run."), After, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was read.")),
     responses((status = 200, content_type = "text/event-stream", body = String), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
 async fn run(
     State(site): State<Arc<Site>>,
     caller: Caller,
     At(id): At<Uuid>,
+    Asked(after): Asked<After>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    caller.needs(Scope::Read)?;
-    if runs::progress(&site.readers, id, false).await?.is_none() {
-        return Err(unknown(id));
-    }
-    let from = last_event(&headers).map(|at| at - LATE);
-    let feed = OneRun { site: site.clone(), run: id, from, seen: HashSet::new(), stood: None };
-    Ok(live(&site, feed))
+    Ok(served(OneRun::of(&site, caller, id, after.cursor(&headers)?).await?))
 }
 
-/// Where all runs stand that a filter leaves.
+/// What comes next in a stream, and whether it is the end.
+trait Feed: Send + 'static {
+    fn events(&mut self) -> impl Future<Output = (Vec<Event>, bool)> + Send;
+}
+
+impl Feed for OneRun {
+    async fn events(&mut self) -> (Vec<Event>, bool) {
+        let (messages, end) = self.next().await;
+        let event = |message| match message {
+            Message::History(json, cursor) => Event::default().event("history").id(cursor).data(json),
+            Message::State(json) => Event::default().event("state").data(json.to_string()),
+        };
+        (messages.into_iter().map(event).collect(), end)
+    }
+}
+
+fn served<F: Feed>(feed: F) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<F>> {
+    let start = (feed, VecDeque::new(), false);
+    let stream = stream::unfold(start, |(mut feed, mut events, mut ended)| async move {
+        loop {
+            if let Some(event) = events.pop_front() {
+                return Some((Ok(event), (feed, events, ended)));
+            }
+            if ended {
+                return None;
+            }
+            let (more, end) = feed.events().await;
+            events.extend(more);
+            ended = end;
+        }
+    });
+    Sse::new(stream).keep_alive(KeepAlive::new().interval(PULSE))
+}
+
+/// All runs that a filter leaves, for one reader.
 struct AllRuns {
     site: Arc<Site>,
+    caller: Caller,
     filter: Filter,
-    /// States that are asked for. They are looked for in the changes, and not by the database: a run that leaves one has changed, too.
-    wanted: Vec<String>,
-    known: HashMap<Uuid, Change>,
-    last: Option<Uuid>,
+    batches: broadcast::Receiver<Arc<Batch>>,
+    stop: watch::Receiver<bool>,
+    /// Where the runs stand at the beginning.
+    first: Option<(Vec<Change>, Mark)>,
+    /// When the reader was last told how far they are.
+    said: Instant,
+    _place: OwnedSemaphorePermit,
 }
 
 impl AllRuns {
-    fn tell(&self, change: &Change, events: &mut VecDeque<Event>) {
-        if self.wanted.is_empty() || self.wanted.contains(&change.state) {
-            let data = json!({
-                "id": change.id, "state": change.state, "workflow": change.workflow, "step": change.step,
-                "error_code": change.error_code, "error_message": change.error_message, "at": change.now,
-            });
-            events.push_back(event("run", change.now, &data));
-        }
+    async fn of(site: &Arc<Site>, caller: Caller, filter: Filter, after: Option<Mark>) -> Result<Self, Problem> {
+        let place = place(site)?;
+        // First, so that nothing happens between what is read here and what is told then.
+        let (batches, stop) = (site.hub.all(), site.stop.clone());
+        let here = changes::mark_here(&site.readers).await?;
+        let first = match after {
+            Some(mark) => {
+                let ids = changes::changed(&site.readers, &mark, &[], changes::WATCHED).await?;
+                changes::standing(&site.readers, &ids).await?
+            }
+            None => changes::unfinished(&site.readers, &Filter { states: Vec::new(), ..filter.clone() }).await?,
+        };
+        let first = Some((first, here));
+        Ok(Self { site: site.clone(), caller, filter, batches, stop, first, said: Instant::now(), _place: place })
     }
+
+    fn told(&mut self, changes: &[Change], mark: &Mark) -> Vec<Event> {
+        let mut events: Vec<Event> = changes.iter().filter(|c| self.filter.fits(c)).map(plain).collect();
+        // Who comes back says how far they are: the last event of a batch has it, and a word in between while nothing happens.
+        let place = format!("{}-{}", mark.floor, mark.at.timestamp_micros());
+        if let Some(last) = events.pop() {
+            events.push(last.id(place));
+        } else if self.said.elapsed() >= PULSE {
+            events.push(Event::default().event("here").id(place).data(json!({"at": mark.at}).to_string()));
+        } else {
+            return events;
+        }
+        self.said = Instant::now();
+        events
+    }
+}
+
+fn plain(change: &Change) -> Event {
+    let data = json!({
+        "id": change.id, "state": change.state, "workflow": change.workflow, "queue": change.queue, "step": change.step,
+        "error_code": change.error_code, "error_message": change.error_message, "epoch": change.epoch, "at": change.now,
+    });
+    Event::default().event("run").data(data.to_string())
 }
 
 impl Feed for AllRuns {
-    const PAUSE: Duration = PAUSE_ALL;
-
-    async fn look(&mut self, events: &mut VecDeque<Event>) -> Result<bool, DbError> {
-        let Some(last) = self.last else {
-            self.last = Some(runs::last(&self.site.readers).await?.unwrap_or(Uuid::nil()));
-            for change in runs::unfinished(&self.site.readers, &self.filter).await? {
-                self.tell(&change, events);
-                self.known.insert(change.id, change);
-            }
-            return Ok(true);
-        };
-        let ids: Vec<Uuid> = self.known.keys().copied().collect();
-        for change in runs::changes(&self.site.readers, &self.filter, last, &ids).await? {
-            self.last = self.last.max(Some(change.id));
-            let same = self.known.get(&change.id).is_some_and(|b| b.state == change.state && b.step == change.step);
-            if !same {
-                self.tell(&change, events);
-            }
-            match change.state.as_str() {
-                "completed" | "failed" | "cancelled" => drop(self.known.remove(&change.id)),
-                _ => drop(self.known.insert(change.id, change)),
-            }
+    async fn events(&mut self) -> (Vec<Event>, bool) {
+        if let Some((changes, mark)) = self.first.take() {
+            return (self.told(&changes, &mark), false);
         }
-        Ok(true)
+        let batch = tokio::select! {
+            batch = self.batches.recv() => batch,
+            _ = self.stop.wait_for(|stop| *stop) => return (Vec::new(), true),
+        };
+        // Too slow by far, or the server is gone: they come back, and are told from where they were.
+        let Ok(batch) = batch else { return (Vec::new(), true) };
+        if !self.site.access.still(&self.caller) {
+            return (Vec::new(), true);
+        }
+        let mut events = self.told(&batch.changes, &batch.mark);
+        if batch.overflow {
+            let why = json!({"why": "more has changed at once than can be told: look anew"});
+            events.insert(0, Event::default().event("reset").data(why.to_string()));
+        }
+        (events, false)
     }
 }
 
-/// Where runs stand, as it changes: a `run` event for each that is unfinished, then for every change, and for every new run.
-#[utoipa::path(get, path = "/stream", tag = "streams", params(Which),
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = "4XX", body = Problem, content_type = "application/problem+json")))]
+fn mark(text: &str) -> Option<Mark> {
+    let (floor, micros) = text.split_once('-')?;
+    let floor: u32 = floor.parse().ok()?;
+    Some(Mark { floor: floor.to_string(), at: DateTime::from_timestamp_micros(micros.parse().ok()?)? })
+}
+
+/// Where runs stand, as it changes: a `run` event for each that is unfinished (after a reconnect: that has changed since), then for every
+/// change, and for every new run. `reset`: more has changed at once than can be told; look anew. `here`: nothing has happened.
+#[utoipa::path(get, path = "/stream", tag = "streams", params(Which, After, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was read.")),
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
 async fn all(
     State(site): State<Arc<Site>>,
     caller: Caller,
-    Asked(which): Asked<Which>,
+    AskedBoth(which, after): AskedBoth<Which, After>,
+    headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     caller.needs(Scope::Read)?;
-    let mut filter = which.filter()?;
-    let wanted = std::mem::take(&mut filter.states);
-    let feed = AllRuns { site: site.clone(), filter, wanted, known: HashMap::new(), last: None };
-    Ok(live(&site, feed))
+    let wrong =
+        |text| Problem::bad(format!("`{text}` is no event of this stream")).hint("send an id that it has given");
+    let after = after.text(&headers).map(|text| mark(text).ok_or_else(|| wrong(text))).transpose()?;
+    Ok(served(AllRuns::of(&site, caller, which.filter()?, after).await?))
 }

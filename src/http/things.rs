@@ -1,8 +1,10 @@
 //! What handlers share: how a request is read, and the connection on which something is done in a caller's name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
@@ -84,11 +86,33 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Given<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match Json::<T>::from_request(request, state).await {
+        match in_time(Json::<T>::from_request(request, state)).await? {
             Ok(Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(refused(&rejection)),
         }
     }
+}
+
+/// A body of any kind.
+pub(super) struct InTime<T>(pub T);
+
+impl<S: Send + Sync> FromRequest<S> for InTime<Bytes> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let read = in_time(Bytes::from_request(request, state)).await?;
+        read.map(Self)
+            .map_err(|rejection| Problem::new(rejection.status(), format!("the body: {}", rejection.body_text())))
+    }
+}
+
+/// A body comes within this time.
+const BODY: Duration = Duration::from_secs(30);
+
+async fn in_time<T>(body: impl Future<Output = T>) -> Result<T, Problem> {
+    let late =
+        |_| Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body has not come within {} s", BODY.as_secs()));
+    tokio::time::timeout(BODY, body).await.map_err(late)
 }
 
 fn refused(rejection: &JsonRejection) -> Problem {
@@ -110,18 +134,12 @@ fn refused(rejection: &JsonRejection) -> Problem {
 
 /// A connection on which something is done, in the name of who asks: the audit trail has it.
 pub(super) async fn acting(site: &Arc<Site>, caller: &Caller) -> Result<PoolConnection<Postgres>, Problem> {
-    acting_as(site, caller, None).await
+    acting_as(site, caller.name.as_deref().unwrap_or_default()).await
 }
 
-/// As [`acting`], where who asks says for whom: `ops/ada`. The token stays in front: nobody can pass for another's.
-pub(super) async fn acting_as(
-    site: &Arc<Site>,
-    caller: &Caller,
-    by: Option<&str>,
-) -> Result<PoolConnection<Postgres>, Problem> {
+/// … in a name.
+pub(super) async fn acting_as(site: &Arc<Site>, name: &str) -> Result<PoolConnection<Postgres>, Problem> {
     let mut conn = site.actors.acquire().await?;
-    let token = caller.name.as_deref().unwrap_or_default();
-    let name = by.map_or_else(|| token.to_owned(), |by| format!("{token}/{by}"));
-    actions::act_as(&mut *conn, &name).await?;
+    actions::act_as(&mut *conn, name).await?;
     Ok(conn)
 }

@@ -1,22 +1,22 @@
 //! The HTTP API, asked from outside.
 
-use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::{Db, Files, SOON, Spec, Worker, wait_until};
 
-const ASKS: &str = "name: asks\ninput: {required: [n], properties: {n: {type: integer}}}\nsteps:\n  - {id: one, set: '${{ input.n }}'}\n  - {id: ok, approve: 'Go on with ${{ input.n }}?'}\n  - {id: two, set: '${{ steps.one.output + 1 }}'}\n";
-const FAILS: &str = "name: fails\nresume: never\nsteps: [{id: a, run: exit 3, retry: {max_attempts: 1}}]\n";
+pub const ASKS: &str = "name: asks\ninput: {required: [n], properties: {n: {type: integer}}}\nsteps:\n  - {id: one, set: '${{ input.n }}'}\n  - {id: ok, approve: 'Go on with ${{ input.n }}?'}\n  - {id: two, set: '${{ steps.one.output + 1 }}'}\n";
+pub const FAILS: &str = "name: fails\nresume: never\nsteps: [{id: a, run: exit 3, retry: {max_attempts: 1}}]\n";
 
 /// A daemon with an API, and whoever asks it.
-struct Ground {
-    db: Db,
-    files: Files,
-    worker: Worker,
-    site: String,
-    client: Client,
+pub struct Ground {
+    pub db: Db,
+    pub files: Files,
+    pub worker: Worker,
+    pub site: String,
+    pub client: Client,
 }
 
 pub fn client(headers: HeaderMap) -> Client {
@@ -33,32 +33,39 @@ pub fn tokens() -> String {
     [("looker", "read"), ("app", "enqueue"), ("ops", "operate")].map(one).concat()
 }
 
-fn spec(db: &Db, files: &Files) -> Spec {
+pub fn spec(db: &Db, files: &Files) -> Spec {
     std::fs::write(files.path("stepd.toml"), tokens()).unwrap();
     Spec::new(db, files).http().env("STEPD_CONFIG", files.path("stepd.toml").display())
 }
 
 impl Ground {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With more in its configuration.
+    pub async fn with(more: &str) -> Self {
         let (db, files) = (Db::new().await, Files::new([ASKS, FAILS]));
-        let mut worker = spec(&db, &files).ready().await;
+        let spec = spec(&db, &files);
+        std::fs::write(files.path("stepd.toml"), tokens() + more).unwrap();
+        let mut worker = spec.ready().await;
         let site = worker.site().await;
         Self { db, files, worker, site, client: client(HeaderMap::new()) }
     }
 
     /// With a token, which is its own name.
-    async fn post(&self, token: &str, path: &str, body: Value) -> Response {
+    pub async fn post(&self, token: &str, path: &str, body: Value) -> Response {
         let request = self.client.post(format!("{}/api/v1{path}", self.site)).bearer_auth(token).json(&body);
         request.send().await.unwrap()
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub async fn get(&self, path: &str) -> Value {
         let answer = self.client.get(format!("{}/api/v1{path}", self.site)).send().await.unwrap();
         assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
         answer.json().await.unwrap()
     }
 
-    async fn enqueued(&self, workflow: &str, input: Value) -> String {
+    pub async fn enqueued(&self, workflow: &str, input: Value) -> String {
         let answer = self.post("app", "/runs", json!({"workflow": workflow, "input": input})).await;
         assert_eq!(answer.status(), StatusCode::CREATED);
         answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned()
@@ -66,7 +73,7 @@ impl Ground {
 }
 
 /// A problem with its status, and with words in which it is told.
-async fn is_problem(answer: Response, status: u16, words: &str) {
+pub async fn is_problem(answer: Response, status: u16, words: &str) {
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
     assert_eq!(answer.status().as_u16(), status);
     let problem: Value = answer.json().await.unwrap();
@@ -182,63 +189,6 @@ async fn pages_of_runs_leave_none_out_and_show_none_twice() {
     }
     assert_eq!(seen.len(), 25);
     assert!(seen.windows(2).all(|w| w[0] > w[1]), "newest first");
-}
-
-/// Reads a stream of events until one holds a text, or it ends.
-async fn read_until(mut answer: Response, text: &str) -> String {
-    let mut read = String::new();
-    while let Some(chunk) = tokio::time::timeout(SOON, answer.chunk()).await.unwrap().unwrap_or(None) {
-        read.push_str(std::str::from_utf8(&chunk).unwrap());
-        if read.contains(text) {
-            break;
-        }
-    }
-    read
-}
-
-fn ids(read: &str) -> Vec<String> {
-    let data = read.lines().filter_map(|l| l.strip_prefix("data: ")).map(|l| serde_json::from_str::<Value>(l).unwrap());
-    data.filter_map(|d| Some(d["id"].as_str()?.to_owned())).collect()
-}
-
-#[tokio::test]
-async fn a_stream_of_a_run_goes_on_without_a_gap_on_another_worker_after_a_kill() {
-    let mut g = Ground::new().await;
-    let run = g.enqueued("asks", json!({"n": 1})).await;
-    let open = async |site: &str, last: Option<&str>| {
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, "Bearer looker".parse().unwrap());
-        if let Some(last) = last {
-            headers.insert("last-event-id", last.parse().unwrap());
-        }
-        client(headers).get(format!("{site}/api/v1/runs/{run}/stream")).send().await.unwrap()
-    };
-    let before = read_until(open(&g.site, None).await, "\"state\":\"waiting\"").await;
-    let last = before.lines().filter_map(|l| l.strip_prefix("id: ")).next_back().unwrap().to_owned();
-    g.worker.kill9();
-    let mut heir = spec(&g.db, &g.files).ready().await;
-    let site = heir.site().await;
-    g.db.exec(&format!("SELECT stepd.approve('{run}')")).await;
-    let after = read_until(open(&site, Some(&last)).await, "\"state\":\"completed\"").await;
-    let mut seen = ids(&before);
-    seen.extend(ids(&after));
-    seen.sort();
-    seen.dedup();
-    let lines = g.db.count(format!("SELECT count(*) FROM stepd.history WHERE run = '{run}'")).await;
-    // One more than there are: that a step waits is told while it waits, and no part of the history once it has gone on.
-    assert_eq!(i64::try_from(seen.len()).unwrap(), lines + 1, "{before}\n---\n{after}");
-}
-
-#[tokio::test]
-async fn a_stream_of_all_runs_tells_of_new_ones_and_of_every_change() {
-    let g = Ground::new().await;
-    let stream = g.client.get(format!("{}/api/v1/stream?workflow=asks", g.site)).send().await.unwrap();
-    let other = g.enqueued("fails", json!({})).await;
-    let run = g.enqueued("asks", json!({"n": 1})).await;
-    g.db.reaches(&run, "waiting", SOON).await;
-    g.db.exec(&format!("SELECT stepd.approve('{run}')")).await;
-    let read = read_until(stream, "\"state\":\"completed\"").await;
-    assert!(read.contains(&run) && !read.contains(&other), "{read}");
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 37] = [
+pub(super) const KEYS: [Key; 38] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -91,6 +91,7 @@ pub(super) const KEYS: [Key; 37] = [
     secret("connections", Form::FileTable),
     key("mcp", Form::Profiles(&profiles::SERVER)),
     key("http_tokens", Form::Profiles(&profiles::TOKEN)),
+    key("http_hooks", Form::Profiles(&profiles::HOOK)),
     key("models", Form::Profiles(&profiles::MODEL)),
     key("env", Form::Table),
     secret("secrets", Form::FileTable),

@@ -26,7 +26,8 @@ use layer::{Folders, Layer};
 
 pub(crate) use database::hosts_of;
 pub use layer::Complaint;
-pub use profiles::{HttpToken, McpServer, Model};
+pub(crate) use profiles::is_name;
+pub use profiles::{HttpHook, HttpToken, McpServer, Model};
 pub use shown::Shown;
 
 /// Every key with its default and its meaning, as a file to start from.
@@ -78,6 +79,7 @@ pub struct Config {
     pub mcp: BTreeMap<String, McpServer>,
     pub models: BTreeMap<String, Model>,
     pub http_tokens: BTreeMap<String, HttpToken>,
+    pub http_hooks: BTreeMap<String, HttpHook>,
     pub env: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, String>,
 }
@@ -121,6 +123,7 @@ impl Default for Config {
             mcp: BTreeMap::new(),
             models: BTreeMap::new(),
             http_tokens: BTreeMap::new(),
+            http_hooks: BTreeMap::new(),
             env: BTreeMap::new(),
             secrets: BTreeMap::new(),
         }
@@ -306,8 +309,12 @@ impl Config {
             let name = name.to_ascii_lowercase();
             ["authorization", "key", "token", "secret", "password"].iter().any(|word| name.contains(word))
         };
+        let signed = self.http_hooks.values().filter_map(|h| h.secret.as_ref());
         let told = tables.flatten().filter(move |(name, _)| telling(name)).map(|(_, value)| value);
-        told.chain(self.models.values().filter_map(|m| m.api_key.as_ref())).filter(|v| !v.contains("${{")).cloned()
+        told.chain(signed)
+            .chain(self.models.values().filter_map(|m| m.api_key.as_ref()))
+            .filter(|v| !v.contains("${{"))
+            .cloned()
     }
 
     /// The passwords of databases.

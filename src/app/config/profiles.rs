@@ -1,4 +1,4 @@
-//! `[mcp.<name>]`, `[models.<name>]`, `[http_tokens.<name>]`: what stepd talks to, and who talks to it, each a table of its own.
+//! `[mcp.<name>]`, `[models.<name>]`, `[http_tokens.<name>]`, `[http_hooks.<name>]`: what stepd talks to, and who talks to it, each a table of its own.
 
 use std::collections::BTreeMap;
 
@@ -71,6 +71,44 @@ pub struct HttpToken {
     pub scope: Option<String>,
 }
 
+/// A webhook that the HTTP server takes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct HttpHook {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerance_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique_key: Option<String>,
+}
+
+/// The parts of a webhook.
+pub(super) const HOOK: [Key; 9] = [
+    secret("secret", Form::Text),
+    key("header", Form::Text),
+    key("signed", Form::Word(&["body", "time_and_body"])),
+    key("tolerance_seconds", Form::Number(1, 86_400)),
+    key("workflow", Form::Text),
+    key("event", Form::Text),
+    key("when", Form::Text),
+    key("input", Form::Text),
+    key("unique_key", Form::Text),
+];
+
 /// The parts of a token.
 pub(super) const TOKEN: [Key; 2] =
     [key("sha256", Form::Text), key("scope", Form::Word(&["read", "enqueue", "operate"]))];
@@ -103,7 +141,7 @@ pub(super) const MODEL: [Key; 9] = [
 ];
 
 /// Names that workflow files can use.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
 }

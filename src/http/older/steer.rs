@@ -130,7 +130,9 @@ async fn reached(
     by: &str,
     id: Uuid,
 ) -> Result<(PoolConnection<Postgres>, Execution), Refused> {
-    let mut conn = acting_as(site, caller, Some(by)).await?;
+    // The token stays in front: nobody can pass for another's.
+    let token = caller.name.as_deref().unwrap_or_default();
+    let mut conn = acting_as(site, &format!("{token}/{by}")).await?;
     let run = older::execution(&mut *conn, id, HOLD).await?.ok_or_else(Refused::no_execution)?;
     Ok((conn, run))
 }

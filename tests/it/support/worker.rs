@@ -84,13 +84,23 @@ impl Spec {
         self
     }
 
+    /// HTTP alone.
+    #[must_use]
+    pub fn without_work(mut self) -> Self {
+        self.workflows = PathBuf::new();
+        self.arg("--no-work")
+    }
+
     /// Starts the daemon; does not wait for anything.
     pub fn start(&self) -> Worker {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new(&self.binary);
-        command.arg("serve").arg("--workflows").arg(&self.workflows).args(&self.args);
+        command.arg("serve").args(&self.args);
+        if !self.workflows.as_os_str().is_empty() {
+            command.arg("--workflows").arg(&self.workflows);
+        }
         for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("STEPD_")) {
             if key != "STEPD_POSTGRES_BIN" {
                 command.env_remove(key);

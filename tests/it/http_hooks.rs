@@ -1,0 +1,137 @@
+//! Webhooks in: who signs what they send starts a run or emits an event, once; whoever does not, nothing.
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use reqwest::header::HeaderMap;
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::http::{Ground, client, is_problem};
+use crate::support::{SOON, wait_until};
+
+const HOOKS: &str = r#"
+[http_hooks.github]
+secret = "${{ secrets.github }}"
+when = "${{ headers['x-github-event'] == 'push' }}"
+workflow = "asks"
+input = "${{ {'n': body.number, 'by': query.by} }}"
+unique_key = "${{ headers['x-github-delivery'] }}"
+
+[http_hooks.stripe]
+secret = "whsec_of_stripe"
+signed = "time_and_body"
+event = "paid"
+
+[secrets]
+github = "between the two of us"
+"#;
+
+fn mac(secret: &str, parts: &[&[u8]]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
+    parts.iter().for_each(|p| mac.update(p));
+    mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn push(g: &Ground, body: &Value, delivery: &str) -> RequestBuilder {
+    let body = body.to_string();
+    let signature = mac("between the two of us", &[body.as_bytes()]);
+    let request = g.client.post(format!("{}/hooks/github?by=hook", g.site)).header("X-GitHub-Event", "push");
+    let request = request.header("X-GitHub-Delivery", delivery).header("Content-Type", "application/json");
+    request.header("X-Hub-Signature-256", format!("sha256={signature}")).body(body)
+}
+
+async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let answer: Response = request.send().await.unwrap();
+    (answer.status(), answer.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_signed_delivery_is_one_run_also_when_it_comes_again() {
+    let g = Ground::with(HOOKS).await;
+    let (status, first) = answer(push(&g, &json!({"number": 7}), "d1")).await;
+    assert_eq!((status, &first["created"]), (StatusCode::ACCEPTED, &json!(true)));
+    let (status, again) = answer(push(&g, &json!({"number": 7}), "d1")).await;
+    assert_eq!((status, &again["created"], &again["id"]), (StatusCode::ACCEPTED, &json!(false), &first["id"]));
+    let told = g.get(&format!("/runs/{}", first["id"].as_str().unwrap())).await;
+    assert_eq!((&told["input"], &told["unique_key"]), (&json!({"n": 7, "by": "hook"}), &json!("d1")));
+    assert!(told["created_by"].as_str().unwrap().ends_with("/hook github"), "{told}");
+    let other = push(&g, &json!({"number": 7}), "d2").header("X-GitHub-Event", "ping");
+    let ignored = answer(other).await;
+    // The first of the two headers counts.
+    assert!(ignored.1["created"] == json!(true) || ignored.1["ignored"] == json!(true), "{ignored:?}");
+    is_problem(push(&g, &json!({"number": "seven"}), "d3").send().await.unwrap(), 422, "/n").await;
+    is_problem(push(&g, &json!({}), "d4").send().await.unwrap(), 422, "the hook's input").await;
+}
+
+#[tokio::test]
+async fn what_is_not_signed_as_it_should_be_does_nothing() {
+    let g = Ground::with(HOOKS).await;
+    let url = format!("{}/hooks/github", g.site);
+    let bare = || g.client.post(&url).header("X-GitHub-Event", "push").header("X-GitHub-Delivery", "d");
+    is_problem(bare().body("{}").send().await.unwrap(), 401, "x-hub-signature-256").await;
+    let other = mac("another secret", &[b"{}"]);
+    is_problem(
+        bare().header("X-Hub-Signature-256", format!("sha256={other}")).body("{}").send().await.unwrap(),
+        401,
+        "wrong",
+    )
+    .await;
+    let right = mac("between the two of us", &[b"{\"number\":1}"]);
+    let changed = bare().header("X-Hub-Signature-256", format!("sha256={right}")).body("{\"number\":2}");
+    is_problem(changed.send().await.unwrap(), 401, "wrong").await;
+    is_problem(g.client.post(format!("{}/hooks/none", g.site)).body("{}").send().await.unwrap(), 404, "no hook `none`")
+        .await;
+    // Refused before all of it is sent; the connection is of no further use.
+    let large = client(HeaderMap::new()).post(&url).body("x".repeat(20 << 20)).send().await;
+    if let Ok(answer) = large {
+        is_problem(answer, 413, "").await;
+    }
+    for _ in 0..10 {
+        bare().body("{}").send().await.unwrap();
+    }
+    is_problem(push(&g, &json!({"number": 1}), "d").send().await.unwrap(), 429, "signatures").await;
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd.runs").await, 0);
+}
+
+#[tokio::test]
+async fn a_delivery_with_a_time_is_an_event_while_the_time_is_near() {
+    let g = Ground::with(HOOKS).await;
+    let waits = "name: waits\nsteps:\n  - {id: paid, wait: paid}\n  - {id: of, set: '${{ steps.paid.output.sum }}'}\n";
+    std::fs::write(g.files.workflows().join("waits.yaml"), waits).unwrap();
+    let mut g = g;
+    g.worker.hup();
+    g.worker.logs("\"reloaded\"").await;
+    let run = g.enqueued("waits", json!({})).await;
+    g.db.reaches(&run, "waiting", SOON).await;
+    let now: i64 = g.db.one("SELECT extract(epoch FROM now())::bigint").await;
+    let send = |time: i64| {
+        let (time, body) = (time.to_string(), "{\"id\":7,\"sum\":99}");
+        let signature = mac("whsec_of_stripe", &[time.as_bytes(), b".", body.as_bytes()]);
+        let request = g.client.post(format!("{}/hooks/stripe", g.site));
+        request.header("Stripe-Signature", format!("t={time},v1={signature}")).body(body).send()
+    };
+    is_problem(send(now - 1000).await.unwrap(), 401, "time near").await;
+    assert_eq!(g.db.state(&run).await, "waiting");
+    let taken = send(now).await.unwrap();
+    assert_eq!(taken.status(), StatusCode::ACCEPTED);
+    assert_eq!(taken.json::<Value>().await.unwrap(), json!({"runs": 1}));
+    g.db.reaches(&run, "completed", SOON).await;
+    assert_eq!(g.get(&format!("/runs/{run}")).await["output"]["of"], 99);
+}
+
+#[tokio::test]
+async fn a_hook_that_is_added_is_there_after_a_reload_and_a_wrong_one_changes_nothing() {
+    let mut g = Ground::new().await;
+    let file = std::fs::read_to_string(g.files.path("stepd.toml")).unwrap();
+    std::fs::write(g.files.path("stepd.toml"), format!("{file}\n[http_hooks.github]\nsecret = \"long enough\"\n"))
+        .unwrap();
+    g.worker.hup();
+    g.worker.logs("needs a workflow to enqueue, or an event to emit").await;
+    std::fs::write(g.files.path("stepd.toml"), file + HOOKS).unwrap();
+    g.worker.hup();
+    g.worker.logs("\"reloaded\"").await;
+    wait_until("the hook is there", SOON, async || {
+        push(&g, &json!({"number": 1}), "d").send().await.unwrap().status() == StatusCode::ACCEPTED
+    })
+    .await;
+}
