@@ -401,8 +401,14 @@ CREATE TABLE stepd_engine.ended (
     last_output text,
     CONSTRAINT ended_pkey PRIMARY KEY (id)
 ) WITH (autovacuum_vacuum_cost_delay = 0);
--- Rows come in the order of their end: a summary of a few pages each finds a time, and costs an end nothing.
-CREATE INDEX ended_by_time ON stepd_engine.ended USING brin (ended_at) WITH (pages_per_range = 16, autosummarize = on);
+-- Rows come in the order of their end: a summary of a few pages each finds a time, and what is rare among the workflows and queues; what
+-- is common, a walk back from the newest finds at once. It costs an end nothing (measured: 679 bytes of WAL a job with it and without;
+-- an index by workflow and id 97 more, and a tenth of Postgres' time).
+CREATE INDEX ended_by_time ON stepd_engine.ended USING brin (ended_at, workflow text_bloom_ops, queue text_bloom_ops) WITH (pages_per_range = 16, autosummarize = on);
+-- A run without labels is not in it.
+CREATE INDEX ended_labelled ON stepd_engine.ended USING gin (labels jsonb_path_ops) WHERE labels <> '{}';
+COMMENT ON INDEX stepd_engine.ended_by_time IS 'What has ended lately, and the runs of a rare workflow or queue, are found without reading all the rest.';
+COMMENT ON INDEX stepd_engine.ended_labelled IS 'The runs that have a label.';
 COMMENT ON TABLE stepd_engine.ended IS 'Finished runs. last_* is the checkpoint of the step that the run ended with; the views show it like any other.';
 COMMENT ON COLUMN stepd_engine.ended.id IS 'The id of job, run and trace.';
 COMMENT ON COLUMN stepd_engine.ended.state IS 'How it ended: completed, failed or cancelled.';
@@ -432,7 +438,6 @@ COMMENT ON COLUMN stepd_engine.ended.last_started_at IS 'When its first attempt 
 COMMENT ON COLUMN stepd_engine.ended.last_key IS 'Its key; NULL where every step has a row in checkpoints.';
 COMMENT ON COLUMN stepd_engine.ended.last_kind IS 'What it did: run, http, sql, …';
 COMMENT ON COLUMN stepd_engine.ended.last_output IS 'Its output as JSON text; NULL where it failed the run.';
-COMMENT ON INDEX stepd_engine.ended_by_time IS 'What has ended lately is found without reading what ended long ago.';
 COMMENT ON INDEX stepd_engine.ended_pkey IS 'Runs by id, which is by time.';
 
 CREATE TABLE stepd_engine.checkpoints (

@@ -32,14 +32,16 @@ FROM (
         NULL::text AS last_key, NULL::integer AS last_attempts, '{running,waiting,failed}'::stepd.step_state[] AS telling,
         j.error, j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
         j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, j.created_by, j.traceparent, j.epoch, j.definition
-    FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled')
+    FROM stepd.jobs j
     UNION ALL
     SELECT e.id, e.state, e.workflow, e.run_at, e.started_at, e.ended_at,
         CASE WHEN e.last_output IS NULL THEN e.last_key END, e.last_attempts::integer, '{failed,cancelled}'::stepd.step_state[],
         e.error, e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
         e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, e.created_by, e.traceparent, e.epoch, e.definition
     FROM stepd_engine.ended e
-) r;
+) r
+-- Out here: the planner walks the two primary keys for ORDER BY id LIMIT only where neither half of a union has a condition of its own.
+WHERE r.ended_at IS NOT NULL OR r.state NOT IN ('completed', 'failed', 'cancelled');
 COMMENT ON VIEW stepd.runs IS 'Every run, live or ended, under one id. Newest first: ORDER BY id DESC.';
 COMMENT ON COLUMN stepd.runs.id IS 'The id of job, run and trace (a UUIDv7: grows with time).';
 COMMENT ON COLUMN stepd.runs.state IS 'Where the run stands; SELECT stepd.why(id) says it in a sentence.';
@@ -291,20 +293,21 @@ COMMENT ON COLUMN stepd.schedules.paused_at IS 'Since when it is paused.';
 COMMENT ON COLUMN stepd.schedules.loaded_at IS 'Since when it stands so.';
 
 CREATE VIEW stepd.queues AS
-SELECT n.name, coalesce(q.paused, false) AS paused, q.paused_by, q.paused_at, q.max_running, coalesce(q.exclusive, false) AS exclusive,
-    coalesce(d.queued, 0) AS queued, coalesce(d.held, 0) AS held, coalesce(d.running, 0) AS running, coalesce(d.scheduled, 0) AS scheduled,
-    coalesce(d.waiting, 0) AS waiting, coalesce(d.resuming, 0) AS resuming, coalesce(d.paused, 0) AS runs_paused,
-    d.oldest_ready_at, greatest(statement_timestamp(), d.oldest_ready_at) - d.oldest_ready_at AS oldest_ready_age
-FROM (SELECT name FROM stepd_engine.queues UNION SELECT queue FROM stepd_engine.workflows WHERE retired_at IS NULL
-      UNION SELECT queue FROM stepd.jobs WHERE state NOT IN ('completed', 'failed', 'cancelled')) n
-LEFT JOIN stepd_engine.queues q ON q.name = n.name
-LEFT JOIN (
+-- The live runs are read once.
+WITH d AS MATERIALIZED (
     SELECT j.queue, count(*) FILTER (WHERE j.state = 'queued') AS queued, count(*) FILTER (WHERE j.state = 'held') AS held,
         count(*) FILTER (WHERE j.state = 'running') AS running, count(*) FILTER (WHERE j.state = 'scheduled') AS scheduled,
         count(*) FILTER (WHERE j.state = 'waiting') AS waiting, count(*) FILTER (WHERE j.state = 'resuming') AS resuming,
         count(*) FILTER (WHERE j.state = 'paused') AS paused, min(j.ready_at) FILTER (WHERE j.state = 'queued') AS oldest_ready_at
     FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled') GROUP BY j.queue
-) d ON d.queue = n.name;
+)
+SELECT n.name, coalesce(q.paused, false) AS paused, q.paused_by, q.paused_at, q.max_running, coalesce(q.exclusive, false) AS exclusive,
+    coalesce(d.queued, 0) AS queued, coalesce(d.held, 0) AS held, coalesce(d.running, 0) AS running, coalesce(d.scheduled, 0) AS scheduled,
+    coalesce(d.waiting, 0) AS waiting, coalesce(d.resuming, 0) AS resuming, coalesce(d.paused, 0) AS runs_paused,
+    d.oldest_ready_at, greatest(statement_timestamp(), d.oldest_ready_at) - d.oldest_ready_at AS oldest_ready_age
+FROM (SELECT name FROM stepd_engine.queues UNION SELECT queue FROM stepd_engine.workflows WHERE retired_at IS NULL UNION SELECT queue FROM d) n
+LEFT JOIN stepd_engine.queues q ON q.name = n.name
+LEFT JOIN d ON d.queue = n.name;
 COMMENT ON VIEW stepd.queues IS 'Queues with what stands in them. Counts every live run, not the ended ones.';
 COMMENT ON COLUMN stepd.queues.name IS 'The queue''s name.';
 COMMENT ON COLUMN stepd.queues.paused IS 'Has an operator stopped its claims? stepd.pause_queue, stepd.unpause_queue.';

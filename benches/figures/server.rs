@@ -133,6 +133,14 @@ impl Db {
         Ok(n)
     }
 
+    /// One text.
+    pub async fn text(&self, sql: &str) -> Result<String> {
+        let mut conn = self.connect().await?;
+        let text = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut conn).await?;
+        conn.close().await?;
+        Ok(text)
+    }
+
     /// Waits until no job is left. Looks rarely: each look reads the table.
     pub async fn emptied(&self) -> Result<()> {
         let mut conn = self.connect().await?;

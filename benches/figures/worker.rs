@@ -72,6 +72,15 @@ impl Worker {
         Self::spawn(daemon::serve(&stepd(), folder, concurrency).into(), db).await
     }
 
+    /// Starts `stepd serve` with an HTTP server at an address; it serves one queue, or all.
+    pub async fn with_site(server: &Server, db: &Db, address: &str, queue: Option<&str>) -> Result<Self> {
+        let folder = server.folder.path().join("workflows");
+        let mut command = daemon::serve(&stepd(), &folder, 1_000);
+        command.env("STEPD_HTTP_LISTEN", address);
+        command.envs(queue.map(|queue| ("STEPD_QUEUES", queue)));
+        Self::spawn(command.into(), db).await
+    }
+
     async fn spawn(mut command: Command, db: &Db) -> Result<Self> {
         command.env("DATABASE_URL", &db.url);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);

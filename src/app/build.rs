@@ -329,6 +329,12 @@ impl Daemon {
         })
     }
 
+    /// The servers of tools: a reload replaces them.
+    #[must_use]
+    pub fn servers(&self) -> Arc<Servers> {
+        self.outside.servers.clone()
+    }
+
     /// Makes the database of a configuration.
     ///
     /// # Errors

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::db::Database;
-use crate::http::{Access, Readiness, Rules, Scope, Server, Site, Token};
+use crate::http::{Access, Older, Readiness, Rules, Scope, Server, Site, Token};
+use crate::steps::Servers;
 
 use super::config::{Config, DEFAULT_LISTEN};
 use super::hooks::hooks;
@@ -72,6 +73,7 @@ pub async fn bind(
     config: &Config,
     db: &Database,
     ready: Readiness,
+    servers: Arc<Servers>,
     stop: watch::Receiver<bool>,
 ) -> Result<Option<Bound>, SiteError> {
     if config.http_listen == OFF {
@@ -87,7 +89,8 @@ pub async fn bind(
         Err(error) => return Err(SiteError::Bind(address, error)),
     };
     let access = Access::new(server.address(), rules);
-    let site = Arc::new(Site::new(db, access, ready, stop.clone()));
+    let older = Older { documents: config.http_documents == "on", servers };
+    let site = Arc::new(Site::new(db, access, ready, stop.clone()).with_older(older));
     Ok(Some(Bound { server, site, limit: config.max_output_bytes + AROUND, stop }))
 }
 

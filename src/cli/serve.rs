@@ -114,7 +114,7 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
     let (stop_site, stopped) = watch::channel(false);
-    let site = site::bind(&config, &daemon.db, daemon.readiness(), stopped).await?;
+    let site = site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), stopped).await?;
     if let Some(site) = &site {
         tracing::info!(address = %site.address(), "listening");
     }
@@ -131,14 +131,15 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let herald = Herald::new(&serving.daemon, serving.systemd.clone(), serving.remark.clone());
     let mut beside = JoinSet::new();
     beside.spawn(herald.run());
+    let mut sites = JoinSet::new();
     if let Some(site) = site {
-        beside.spawn(site.serve());
+        sites.spawn(site.serve());
     }
     serving.until_told(early, &mut signals).await;
     let ended = serving.end(signals).await;
     // Looked at to the last; streams end, and their readers go to another worker's.
     stop_site.send_replace(true);
-    let _ = tokio::time::timeout(CLOSING, async { while beside.join_next().await.is_some() {} }).await;
+    let _ = tokio::time::timeout(CLOSING, async { while sites.join_next().await.is_some() {} }).await;
     ended
 }
 

@@ -10,8 +10,9 @@ use tokio::task::JoinSet;
 
 use crate::app::config::Sources;
 use crate::app::systemd::{Systemd, watchdog};
-use crate::app::{Config, Daemon, site};
+use crate::app::{Config, Daemon, build, site};
 use crate::http::{Readiness, Site};
+use crate::steps::ProcessOptions;
 
 use super::Exit;
 use super::errors::refused;
@@ -31,7 +32,8 @@ pub(super) async fn serve(sources: Sources, mut config: Config, migrate_now: boo
     let (stop, stopped) = watch::channel(false);
     // Whether the database answers is asked anew each time.
     let ready: Readiness = Arc::new(|| Ok(false));
-    let Some(bound) = site::bind(&config, &db, ready, stopped).await? else {
+    let (_, outside) = build::kinds(&config, ProcessOptions::own_guard())?;
+    let Some(bound) = site::bind(&config, &db, ready, outside.servers.clone(), stopped).await? else {
         return Err(refused(
             Exit::Error,
             "--no-work serves HTTP alone, and there is no address: http_listen names a free one",
@@ -63,6 +65,7 @@ pub(super) async fn serve(sources: Sources, mut config: Config, migrate_now: boo
     systemd.stopping(CLOSING);
     stop.send_replace(true);
     let clean = tokio::time::timeout(CLOSING, async { while serving.join_next().await.is_some() {} }).await.is_ok();
+    outside.servers.close().await;
     tracing::info!(clean, "stopped");
     Ok(Exit::Ok)
 }

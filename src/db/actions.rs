@@ -1,7 +1,7 @@
 //! The public functions, as the command line calls them, and what `run` needs to try a workflow out.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection as _, Executor, PgConnection, Postgres};
+use sqlx::{Connection as _, Executor, PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::error::DbError;
@@ -45,10 +45,27 @@ pub async fn enqueue<'c>(db: impl Executor<'c, Database = Postgres>, job: &NewJo
 /// Whatever the database says.
 pub async fn enqueue_once(conn: &mut PgConnection, job: &NewJob) -> Result<(Uuid, bool), DbError> {
     let mut tx = conn.begin().await?;
-    let id = enqueue(&mut *tx, job).await?;
-    let created = sqlx::query_file_scalar!("src/db/sql/is_new.sql", id).fetch_one(&mut *tx).await?;
+    let told = enqueue_within(&mut tx, job).await?;
     tx.commit().await?;
+    Ok(told)
+}
+
+/// As [`enqueue_once`], as a part of a transaction.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn enqueue_within(tx: &mut Transaction<'_, Postgres>, job: &NewJob) -> Result<(Uuid, bool), DbError> {
+    let id = enqueue(&mut **tx, job).await?;
+    let created = sqlx::query_file_scalar!("src/db/sql/is_new.sql", id).fetch_one(&mut **tx).await?;
     Ok((id, created))
+}
+
+/// The database's time.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn clock<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<DateTime<Utc>, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/clock.sql").fetch_one(db).await?)
 }
 
 /// Cancels a run: `cancelled`, or `requested` where a worker has it.

@@ -18,6 +18,7 @@ mod json;
 pub mod liveness;
 pub mod maintenance;
 pub mod migrate;
+pub mod older;
 pub mod operate;
 pub mod plain;
 pub mod retention;

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::Value;
 use sqlx::{Executor, Postgres, QueryBuilder, Row};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -70,7 +71,13 @@ impl Filter {
             }
         }
         for (key, value) in &self.labels {
-            sql.push(" AND r.labels ->> ").push_bind(key.clone()).push(" = ").push_bind(value.clone());
+            // By containment, which an index knows; a number or a truth is found by its text, too.
+            let of = |value: Value| serde_json::json!({ key.as_str(): value }).to_string();
+            sql.push(" AND r.labels <> '{}' AND (r.labels @> ").push_bind(of(value.as_str().into())).push("::jsonb");
+            if let Ok(other @ (Value::Number(_) | Value::Bool(_))) = serde_json::from_str(value) {
+                sql.push(" OR r.labels @> ").push_bind(of(other)).push("::jsonb");
+            }
+            sql.push(")");
         }
         if let Some(since) = self.since {
             // Ids grow with time: the primary key answers it.
@@ -98,7 +105,7 @@ pub async fn list<'c>(
     page(db, filter, None, limit).await
 }
 
-/// The newest runs that a filter leaves and that are older than `before`, newest first.
+/// The newest runs that a filter leaves and that are older than `before`, newest first; planned anew for these very values.
 ///
 /// # Errors
 /// Whatever the database says.
@@ -118,7 +125,7 @@ pub async fn page<'c>(
         sql.push(" AND r.id < ").push_bind(before);
     }
     sql.push(" ORDER BY r.id DESC LIMIT ").push_bind(limit);
-    let rows = sql.build().fetch_all(db).await?;
+    let rows = sql.build().persistent(false).fetch_all(db).await?;
     rows.into_iter().map(|row| line(&row).map_err(DbError::from)).collect()
 }
 
@@ -152,7 +159,7 @@ pub async fn ids<'c>(db: impl Executor<'c, Database = Postgres>, filter: &Filter
     let mut sql = QueryBuilder::new("SELECT r.id FROM stepd.runs r WHERE true");
     filter.conditions(&mut sql);
     sql.push(" ORDER BY r.id");
-    Ok(sql.build_query_scalar().fetch_all(db).await?)
+    Ok(sql.build_query_scalar().persistent(false).fetch_all(db).await?)
 }
 
 /// A run that a prefix may mean.

@@ -92,6 +92,12 @@ pub fn load_with(source_name: &str, text: &str, own: &[OwnKind]) -> Result<Defin
     }
 }
 
+/// What a file says, as JSON; `None` where it cannot be read.
+#[must_use]
+pub fn as_json(text: &str) -> Option<serde_json::Value> {
+    yaml::parse(text, &mut diagnostics::Report::new(text)).map(|root| root.json())
+}
+
 fn too_large(source_name: &str) -> Diagnostics {
     let help = "hand data over as input or in a table, and make several workflows of it";
     Diagnostics::whole(source_name, "the file is larger than 1 MiB", help)

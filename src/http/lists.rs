@@ -76,7 +76,7 @@ async fn schedules_list(State(site): State<Arc<Site>>, caller: Caller) -> Result
 /// What is done to a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum ScheduleVerb {
+pub(super) enum ScheduleVerb {
     Run,
     Pause,
     Unpause,
@@ -129,7 +129,7 @@ async fn queues(State(site): State<Arc<Site>>, caller: Caller) -> Result<Json<Qu
 /// What is done to a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum QueueVerb {
+pub(super) enum QueueVerb {
     Pause,
     Unpause,
 }

@@ -12,6 +12,7 @@ mod hooks;
 mod hub;
 mod listen;
 mod lists;
+mod older;
 mod openapi;
 mod page;
 mod problem;
@@ -43,6 +44,7 @@ pub use access::{Access, Rules, Scope, Token};
 pub use hooks::{Does, Hook};
 use hub::Hub;
 pub use listen::Server;
+pub use older::Older;
 use problem::Problem;
 
 /// Connections for reading, at the most.
@@ -66,6 +68,7 @@ pub struct Site {
     /// What sessions are signed with, once it is known.
     key: OnceCell<String>,
     ready: Readiness,
+    older: Older,
     hub: Hub,
     /// Turns true when the server is to end: streams end.
     stop: watch::Receiver<bool>,
@@ -78,7 +81,14 @@ impl Site {
     pub fn new(db: &Database, access: Access, ready: Readiness, stop: watch::Receiver<bool>) -> Self {
         let readers = db.reading_pool("http", READERS, &SESSION);
         let actors = db.reading_pool("http act", ACTORS, &SESSION);
-        Self { readers, actors, access, key: OnceCell::new(), ready, hub: Hub::new(), stop, kept: stats::Kept::new() }
+        let older = Older::default();
+        Self { readers, actors, access, key: OnceCell::new(), ready, older, hub: Hub::new(), stop, kept: stats::Kept::new() }
+    }
+
+    /// With what the endpoints of the older system need.
+    #[must_use]
+    pub fn with_older(self, older: Older) -> Self {
+        Self { older, ..self }
     }
 
     /// Takes up what a configuration says by now. What was begun under a rule that is gone ends.

@@ -9,13 +9,15 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{Site, acts, definitions, lists, runs, session, stats, step, stream};
+use super::{Site, acts, definitions, lists, older, runs, session, stats, step, stream};
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "stepd", description = "Durable workflows on Postgres: runs, what is done to them, and what they wait for."),
     modifiers(&Bearer),
     security(("bearer" = []), ("session" = [])),
+    // Named by paths alone.
+    components(schemas(lists::QueueVerb, lists::ScheduleVerb)),
     tags(
         (name = "runs", description = "Look at runs, and enqueue them."),
         (name = "actions", description = "Act on runs."),
@@ -24,6 +26,7 @@ use super::{Site, acts, definitions, lists, runs, session, stats, step, stream};
         (name = "workflows", description = "What may be run."),
         (name = "schedules", description = "What runs by the clock."),
         (name = "queues", description = "Where runs stand in line, and who serves them."),
+        (name = "older", description = "The endpoints of the older system (AFU-9), with its shapes."),
     ),
 )]
 struct Api;
@@ -45,7 +48,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     let runs = runs::routes().merge(step::routes()).merge(definitions::routes());
     let api = runs.merge(acts::routes()).merge(lists::routes()).merge(stream::routes()).merge(session::routes());
     let api = api.merge(stats::routes());
-    OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api)
+    OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api).nest("/api", older::routes())
 }
 
 /// The description itself.

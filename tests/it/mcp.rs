@@ -136,7 +136,7 @@ fn quiet(command: &mut Command) -> bool {
 }
 
 /// A Python with packages of PyPI in it.
-fn python(package: &'static str) -> Option<PathBuf> {
+pub fn python(package: &'static str) -> Option<PathBuf> {
     static INSTALLING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one = INSTALLING.lock().unwrap();
     let folder = published().join(package.replace(['=', '>', '<', ','], "_"));

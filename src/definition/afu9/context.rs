@@ -44,6 +44,18 @@ impl Context {
         self.root.get("variables").unwrap_or(&Value::Null)
     }
 
+    /// What the run was given.
+    #[must_use]
+    pub fn input(&self) -> &Value {
+        self.root.get("input").unwrap_or(&Value::Null)
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn into_json(self) -> Value {
+        Value::Object(self.root)
+    }
+
     /// Sets a variable. A result that is nothing assigns nothing.
     pub fn assign(&mut self, name: &str, value: Value) {
         if let (false, Some(Value::Object(variables))) = (value.is_null(), self.root.get_mut("variables")) {

@@ -14,6 +14,7 @@ mod expression;
 mod guard;
 mod native;
 mod read;
+mod replay;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub use context::Context;
 pub use guard::{hold, red};
 pub use native::to_native;
 pub(super) use read::{document, is_document};
+pub use replay::{Begun, Replay, replay};
 
 /// What is asked of a person when a run is on HOLD.
 pub const HOLD: &str = "HOLD state triggered - workflow paused pending human review";

@@ -124,6 +124,20 @@ impl Servers {
         self.server(server)?.tools(self).await
     }
 
+    /// Asks every server for its tools: why one does not answer, where it does not within `limit`. A program that is not there is started.
+    pub async fn ask_all(&self, limit: Duration) -> BTreeMap<String, Result<(), Failure>> {
+        let all: Vec<_> = self.all.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let ask = async |server: Arc<Server>| {
+            let asked = server.ask(self, "tools/list", Map::new(), None, Map::new());
+            let answer = match tokio::time::timeout(limit, asked).await {
+                Ok(answer) => answer.map(drop),
+                Err(_) => Err(timed_out(server.name(), limit, "to answer")),
+            };
+            (server.name().to_owned(), answer)
+        };
+        futures_util::future::join_all(all.into_iter().map(ask)).await.into_iter().collect()
+    }
+
     /// Ends all programs, and waits for that.
     pub async fn close(&self) {
         let all = std::mem::take(&mut *self.all.lock().unwrap_or_else(PoisonError::into_inner));

@@ -1,0 +1,48 @@
+//! The endpoints of the older system (AFU-9), with their exact shapes: a projection of the same rows that `/api/v1` shows.
+//!
+//! An execution is a run, and has its id; a workflow's id is its name. Of a document's run the input of each step and the context are
+//! worked out anew from what is recorded (`definition::afu9::replay`); other runs have no variables, and their steps no recorded input.
+//! What it says of a run: `shapes`; how a run's state is called there: [`shapes::status`].
+
+mod execute;
+mod executions;
+mod refused;
+mod servers;
+mod shapes;
+mod steer;
+mod told;
+mod workflows;
+
+use std::sync::Arc;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::steps::Servers;
+
+use super::Site;
+
+/// What these endpoints need, beside the database.
+#[derive(Clone, Default)]
+pub struct Older {
+    /// May a request bring a document along?
+    pub documents: bool,
+    /// The servers whose health is told.
+    pub servers: Arc<Servers>,
+}
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
+    OpenApiRouter::new()
+        .routes(routes!(execute::execute))
+        .routes(routes!(executions::execution))
+        .routes(routes!(executions::row))
+        .routes(routes!(executions::recent))
+        .routes(routes!(executions::paused))
+        .routes(routes!(steer::pause))
+        .routes(routes!(steer::resume))
+        .routes(routes!(workflows::all))
+        .routes(routes!(workflows::one))
+        .routes(routes!(workflows::history))
+        .routes(routes!(workflows::trigger))
+        .routes(routes!(servers::health))
+}
