@@ -263,6 +263,7 @@ BEGIN
         END IF;
     END LOOP;
 
+    PERFORM stepd_engine.take_back(e);
     -- Its end is taken back: what was done then is done again at the next one. But not what was undone.
     SELECT c.seq INTO ended_seq FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.key = '(end)';
     IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.seq > ended_seq AND c.key LIKE '%.undo' AND c.state <> 'skipped') THEN
