@@ -4,8 +4,8 @@
 --     ended, whoever dies, and however late somebody commits. There is no watermark that a late commit could fall behind.
 --   * One trigger a statement, not a row: a batch of the writer notes a few lines for hundreds of runs. It stands on the table, so that
 --     no statement that ends a run can forget it.
---     Measured (Postgres 15, 200 runs a statement): 0.8 µs and 12 bytes of WAL a run more; by an index on ended_at, which a walk
---     through `ended` would need, 1.4 µs and 73 bytes.
+--     Measured (Postgres 15): 6 µs for a statement that ends none, 80 µs for one that ends any, 1.2 µs and 2.3 bytes of WAL for each of
+--     200 runs; an index on ended_at, along which `ended` could be walked afterwards, takes 0.9 µs and 64 bytes a run before the walk.
 --   * A run that is retried has not ended: stepd.retry notes it with the sign turned. Pruning notes nothing.
 --   * stepd_engine.fold adds the tallies up and removes them in one statement: each is counted once.
 
@@ -102,16 +102,18 @@ COMMENT ON COLUMN stepd_engine.daily_failures.code IS 'The failure''s code; empt
 COMMENT ON COLUMN stepd_engine.daily_failures.runs IS 'How many runs.';
 COMMENT ON INDEX stepd_engine.daily_failures_pkey IS 'A day''s failures, by workflow, step and code.';
 
--- Four buckets for each doubling: what is read from them is at most 9 % off.
-CREATE FUNCTION stepd_engine.bucket_of(took interval) RETURNS smallint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN ceil(4 * ln(least(greatest(date_part('epoch', took) * 1000, 1), 1e13)) / ln(2::double precision))::smallint;
+-- Four buckets for each doubling: what is read from them is at most 9 % off. Not STRICT, which would keep it from being inlined, and it
+-- is called for each run that ends; 4 / ln 2 is 5.77.
+CREATE FUNCTION stepd_engine.bucket_of(took interval) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN took IS NOT NULL
+        THEN ceil(5.770780163555854::double precision * ln(least(greatest(date_part('epoch', took) * 1000, 1), 1e13)))::smallint END;
 COMMENT ON FUNCTION stepd_engine.bucket_of(interval) IS 'The bucket n of a duration: over 2^((n-1)/4) ms and up to 2^(n/4) ms; 0: up to 1 ms.';
 
 CREATE FUNCTION stepd_engine.bucket_end(bucket integer) RETURNS interval LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN power(2::double precision, bucket / 4.0::double precision) * interval '1 millisecond';
 COMMENT ON FUNCTION stepd_engine.bucket_end(integer) IS 'The longest duration of a bucket.';
 
-CREATE FUNCTION stepd_engine.bucket_middle(bucket integer) RETURNS interval LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+CREATE FUNCTION stepd_engine.bucket_middle(bucket integer) RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN CASE WHEN bucket <= 0 THEN interval '1 millisecond' ELSE power(2::double precision, (bucket - 0.5::double precision) / 4.0::double precision) * interval '1 millisecond' END;
 COMMENT ON FUNCTION stepd_engine.bucket_middle(integer) IS 'The duration that stands for a bucket: at most 9 % from any other in it.';
 

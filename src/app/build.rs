@@ -17,6 +17,7 @@ use crate::http::Readiness;
 use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
+use crate::services::daily::Daily;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
 use crate::services::progress::Progress;
@@ -295,7 +296,8 @@ impl Daemon {
             at: Walk::default(),
         };
         // A pass is up to three things on the pool.
-        services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping));
+        services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping.clone()));
+        services.spawn(drive(Daily { db: db.clone() }, progress.pulse("daily", pool_bound), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
         services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining));

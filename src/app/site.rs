@@ -21,7 +21,9 @@ pub enum SiteError {
     #[error("http_listen: `{0}` is no address; write one such as \"127.0.0.1:7837\", or \"off\"")]
     Address(String),
     /// Open to everybody.
-    #[error("http_listen: {0} is open to other machines, and there is no token; add one to [http_tokens] (stepd token makes it)")]
+    #[error(
+        "http_listen: {0} is open to other machines, and there is no token; add one to [http_tokens] (stepd token makes it)"
+    )]
     NoToken(SocketAddr),
     /// A token without a part.
     #[error("http_tokens.{0}: it needs sha256 (64 hexadecimal digits) and scope")]
@@ -65,8 +67,7 @@ pub async fn bind(
     if config.http_listen == "off" {
         return Ok(None);
     }
-    let address: SocketAddr =
-        config.http_listen.parse().map_err(|_| SiteError::Address(config.http_listen.clone()))?;
+    let address: SocketAddr = config.http_listen.parse().map_err(|_| SiteError::Address(config.http_listen.clone()))?;
     let tokens = tokens(config)?;
     if tokens.is_empty() && !address.ip().is_loopback() {
         return Err(SiteError::NoToken(address));

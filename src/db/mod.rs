@@ -6,6 +6,7 @@ pub mod batch;
 pub mod children;
 pub mod claims;
 pub mod connect;
+pub mod daily;
 pub mod definitions;
 pub mod demo;
 pub mod doctor;

@@ -1,8 +1,8 @@
 //! Schedules: read, fired, paused.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Executor, PgConnection, Postgres};
 use serde::Serialize;
+use sqlx::{Executor, PgConnection, Postgres};
 use utoipa::ToSchema;
 use uuid::Uuid;
 

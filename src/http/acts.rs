@@ -279,8 +279,11 @@ async fn many(
     match many.expect {
         None => return Ok(Json(report)),
         Some(n) if n != matching => {
-            return Err(Problem::new(StatusCode::CONFLICT, format!("{matching} runs match by now, and not {n}; nothing was done"))
-                .hint("look again, and send what was counted"));
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                format!("{matching} runs match by now, and not {n}; nothing was done"),
+            )
+            .hint("look again, and send what was counted"));
         }
         Some(_) => {}
     }

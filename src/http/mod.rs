@@ -6,8 +6,8 @@
 mod access;
 mod acts;
 mod health;
-mod lists;
 mod listen;
+mod lists;
 mod openapi;
 mod problem;
 mod runs;
@@ -64,9 +64,14 @@ pub fn router(site: Arc<Site>, body_limit: usize) -> Router {
     let (api, document) = openapi::routes().split_for_parts();
     api.merge(openapi::served(document))
         .merge(health::routes())
-        .fallback(async || problem::Problem::not_found("there is nothing here; /api/v1/openapi.json lists what there is"))
+        .fallback(async || {
+            problem::Problem::not_found("there is nothing here; /api/v1/openapi.json lists what there is")
+        })
         .method_not_allowed_fallback(async || {
-            problem::Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here; /api/v1/openapi.json lists what can")
+            problem::Problem::new(
+                axum::http::StatusCode::METHOD_NOT_ALLOWED,
+                "this cannot be done here; /api/v1/openapi.json lists what can",
+            )
         })
         .layer(axum::middleware::from_fn_with_state(site.clone(), access::guard))
         .layer(DefaultBodyLimit::max(body_limit))

@@ -87,7 +87,8 @@ impl From<DbError> for Problem {
         }
         let mut text = error.to_string();
         if let Some(code) = &code {
-            text = text.trim_start_matches("stepd ").trim_start_matches(code.as_str()).trim_start_matches(": ").to_owned();
+            text =
+                text.trim_start_matches("stepd ").trim_start_matches(code.as_str()).trim_start_matches(": ").to_owned();
         }
         // The whole row, with its input: nobody asked for it.
         let detail = error.detail().filter(|d| !d.starts_with("Failing row contains"));

@@ -21,9 +21,9 @@ use crate::db::runs::{self, Filter, HistoryLine, RunDetail, RunLine, StepLine};
 use crate::definition;
 use crate::model::{Payload, RunState, code};
 
+use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
-use super::Site;
 use super::things::{Asked, AskedBoth, At, Given, Known, acting};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
@@ -261,11 +261,7 @@ struct Trail {
 /// Everything that happened to a run, in order.
 #[utoipa::path(get, path = "/runs/{id}/history", params(("id" = Uuid, Path, description = "The run.")), tag = "runs",
     responses((status = 200, body = Trail), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn history(
-    State(site): State<Arc<Site>>,
-    caller: Caller,
-    At(id): At<Uuid>,
-) -> Result<Json<Trail>, Problem> {
+async fn history(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) -> Result<Json<Trail>, Problem> {
     caller.needs(Scope::Read)?;
     let history = runs::log(&site.readers, id).await?;
     // Each run has at least the line that says when it was enqueued.
@@ -276,6 +272,10 @@ async fn history(
 }
 
 pub(super) fn unknown(id: Uuid) -> Problem {
-    Problem { code: Some("SD010".to_owned()), kind: "/errors/SD010".to_owned(), ..Problem::not_found(format!("there is no run {id}")) }
-        .hint("it may have been removed by the retention")
+    Problem {
+        code: Some("SD010".to_owned()),
+        kind: "/errors/SD010".to_owned(),
+        ..Problem::not_found(format!("there is no run {id}"))
+    }
+    .hint("it may have been removed by the retention")
 }

@@ -87,8 +87,7 @@ impl<F: Feed> Live<F> {
 }
 
 fn live<F: Feed>(site: &Site, feed: F) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<F>> {
-    let live =
-        Live { feed, events: VecDeque::new(), ended: false, stop: site.stop.clone(), pause: Duration::ZERO };
+    let live = Live { feed, events: VecDeque::new(), ended: false, stop: site.stop.clone(), pause: Duration::ZERO };
     Sse::new(stream::unfold(live, Live::next)).keep_alive(KeepAlive::default())
 }
 

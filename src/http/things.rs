@@ -100,7 +100,8 @@ fn refused(rejection: &JsonRejection) -> Problem {
     };
     let text = rejection.body_text();
     // axum's own words name its types.
-    let words = ["Failed to deserialize the JSON body into the target type: ", "Failed to parse the request body as JSON: "];
+    let words =
+        ["Failed to deserialize the JSON body into the target type: ", "Failed to parse the request body as JSON: "];
     let detail = words.iter().fold(text.as_str(), |text, words| text.trim_start_matches(words));
     Problem::new(status, format!("the body: {detail}"))
 }

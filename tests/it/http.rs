@@ -73,7 +73,8 @@ async fn a_run_is_enqueued_once_by_its_key_looked_at_approved_and_ends() {
     let g = Ground::new().await;
     let create = async || {
         let body = json!({"workflow": "asks", "input": {"n": 41}, "labels": {"of": "test"}});
-        let request = g.client.post(format!("{}/api/v1/runs", g.site)).bearer_auth("app").header("Idempotency-Key", "k");
+        let request =
+            g.client.post(format!("{}/api/v1/runs", g.site)).bearer_auth("app").header("Idempotency-Key", "k");
         let answer = request.json(&body).send().await.unwrap();
         (answer.status().as_u16(), answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned())
     };
@@ -104,7 +105,8 @@ async fn what_makes_no_sense_is_refused_with_a_problem_that_says_what_to_do() {
     is_problem(g.post("app", "/runs", json!({"workflow": "asks", "input": {"n": "x"}})).await, 422, "/n").await;
     is_problem(g.post("app", "/runs", json!({"workflow": "aks"})).await, 422, "unknown workflow").await;
     is_problem(g.post("app", "/runs", json!({"workfow": "asks"})).await, 422, "workfow").await;
-    is_problem(g.post("app", "/runs", json!({"workflow": "asks", "input": {"n": 1}, "priority": 10})).await, 422, "").await;
+    is_problem(g.post("app", "/runs", json!({"workflow": "asks", "input": {"n": 1}, "priority": 10})).await, 422, "")
+        .await;
     let nobody = uuid::Uuid::now_v7();
     is_problem(g.post("ops", &format!("/runs/{nobody}/cancel"), json!({})).await, 404, "").await;
     is_problem(g.post("ops", "/runs/none/cancel", json!({})).await, 400, "the path").await;
@@ -125,7 +127,8 @@ async fn what_makes_no_sense_is_refused_with_a_problem_that_says_what_to_do() {
 async fn a_token_opens_what_its_scope_says_and_nothing_more() {
     let g = Ground::new().await;
     let run = g.enqueued("asks", json!({"n": 1})).await;
-    let bare = g.client.post(format!("{}/api/v1/runs", g.site)).json(&json!({"workflow": "asks"})).send().await.unwrap();
+    let bare =
+        g.client.post(format!("{}/api/v1/runs", g.site)).json(&json!({"workflow": "asks"})).send().await.unwrap();
     is_problem(bare, 401, "needs a token").await;
     is_problem(g.post("looker", "/runs", json!({"workflow": "asks", "input": {"n": 1}})).await, 403, "`read`").await;
     is_problem(g.post("app", &format!("/runs/{run}/cancel"), json!({})).await, 403, "`operate`").await;
@@ -149,7 +152,8 @@ async fn many_runs_are_counted_first_and_acted_on_only_if_the_count_still_holds(
         let run = g.enqueued("fails", json!({})).await;
         g.db.reaches(&run, "failed", SOON).await;
     }
-    let many = |expect: Value| json!({"verb": "retry", "filter": {"state": "failed", "workflow": "fails"}, "expect": expect});
+    let many =
+        |expect: Value| json!({"verb": "retry", "filter": {"state": "failed", "workflow": "fails"}, "expect": expect});
     let counted: Value = g.post("ops", "/actions", many(Value::Null)).await.json().await.unwrap();
     assert_eq!((&counted["matching"], &counted["done"]), (&json!(3), &json!(0)));
     is_problem(g.post("ops", "/actions", many(json!(2))).await, 409, "3 runs match").await;

@@ -18,6 +18,7 @@ mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
 mod daemon;
+mod daily;
 mod demo;
 mod doctor;
 mod ends;
