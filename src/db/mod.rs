@@ -20,6 +20,7 @@ pub mod migrate;
 pub mod operate;
 pub mod plain;
 pub mod retention;
+pub mod roles;
 pub mod runs;
 pub mod schedules;
 pub mod server;

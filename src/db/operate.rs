@@ -179,10 +179,9 @@ pub async fn in_flight<'c>(
 /// Whatever the database says.
 pub async fn retire<'c>(db: impl Executor<'c, Database = Postgres>, workflow: &str) -> Result<bool, DbError> {
     Ok(sqlx::query_file!("src/db/sql/retire_workflow.sql", workflow, None::<DateTime<Utc>>)
-        .execute(db)
+        .fetch_one(db)
         .await?
-        .rows_affected()
-        > 0)
+        .retired)
 }
 
 /// One of stepd's tables.

@@ -5,7 +5,7 @@ use crate::support::{Db, Files, SOON, Spec, wait_until};
 
 const WORKFLOWS: [&str; 3] = [
     "name: good\nsteps:\n  - id: a\n    set: 1\n  - id: b\n    set: 2\n",
-    "name: bad\nresume: never\nsteps:\n  - id: docs\n    map: [1, 2]\n    steps:\n      - id: text\n        fail: \"no\"\n        retry: {max_attempts: 1}\n",
+    "name: bad\nresume: never\nsteps:\n  - id: docs\n    map: ${{ range(2) | list }}\n    steps: [{id: text, run: exit 3, retry: {max_attempts: 1}}]\n",
     "name: patient\nsteps:\n  - id: go\n    wait: go\n",
 ];
 
@@ -70,7 +70,7 @@ async fn every_end_is_counted_once_over_kills_of_the_workers_and_of_who_folds() 
     assert_eq!(db.count("SELECT sum(runs)::bigint FROM stepd.daily WHERE state = 'cancelled'").await, 1);
     let failures: Vec<String> =
         db.all("SELECT format('%s %s %s', step, code, sum(runs)) FROM stepd.daily_failures GROUP BY step, code").await;
-    assert_eq!(failures, ["docs[].text failed 48"]);
+    assert_eq!(failures, ["docs[].text exit_3 48"]);
 }
 
 #[tokio::test]

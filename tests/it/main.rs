@@ -50,6 +50,7 @@ mod requests;
 mod resume;
 mod retention;
 mod retries;
+mod roles;
 mod rows;
 mod schedules;
 mod shutdown;
