@@ -347,13 +347,14 @@ COMMENT ON COLUMN stepd.workers.lease IS 'How long its lease outlives its last h
 COMMENT ON COLUMN stepd.workers.facts IS 'What may explain its death: memory used and allowed, and kills for want of memory, at the last heartbeat; under seen, what another worker on its machine saw when it was taken over.';
 
 CREATE VIEW stepd.definitions AS
-SELECT d.id, d.workflow, d.hash, d.created_at, d.used_at FROM stepd_engine.definitions d;
-COMMENT ON VIEW stepd.definitions IS 'The definitions that somebody names, without their text.';
+SELECT d.id, d.workflow, d.hash, d.created_at, d.used_at, d.body FROM stepd_engine.definitions d;
+COMMENT ON VIEW stepd.definitions IS 'The definitions that workflows and runs name.';
 COMMENT ON COLUMN stepd.definitions.id IS 'What stepd.runs.definition and stepd.workflows.definition name.';
 COMMENT ON COLUMN stepd.definitions.workflow IS 'The workflow''s name.';
 COMMENT ON COLUMN stepd.definitions.hash IS 'The hash of the definition''s content.';
 COMMENT ON COLUMN stepd.definitions.created_at IS 'When it was first loaded.';
 COMMENT ON COLUMN stepd.definitions.used_at IS 'When a worker last said that it has it, to the hour.';
+COMMENT ON COLUMN stepd.definitions.body IS 'The file''s text; NULL for a workflow that is Rust code.';
 
 CREATE VIEW stepd.breakers AS
 SELECT b.workflow, b.target AS step, b.opened_at, b.closed_at, b.probe, b.next_at,

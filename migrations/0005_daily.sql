@@ -254,13 +254,13 @@ COMMENT ON COLUMN stepd.daily_failures.step IS 'The step that failed them, witho
 COMMENT ON COLUMN stepd.daily_failures.code IS 'The failure''s code: http_503, timeout, exit_1.';
 COMMENT ON COLUMN stepd.daily_failures.runs IS 'How many runs ended so.';
 
--- With the caller's own rights: it reads the views.
+-- With the caller's own rights: it reads the views. Its body is parsed here (BEGIN ATOMIC), so that its caller needs no right on
+-- stepd_engine, where one of its functions stands.
 CREATE FUNCTION stepd.stats(since date DEFAULT NULL, until date DEFAULT NULL, name text DEFAULT NULL)
     RETURNS TABLE (workflow text, runs bigint, completed bigint, failed bigint, cancelled bigint, success_rate numeric,
         duration_avg interval, duration_p50 interval, duration_p95 interval, waited_avg interval, resumes bigint, crashes bigint,
         tokens_in bigint, tokens_out bigint, cost numeric) LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
+BEGIN ATOMIC
     WITH days AS (
         SELECT d.workflow, d.state, d.runs, d.duration_sum, d.waited_sum, d.resumes, d.crashes, d.tokens_in, d.tokens_out, d.cost FROM stepd.daily d
         WHERE (stats.name IS NULL OR d.workflow = stats.name) AND d.day >= coalesce(since, '-infinity') AND d.day <= coalesce(until, 'infinity')
@@ -279,10 +279,10 @@ AS $$
         round(sum(d.runs) FILTER (WHERE d.state = 'completed') / nullif(sum(d.runs) FILTER (WHERE d.state IN ('completed', 'failed')), 0), 4),
         sum(d.duration_sum) / min(s.total)::double precision, stepd_engine.bucket_middle(min(s.p50)), stepd_engine.bucket_middle(min(s.p95)), sum(d.waited_sum) / min(s.total)::double precision,
         sum(d.resumes)::bigint, sum(d.crashes)::bigint, sum(d.tokens_in)::bigint, sum(d.tokens_out)::bigint, sum(d.cost)
-    FROM days d LEFT JOIN spread s ON s.workflow = d.workflow GROUP BY d.workflow ORDER BY sum(d.runs) DESC, d.workflow
-$$;
+    FROM days d LEFT JOIN spread s ON s.workflow = d.workflow GROUP BY d.workflow ORDER BY sum(d.runs) DESC, d.workflow;
+END;
 COMMENT ON FUNCTION stepd.stats(date, date, text) IS
     'The figures of each workflow, or of the one named, over days (by UTC; both bounds count, NULL: no bound): runs, how they ended, success_rate (completed of completed and failed), durations, waits, resumes, tokens and cost. Also of runs that have been pruned.';
 
 REVOKE ALL ON FUNCTION stepd_engine.failing_step(uuid, text, text), stepd_engine.ended_after_insert(), stepd_engine.take_back(stepd_engine.ended),
-    stepd_engine.fold(integer), stepd_engine.bucket_of(interval) FROM PUBLIC;
+    stepd_engine.fold(integer), stepd_engine.bucket_of(interval), stepd.stats(date, date, text) FROM PUBLIC;
