@@ -204,6 +204,41 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.fold(integer) IS 'Adds so many tallies to the daily figures and removes them, at once; returns how many there were, 0 while another is at it.';
 
+-- Removal -----------------------------------------------------------------------------------------------
+
+-- Whoever removes a run removes all of it, or nothing. Lock order: ended, then what hangs on it, as in stepd.retry. Also the queue of each that only its
+-- own `stepd run` served.
+CREATE FUNCTION stepd_engine.remove_runs(ids uuid[]) RETURNS TABLE (workflow text, state stepd.run_state, runs bigint, steps bigint, events bigint) LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+AS $$
+DECLARE
+    mine uuid[];
+BEGIN
+    -- What somebody has retried meanwhile is ended no more, and keeps its steps; a parent that has not been told of its child's end needs it.
+    mine := ARRAY(SELECT e.id FROM stepd_engine.ended e WHERE e.id = ANY (ids) AND NOT EXISTS (SELECT FROM stepd_engine.children k, stepd.jobs j
+        WHERE k.child = e.id AND k.attached AND NOT k.settled AND j.id = k.parent AND j.state NOT IN ('completed', 'failed', 'cancelled')) ORDER BY e.id FOR UPDATE);
+    RETURN QUERY WITH gone AS (
+        DELETE FROM stepd_engine.ended e WHERE e.id = ANY (mine) RETURNING e.workflow, e.state, e.queue
+    ), steps AS (
+        DELETE FROM stepd_engine.checkpoints c WHERE c.run = ANY (mine) RETURNING 1
+    ), events AS (
+        DELETE FROM stepd_engine.events v WHERE v.run = ANY (mine) RETURNING 1
+    ), signals AS (
+        DELETE FROM stepd_engine.signals g WHERE g.run = ANY (mine)
+    ), children AS (
+        DELETE FROM stepd_engine.children k WHERE k.parent = ANY (mine) OR k.child = ANY (mine)
+    ), queues AS (
+        DELETE FROM stepd_engine.queues q WHERE q.name IN (SELECT g.queue FROM gone g) AND q.exclusive
+            AND q.name ~ '^run-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.queue = q.name AND j.state NOT IN ('completed', 'failed', 'cancelled'))
+    )
+    SELECT g.workflow, g.state, count(*),
+        (SELECT count(*) FROM steps), (SELECT count(*) FROM events)
+    FROM gone g GROUP BY g.workflow, g.state ORDER BY g.workflow, g.state;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.remove_runs(uuid[]) IS 'Removes ended runs with all that belongs to them; the daily figures stay. Returns how many, by workflow and state.';
+
 -- What people read ---------------------------------------------------------------------------------------
 
 CREATE VIEW stepd.daily AS
@@ -284,5 +319,20 @@ END;
 COMMENT ON FUNCTION stepd.stats(date, date, text) IS
     'The figures of each workflow, or of the one named, over days (by UTC; both bounds count, NULL: no bound): runs, how they ended, success_rate (completed of completed and failed), durations, waits, resumes, tokens and cost. Also of runs that have been pruned.';
 
-REVOKE ALL ON FUNCTION stepd_engine.failing_step(uuid, text, text), stepd_engine.ended_after_insert(), stepd_engine.take_back(stepd_engine.ended),
-    stepd_engine.fold(integer), stepd_engine.bucket_of(interval), stepd.stats(date, date, text) FROM PUBLIC;
+-- The older systems' tables (optional/tables.sql), where they are installed; here, so that a daemon needs no right on them.
+CREATE FUNCTION stepd_engine.catch_up(batch integer) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    n integer;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_namespace s WHERE s.nspname = 'stepd_tables') THEN RETURN NULL; END IF;
+    IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -5) THEN RETURN 0; END IF;
+    EXECUTE 'SELECT stepd_tables.catch_up($1)' INTO n USING batch;
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.catch_up(integer) IS 'Brings so many runs of the older systems'' tables up to date; NULL: these are not installed. Returns how many, 0 while another is at it.';
+
+REVOKE ALL ON FUNCTION stepd_engine.catch_up(integer), stepd_engine.failing_step(uuid, text, text), stepd_engine.ended_after_insert(), stepd_engine.take_back(stepd_engine.ended),
+    stepd_engine.fold(integer), stepd_engine.bucket_of(interval), stepd_engine.remove_runs(uuid[]), stepd.stats(date, date, text) FROM PUBLIC;

@@ -49,3 +49,20 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stepd_engine TO ste
 REVOKE INSERT, UPDATE, DELETE ON stepd_engine.migrations FROM stepd_daemon;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepd_engine TO stepd_daemon;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA stepd, stepd_engine TO stepd_daemon;
+
+-- The older systems' views and tables, where they are installed. A DELETE there removes runs: that is retention, and the daemon's.
+DO $$
+DECLARE
+    s text;
+BEGIN
+    FOR s IN SELECT n.nspname FROM pg_catalog.pg_namespace n
+        WHERE n.nspname IN ('stepd_runtime', 'stepd_afu9', 'stepd_runtime_tables', 'stepd_afu9_tables')
+    LOOP
+        EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA %I TO stepd_read, stepd_operate, stepd_daemon', s);
+        EXECUTE pg_catalog.format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO stepd_read, stepd_operate, stepd_daemon', s);
+        IF s IN ('stepd_afu9', 'stepd_afu9_tables') THEN
+            EXECUTE pg_catalog.format('GRANT DELETE ON %I.workflow_executions TO stepd_daemon', s);
+        END IF;
+    END LOOP;
+END
+$$;

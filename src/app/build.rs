@@ -29,6 +29,7 @@ use crate::services::shared::{Connectivity, Hints};
 use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
+use crate::services::tables::Tables;
 use crate::services::writer::{PgJournal, Writers};
 use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
 use crate::testing::Failpoints;
@@ -297,7 +298,8 @@ impl Daemon {
         };
         // A pass is up to three things on the pool.
         services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping.clone()));
-        services.spawn(drive(Daily { db: db.clone() }, progress.pulse("daily", pool_bound), stopping));
+        services.spawn(drive(Daily { db: db.clone() }, progress.pulse("daily", pool_bound), stopping.clone()));
+        services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
         services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining));

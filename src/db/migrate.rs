@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
+use super::compat;
 use super::error::DbError;
 use super::roles;
 
@@ -176,6 +177,11 @@ async fn apply_missing(conn: &mut PgConnection, migrations: &[Migration]) -> Res
         }
         tx.commit().await?;
         done.push(migration.version);
+    }
+    if !done.is_empty()
+        && let Some(compat) = compat::installed(conn).await?
+    {
+        compat::install(conn, compat).await?;
     }
     // What is new is nobody's yet.
     if !done.is_empty() && roles::are_granted(conn).await? {

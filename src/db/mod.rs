@@ -5,6 +5,7 @@ pub mod actions;
 pub mod batch;
 pub mod children;
 pub mod claims;
+pub mod compat;
 pub mod connect;
 pub mod daily;
 pub mod definitions;

@@ -3,7 +3,7 @@
 //! ```text
 //!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
 //!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
-//!                                 scheduler  retention  daily
+//!                                 scheduler  retention  daily  tables
 //! ```
 
 pub mod catalog;
@@ -22,4 +22,5 @@ pub mod shared;
 pub mod sql_effect;
 pub mod stager;
 pub mod sweeper;
+pub mod tables;
 pub mod writer;

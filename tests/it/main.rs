@@ -13,6 +13,7 @@ mod bad_input;
 mod breaker;
 mod children;
 mod cli;
+mod compat;
 mod configuration;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
