@@ -7,8 +7,8 @@ use crate::sql::psql;
 use crate::support::{Db, Files, SOON, Spec, wait_until};
 
 const WORKFLOWS: [&str; 3] = [
-    "name: agents\nsteps:\n  - {id: summarize, run: 'echo \"{}\"'}\n  - {id: extract_entities, run: 'echo \"[1]\"'}\noutput: {summarize: \"${{ steps.summarize.output }}\", extract_entities: 1}\n",
-    "name: fails\nresume: never\nsteps:\n  - {id: first, set: 1}\n  - {id: second, run: exit 3, retry: {max_attempts: 2, delay: 10ms}}\n",
+    "name: agents\nsteps:\n  - {id: summarize, run: 'echo \"{}\"'}\n  - {id: extract_entities, run: 'echo \"[1]\"'}\n",
+    "name: fails\nresume: never\nsteps:\n  - {id: first, set: 1}\n  - {id: second, run: exit 3, retry: {max_attempts: 2, initial: 10ms}}\n",
     "name: patient\nsteps:\n  - {id: go, wait: go}\n",
 ];
 
