@@ -436,6 +436,9 @@ COMMENT ON COLUMN stepd_engine.ended.last_started_at IS 'When its first attempt 
 COMMENT ON COLUMN stepd_engine.ended.last_key IS 'Its key; NULL where every step has a row in checkpoints.';
 COMMENT ON COLUMN stepd_engine.ended.last_kind IS 'What it did: run, http, sql, …';
 COMMENT ON COLUMN stepd_engine.ended.last_output IS 'Its output as JSON text; NULL where it failed the run.';
+-- Few beside the completed ones, which it costs nothing.
+CREATE INDEX ended_not_completed ON stepd_engine.ended (state, id) WHERE state <> 'completed';
+COMMENT ON INDEX stepd_engine.ended_not_completed IS 'The newest failed or cancelled runs, however rare they are.';
 COMMENT ON INDEX stepd_engine.ended_pkey IS 'Runs by id, which is by time.';
 
 CREATE TABLE stepd_engine.checkpoints (

@@ -18,9 +18,10 @@ CREATE FUNCTION stepd_engine.uuid_time(id uuid) RETURNS timestamptz LANGUAGE sql
 COMMENT ON FUNCTION stepd_engine.uuid_time(uuid) IS 'The time inside a UUIDv7: when the job was inserted, to the millisecond.';
 
 -- The login, and behind it the name that it gives to whom it acts for: whatever somebody sets, the login stands before it, so that
--- nobody can pass for another one. Without a search_path of its own, so that it is inlined; it names everything in full.
+-- nobody can pass for another one. Parsed here (RETURN), for it is called with its owner's rights under the path of whoever inserts:
+-- no operator or type of theirs is found.
 CREATE FUNCTION stepd_engine.actor() RETURNS text LANGUAGE sql STABLE
-AS $$ SELECT session_user::text || coalesce('/' || nullif(pg_catalog.left(pg_catalog.current_setting('stepd.actor', true), 200), ''), '') $$;
+    RETURN session_user::text || coalesce('/' || nullif(left(current_setting('stepd.actor', true), 200), ''), '');
 COMMENT ON FUNCTION stepd_engine.actor() IS 'Who acts: the login; with the setting stepd.actor, the login and that name: stepd/ops.';
 
 CREATE FUNCTION stepd_engine.first_id(at timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE

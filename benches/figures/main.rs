@@ -16,6 +16,7 @@ mod peers;
 mod pickup;
 mod report;
 mod resume;
+mod retention;
 mod round;
 mod server;
 mod shapes;
@@ -55,12 +56,13 @@ const FIGURES: [(&str, &str); 12] = [
 ];
 
 /// Those that take minutes each: with `--full`, or by name.
-const LONG: [(&str, &str); 6] = [
+const LONG: [(&str, &str); 7] = [
     ("churn", "drain and pickup after 5 million jobs"),
     ("history", "drain and pickup with 10 million ended runs"),
     ("scheduled", "drain and pickup with 1 million jobs for tomorrow"),
     ("waiting", "drain and pickup with 1 million runs that wait; 100,000 of them due in one second"),
     ("queues", "drain and pickup over 10,000 queues"),
+    ("retention", "drain and pickup while 1 million ended runs are removed"),
     ("held", "drain and pickup beside a transaction that has been open under load"),
 ];
 
@@ -147,6 +149,7 @@ async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<
             "scheduled" => flat::scheduled(bench, report).await,
             "waiting" => flat::waiting(bench, report).await,
             "queues" => flat::queues(bench, report).await,
+            "retention" => retention::measure(bench, report).await,
             _ => flat::held(bench, report).await,
         };
         done.with_context(|| format!("figure {name}"))?;

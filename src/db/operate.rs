@@ -230,3 +230,25 @@ pub struct StateCount {
 pub async fn states<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Vec<StateCount>, DbError> {
     Ok(sqlx::query_file_as!(StateCount, "src/db/sql/state_counts.sql").fetch_all(db).await?)
 }
+
+/// How the history grows.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Growth {
+    /// When the oldest ended run was enqueued.
+    pub oldest: Option<DateTime<Utc>>,
+    /// On each of the last days on which any ended, at most eight.
+    pub runs_a_day: i64,
+    /// Ended runs that are there.
+    pub ended: Option<i64>,
+    /// The server's time.
+    pub now: DateTime<Utc>,
+}
+
+/// How the history grows.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn growth<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Growth, DbError> {
+    Ok(sqlx::query_file_as!(Growth, "src/db/sql/growth.sql").fetch_one(db).await?)
+}

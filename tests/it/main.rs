@@ -22,6 +22,7 @@ mod daemon;
 mod daily;
 mod demo;
 mod doctor;
+mod documented;
 mod ends;
 mod errors;
 mod figures;

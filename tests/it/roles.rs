@@ -207,9 +207,10 @@ async fn public_has_nothing_and_every_function_finds_its_names_where_its_owner_p
         CREATE SCHEMA hostile; GRANT USAGE, CREATE ON SCHEMA hostile TO stepd_enqueue").await;
     let url = login(&db, "stepd_enqueue").await;
     let mut conn = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
-    // Its own coalesce() cannot be; its own functions and operators would be found first.
+    // Functions and operators of its own would be found first. (Of `coalesce` there can be none; a type of its own is tried in views.sql.)
     let trap = "CREATE FUNCTION hostile.trap(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
         CREATE OPERATOR hostile.= (LEFTARG = text, RIGHTARG = text, FUNCTION = hostile.trap);
+        CREATE OPERATOR hostile.|| (LEFTARG = text, RIGHTARG = text, FUNCTION = hostile.trap); SET stepd.actor = 'x';
         CREATE FUNCTION hostile.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
         CREATE FUNCTION hostile.concat(text, text, text, text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped as %', current_user; END $$;
         SET search_path = hostile, pg_catalog; INSERT INTO stepd.jobs (workflow) VALUES ('w');
