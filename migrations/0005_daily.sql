@@ -132,9 +132,13 @@ CREATE FUNCTION stepd_engine.ended_after_insert() RETURNS trigger LANGUAGE plpgs
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
+DECLARE
+    models boolean;
 BEGIN
     -- Most batches of a writer end no run.
     IF NOT EXISTS (SELECT FROM fresh) THEN RETURN NULL; END IF;
+    -- Where no model is called, none is looked for.
+    models := EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.usage IS NOT NULL);
     INSERT INTO stepd_engine.tallies (day, state, bucket, runs, resumes, crashes, tokens_in, tokens_out, ms, waited_ms, workflow, step, code, cost)
         SELECT (e.ended_at AT TIME ZONE 'UTC')::date, e.state, stepd_engine.bucket_of(e.ended_at - e.started_at), count(*), sum(e.resumes), sum(e.crashes),
             sum(u.tokens_in)::bigint, sum(u.tokens_out)::bigint, sum(date_part('epoch', e.ended_at - e.started_at) * 1000),
@@ -143,7 +147,7 @@ BEGIN
             CASE WHEN e.state = 'failed' THEN coalesce(left(stepd_engine.failure_field(e.error, 'code'), 200), '') END, sum(u.cost)
         FROM fresh e CROSS JOIN LATERAL (
             SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint) AS tokens_in, sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint) AS tokens_out,
-                sum(stepd_engine.failure_field(c.usage, 'cost')::numeric) AS cost FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL) u
+                sum(stepd_engine.failure_field(c.usage, 'cost')::numeric) AS cost FROM stepd_engine.checkpoints c WHERE models AND c.run = e.id AND c.usage IS NOT NULL) u
         GROUP BY 1, 2, 3, 11, 12, 13;
     RETURN NULL;
 END
