@@ -212,9 +212,10 @@ COMMENT ON FUNCTION stepd_engine.fold(integer) IS 'Adds so many tallies to the d
 
 -- Whoever removes a run removes all of it, or nothing. Lock order: ended, then what hangs on it, as in stepd.retry. Also the queue of each that only its
 -- own `stepd run` served.
+-- A plan that may not read a table whole looks dear to Postgres, which would then compile it: 300 ms for 500 runs, instead of 4 ms.
 CREATE FUNCTION stepd_engine.remove_runs(ids uuid[]) RETURNS TABLE (workflow text, state stepd.run_state, runs bigint, steps bigint, events bigint) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET enable_seqscan = off
+    SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     mine uuid[];

@@ -75,7 +75,7 @@ CREATE TRIGGER noted_update AFTER UPDATE ON stepd_engine.checkpoints REFERENCING
 -- or later; what has changed since is noted anew.
 CREATE FUNCTION stepd_tables.catch_up(batch integer) RETURNS integer LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET enable_seqscan = off
+    SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     ids uuid[];
