@@ -49,6 +49,14 @@ COMMENT ON COLUMN stepd_engine.migrations.serves IS 'The oldest schema version w
 COMMENT ON COLUMN stepd_engine.migrations.applied_at IS 'When.';
 COMMENT ON INDEX stepd_engine.migrations_pkey IS 'Each version once.';
 
+-- Here and not with the other views: it is asked for before anything else is known to be there.
+CREATE VIEW stepd.versions AS SELECT m.version, m.name, m.serves, m.applied_at FROM stepd_engine.migrations m;
+COMMENT ON VIEW stepd.versions IS 'The schema versions that have been applied; the highest one counts.';
+COMMENT ON COLUMN stepd.versions.version IS 'The version of the schema from then on.';
+COMMENT ON COLUMN stepd.versions.name IS 'What it brought.';
+COMMENT ON COLUMN stepd.versions.serves IS 'The oldest schema version whose daemons can work with this one; an older daemon refuses to start.';
+COMMENT ON COLUMN stepd.versions.applied_at IS 'When.';
+
 -- One row; read by the insert trigger and the engine.
 CREATE TABLE stepd_engine.settings (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -438,6 +446,9 @@ COMMENT ON COLUMN stepd_engine.ended.last_started_at IS 'When its first attempt 
 COMMENT ON COLUMN stepd_engine.ended.last_key IS 'Its key; NULL where every step has a row in checkpoints.';
 COMMENT ON COLUMN stepd_engine.ended.last_kind IS 'What it did: run, http, sql, …';
 COMMENT ON COLUMN stepd_engine.ended.last_output IS 'Its output as JSON text; NULL where it failed the run.';
+-- Few beside the completed ones, which it costs nothing.
+CREATE INDEX ended_not_completed ON stepd_engine.ended (state, id) WHERE state <> 'completed';
+COMMENT ON INDEX stepd_engine.ended_not_completed IS 'The newest failed or cancelled runs, however rare they are.';
 COMMENT ON INDEX stepd_engine.ended_pkey IS 'Runs by id, which is by time.';
 
 CREATE TABLE stepd_engine.checkpoints (

@@ -17,8 +17,9 @@ CREATE FUNCTION stepd_engine.uuid_time(id uuid) RETURNS timestamptz LANGUAGE sql
     RETURN to_timestamp(('x' || substr(id::text, 1, 8) || substr(id::text, 10, 4))::bit(48)::bigint / 1000.0);
 COMMENT ON FUNCTION stepd_engine.uuid_time(uuid) IS 'The time inside a UUIDv7: when the job was inserted, to the millisecond.';
 
--- The login, and behind it the name that it gives to whom it acts for: nobody can pass for another login. Without a search_path of its
--- own, so that it is inlined; it names everything in full.
+-- The login, and behind it the name that it gives to whom it acts for: whatever somebody sets, the login stands before it, so that
+-- nobody can pass for another one. Parsed here (RETURN), for it is called with its owner's rights under the path of whoever inserts:
+-- no operator or type of theirs is found.
 CREATE FUNCTION stepd_engine.actor() RETURNS text LANGUAGE sql STABLE
     RETURN session_user::text || coalesce('/' || nullif(left(current_setting('stepd.actor', true), 200), ''), '');
 COMMENT ON FUNCTION stepd_engine.actor() IS 'Who acts: the login; with the setting stepd.actor, the login and that name: stepd/ops.';

@@ -2,8 +2,8 @@
 --   * An operator's open transaction never blocks the engine's writer: no function here locks or changes the
 --     job row of a running run. What a running run must hear of is left in stepd_engine.signals or in its step's row.
 --   * Lock order, everywhere: the job's row, then its steps' rows, then signals and events.
---   * A function that reads private tables is SECURITY DEFINER, with its search_path pinned, and is taken
---     from PUBLIC: grant it to the roles that need it. stepd.enqueue is not: what an INSERT into stepd.jobs may do, it may do.
+--   * A function that reads private tables is SECURITY DEFINER, with its search_path pinned. stepd.enqueue is not: what an INSERT into
+--     stepd.jobs may do, it may do. All of them are taken from PUBLIC: optional/roles.sql says who may call what.
 --   * Errors: SD002 too large, SD010 unknown run, SD011 the run has ended, SD012 the run's state does not allow it, SD013 the unique
 --     key is taken, SD014 no such step waits, SD015 several approvals wait, SD016 an argument is missing, SD017 the run has no such step,
 --     SD018 the answer does not fit, SD020 its steps have been undone.
@@ -263,6 +263,7 @@ BEGIN
         END IF;
     END LOOP;
 
+    PERFORM stepd_engine.take_back(e);
     -- Its end is taken back: what was done then is done again at the next one. But not what was undone.
     SELECT c.seq INTO ended_seq FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.key = '(end)';
     IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.seq > ended_seq AND c.key LIKE '%.undo' AND c.state <> 'skipped') THEN
@@ -781,7 +782,7 @@ CREATE FUNCTION stepd.pause_queue(name text, by_whom text DEFAULT NULL) RETURNS 
 AS $$
 BEGIN
     INSERT INTO stepd_engine.queues AS q (name, paused, paused_by, paused_at, open)
-        VALUES (pause_queue.name, true, coalesce(pause_queue.by_whom, stepd_engine.actor()), clock_timestamp(), false)
+        VALUES (pause_queue.name, true, concat_ws(' for ', stepd_engine.actor(), nullif(pause_queue.by_whom, '')), clock_timestamp(), false)
         ON CONFLICT ON CONSTRAINT queues_pkey DO UPDATE SET paused = true, open = false,
             paused_by = excluded.paused_by, paused_at = excluded.paused_at WHERE NOT q.paused;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom)
@@ -789,7 +790,7 @@ BEGIN
     PERFORM stepd_engine.wake();
 END
 $$;
-COMMENT ON FUNCTION stepd.pause_queue(text, text) IS 'Stops the claims of a queue at once; runs that are under way go on. by_whom is shown by stepd.why and stepd.queues; the caller by default.';
+COMMENT ON FUNCTION stepd.pause_queue(text, text) IS 'Stops the claims of a queue at once; runs that are under way go on. stepd.why and stepd.queues show who did it: the caller, and behind it by_whom, for whom it did: ops for anna.';
 
 CREATE FUNCTION stepd.unpause_queue(name text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -905,7 +906,7 @@ AS $$
 BEGIN
     PERFORM FROM stepd_engine.schedules s WHERE s.workflow = pause_schedule.workflow FOR UPDATE;
     IF NOT FOUND THEN PERFORM stepd_engine.refuse_schedule(pause_schedule.workflow); END IF;
-    UPDATE stepd_engine.schedules s SET paused = true, next_at = NULL, pending = '{}', paused_by = coalesce(pause_schedule.by_whom, stepd_engine.actor()), paused_at = clock_timestamp()
+    UPDATE stepd_engine.schedules s SET paused = true, next_at = NULL, pending = '{}', paused_by = concat_ws(' for ', stepd_engine.actor(), nullif(pause_schedule.by_whom, '')), paused_at = clock_timestamp()
         WHERE s.workflow = pause_schedule.workflow AND NOT s.paused;
     IF NOT FOUND THEN RETURN; END IF;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom)
@@ -929,6 +930,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION stepd.unpause_schedule(text) IS 'Lets a paused schedule go on with the next instant. No error where it is not paused. Raises SD030 where the workflow has no schedule.';
+
+-- Workflows ------------------------------------------------------------------------------------------
+
+CREATE FUNCTION stepd.retire_workflow(name text, loaded_at timestamptz DEFAULT NULL) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE stepd_engine.workflows w SET retired_at = clock_timestamp()
+        WHERE w.name = retire_workflow.name AND (retire_workflow.loaded_at IS NULL OR w.loaded_at = retire_workflow.loaded_at) AND w.retired_at IS NULL;
+    IF NOT FOUND THEN RETURN false; END IF;
+    DELETE FROM stepd_engine.schedules s WHERE s.workflow = retire_workflow.name;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION stepd.retire_workflow(text, timestamptz) IS 'Retires a workflow: new jobs may not name it any more and its schedule ends; its runs go on. With loaded_at, only what was loaded then. Returns whether there was anything to retire.';
 
 -- Why --------------------------------------------------------------------------------------------------
 
@@ -1169,9 +1185,7 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;
-    FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'stepd'::regnamespace AND p.prosecdef
-        -- What stepd.enqueue calls with the caller's rights.
-        AND p.proname <> 'unique_key'
+    FOR f IN SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'stepd'::regnamespace
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f);
     END LOOP;

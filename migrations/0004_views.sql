@@ -348,3 +348,52 @@ COMMENT ON COLUMN stepd.workers.queues IS 'The queues it serves; NULL: all that 
 COMMENT ON COLUMN stepd.workers.version IS 'The daemon''s version.';
 COMMENT ON COLUMN stepd.workers.lease IS 'How long its lease outlives its last heartbeat.';
 COMMENT ON COLUMN stepd.workers.facts IS 'What may explain its death: memory used and allowed, and kills for want of memory, at the last heartbeat; under seen, what another worker on its machine saw when it was taken over.';
+
+CREATE VIEW stepd.definitions AS
+SELECT d.id, d.workflow, d.hash, d.created_at, d.used_at, d.body FROM stepd_engine.definitions d;
+COMMENT ON VIEW stepd.definitions IS 'The definitions that workflows and runs name.';
+COMMENT ON COLUMN stepd.definitions.id IS 'What stepd.runs.definition and stepd.workflows.definition name.';
+COMMENT ON COLUMN stepd.definitions.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd.definitions.hash IS 'The hash of the definition''s content.';
+COMMENT ON COLUMN stepd.definitions.created_at IS 'When it was first loaded.';
+COMMENT ON COLUMN stepd.definitions.used_at IS 'When a worker last said that it has it, to the hour.';
+COMMENT ON COLUMN stepd.definitions.body IS 'The file''s text; NULL for a workflow that is Rust code.';
+
+CREATE VIEW stepd.breakers AS
+SELECT b.workflow, b.target AS step, b.opened_at, b.closed_at, b.probe, b.next_at,
+    (SELECT count(*) FROM stepd.jobs j WHERE j.workflow = b.workflow AND j.target = b.target AND j.target IS NOT NULL AND j.state = 'resuming') AS runs
+FROM stepd_engine.breakers b;
+COMMENT ON VIEW stepd.breakers IS 'Steps at which so many runs have failed that their automatic resumes stand still, but for one that probes.';
+COMMENT ON COLUMN stepd.breakers.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd.breakers.step IS 'The step''s key, without the numbers of items: docs[].text.';
+COMMENT ON COLUMN stepd.breakers.opened_at IS 'Since when.';
+COMMENT ON COLUMN stepd.breakers.closed_at IS 'When a probe succeeded and all went on; NULL: it stands open.';
+COMMENT ON COLUMN stepd.breakers.probe IS 'The run that probes; NULL: none at present.';
+COMMENT ON COLUMN stepd.breakers.next_at IS 'No probe before this time.';
+COMMENT ON COLUMN stepd.breakers.runs IS 'How many runs wait there to be resumed.';
+
+CREATE VIEW stepd.settings AS
+SELECT s.on_unknown_workflow, s.notify, s.event_ttl, s.max_input_bytes, s.breaker_after, s.breaker_probe FROM stepd_engine.settings s;
+COMMENT ON VIEW stepd.settings IS 'Settings that the database itself knows: one row.';
+COMMENT ON COLUMN stepd.settings.on_unknown_workflow IS 'What an INSERT with an unknown workflow does: refuse (SD001) or park (held until the workflow is loaded).';
+COMMENT ON COLUMN stepd.settings.notify IS 'Wake the workers by NOTIFY, once per statement; without it they poll.';
+COMMENT ON COLUMN stepd.settings.event_ttl IS 'How long an emitted event is kept for runs that begin to wait for it later.';
+COMMENT ON COLUMN stepd.settings.max_input_bytes IS 'The largest input of a job, and payload of a signal or event, in bytes of its JSON text.';
+COMMENT ON COLUMN stepd.settings.breaker_after IS 'When so many runs of a workflow wait to be resumed after a failure at the same step, their resumes stand still but for one that probes.';
+COMMENT ON COLUMN stepd.settings.breaker_probe IS 'How far apart such probes are.';
+
+-- Of many ended runs what the statistics say, of few the count. security_barrier stays off: it reads no more than it shows.
+CREATE VIEW stepd.states AS
+SELECT j.state, count(*) AS runs, false AS estimated FROM stepd.jobs j WHERE j.state NOT IN ('completed', 'failed', 'cancelled') GROUP BY j.state
+UNION ALL
+SELECT e.state, count(*), false FROM stepd_engine.ended e
+    WHERE (SELECT c.reltuples < 200000 FROM pg_catalog.pg_class c WHERE c.oid = 'stepd_engine.ended'::regclass) GROUP BY e.state
+UNION ALL
+SELECT v.state::stepd.run_state, round(v.part * c.reltuples)::bigint, true
+    FROM pg_catalog.pg_class c, pg_catalog.pg_stats s, unnest(s.most_common_vals::text::text[], s.most_common_freqs) AS v(state, part)
+    WHERE c.oid = 'stepd_engine.ended'::regclass AND c.reltuples >= 200000
+        AND s.schemaname = 'stepd_engine' AND s.tablename = 'ended' AND s.attname = 'state';
+COMMENT ON VIEW stepd.states IS 'How many runs there are in each state.';
+COMMENT ON COLUMN stepd.states.state IS 'The state.';
+COMMENT ON COLUMN stepd.states.runs IS 'How many runs are in it.';
+COMMENT ON COLUMN stepd.states.estimated IS 'Is that what the statistics say, and not a count? So it is for ended runs where there are many.';

@@ -67,6 +67,13 @@ impl Worker {
         Self::spawn(command.into(), db).await
     }
 
+    /// Starts a daemon on the workflows of the figures that keeps ended runs no longer than this.
+    pub async fn keeping(server: &Server, db: &Db, span: &str) -> Result<Self> {
+        let mut command = daemon::serve(&stepd(), &server.folder.path().join("workflows"), 1_000);
+        command.env("STEPD_RETENTION__DEFAULT", span);
+        Self::spawn(command.into(), db).await
+    }
+
     /// Starts `stepd serve` on a folder.
     pub async fn on_folder(db: &Db, folder: &Path, concurrency: usize) -> Result<Self> {
         Self::spawn(daemon::serve(&stepd(), folder, concurrency).into(), db).await

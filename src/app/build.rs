@@ -17,6 +17,7 @@ use crate::http::Readiness;
 use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
+use crate::services::daily::Daily;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
 use crate::services::progress::Progress;
@@ -28,6 +29,7 @@ use crate::services::shared::{Connectivity, Hints};
 use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
+use crate::services::tables::Tables;
 use crate::services::writer::{PgJournal, Writers};
 use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
 use crate::testing::Failpoints;
@@ -295,7 +297,9 @@ impl Daemon {
             at: Walk::default(),
         };
         // A pass is up to three things on the pool.
-        services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping));
+        services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping.clone()));
+        services.spawn(drive(Daily { db: db.clone() }, progress.pulse("daily", pool_bound), stopping.clone()));
+        services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
         services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining));

@@ -189,7 +189,11 @@ enum Command {
     #[command(subcommand)]
     Workflow(workflow::Command),
     /// Show how many runs there are in each state, how large the tables are, and what bloats
-    Db,
+    Db {
+        /// size, which may be left out
+        #[arg(value_parser = ["size"], default_value = "size", hide_default_value = true)]
+        what: String,
+    },
     /// Try an expression out: print its value as JSON, or what is wrong with it
     Eval(eval::Args),
     /// List what a step can be, and the servers, models, connections and secrets that the configuration names
@@ -283,7 +287,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Schedule(command) => schedule::run(&cli.global, &command).await,
         Command::Worker(command) => worker::run(&cli.global, &command).await,
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
-        Command::Db => sizes::run(&cli.global).await,
+        Command::Db { .. } => sizes::run(&cli.global).await,
         Command::Eval(args) => eval::run(&cli.global, &args),
         Command::Kinds => kinds::run(&cli.global),
         Command::Schema => schema::run(),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::db::operate::{self, StateCount, TableSize};
+use crate::db::operate::{self, Growth, StateCount, TableSize};
 use crate::model::RunState;
 
 use super::output::{Format, columns, json, say};
@@ -17,14 +17,23 @@ pub(super) async fn run(global: &Global) -> anyhow::Result<Exit> {
     let mut conn = global.connect().await?;
     let tables = operate::tables(&mut conn).await?;
     let states = sorted(operate::states(&mut conn).await?);
+    let growth = operate::growth(&mut conn).await?;
+    let kept = global.configuration()?.retention().shortest().is_some();
     match global.output {
-        Format::Table => say(&drawn(&tables, &states, columns()))?,
+        Format::Table => {
+            say(&drawn(&tables, &states, columns()))?;
+            say(&outlook(&growth, each(&tables, &growth), kept))?;
+        }
         Format::Id => tables.iter().try_for_each(|t| say(&t.name))?,
         Format::Json | Format::Jsonl => {
             let states: Vec<_> =
                 states.iter().map(|s| json!({"state": s.state, "runs": s.n, "estimated": s.estimated})).collect();
-            let tables: Vec<_> = tables.iter().map(document).collect();
-            json(global.output, &json!({"states": states, "tables": tables}))?;
+            let of = tables;
+            let tables: Vec<_> = of.iter().map(document).collect();
+            let history = json!({
+                "oldest": growth.oldest, "ended": growth.ended, "runs_a_day": growth.runs_a_day, "bytes_a_run": each(&of, &growth),
+            });
+            json(global.output, &json!({"states": states, "tables": tables, "history": history}))?;
         }
     }
     Ok(Exit::Ok)
@@ -94,6 +103,33 @@ fn drawn(tables: &[TableSize], states: &[StateCount], most: Option<usize>) -> St
     out
 }
 
+/// What an ended run takes, with all that belongs to it and its indexes.
+fn each(tables: &[TableSize], growth: &Growth) -> Option<i64> {
+    const HISTORY: [&str; 4] =
+        ["stepd_engine.ended", "stepd_engine.checkpoints", "stepd_engine.events", "stepd_engine.children"];
+    let all: i64 = tables.iter().filter(|t| HISTORY.contains(&t.name.as_str())).map(|t| t.bytes + t.index_bytes).sum();
+    // Of few runs it is the pages that one would count.
+    growth.ended.filter(|n| *n >= 1_000).map(|n| all / n)
+}
+
+/// How long the history is, how it grows, and what may be done about it.
+fn outlook(growth: &Growth, each: Option<i64>, kept: bool) -> String {
+    let Some(oldest) = growth.oldest else { return "no run has ended yet\n".to_owned() };
+    let mut out = format!("the oldest ended run was enqueued {}\n", ago(growth.now - oldest));
+    let a_day = each.map(|each| each.saturating_mul(growth.runs_a_day));
+    out.push_str(&match a_day {
+        Some(a_day) => format!("{} runs a day end, about {} a day\n", growth.runs_a_day, bytes(a_day)),
+        None => format!("{} runs a day end\n", growth.runs_a_day),
+    });
+    if let (false, Some(a_day)) = (kept, a_day) {
+        out.push_str(&format!(
+            "all of it is kept for ever: {} in a year. Under [retention] the configuration says how long; stepd prune --older-than 90d --dry-run, what would go\n",
+            bytes(a_day.saturating_mul(365))
+        ));
+    }
+    out
+}
+
 fn document(t: &TableSize) -> serde_json::Value {
     json!({
         "table": t.name, "rows": t.live.max(t.rows), "dead": t.dead, "bytes": t.bytes, "index_bytes": t.index_bytes,
@@ -106,6 +142,20 @@ mod tests {
     use chrono::{DateTime, TimeDelta};
 
     use super::*;
+
+    #[test]
+    fn how_the_history_grows_is_said_with_what_to_do_about_it() {
+        let now = DateTime::from_timestamp_millis(1_700_000_100_000).unwrap();
+        let growth = Growth { oldest: Some(now - TimeDelta::days(40)), runs_a_day: 20_000, ended: Some(800_000), now };
+        let told = outlook(&growth, Some(1_500), false);
+        assert!(told.contains("40 d ago\n20000 runs a day end, about 30.0 MB a day\n"), "{told}");
+        assert!(
+            told.contains("for ever: 10.9 GB in a year") && told.contains("prune --older-than 90d --dry-run"),
+            "{told}"
+        );
+        assert!(!outlook(&growth, Some(1_500), true).contains("for ever"), "it has been decided");
+        assert_eq!(outlook(&Growth { oldest: None, ..growth }, None, false), "no run has ended yet\n");
+    }
 
     #[test]
     fn sizes_are_read_at_a_glance_and_bloat_is_named() {

@@ -202,7 +202,7 @@ pub async fn enqueue_trial(conn: &mut PgConnection, trial: &Trial<'_>, job: &New
     .await?;
     let id = enqueue(&mut *tx, job).await?;
     if let Some(at) = adopted {
-        sqlx::query_file!("src/db/sql/retire_workflow.sql", trial.name, at).execute(&mut *tx).await?;
+        sqlx::query_file!("src/db/sql/retire_workflow.sql", trial.name, at).fetch_one(&mut *tx).await?;
     }
     tx.commit().await?;
     Ok(id)

@@ -86,7 +86,11 @@ pub struct Server {
     /// -1: no limit of its own.
     pub role_room: i32,
     pub role_used: i64,
+    /// Who asks, which is who the daemon is with the same configuration.
+    pub role: String,
     pub superuser: bool,
+    /// May it change stepd's schema?
+    pub owner: bool,
     pub bytes: i64,
     pub standby: bool,
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::migrate::Unfit;
+use super::roles::NotAllowed;
 use super::server::{self, Unsuitable};
 
 /// An error of the database, sorted.
@@ -104,6 +105,12 @@ impl From<sqlx::Error> for DbError {
 impl From<Unfit> for DbError {
     fn from(unfit: Unfit) -> Self {
         Self { trouble: Trouble::Refused, source: sqlx::Error::Configuration(Box::new(unfit)) }
+    }
+}
+
+impl From<NotAllowed> for DbError {
+    fn from(why: NotAllowed) -> Self {
+        Self { trouble: Trouble::Refused, source: sqlx::Error::Configuration(Box::new(why)) }
     }
 }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
+use super::compat;
 use super::error::DbError;
+use super::roles;
 
 /// One step of the schema.
 ///
@@ -30,6 +32,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, name: "engine", serves: 2, text: include_str!("../../migrations/0002_engine.sql") },
     Migration { version: 3, name: "functions", serves: 3, text: include_str!("../../migrations/0003_functions.sql") },
     Migration { version: 4, name: "views", serves: 4, text: include_str!("../../migrations/0004_views.sql") },
+    Migration { version: 5, name: "daily", serves: 5, text: include_str!("../../migrations/0005_daily.sql") },
 ];
 
 /// The schema version that this binary is made for.
@@ -58,6 +61,10 @@ pub enum Unfit {
         "this database has stepd's tables, but no version of them is recorded: stepd migrate makes them, or the whole script of stepd migrate --dump-sql"
     )]
     Unrecorded,
+    #[error(
+        "the schema of this database is version {schema}, this stepd needs version {known}, and {role} may not change it: run stepd migrate as {owner}"
+    )]
+    NotOwner { schema: i32, known: i32, role: String, owner: String },
     #[error(
         "schema version {version} no longer serves {worker}, which knows only version {known}: stop or upgrade it, then migrate"
     )]
@@ -98,11 +105,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Whatever the database says.
 pub async fn applied(conn: &mut PgConnection) -> Result<(i32, i32), DbError> {
     let there: bool =
-        sqlx::query_scalar("SELECT to_regclass('stepd_engine.migrations') IS NOT NULL").fetch_one(&mut *conn).await?;
+        sqlx::query_scalar("SELECT to_regclass('stepd.versions') IS NOT NULL").fetch_one(&mut *conn).await?;
     if !there {
         return Ok((0, 0));
     }
-    let sql = "SELECT coalesce(max(version), 0), coalesce(max(serves), 0) FROM stepd_engine.migrations";
+    let sql = "SELECT coalesce(max(version), 0), coalesce(max(serves), 0) FROM stepd.versions";
     Ok(sqlx::query_as(sql).fetch_one(conn).await?)
 }
 
@@ -146,6 +153,9 @@ async fn apply_missing(conn: &mut PgConnection, migrations: &[Migration]) -> Res
     if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *conn).await? {
         return Err(Unfit::Unrecorded.into());
     }
+    if before > 0 && before < known(migrations) {
+        refuse_to_others(conn, before, known(migrations)).await?;
+    }
     let mut done = Vec::new();
     for migration in migrations.iter().filter(|m| m.version > before) {
         let contracts = before > 0 && migration.serves > std::mem::replace(&mut served, migration.serves);
@@ -168,9 +178,28 @@ async fn apply_missing(conn: &mut PgConnection, migrations: &[Migration]) -> Res
         tx.commit().await?;
         done.push(migration.version);
     }
+    if !done.is_empty()
+        && let Some(compat) = compat::installed(conn).await?
+    {
+        compat::install(conn, compat).await?;
+    }
+    // What is new is nobody's yet.
+    if !done.is_empty() && roles::are_granted(conn).await? {
+        roles::install(conn).await?;
+    }
     let (schema, serves) = applied(conn).await?;
     fits(schema, serves, known(migrations))?;
     Ok(done)
+}
+
+/// Whoever may only work with the schema is told who may change it.
+async fn refuse_to_others(conn: &mut PgConnection, schema: i32, known: i32) -> Result<(), DbError> {
+    let sql = "SELECT current_user::text, n.nspowner::regrole::text FROM pg_namespace n
+        WHERE n.nspname = 'stepd' AND NOT pg_has_role(n.nspowner, 'USAGE')";
+    match sqlx::query_as(sql).fetch_optional(conn).await? {
+        None => Ok(()),
+        Some((role, owner)) => Err(Unfit::NotOwner { schema, known, role, owner }.into()),
+    }
 }
 
 /// A contraction is not for a database where daemons are at work that it does not serve.

@@ -179,10 +179,9 @@ pub async fn in_flight<'c>(
 /// Whatever the database says.
 pub async fn retire<'c>(db: impl Executor<'c, Database = Postgres>, workflow: &str) -> Result<bool, DbError> {
     Ok(sqlx::query_file!("src/db/sql/retire_workflow.sql", workflow, None::<DateTime<Utc>>)
-        .execute(db)
+        .fetch_one(db)
         .await?
-        .rows_affected()
-        > 0)
+        .retired)
 }
 
 /// One of stepd's tables.
@@ -238,4 +237,26 @@ pub async fn states<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Ve
 /// Whatever the database says.
 pub async fn now<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<DateTime<Utc>, DbError> {
     Ok(sqlx::query_file_scalar!("src/db/sql/now.sql").fetch_one(db).await?)
+}
+
+/// How the history grows.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Growth {
+    /// When the oldest ended run was enqueued.
+    pub oldest: Option<DateTime<Utc>>,
+    /// On each of the last days on which any ended, at most eight.
+    pub runs_a_day: i64,
+    /// Ended runs that are there.
+    pub ended: Option<i64>,
+    /// The server's time.
+    pub now: DateTime<Utc>,
+}
+
+/// How the history grows.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn growth<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Growth, DbError> {
+    Ok(sqlx::query_file_as!(Growth, "src/db/sql/growth.sql").fetch_one(db).await?)
 }

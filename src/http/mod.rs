@@ -82,7 +82,17 @@ impl Site {
         let readers = db.reading_pool("http", READERS, &SESSION);
         let actors = db.reading_pool("http act", ACTORS, &SESSION);
         let older = Older::default();
-        Self { readers, actors, access, key: OnceCell::new(), ready, older, hub: Hub::new(), stop, kept: stats::Kept::new() }
+        Self {
+            readers,
+            actors,
+            access,
+            key: OnceCell::new(),
+            ready,
+            older,
+            hub: Hub::new(),
+            stop,
+            kept: stats::Kept::new(),
+        }
     }
 
     /// With what the endpoints of the older system need.

@@ -3,12 +3,13 @@
 //! ```text
 //!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
 //!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
-//!                                 scheduler  retention
+//!                                 scheduler  retention  daily  tables
 //! ```
 
 pub mod catalog;
 pub mod children;
 pub mod claimer;
+pub mod daily;
 pub mod export;
 pub mod periodic;
 pub mod presence;
@@ -21,4 +22,5 @@ pub mod shared;
 pub mod sql_effect;
 pub mod stager;
 pub mod sweeper;
+pub mod tables;
 pub mod writer;

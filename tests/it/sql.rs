@@ -10,7 +10,7 @@ use stepd::db::migrate;
 use super::support::{Db, Files, Server, Spec, holds_for};
 
 /// `psql`, where the machine has it. The scripts use its meta-commands; without it they are skipped, aloud.
-fn psql() -> Option<PathBuf> {
+pub fn psql() -> Option<PathBuf> {
     let found = std::env::var_os("PATH").into_iter().flat_map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
     found.map(|dir| dir.join("psql")).find(|file| file.exists())
 }

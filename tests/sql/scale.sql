@@ -25,6 +25,13 @@ SELECT t.cheap('SELECT * FROM stepd.runs LIMIT 5', 100);
 SELECT t.cheap('SELECT * FROM stepd.runs ORDER BY id DESC LIMIT 20', 400);
 SELECT t.cheap('SELECT * FROM stepd.runs WHERE id = ''' || (SELECT id FROM stepd_engine.ended LIMIT 1) || '''', 30);
 SELECT t.cheap('SELECT * FROM stepd.runs WHERE state = ''failed'' ORDER BY id DESC LIMIT 20', 800);
+-- However rare the state.
+UPDATE stepd_engine.ended SET state = 'cancelled' WHERE id = (SELECT id FROM stepd_engine.ended ORDER BY id LIMIT 1);
+SELECT t.cheap('SELECT id, workflow FROM stepd.runs WHERE state = ''cancelled'' ORDER BY id DESC LIMIT 50', 200);
+SELECT t.cheap('SELECT id, error_code, step FROM stepd.runs WHERE state IN (''failed'', ''cancelled'') ORDER BY id DESC LIMIT 50', 1000);
+SELECT t.cheap('SELECT * FROM stepd.daily', 500);
+SELECT t.cheap('SELECT * FROM stepd.stats(current_date - 30, current_date)', 500);
+SELECT t.cheap('SELECT * FROM stepd.states', 400);
 -- A state that no ended run has, as ls and the bulk actions write it: the ended half is not read.
 SELECT t.cheap('SELECT id FROM stepd.runs r WHERE true AND r.state IN (''paused'', ''waiting'') ORDER BY r.id', 200);
 -- What watch asks every second: what is newer than the last, and where the known ones stand.

@@ -78,7 +78,7 @@ BEGIN
     a := stepd.enqueue('order', queue => 'q1');
     PERFORM stepd.pause_queue('q1', 'ann');
     PERFORM t.same(t.state(stepd.enqueue('order', queue => 'q1')), 'held', 'a paused queue holds new runs');
-    PERFORM t.ok((SELECT paused AND paused_by = 'ann' AND held = 1 AND queued = 1 FROM stepd.queues WHERE name = 'q1'), 'stepd.queues');
+    PERFORM t.ok((SELECT paused AND paused_by = session_user || ' for ann' AND held = 1 AND queued = 1 FROM stepd.queues WHERE name = 'q1'), 'stepd.queues');
     PERFORM stepd_engine.admit(100); PERFORM t.same(t.state(a), 'held', 'admission moves the queued');
     PERFORM stepd.unpause_queue('q1'); PERFORM stepd_engine.admit(100); PERFORM t.same(t.state(a), 'queued', 'and lets them go');
     PERFORM stepd.limit_queue('q1', 1);

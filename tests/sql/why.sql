@@ -21,7 +21,7 @@ BEGIN
     INSERT INTO stepd_engine.queues (name, exclusive) VALUES ('own', true);
     a := stepd.enqueue('order', queue => 'own'); PERFORM t.same(stepd.why(a), 'queued: no live worker serves queue own, which only those serve that name it: stepd serve --queue own', 'exclusive');
     PERFORM stepd.pause_queue('p', 'ann');
-    a := stepd.enqueue('order', queue => 'p'); PERFORM t.like(stepd.why(a), '^held: queue p is paused by ann since .*unpause_queue\(''p''\)', 'paused queue');
+    a := stepd.enqueue('order', queue => 'p'); PERFORM t.like(stepd.why(a), '^held: queue p is paused by \w+ for ann since .*unpause_queue\(''p''\)', 'paused queue');
     PERFORM stepd.limit_queue('l', 1); PERFORM stepd_engine.admit(10);
     a := stepd.enqueue('order', queue => 'l'); PERFORM stepd_engine.admit(10); b := stepd.enqueue('order', queue => 'l');
     PERFORM t.same(stepd.why(b), 'held: queue l is limited to 1 at once, and 1 are queued or running', 'limit');

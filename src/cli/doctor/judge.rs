@@ -106,12 +106,30 @@ pub(super) fn schema(fits: Result<(), Unfit>, version: i32) -> Finding {
         Ok(()) => ok("schema version", format!("version {version}, which this stepd works with")),
         Err(why) => {
             let advice = match why {
-                Unfit::Missing { .. } | Unfit::Older { .. } | Unfit::Unrecorded => "stepd migrate",
+                Unfit::Missing { .. } | Unfit::Older { .. } | Unfit::Unrecorded | Unfit::NotOwner { .. } => {
+                    "stepd migrate"
+                }
                 Unfit::Newer { .. } | Unfit::AtWork { .. } => "install the stepd that the schema was made for",
             };
             wrong("schema version", why.to_string(), advice)
         }
     }
+}
+
+/// A daemon runs what its workflows say; what it may do to the database is what they may.
+pub(super) fn role(s: &Server) -> Finding {
+    let what = match (s.superuser, s.owner) {
+        (false, false) => {
+            return ok("role", format!("{} is neither a superuser nor the owner of stepd's schema", s.role));
+        }
+        (true, _) => "a superuser",
+        (false, true) => "the owner of stepd's schema",
+    };
+    note(
+        "role",
+        format!("{} is {what}: a daemon that runs as it may do far more than it needs", s.role),
+        "stepd migrate --roles once, as this one; then a login of its own for stepd serve, with GRANT stepd_daemon TO it",
+    )
 }
 
 pub(super) fn pooler(pooled: bool) -> Finding {

@@ -45,6 +45,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     };
     let server = ask(&mut findings, "server", doctor::server(&mut conn).await);
     findings.extend(server.as_ref().map(judge::server));
+    findings.extend(server.as_ref().map(judge::role));
     findings.push(schema(&mut conn).await);
     let has_schema = findings.last().is_some_and(|f| f.level == Level::Ok);
     sessions(&db, &mut conn, has_schema, &mut findings).await;

@@ -26,7 +26,9 @@ fn server() -> Server {
         database_used: 30,
         role_room: -1,
         role_used: 20,
+        role: "stepd".into(),
         superuser: false,
+        owner: false,
         bytes: 7_340_032_000,
         standby: false,
     }

@@ -1,2 +1,2 @@
 -- Do inserts wake the workers? Caller: the command line's doctor.
-SELECT s.notify AS "notify!" FROM stepd_engine.settings s
+SELECT s.notify AS "notify!" FROM stepd.settings s

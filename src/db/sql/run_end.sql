@@ -1,4 +1,3 @@
 -- How a run ended, if it has; small enough to be asked again and again. Caller: the library's wait for a result.
--- One snapshot: a run that ends meanwhile is in one of the two tables.
-SELECT e.state::text AS "state?", e.output, e.error, (e.id IS NOT NULL OR EXISTS (SELECT FROM stepd.jobs j WHERE j.id = w.id)) AS "known!"
-FROM (SELECT $1::uuid AS id) w LEFT JOIN stepd_engine.ended e ON e.id = w.id
+SELECT CASE WHEN r.ended_at IS NOT NULL THEN r.state::text END AS state, r.output::text AS output, r.error::text AS error, (r.id IS NOT NULL) AS "known!"
+FROM (SELECT $1::uuid AS id) w LEFT JOIN stepd.runs r ON r.id = w.id

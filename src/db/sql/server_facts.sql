@@ -5,5 +5,6 @@ SELECT current_database() AS "database!", current_setting('server_version') AS "
     (SELECT count(*) FROM pg_stat_activity a WHERE a.backend_type = 'client backend') AS "used!",
     d.datconnlimit AS "database_room!", (SELECT count(*) FROM pg_stat_activity a WHERE a.datname = current_database() AND a.backend_type = 'client backend') AS "database_used!",
     r.rolconnlimit AS "role_room!", (SELECT count(*) FROM pg_stat_activity a WHERE a.usename = current_user AND a.backend_type = 'client backend') AS "role_used!",
-    r.rolsuper AS "superuser!", pg_database_size(current_database()) AS "bytes!", pg_is_in_recovery() AS "standby!"
+    r.rolname::text AS "role!", r.rolsuper AS "superuser!",
+    coalesce((SELECT pg_has_role(n.nspowner, 'USAGE') FROM pg_namespace n WHERE n.nspname = 'stepd'), false) AS "owner!", pg_database_size(current_database()) AS "bytes!", pg_is_in_recovery() AS "standby!"
 FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user
