@@ -18,11 +18,8 @@ const NET: Duration = Duration::from_secs(30);
 /// Hints come with every insert; passes need not.
 const SPACING: Duration = Duration::from_millis(50);
 
-/// Where runs are held a place that is free is to be taken soon: then passes follow at once, and take half of the time at most …
+/// Where runs are held a place that is free is to be taken soon: then passes follow at once, and take half of the time at most.
 const SHARE: u32 = 2;
-
-/// … unless one is over before a timer would have been: those follow without a pause.
-const CHEAP: Duration = Duration::from_millis(4);
 
 /// … but never sooner than this.
 const SOONEST: Duration = Duration::from_millis(1);
@@ -95,10 +92,9 @@ impl Periodic for Stager {
     }
 
     fn spacing(&self) -> Duration {
-        match self.cost {
-            Duration::ZERO => SPACING,
-            cost if cost <= CHEAP => SOONEST,
-            cost => (cost * SHARE).min(NET),
+        match self.cost.is_zero() {
+            true => SPACING,
+            false => (self.cost * SHARE).clamp(SOONEST, NET),
         }
     }
 
