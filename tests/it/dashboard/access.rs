@@ -39,6 +39,7 @@ async fn without_a_token_one_may_look_and_with_one_do_what_it_is_for() {
     p.key("Enter").await;
     p.sees("token is not known").await;
     p.key("Escape").await;
+    p.until("!document.querySelector('dialog')").await;
     g.sign_in("app").await;
     assert!(usable("Signal").await && !usable("Cancel").await, "enqueue is not operate");
     assert_eq!(p.eval("document.cookie").await, "", "no script reads the session");
