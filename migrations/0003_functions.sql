@@ -460,8 +460,8 @@ BEGIN
     SELECT clock_timestamp() - max(v.at) INTO pause FROM stepd_engine.events v WHERE v.run = run_ AND v.kind = 'paused';
     UPDATE stepd.jobs j SET due_at = due,
             state = CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN from_ WHEN limited THEN 'held' ELSE 'queued' END::stepd.run_state,
-            -- Whoever was held before it had been let go at all is new as ever, and counts towards its rate.
-            lane = CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN 3 WHEN from_ = 'held' AND j.started_at IS NULL THEN 4 WHEN limited THEN 5 ELSE 1 END,
+            -- Whoever was held before anybody had claimed it is new as ever, and counts towards its rate.
+            lane = CASE WHEN from_ IN ('scheduled', 'waiting', 'resuming') THEN 3 WHEN from_ = 'held' AND j.epoch = 0 THEN 4 WHEN limited THEN 5 ELSE 1 END,
             first_started_at = coalesce(j.first_started_at, j.started_at), started_at = j.started_at + coalesce(pause, '0')
         WHERE j.id = run_ AND j.state = 'paused' RETURNING j.state::text INTO state_;
     INSERT INTO stepd_engine.events (run, kind, by_whom, data)

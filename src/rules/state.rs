@@ -243,8 +243,8 @@ pub fn next(job: &Job, event: &Event) -> Result<Next, IllegalTransition> {
         (Event::Unpause { from: from @ (Scheduled | Waiting | Resuming), due, .. }, Paused) => {
             Next::Live(Job { state: *from, due: *due, ..*job })
         }
-        // Held before it had been let go at all: new as ever, it counts towards its rate.
-        (Event::Unpause { from: Held, .. }, Paused) if !job.started => {
+        // Held before anybody had claimed it: new as ever, it counts towards its rate.
+        (Event::Unpause { from: Held, .. }, Paused) if job.epoch == 0 => {
             Next::Live(Job { state: Held, lane: Lane::Held, ..*job })
         }
         // Held for what the admitter knows: it looks again.

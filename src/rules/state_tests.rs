@@ -251,3 +251,14 @@ fn only_crashes_in_a_row_end_a_run() {
     let Next::Ended(after) = die(job, true, false) else { panic!("not quarantined at the limit") };
     assert_eq!(after.state, RunState::Failed);
 }
+
+#[test]
+fn a_pause_of_what_is_held_leaves_it_as_new_as_it_was() {
+    for (epoch, lane) in [(0, Lane::Held), (1, Lane::HeldBack)] {
+        // Claimed and let go before it had started: it has come back all the same.
+        let job = Job { state: RunState::Held, lane, epoch, ..first(false, true) };
+        let Ok(Next::Live(paused)) = next(&job, &Event::Pause) else { panic!("{job:?} can be paused") };
+        let unpause = Event::Unpause { from: RunState::Held, due: false, limited: true };
+        assert_eq!(next(&paused, &unpause), Ok(Next::Live(job)));
+    }
+}
