@@ -66,6 +66,8 @@ export default {
       ),
       body,
     );
+    const days = over === '7d' || over === '30d';
+    const when = days ? 'Ended' : 'Enqueued';
     let seen = '';
     async function refresh() {
       const told = await get(`/analytics?span=${over}`);
@@ -104,11 +106,11 @@ export default {
         h(
           'div',
           { class: 'tiles' },
-          tile('Ended', count(all.runs), 'runs enqueued in this span'),
+          tile('Ended', count(all.runs), days ? 'runs that ended in this span' : 'runs enqueued in this span'),
           tile('Success', percent(rate(all)), `${count(all.failed)} failed, ${count(all.cancelled)} cancelled`),
           tile('Half took', seconds(all.p50), 'at the most, from the first claim'),
           tile('95 % took', seconds(all.p95), 'at the most'),
-          tile('95 % stood in line', seconds(all.wait_p95), 'at the most'),
+          days ? null : tile('95 % stood in line', seconds(all.wait_p95), 'at the most'),
           tile('Resumes', count(all.resumes ?? 0), `${count(all.crashes ?? 0)} crashes`),
         ),
         h(
@@ -118,7 +120,7 @@ export default {
             'Ended runs',
             columns(list, PARTS, `Ended runs over time: ${all.completed} completed, ${all.failed} failed`),
             [
-              { name: 'Enqueued', cell: r => r.name },
+              { name: when, cell: r => r.name },
               ...PARTS.map(p => ({ name: p.name, class: 'num', cell: r => r[p.key] ?? 0 })),
             ],
             list.filter(r => r.runs),
@@ -127,7 +129,7 @@ export default {
             'How long they took',
             times(list),
             [
-              { name: 'Enqueued', cell: r => r.name },
+              { name: when, cell: r => r.name },
               { name: 'Half', class: 'num', cell: r => seconds(r.p50) },
               { name: '95 %', class: 'num', cell: r => seconds(r.p95) },
             ],
