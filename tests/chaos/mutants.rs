@@ -222,6 +222,7 @@ impl Tree {
         let postgres = PrivatePostgres::start(&settings).map_err(|e| e.to_string())?;
         let mut migrations: Vec<PathBuf> =
             std::fs::read_dir(self.root.join("migrations")).unwrap().map(|e| e.unwrap().path()).collect();
+        migrations.retain(|path| path.extension().is_some_and(|e| e == "sql"));
         migrations.sort();
         for file in migrations {
             let mut psql = Command::new("psql");
