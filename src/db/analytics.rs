@@ -34,6 +34,12 @@ pub struct Went {
     pub p95: Option<f64>,
     /// How long 95 of a hundred stood in line at the most, in seconds; daily figures do not know it.
     pub wait_p95: Option<f64>,
+    /// Tokens of prompts; null: no model was called.
+    pub tokens_in: Option<i64>,
+    /// Tokens of the models' answers.
+    pub tokens_out: Option<i64>,
+    /// What they cost, by the configured prices.
+    pub cost: Option<f64>,
     /// When the oldest of them was enqueued; of daily figures, the first day.
     pub oldest: DateTime<Utc>,
 }

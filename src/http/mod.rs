@@ -5,6 +5,7 @@
 
 mod access;
 mod acts;
+mod compare;
 mod definitions;
 mod explained;
 mod health;
@@ -23,6 +24,7 @@ mod stats;
 mod step;
 mod stream;
 mod things;
+mod timeline;
 mod told;
 
 use std::any::Any;

@@ -17,20 +17,19 @@ use uuid::Uuid;
 
 use crate::db::actions::{self, NewJob};
 use crate::db::definitions;
-use crate::db::runs::{self, Filter, HistoryLine, RunDetail, RunLine, StepLine};
+use crate::db::runs::{self, Filter, HistoryLine, RunDetail, RunLine};
 use crate::definition;
 use crate::model::{Payload, RunState, code};
 
 use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
-use super::things::{Asked, AskedBoth, At, Given, Known, acting_as};
+use super::things::{AskedBoth, At, Given, Known, acting_as};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(get))
-        .routes(routes!(steps))
         .routes(routes!(history))
 }
 
@@ -225,42 +224,6 @@ async fn fits(conn: &mut sqlx::PgConnection, workflow: &str, input: &Payload) ->
 async fn get(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) -> Result<Json<RunDetail>, Problem> {
     caller.needs(Scope::Read)?;
     runs::detail(&site.readers, id).await?.map(Json).ok_or_else(|| unknown(id))
-}
-
-/// What is wanted of the steps.
-#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
-#[serde(default)]
-#[into_params(parameter_in = Query)]
-struct Wanted {
-    /// With their outputs.
-    outputs: bool,
-}
-
-impl Known for Wanted {
-    const KEYS: &'static [&'static str] = &["outputs"];
-}
-
-/// A run's steps, in the order of their start.
-#[derive(Serialize, ToSchema)]
-struct Steps {
-    steps: Vec<StepLine>,
-}
-
-/// A run's steps, in the order of their start.
-#[utoipa::path(get, path = "/runs/{id}/steps", params(("id" = Uuid, Path, description = "The run."), Wanted), tag = "runs",
-    responses((status = 200, body = Steps), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn steps(
-    State(site): State<Arc<Site>>,
-    caller: Caller,
-    At(id): At<Uuid>,
-    Asked(wanted): Asked<Wanted>,
-) -> Result<Json<Steps>, Problem> {
-    caller.needs(Scope::Read)?;
-    let steps = runs::steps(&site.readers, id, wanted.outputs).await?;
-    if steps.is_empty() && runs::progress(&site.readers, id, false).await?.is_none() {
-        return Err(unknown(id));
-    }
-    Ok(Json(Steps { steps }))
 }
 
 /// Everything that happened to a run, in order.

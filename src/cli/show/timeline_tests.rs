@@ -43,6 +43,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
 
 fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
     StepLine {
+        seq: 1,
         key: key.into(),
         kind: kind.into(),
         state: "completed".into(),

@@ -69,6 +69,9 @@ export const shortId = id => `…${id.slice(-8)}`;
 
 export const count = n => (n == null ? '–' : Number(n).toLocaleString('en-GB'));
 
+// As many digits as say something: 12.30, 0.0042.
+export const money = n => (n == null ? '–' : Math.abs(n) >= 1 || n === 0 ? n.toFixed(2) : n.toFixed(Math.min(8, 3 - Math.floor(Math.log10(Math.abs(n))))));
+
 export function compact(n) {
   if (n < 10000) return count(n);
   if (n < 1e6) return `${(n / 1e3).toFixed(n < 1e5 ? 1 : 0)}k`;

@@ -88,9 +88,9 @@ export function bars(tl, node, row, folded) {
   for (const f of row?.fills ?? []) {
     if (!(whole && f.fill === 'span' && node.sum.load.length)) drawn.append(stretch(tl, f));
   }
-  if (node.children.length && whole) {
+  if ((node.children.length || node.many) && whole) {
     // The steps of one item come one after the other; those of many items at the same time.
-    if (node.item) for (const f of inside(node)) drawn.append(stretch(tl, f));
+    if (node.item && !node.many) for (const f of inside(node)) drawn.append(stretch(tl, f));
     else density(tl, drawn, node);
   }
   const own = row?.marks ?? [];
@@ -106,12 +106,16 @@ const inside = node =>
 function density(tl, drawn, node) {
   const cells = Math.max(20, Math.floor(tl.width / 4));
   const work = new Float64Array(cells + 1),
+    many = new Float64Array(cells),
     bad = new Uint8Array(cells + 1);
   for (const f of node.sum.load) {
     const a = Math.min(cells - 1, Math.floor(tl.scale.place(f.from) * cells)),
       b = Math.min(cells - 1, Math.floor(tl.scale.place(f.to) * cells));
-    work[a] += 1;
-    work[b + 1] -= 1;
+    if (f.many) for (let i = a; i <= b; i++) many[i] = Math.max(many[i], f.many);
+    else {
+      work[a] += 1;
+      work[b + 1] -= 1;
+    }
     if (f.fill === 'failed' || f.fill === 'lost') for (let i = a; i <= b; i++) bad[i] = 1;
   }
   let n = 0,
@@ -119,8 +123,8 @@ function density(tl, drawn, node) {
   const heights = [];
   for (let i = 0; i < cells; i++) {
     n += work[i];
-    heights.push(n);
-    most = Math.max(most, n);
+    heights.push(n + many[i]);
+    most = Math.max(most, n + many[i]);
   }
   const w = tl.width / cells;
   let good = '',
@@ -138,7 +142,7 @@ function density(tl, drawn, node) {
 
 export function drawLegend(tl) {
   const has = new Set();
-  for (const row of tl.story.rows) for (const f of row.fills) has.add(f.fill);
+  for (const row of [...tl.story.rows, ...tl.story.folds]) for (const f of row.fills) has.add(f.fill);
   for (const f of tl.story.run.fills) if (f.to > f.from) has.add(f.fill);
   const words = [
     ['work', 'at work'],

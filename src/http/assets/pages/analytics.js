@@ -3,7 +3,7 @@
 import { h, put, s } from '../dom.js';
 import { get } from '../api.js';
 import { every } from '../live.js';
-import { clock, count, day, percent, span } from '../format.js';
+import { clock, count, day, money, percent, span } from '../format.js';
 import { panel, table } from '../parts.js';
 import { columns, twin } from '../chart.js';
 import { failures } from './overview.js';
@@ -112,6 +112,9 @@ export default {
           tile('95 % took', seconds(all.p95), 'at the most'),
           days ? null : tile('95 % stood in line', seconds(all.wait_p95), 'at the most'),
           tile('Resumes', count(all.resumes ?? 0), `${count(all.crashes ?? 0)} crashes`),
+          all.cost != null || all.tokens_in != null
+            ? tile('Cost', money(all.cost), `${count(all.tokens_in ?? 0)} tokens in, ${count(all.tokens_out ?? 0)} out`)
+            : null,
         ),
         h(
           'div',
@@ -136,6 +139,19 @@ export default {
             list.filter(r => r.p50 != null),
           ),
         ),
+        list.some(r => r.cost)
+          ? twin(
+              'What their models cost',
+              columns(list, [{ key: 'cost', name: 'cost', class: 'is-running' }], `Cost over time: ${money(all.cost)}`, money),
+              [
+                { name: when, cell: r => r.name },
+                { name: 'Cost', class: 'num', cell: r => money(r.cost) },
+                { name: 'Tokens in', class: 'num', cell: r => count(r.tokens_in) },
+                { name: 'Tokens out', class: 'num', cell: r => count(r.tokens_out) },
+              ],
+              list.filter(r => r.cost != null),
+            )
+          : null,
         panel(
           'Workflows',
           table(
@@ -153,6 +169,12 @@ export default {
               { name: 'In line, 95 %', class: 'num wider-only', cell: w => seconds(w.wait_p95) },
               { name: 'Resumes', class: 'num wider-only', cell: w => count(w.resumes) },
               { name: 'Crashes', class: 'num wider-only', cell: w => count(w.crashes) },
+              ...(each.some(w => w.cost != null)
+                ? [
+                    { name: 'Cost', class: 'num', cell: w => money(w.cost) },
+                    { name: 'A run', class: 'num wider-only', cell: w => money(w.cost == null ? null : w.cost / w.runs) },
+                  ]
+                : []),
             ],
             each,
             { empty: 'No run has ended in this span.', caption: 'Workflows' },
