@@ -44,11 +44,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
 }
 
 fn text(told: &Comparison, all: bool, most: Option<usize>) -> String {
-    let mut out = table(
-        &["", "RUN", "WORKFLOW", "STATE", "TOOK", "COST"],
-        &[side("A", &told.a), side("B", &told.b)],
-        most,
-    );
+    let mut out =
+        table(&["", "RUN", "WORKFLOW", "STATE", "TOOK", "COST"], &[side("A", &told.a), side("B", &told.b)], most);
     let first = match &told.first {
         Some(key) => format!("{}, of {}", clean(key).bold(), counted(told.differing)),
         None => "none: every step went alike".to_owned(),
@@ -79,7 +76,8 @@ fn counted(n: i64) -> String {
 }
 
 fn definition(told: &Comparison) -> String {
-    let short = |side: &Side| side.definition.as_deref().map_or("gone".to_owned(), |hash| hash.chars().take(12).collect());
+    let short =
+        |side: &Side| side.definition.as_deref().map_or("gone".to_owned(), |hash| hash.chars().take(12).collect());
     match (short(&told.a), short(&told.b)) {
         (a, b) if a == b => format!("the same ({a})"),
         (a, b) => format!("{a} → {b}"),
@@ -122,7 +120,8 @@ fn line(pair: &Pair) -> Vec<Cell> {
 }
 
 fn changed(list: &[Change], indent: &str, most: usize) -> String {
-    let value = |text: &Option<String>| text.as_ref().map_or("absent".to_owned(), |text| cut(&clean(&clean_json(text)), VALUE));
+    let value =
+        |text: &Option<String>| text.as_ref().map_or("absent".to_owned(), |text| cut(&clean(&clean_json(text)), VALUE));
     let path = |change: &Change| if change.path.is_empty() { "(all)".to_owned() } else { clean(&change.path) };
     let mut out: String = list
         .iter()

@@ -156,7 +156,8 @@ mod tests {
         for text in ["order.items[1].n=5", "input.order.new={\"a\": [1]}", "note=as it was=2", "top=7"] {
             set(&mut value, text).unwrap();
         }
-        let told = json!({"order": {"items": [{"n": 1}, {"n": 5}], "new": {"a": [1]}}, "note": "as it was=2", "top": 7});
+        let told =
+            json!({"order": {"items": [{"n": 1}, {"n": 5}], "new": {"a": [1]}}, "note": "as it was=2", "top": 7});
         assert_eq!(value, told);
         for (text, why) in [
             ("order", "PATH=JSON"),

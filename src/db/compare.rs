@@ -197,7 +197,11 @@ impl Row {
     /// `places`: where what they said differs, if it `was_read`.
     fn pair(self, places: Vec<Change>, was_read: bool) -> Pair {
         let absent = self.absent_a || self.absent_b;
-        let named = |word: &str| places.iter().any(|c| c.path == word || c.path.starts_with(&format!("{word}.")) || c.path.starts_with(&format!("{word}[")));
+        let named = |word: &str| {
+            places.iter().any(|c| {
+                c.path == word || c.path.starts_with(&format!("{word}.")) || c.path.starts_with(&format!("{word}["))
+            })
+        };
         let differs = [
             ("absent", absent),
             ("state", !absent && self.state_a != self.state_b),

@@ -43,7 +43,9 @@ pub async fn parts<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) ->
         from: row.started_at,
         to: row.ended_at,
     });
-    Ok(parts.collect())
+    let mut parts: Vec<Part> = parts.collect();
+    parts.sort_unstable_by(|a, b| (a.seq, &a.key).cmp(&(b.seq, &b.key)));
+    Ok(parts)
 }
 
 /// When attempts of a run's steps failed.

@@ -39,7 +39,11 @@ impl Known for Two {
 /// Two runs side by side: the first step that differs, what differs in each, in input and output; how long they took, and at what cost.
 #[utoipa::path(get, path = "/compare", params(Two), tag = "runs",
     responses((status = 200, body = Comparison), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn two(State(site): State<Arc<Site>>, caller: Caller, Asked(two): Asked<Two>) -> Result<Json<Comparison>, Problem> {
+async fn two(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    Asked(two): Asked<Two>,
+) -> Result<Json<Comparison>, Problem> {
     caller.needs(Scope::Read)?;
     let mut conn = site.readers.acquire().await.map_err(DbError::from)?;
     compare::compare(&mut conn, two.a, two.b).await?.map(Json).map_err(super::runs::unknown)

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_ALL: Duration = Duration::from_millis(800);
 
 /// A look that takes long is followed by a pause so many times as long. One at all runs passes over all that are unfinished: of a hundred
-/// thousand in some tens of milliseconds, of millions in seconds; so it takes a twentieth of the time of one connection at the most.
+/// thousand in some ten milliseconds. However many there are, it takes a twentieth of the time of one connection at the most.
 const REST: u32 = 4;
 const REST_ALL: u32 = 19;
 

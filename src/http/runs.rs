@@ -24,13 +24,10 @@ use crate::model::{Payload, RunState, code};
 use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
-use super::things::{AskedBoth, At, Given, Known, acting_as};
+use super::things::{Asked, AskedBoth, At, Given, Known, acting_as};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(get))
-        .routes(routes!(history))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get)).routes(routes!(history))
 }
 
 /// Runs of a page, at the most.
@@ -226,23 +223,60 @@ async fn get(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) ->
     runs::detail(&site.readers, id).await?.map(Json).ok_or_else(|| unknown(id))
 }
 
-/// Everything that happened to a run, in order.
+/// Lines of a page of a history, at the most.
+const LINES: u32 = 5_000;
+
+/// Which lines of a history.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+struct Lines {
+    /// Lines of a page, 1 to 5,000; 1,000 by default.
+    #[param(minimum = 1, maximum = 5000)]
+    limit: Option<u32>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<i64>,
+    /// The newest first.
+    newest: bool,
+}
+
+impl Known for Lines {
+    const KEYS: &'static [&'static str] = &["limit", "cursor", "newest"];
+}
+
+/// A page of everything that happened to a run, in order.
 #[derive(Serialize, ToSchema)]
 struct Trail {
     history: Vec<HistoryLine>,
+    /// The cursor of the next page; null: there is none.
+    next: Option<i64>,
 }
 
-/// Everything that happened to a run, in order.
-#[utoipa::path(get, path = "/runs/{id}/history", params(("id" = Uuid, Path, description = "The run.")), tag = "runs",
+/// Everything that happened to a run, in order. While the run lives, a line may be written late, and come before ones that were told; the
+/// run's stream tells each once.
+#[utoipa::path(get, path = "/runs/{id}/history", params(("id" = Uuid, Path, description = "The run."), Lines), tag = "runs",
     responses((status = 200, body = Trail), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn history(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) -> Result<Json<Trail>, Problem> {
+async fn history(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    At(id): At<Uuid>,
+    Asked(lines): Asked<Lines>,
+) -> Result<Json<Trail>, Problem> {
     caller.needs(Scope::Read)?;
-    let history = runs::log(&site.readers, id).await?;
+    let limit = lines.limit.unwrap_or(1_000);
+    if !(1..=LINES).contains(&limit) {
+        return Err(Problem::bad(format!("limit is {limit}; a page has 1 to {LINES} lines")));
+    }
+    let most = Some(i64::from(limit) + 1);
+    let mut history = runs::log_page(&site.readers, id, lines.cursor, most, lines.newest).await?;
     // Each run has at least the line that says when it was enqueued.
-    if history.is_empty() {
+    if history.is_empty() && (lines.cursor.is_none() || runs::progress(&site.readers, id, false).await?.is_none()) {
         return Err(unknown(id));
     }
-    Ok(Json(Trail { history }))
+    let more = history.len() > limit as usize;
+    history.truncate(limit as usize);
+    let next = history.last().filter(|_| more).map(|last| last.seq);
+    Ok(Json(Trail { history, next }))
 }
 
 pub(super) fn unknown(id: Uuid) -> Problem {

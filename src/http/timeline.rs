@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::db::runs::{HistoryLine, StepLine};
-use crate::db::timeline::{self, Times};
+use crate::db::timeline;
 use crate::db::{runs, step};
 use crate::model::StepState;
 use crate::rules::timeline::{Fold, Place, Stretch, Sums, Wanted, level, sums};

@@ -76,11 +76,8 @@ fn what_is_under_way_goes_until_now() {
 fn the_time_of_a_run_goes_to_what_hid_the_rest() {
     let wait = Part { does: Does::Wait, ..part(2, "ok", StepState::Waiting, 50, None) };
     let parts = [part(1, "a", StepState::Completed, 10, Some(40)), wait];
-    let known = [
-        (Stretch::Lost, at(20), at(25)),
-        (Stretch::Resuming, at(42), at(45)),
-        (Stretch::Paused, at(60), at(70)),
-    ];
+    let known =
+        [(Stretch::Lost, at(20), at(25)), (Stretch::Resuming, at(42), at(45)), (Stretch::Paused, at(60), at(70))];
     let sums = sums(&parts, &known, (at(0), Some(at(10)), at(100)));
     let s = 1_000_000;
     let told = Sums {

@@ -4,5 +4,6 @@ mod access;
 mod api;
 mod ground;
 mod live;
+mod many;
 mod pictures;
 mod texts;

@@ -192,7 +192,8 @@ async fn who_comes_back_after_more_than_can_be_told_is_told_to_look_anew_and_rea
         last = events(&read_until(&mut all, "\nid: ").await).1;
     }
     drop(all);
-    let many = |n| format!("INSERT INTO stepd.jobs (workflow, queue) SELECT 'asks', 'nothing' FROM generate_series(1, {n})");
+    let many =
+        |n| format!("INSERT INTO stepd.jobs (workflow, queue) SELECT 'asks', 'nothing' FROM generate_series(1, {n})");
     g.db.exec(many(1_500)).await;
     let few = read_until(&mut stream(&g.site, "/stream", last.as_deref()).await, "\nid: ").await;
     assert!(!few.contains("event: reset") && few.matches("event: run").count() >= 1_500, "as many can be told");

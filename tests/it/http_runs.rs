@@ -6,13 +6,13 @@ use crate::cli::stepd;
 use crate::http::{Ground, is_problem, spec};
 use crate::support::{Db, SOON, wait_until};
 
-/// A run that has ended, of a map with so many items of two steps; every hundredth item has failed at the second attempt of its second.
-async fn seeded(db: &Db, items: i32) -> String {
+/// A run of a workflow that has ended, of a map with so many items of two steps; every hundredth item has failed at the second attempt of its second.
+pub async fn seeded(db: &Db, workflow: &str, items: i32) -> String {
     let run = uuid::Uuid::now_v7().to_string();
-    let definition = "(SELECT definition FROM stepd_engine.workflows WHERE name = 'asks')";
+    let definition = format!("(SELECT definition FROM stepd_engine.workflows WHERE name = '{workflow}')");
     db.exec(format!(
         "INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, started_at, ended_at, workflow, queue, input, labels, created_by, output)
-         VALUES ('{run}', 'completed', 1, {definition}, 5, 0, 0, now(), now() + interval '1 s', now() + interval '1 h', 'asks', 'default', '{{}}', '{{}}', 'app', '{{}}')"
+         VALUES ('{run}', 'completed', 1, {definition}, 5, 0, 0, now(), now() + interval '1 s', now() + interval '1 h', '{workflow}', 'default', '{{}}', '{{}}', 'app', '{{}}')"
     ))
     .await;
     db.exec(format!(
@@ -40,7 +40,7 @@ async fn seeded(db: &Db, items: i32) -> String {
 #[tokio::test]
 async fn a_run_of_many_steps_is_told_folded_and_unfolded_as_far_as_it_is_looked_at() {
     let g = Ground::new().await;
-    let run = seeded(&g.db, 5_000).await;
+    let run = seeded(&g.db, "asks", 5_000).await;
     let path = format!("/runs/{run}/timeline");
     let top = g.get(&path).await;
     assert!(top.to_string().len() < 20_000, "ten thousand steps are a few lines");
@@ -54,7 +54,10 @@ async fn a_run_of_many_steps_is_told_folded_and_unfolded_as_far_as_it_is_looked_
     let failed = g.get(&format!("{path}?under=docs&state=failed&limit=20")).await;
     let keys: Vec<&str> = failed["steps"].as_array().unwrap().iter().map(|s| s["key"].as_str().unwrap()).collect();
     assert_eq!((keys.len(), &keys[..2], &failed["left"]), (40, &["docs[7].text", "docs[7].save"][..], &json!(30)));
-    assert_eq!((failed["steps"][1]["error_code"].as_str(), failed["events"].as_array().unwrap().len()), (Some("http_404"), 20));
+    assert_eq!(
+        (failed["steps"][1]["error_code"].as_str(), failed["events"].as_array().unwrap().len()),
+        (Some("http_404"), 20)
+    );
     // All items, page by page: none is left out, none comes twice.
     let (mut told, mut cursor, mut pages) = (std::collections::BTreeSet::new(), String::new(), 0);
     loop {
@@ -117,7 +120,8 @@ async fn the_time_of_a_run_that_was_killed_and_waited_adds_up_and_agrees_with_it
     let micros = async |sql: &str| g.db.count(sql.replace("@R", &run)).await;
     let whole = "SELECT (extract(epoch FROM ended_at - created_at) * 1000000)::bigint FROM stepd.runs WHERE id = '@R'";
     assert_eq!(sum("total"), micros(whole).await);
-    let queued = "SELECT (extract(epoch FROM started_at - created_at) * 1000000)::bigint FROM stepd.runs WHERE id = '@R'";
+    let queued =
+        "SELECT (extract(epoch FROM started_at - created_at) * 1000000)::bigint FROM stepd.runs WHERE id = '@R'";
     assert_eq!(sum("queued"), micros(queued).await);
     let lost = "SELECT (extract(epoch FROM (SELECT min(at) FROM stepd.history r WHERE r.run = '@R' AND r.event = 'resumed')
             - (SELECT at FROM stepd.history c WHERE c.run = '@R' AND c.event IN ('crashed', 'taken over'))) * 1000000)::bigint";
@@ -163,11 +167,13 @@ async fn two_runs_are_compared_by_the_first_step_that_differs_and_the_changed_pa
     // The same on the command line.
     let text = stepd(&g.db, &["diff", &first, &second]).await.is(0).out;
     let text = anstream::adapter::strip_str(&text).to_string();
-    for words in ["first difference  one, of 3 steps that differ", "n  1 → 5", "output  1 → 5", "0.2500", "0.7500"] {
+    for words in ["first difference  one, of 3 steps that differ", "n  1 → 5", "output  1 → 5", "0.2500", "0.7500"]
+    {
         assert!(text.contains(words), "`{words}` is not in\n{text}");
     }
     assert_eq!(stepd(&g.db, &["diff", &first, &second, "-o", "id"]).await.is(0).line(), "one");
-    let document: Value = serde_json::from_str(&stepd(&g.db, &["diff", &first, &second, "-o", "json"]).await.is(0).out).unwrap();
+    let document: Value =
+        serde_json::from_str(&stepd(&g.db, &["diff", &first, &second, "-o", "json"]).await.is(0).out).unwrap();
     assert_eq!(document["steps"][0]["changes"], told["steps"][0]["changes"]);
     assert!(stepd(&g.db, &["diff", &first, &first]).await.is(0).out.contains("every step went alike"));
     let nobody = uuid::Uuid::now_v7().to_string();
@@ -179,19 +185,24 @@ async fn two_runs_are_compared_by_the_first_step_that_differs_and_the_changed_pa
 #[tokio::test]
 async fn a_large_run_is_compared_with_another_and_what_differs_comes_first() {
     let g = Ground::new().await;
-    let (one, two) = (seeded(&g.db, 2_000).await, seeded(&g.db, 2_000).await);
+    let (one, two) = (seeded(&g.db, "asks", 2_000).await, seeded(&g.db, "asks", 2_000).await);
     g.db.exec(format!(
         "UPDATE stepd_engine.checkpoints SET output = '{{\"ok\":false,\"why\":\"late\"}}' WHERE run = '{two}' AND key = 'docs[1900].text'"
     ))
     .await;
     // Written otherwise, and yet the same.
-    g.db.exec(format!("UPDATE stepd_engine.checkpoints SET output = '{{ \"ok\": true }}' WHERE run = '{two}' AND key = 'docs[3].text'"))
-        .await;
+    g.db.exec(format!(
+        "UPDATE stepd_engine.checkpoints SET output = '{{ \"ok\": true }}' WHERE run = '{two}' AND key = 'docs[3].text'"
+    ))
+    .await;
     let told = g.get(&format!("/compare?a={one}&b={two}")).await;
     assert_eq!((&told["first"], &told["differing"]), (&json!("docs[1900].text"), &json!(1)));
     assert_eq!((told["steps"].as_array().unwrap().len(), &told["left_out"]), (1_000, &json!(3_001)));
     let differs = told["steps"].as_array().unwrap().iter().find(|s| s["key"] == "docs[1900].text").unwrap();
-    assert_eq!(differs["changes"], json!([{"path": "output.ok", "a": "true", "b": "false"}, {"path": "output.why", "a": null, "b": "\"late\""}]));
+    assert_eq!(
+        differs["changes"],
+        json!([{"path": "output.ok", "a": "true", "b": "false"}, {"path": "output.why", "a": null, "b": "\"late\""}])
+    );
 }
 
 #[tokio::test]
@@ -210,9 +221,16 @@ async fn a_step_is_replayed_with_an_edited_input_in_a_run_that_says_where_it_com
     assert_eq!((&now["input"], &now["forked_from"]), (&json!({"n": 5}), &json!(run)));
     // Only the step ran anew; what had ended before it kept its result.
     let steps = g.get(&format!("/runs/{new}/steps?outputs=true")).await;
-    let ran: Vec<_> = steps["steps"].as_array().unwrap().iter().map(|s| (s["key"].as_str().unwrap(), s["attempts"].as_i64().unwrap())).collect();
+    let ran: Vec<_> = steps["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| (s["key"].as_str().unwrap(), s["attempts"].as_i64().unwrap()))
+        .collect();
     assert_eq!(ran, [("one", 0), ("ok", 0), ("two", 1)]);
-    let marked = format!("SELECT count(*) FROM stepd.history WHERE run = '{new}' AND event = 'forked' AND data ->> 'from' = '{run}'");
+    let marked = format!(
+        "SELECT count(*) FROM stepd.history WHERE run = '{new}' AND event = 'forked' AND data ->> 'from' = '{run}'"
+    );
     assert_eq!(g.db.count(marked).await, 1);
     assert_eq!(g.get(&format!("/runs/{run}")).await["input"], json!({"n": 1}), "the first stays as it was");
     stepd(&g.db, &["replay", &run, "--step", "two", "--set", "n"]).await.is(2).says("PATH=JSON");

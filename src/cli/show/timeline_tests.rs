@@ -72,6 +72,7 @@ fn drawn<'a>(run: &'a RunDetail, steps: &'a [StepLine], history: &'a [HistoryLin
 
 fn event(ms: i64, event: &str, key: Option<&str>, data: &serde_json::Value) -> HistoryLine {
     HistoryLine {
+        seq: 1,
         at: at(ms),
         event: event.into(),
         key: key.map(Into::into),

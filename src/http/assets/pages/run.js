@@ -174,8 +174,10 @@ export default {
             graph(definition.parts, read, key => pick(key)),
           );
       } else if (tab === 'history') {
-        const trail = (await get(`/runs/${id}/history`)).history;
-        if (mine === tab) put(view, historyTable(trail, called));
+        const first = await get(`/runs/${id}/history`);
+        // Of very many lines the first and the last.
+        const last = first.next == null ? null : await get(`/runs/${id}/history?newest=true`);
+        if (mine === tab) put(view, historyTable(first.history, last?.history.reverse(), called));
       } else if (tab === 'data') {
         put(
           view,
