@@ -117,11 +117,11 @@ pub async fn compare(db: &mut PgConnection, a: Uuid, b: Uuid) -> Result<Result<C
     }
     steps.sort_by(|(x, one), (y, other)| (x, &one.key).cmp(&(y, &other.key)));
     let steps: Vec<Pair> = steps.into_iter().map(|(_, pair)| pair).collect();
-    let differs = |of: fn(&RunDetail) -> Option<&String>| {
+    let differs = |of: fn(&RunDetail) -> Option<&str>| {
         changes(of(&first).and_then(value).as_ref(), of(&second).and_then(value).as_ref(), PLACES)
     };
-    let input = differs(|run| Some(&run.input));
-    let output = differs(|run| run.output.as_ref().or(run.error.as_ref()));
+    let input = differs(|run| Some(run.input.as_str()));
+    let output = differs(|run| run.output.as_deref().or(run.error.as_deref()));
     Ok(Ok(Comparison {
         first: steps.iter().find(|pair| !pair.differs.is_empty()).map(|pair| pair.key.clone()),
         differing,
@@ -150,7 +150,7 @@ async fn side(db: &mut PgConnection, run: RunDetail) -> Result<Side, DbError> {
     })
 }
 
-fn value(text: &String) -> Option<Value> {
+fn value(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok()
 }
 
@@ -159,7 +159,7 @@ async fn said_by(db: &mut PgConnection, run: Uuid, keys: &[String]) -> Result<Ha
     let said = |step: StepLine| {
         let mut all = json!({});
         for (name, text) in [("output", &step.output), ("error", &step.error)] {
-            if let Some(value) = text.as_ref().and_then(value) {
+            if let Some(value) = text.as_deref().and_then(value) {
                 all[name] = value;
             }
         }

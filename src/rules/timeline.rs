@@ -65,6 +65,8 @@ pub type States = BTreeMap<&'static str, u32>;
 pub struct Fold {
     /// The node: a map, an item of one. Its steps' keys begin with it.
     pub path: String,
+    /// The number of the first of them, in the order in which the run's steps started.
+    pub seq: i32,
     /// Nodes that stand right under it: the items of a map.
     pub items: usize,
     /// Steps under it, at any depth.
@@ -81,8 +83,8 @@ pub struct Fold {
     pub from: DateTime<Utc>,
     /// When the last of them ended; null: some are under way.
     pub to: Option<DateTime<Utc>>,
-    /// How many were under way in each cell of that time (until now).
-    pub at_work: Vec<u32>,
+    /// How many were under way at a time, on average, in each of 120 equal cells of that time (until now).
+    pub at_work: Vec<f64>,
     /// The cells in which an attempt failed.
     pub failed: Vec<usize>,
 }
@@ -196,8 +198,7 @@ fn folded(node: &Node<'_>, tries: &[(String, DateTime<Utc>)], now: DateTime<Utc>
     let first = node.inside().map(|part| part.from).min().unwrap_or(node.first.from);
     let ended = node.inside().map(|part| part.to).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max());
     let until = ended.unwrap_or_else(|| now.max(first));
-    let cell = |at: DateTime<Utc>| cell(first, until, at);
-    let mut change = vec![0_i64; CELLS + 1];
+    let mut load = Load::new(first, until);
     let (mut states, mut shapes, mut failed) = (States::new(), BTreeMap::<String, States>::new(), HashSet::new());
     let (mut items, mut steps) = (HashSet::new(), 0);
     for part in node.inside() {
@@ -206,25 +207,20 @@ fn folded(node: &Node<'_>, tries: &[(String, DateTime<Utc>)], now: DateTime<Utc>
         *states.entry(part.state.as_str()).or_default() += 1;
         *shapes.entry(shape(&part.key)).or_default().entry(part.state.as_str()).or_default() += 1;
         if part.does != Does::Frame && part.state != StepState::Skipped {
-            change[cell(part.from)] += 1;
-            change[cell(part.to.unwrap_or(until)) + 1] -= 1;
+            load.add(part.from, part.to.unwrap_or(until));
         }
         if part.state == StepState::Failed {
-            failed.insert(cell(part.to.unwrap_or(until)));
+            failed.insert(cell(load.place(part.to.unwrap_or(until))));
         }
     }
     let mine: Vec<DateTime<Utc>> =
         tries.iter().filter(|(key, _)| node_of(key, node.path).is_some()).map(|(_, at)| *at).collect();
-    failed.extend(mine.iter().map(|at| cell(*at)));
+    failed.extend(mine.iter().map(|at| cell(load.place(*at))));
     let mut failed: Vec<usize> = failed.into_iter().collect();
     failed.sort_unstable();
-    let mut under_way = 0;
-    let at_work = change[..CELLS].iter().map(|change| {
-        under_way += change;
-        u32::try_from(under_way).unwrap_or(0)
-    });
     Fold {
         path: node.path.to_owned(),
+        seq: node.first.seq,
         items: items.len(),
         steps,
         states,
@@ -232,18 +228,63 @@ fn folded(node: &Node<'_>, tries: &[(String, DateTime<Utc>)], now: DateTime<Utc>
         failed_attempts: mine.len(),
         from: first,
         to: ended,
-        at_work: at_work.collect(),
+        at_work: load.averages(),
         failed,
     }
 }
 
-/// In which cell of a time an instant lies.
-fn cell(from: DateTime<Utc>, to: DateTime<Utc>, at: DateTime<Utc>) -> usize {
-    let whole = (to - from).num_microseconds().unwrap_or(i64::MAX).max(1);
-    let part = (at - from).num_microseconds().unwrap_or(0).clamp(0, whole);
-    let cells = i128::try_from(CELLS).unwrap_or(1);
-    let at = i128::from(part) * cells / i128::from(whole);
-    usize::try_from(at).unwrap_or(0).min(CELLS - 1)
+/// How much was under way in each cell of a time: whole cells as changes, so that a long step costs no more than a short one.
+struct Load {
+    from: DateTime<Utc>,
+    /// Microseconds of a cell.
+    wide: f64,
+    whole: Vec<f64>,
+    part: Vec<f64>,
+}
+
+impl Load {
+    fn new(from: DateTime<Utc>, to: DateTime<Utc>) -> Self {
+        let wide = micros(from, to).max(1.0) / CELLS as f64;
+        Self { from, wide, whole: vec![0.0; CELLS + 1], part: vec![0.0; CELLS] }
+    }
+
+    /// In cells from the first one on.
+    fn place(&self, at: DateTime<Utc>) -> f64 {
+        (micros(self.from, at) / self.wide).clamp(0.0, CELLS as f64)
+    }
+
+    fn add(&mut self, from: DateTime<Utc>, to: DateTime<Utc>) {
+        let (a, b) = (self.place(from), self.place(to));
+        let (first, last) = (cell(a), cell(b));
+        if first == last {
+            self.part[first] += b - a;
+            return;
+        }
+        self.part[first] += (first + 1) as f64 - a;
+        self.part[last] += b - last as f64;
+        self.whole[first + 1] += 1.0;
+        self.whole[last] -= 1.0;
+    }
+
+    /// Two digits of it say enough.
+    fn averages(&self) -> Vec<f64> {
+        let mut under_way = 0.0;
+        let one = |(whole, part): (&f64, &f64)| {
+            under_way += whole;
+            ((under_way + part) * 100.0).round() / 100.0
+        };
+        self.whole.iter().zip(&self.part).map(one).collect()
+    }
+}
+
+fn micros(from: DateTime<Utc>, to: DateTime<Utc>) -> f64 {
+    (to - from).num_microseconds().unwrap_or(i64::MAX) as f64
+}
+
+/// In which cell a place lies; the end lies in the last one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the number of cells")]
+fn cell(place: f64) -> usize {
+    (place as usize).min(CELLS - 1)
 }
 
 /// Why no step of a run works in a stretch of its time, or that one does. An earlier one hides a later one.
@@ -291,7 +332,7 @@ pub fn sums(
 ) -> Sums {
     let until = until.max(created);
     let started = started.unwrap_or(until).clamp(created, until);
-    let micros = |from: DateTime<Utc>, to: DateTime<Utc>| (to - from).num_microseconds().unwrap_or(i64::MAX);
+    let whole = |from: DateTime<Utc>, to: DateTime<Utc>| (to - from).num_microseconds().unwrap_or(i64::MAX);
     let of_steps = parts.iter().filter(|part| part.state != StepState::Skipped).filter_map(|part| {
         let what = match part.does {
             Does::Work => Stretch::Working,
@@ -309,10 +350,10 @@ pub fn sums(
     }
     turns.sort_unstable();
     let mut open = [0_i64; 5];
-    let mut sums = Sums { total_us: micros(created, until), queued_us: micros(created, started), ..Sums::default() };
+    let mut sums = Sums { total_us: whole(created, until), queued_us: whole(created, started), ..Sums::default() };
     let mut at = started;
     for (time, what, change) in turns.into_iter().chain([(until, 0, 0)]) {
-        let span = micros(at, time);
+        let span = whole(at, time);
         let place = match open.iter().position(|n| *n > 0) {
             Some(0) => &mut sums.lost_us,
             Some(1) => &mut sums.working_us,

@@ -55,7 +55,7 @@ fn few_steps_are_told_whole_and_many_by_what_they_come_to() {
     assert_eq!(fold.shapes["docs[*].save"], States::from([("completed", 4_950), ("failed", 50)]));
     assert_eq!((fold.from, fold.to), (at(0), Some(at(5_001))));
     assert_eq!((fold.at_work.len(), fold.failed.len()), (CELLS, 50));
-    assert!(fold.at_work.iter().all(|n| *n > 0));
+    assert!(fold.at_work[1..CELLS - 1].iter().all(|n| (*n - 2.0).abs() < 0.1), "two at a time: {:?}", fold.at_work);
     // Unfolded: each item whole, those that failed found by their state.
     let failed = Wanted { under: "docs", state: Some(StepState::Failed), after: None, limit: 20 };
     let failed = level(&all, &tries, &failed, at(6_000));
@@ -69,7 +69,7 @@ fn what_is_under_way_goes_until_now() {
     all[50].to = None;
     all[50].state = StepState::Running;
     let top = level(&all, &[], &at_the_top(), at(1_000));
-    assert_eq!((top.folds[0].to, top.folds[0].at_work[CELLS - 1]), (None, 1));
+    assert_eq!((top.folds[0].to, top.folds[0].at_work[CELLS - 1]), (None, 1.0));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The dashboard, seen and used in a real browser.
 
 mod access;
+mod analytics;
 mod api;
 mod ground;
 mod live;

@@ -70,7 +70,11 @@ export const shortId = id => `…${id.slice(-8)}`;
 export const count = n => (n == null ? '–' : Number(n).toLocaleString('en-GB'));
 
 // As many digits as say something: 12.30, 0.0042.
-export const money = n => (n == null ? '–' : Math.abs(n) >= 1 || n === 0 ? n.toFixed(2) : n.toFixed(Math.min(8, 3 - Math.floor(Math.log10(Math.abs(n))))));
+export function money(n) {
+  if (n == null) return '–';
+  const small = n !== 0 && Math.abs(n) < 1;
+  return n.toFixed(small ? Math.min(8, 1 - Math.floor(Math.log10(Math.abs(n)))) : 2);
+}
 
 export function compact(n) {
   if (n < 10000) return count(n);

@@ -55,11 +55,14 @@ export class Levels {
     const steps = new Map(),
       folds = new Map(),
       events = new Map(),
-      left = new Map();
+      left = new Map(),
+      order = new Set();
     for (const [under, pages] of this.read) {
       for (const { told } of pages) {
         for (const step of told.steps) if (!steps.has(step.key)) steps.set(step.key, step);
         for (const fold of told.folds) if (!folds.has(fold.path)) folds.set(fold.path, fold);
+        const nodes = [...told.steps.map(s => [s.seq, s.key]), ...told.folds.map(f => [f.seq, f.path])];
+        for (const [, path] of nodes.sort((a, b) => a[0] - b[0])) order.add(path);
         for (const e of told.events) events.set(`${e.at} ${e.event} ${e.key} ${e.attempt}`, e);
       }
       if (pages.at(-1).told.left) left.set(under, pages.at(-1).told.left);
@@ -67,6 +70,8 @@ export class Levels {
     return {
       all: top.all,
       sums: top.sums,
+      // As they stand one below the other: by their start, under a fold those that failed first.
+      order: [...order],
       steps: [...steps.values()],
       folds: [...folds.values()],
       events: [...events.values()].sort((a, b) => (a.at < b.at ? -1 : a.at > b.at ? 1 : 0)),

@@ -10,7 +10,7 @@ function fraction(text) {
 const WAITS = new Set(['sleep', 'wait', 'approve', 'workflow']);
 
 // `told`: steps one by one, folds that stand for many, and what happened beside them.
-export function story(run, { steps, folds = [], events }, now) {
+export function story(run, { order, steps, folds, events }, now) {
   const zero = ms(run.created_at);
   const at = text => (text ? Math.max(0, ms(text) - zero) : null);
   const end = at(run.ended_at) ?? Math.max(0, now - zero);
@@ -64,7 +64,7 @@ export function story(run, { steps, folds = [], events }, now) {
     run: runRow(run, [...rows, ...many], deaths, resumes, pauses, at, end),
     rows,
     folds: many,
-    root: grown(rows, many),
+    root: grown(order, rows, many),
   };
 }
 
@@ -177,8 +177,7 @@ function foldRow(fold, deaths, at, end) {
   const fills = [];
   fold.at_work.forEach((n, i) => {
     const failed = bad.has(i);
-    if (n || failed)
-      fills.push({ from: from + i * wide, to: from + (i + 1) * wide, fill: failed ? 'failed' : 'work', many: Math.max(1, n) });
+    if (n || failed) fills.push({ from: from + i * wide, to: from + (i + 1) * wide, fill: failed ? 'failed' : 'work', many: n });
   });
   const inside = key => key.startsWith(fold.path) && '[.'.includes(key[fold.path.length] ?? '-');
   const marks = [];
@@ -212,7 +211,7 @@ function splitAt(fills, death, again) {
 }
 
 // Keys as a tree: docs[12].text stands under docs[12], which stands under docs.
-function grown(rows, folds) {
+function grown(order, rows, folds) {
   const root = { children: [], byPath: new Map() };
   const node = (path, parent, name, item) => {
     let found = root.byPath.get(path);
@@ -236,6 +235,7 @@ function grown(rows, folds) {
     }
     return parent;
   };
+  for (const path of order) planted(path);
   for (const row of rows) planted(row.key).row = row;
   for (const many of folds) planted(many.key).many = many;
   for (const top of root.children) summed(top);

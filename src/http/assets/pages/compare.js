@@ -2,9 +2,9 @@
 
 import { h, icon, put } from '../dom.js';
 import { get } from '../api.js';
-import { count, money, now, plural, shortId, span } from '../format.js';
+import { count, money, now, shortId, span } from '../format.js';
 import { Levels } from '../levels.js';
-import { badge, panel, runLink, table, when } from '../parts.js';
+import { badge, FINAL, panel, runLink, table, when } from '../parts.js';
 import { Timeline } from '../timeline.js';
 import { scale, story } from '../timeline-model.js';
 
@@ -75,8 +75,9 @@ export default {
       );
       return null;
     }
-    const [told, ...sides] = await Promise.all([
+    const [told, { workers }, ...sides] = await Promise.all([
       get(`/compare?a=${ids[0]}&b=${ids[1]}`),
+      get('/workers').catch(() => ({ workers: [] })),
       ...ids.map(async id => {
         const levels = new Levels(id);
         const [run, read, definition] = await Promise.all([
@@ -92,6 +93,10 @@ export default {
       (side, i) =>
         new Timeline({
           choose: () => {},
+          workers: id => {
+            const worker = workers.find(w => w.id === id);
+            return worker ? `${worker.host}·${worker.pid}` : null;
+          },
           levels: side.levels,
           changed: read => {
             sides[i].read = read;
@@ -130,13 +135,7 @@ export default {
           ),
         ),
       ),
-      panel(
-        'Steps',
-        told.left_out
-          ? h('p', { class: 'hint' }, `${count(told.left_out)} steps are left out; those that differ are shown first of all.`)
-          : null,
-        table(columns(told), told.steps, { caption: 'Steps', empty: 'No step has started in either.' }),
-      ),
+      stepsOf(told),
       h('div', { class: 'two' }, panel('Input', differences(told.input)), panel('Output', differences(told.output))),
       panel(
         'Definition',
@@ -156,7 +155,7 @@ export default {
 function sentence({ a, b, first, differing }) {
   const more = (x, y, words) => (x == null || y == null || x === y ? null : words(y > x, Math.abs(y - x)));
   const parts = [
-    more(a.took_ms, b.took_ms, (slower, ms) => `B took ${span(ms)} ${slower ? 'longer' : 'less'} than A`),
+    FINAL.has(a.state) && FINAL.has(b.state) && more(a.took_ms, b.took_ms, (slower, ms) => `B took ${span(ms)} ${slower ? 'longer' : 'less'} than A`),
     more(a.cost, b.cost, (dearer, cost) => `it cost ${money(cost)} ${dearer ? 'more' : 'less'}`),
   ].filter(Boolean);
   return h(
@@ -167,7 +166,11 @@ function sentence({ a, b, first, differing }) {
       'span',
       {},
       first
-        ? ['The first step that differs is ', h('strong', { class: 'mono' }, first), `, of ${plural(differing, 'step')} that differ${differing === 1 ? 's' : ''}. `]
+        ? [
+            'The first step that differs is ',
+            h('strong', { class: 'mono' }, first),
+            differing === 1 ? '; no other does. ' : `, of ${count(differing)} that differ. `,
+          ]
         : 'Every step went alike. ',
       parts.length ? `${parts.join('; ')}.` : null,
     ),
@@ -182,13 +185,50 @@ function delta({ a, b }, of, words) {
   return h('span', { class: d > 0 ? 'slower' : 'faster' }, `${d > 0 ? '+' : '−'}${words(Math.abs(d))}`);
 }
 
+// Of many steps those that differ, until all are asked for.
+const FEW = 40;
+function stepsOf(told) {
+  const box = h('div');
+  let all = told.steps.length <= FEW;
+  const button = h('button', {
+    type: 'button',
+    class: 'link-button',
+    onclick: () => {
+      all = !all;
+      draw();
+    },
+  });
+  const draw = () => {
+    button.textContent = all ? 'Those that differ' : `All ${count(told.steps.length)}`;
+    put(
+      box,
+      all && told.left_out ? h('p', { class: 'hint' }, `${count(told.left_out)} steps are left out: those that differ come first.`) : null,
+      table(
+        columns(told),
+        told.steps.filter(r => all || r.differs.length),
+        { caption: 'Steps', empty: told.steps.length ? 'No step differs.' : 'No step has started in either.' },
+      ),
+    );
+  };
+  draw();
+  return h(
+    'section',
+    { class: 'panel' },
+    h('header', {}, h('h2', {}, 'Steps'), told.steps.length > FEW ? button : null),
+    box,
+  );
+}
+
 function columns(told) {
   const state = went => (went ? badge(went.state) : h('span', { class: 'dim' }, 'absent'));
   const list = [
     {
       name: 'Step',
       class: 'mono',
-      cell: r => [r.key, r.key === told.first ? h('span', { class: 'first-differs', title: 'The first that differs' }, ' ◂ first') : null],
+      cell: r => [
+        r.key,
+        r.key === told.first ? h('span', { class: 'first-differs', title: 'The first step that differs' }, ' ◂ first') : null,
+      ],
     },
     { name: 'A', cell: r => state(r.a) },
     { name: 'B', cell: r => state(r.b) },
@@ -208,12 +248,7 @@ function columns(told) {
       !r.differs.length
         ? h('span', { class: 'dim' }, 'nothing')
         : r.changes.length
-          ? h(
-              'details',
-              { class: 'inline' },
-              h('summary', { class: 'err' }, r.differs.join(', ')),
-              differences(r.changes),
-            )
+          ? h('details', { class: 'inline' }, h('summary', { class: 'err' }, r.differs.join(', ')), differences(r.changes))
           : h('span', { class: 'err' }, r.differs.join(', ')),
   });
   return list;

@@ -25,7 +25,11 @@ export function historyTable(first, last, called) {
     'div',
     {},
     last
-      ? h('p', { class: 'hint' }, `There are very many lines: the first and the last ${count(last.length)} are shown. stepd logs has all of them.`)
+      ? h(
+          'p',
+          { class: 'hint' },
+          `There are very many lines: the first and the last ${count(last.length)} are shown. stepd logs has all of them.`,
+        )
       : null,
     table(
       [

@@ -139,7 +139,7 @@ export default {
       put(
         bar,
         tabs(
-          TABS.map(([key, name]) => [key, name, key === 'timeline' ? read.all || null : null]),
+          TABS.map(([key, name]) => [key, name, key === 'timeline' && read.all ? count(read.all) : null]),
           tab,
           choose,
         ),
