@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// With the workflow's present definition, not with the one that the run began with (see: stepd check --in-flight)
     #[arg(long)]
     latest: bool,
+    /// This step alone runs anew: every other one that is done keeps its result, also what came after it
+    #[arg(long)]
+    alone: bool,
 }
 
 pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
@@ -47,7 +50,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         input = Some(Payload::from_value(&edited));
     }
     let input = input.as_ref().map(Payload::as_str);
-    let id = actions::fork(&mut conn, from, &args.from, input, args.latest).await?;
+    let id = actions::fork(&mut conn, from, &args.from, input, args.latest, args.alone).await?;
     match global.output {
         Format::Table => {
             talk(&format!("forked from {from}; stepd show {id} tells which steps it keeps"));

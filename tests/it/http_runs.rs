@@ -233,6 +233,19 @@ async fn a_step_is_replayed_with_an_edited_input_in_a_run_that_says_where_it_com
     );
     assert_eq!(g.db.count(marked).await, 1);
     assert_eq!(g.get(&format!("/runs/{run}")).await["input"], json!({"n": 1}), "the first stays as it was");
+    // One step alone: what came after it keeps its result.
+    let alone = stepd(&g.db, &["replay", &run, "--step", "one", "--set", "n=7", "--alone"]).await.is(0).line();
+    g.db.reaches(&alone, "completed", SOON).await;
+    let steps = g.get(&format!("/runs/{alone}/steps?outputs=true")).await;
+    let mut told: Vec<_> = steps["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| (s["key"].to_string(), s["output"].clone(), s["attempts"].clone()))
+        .collect();
+    told.sort_by_key(|(key, ..)| key.clone());
+    assert_eq!(told[1], ("\"one\"".to_owned(), json!(7), json!(1)));
+    assert_eq!(told[2], ("\"two\"".to_owned(), json!(2), json!(0)));
     stepd(&g.db, &["replay", &run, "--step", "two", "--set", "n"]).await.is(2).says("PATH=JSON");
     stepd(&g.db, &["replay", &run, "--step", "two", "--set", "n.x=1"]).await.is(2).says("n holds no x");
     stepd(&g.db, &["replay", &run, "--step", "none", "--set", "n=1"]).await.is(3).says("none");

@@ -1,7 +1,7 @@
 // The timeline, drawn: one row a step, the run's workers above, crashes and resumes through all of them.
 
 import { h, s, icon, put } from './dom.js';
-import { count, plural, span } from './format.js';
+import { compact, count, plural, span } from './format.js';
 import { badge, complain, table } from './parts.js';
 import { bars, drawLegend, drawMark, ROW } from './timeline-bars.js';
 import { scale, story } from './timeline-model.js';
@@ -278,7 +278,7 @@ export class Timeline {
           'span',
           { class: 'tl-text', title: text },
           text,
-          folds ? h('span', { class: 'tl-many' }, count(inside(node))) : null,
+          folds ? badgeOf(inside(node), unit(node)) : null,
         ),
       ),
     );
@@ -398,6 +398,7 @@ const depth = node => {
   for (let p = node.parent; p?.parent; p = p.parent) n++;
   return n;
 };
+const badgeOf = (n, one) => h('span', { class: 'tl-many', title: plural(n, one) }, compact(n));
 const inside = node => node.many?.fold.items ?? node.children.length;
 const unit = node =>
   node.row?.step.kind === 'repeat' ? 'round' : node.row?.step.kind === 'map' || node.children[0]?.item ? 'item' : 'step';

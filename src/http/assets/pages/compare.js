@@ -232,6 +232,15 @@ function columns(told) {
     },
     { name: 'A', cell: r => state(r.a) },
     { name: 'B', cell: r => state(r.b) },
+    {
+      name: 'What differs',
+      cell: r =>
+        !r.differs.length
+          ? h('span', { class: 'dim' }, 'nothing')
+          : r.changes.length
+            ? h('details', { class: 'inline' }, h('summary', { class: 'err' }, r.differs.join(', ')), differences(r.changes))
+            : h('span', { class: 'err' }, r.differs.join(', ')),
+    },
     { name: 'A took', class: 'num', cell: r => time(r.a) },
     { name: 'B took', class: 'num', cell: r => time(r.b) },
     { name: 'Difference', class: 'num', cell: r => delta(r, 'took_ms', span) },
@@ -242,15 +251,6 @@ function columns(told) {
       { name: 'B cost', class: 'num', cell: r => (r.b?.cost == null ? '' : money(r.b.cost)) },
       { name: 'Difference', class: 'num', cell: r => delta(r, 'cost', money) },
     );
-  list.push({
-    name: 'What differs',
-    cell: r =>
-      !r.differs.length
-        ? h('span', { class: 'dim' }, 'nothing')
-        : r.changes.length
-          ? h('details', { class: 'inline' }, h('summary', { class: 'err' }, r.differs.join(', ')), differences(r.changes))
-          : h('span', { class: 'err' }, r.differs.join(', ')),
-  });
   return list;
 }
 
