@@ -35,6 +35,7 @@ mod http;
 mod http_acts;
 mod http_hooks;
 mod http_live;
+mod http_runs;
 mod http_walls;
 mod isolation;
 mod language;
