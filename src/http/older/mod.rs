@@ -6,10 +6,12 @@
 
 mod execute;
 mod executions;
+mod locks;
 mod refused;
 mod servers;
 mod shapes;
 mod steer;
+mod steps;
 mod told;
 mod workflows;
 
@@ -21,6 +23,7 @@ use utoipa_axum::routes;
 use crate::steps::Servers;
 
 use super::Site;
+use servers::Asked;
 
 /// What these endpoints need, beside the database.
 #[derive(Clone, Default)]
@@ -29,6 +32,16 @@ pub struct Older {
     pub documents: bool,
     /// The servers whose health is told.
     pub servers: Arc<Servers>,
+    /// What they have answered last.
+    asked: Asked,
+}
+
+impl Older {
+    /// With these servers, and with documents that requests bring along or without.
+    #[must_use]
+    pub fn new(documents: bool, servers: Arc<Servers>) -> Self {
+        Self { documents, servers, asked: Asked::default() }
+    }
 }
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
@@ -38,7 +51,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
         .routes(routes!(executions::row))
         .routes(routes!(executions::recent))
         .routes(routes!(executions::paused))
+        .routes(routes!(steps::one))
+        .routes(routes!(locks::all))
         .routes(routes!(steer::pause))
+        .routes(routes!(steer::retry))
         .routes(routes!(steer::resume))
         .routes(routes!(workflows::all))
         .routes(routes!(workflows::one))
