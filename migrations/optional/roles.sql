@@ -53,7 +53,7 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA stepd TO stepd_serve;
 GRANT USAGE ON SCHEMA stepd_engine TO stepd_serve;
 GRANT SELECT ON stepd_engine.checkpoints, stepd_engine.ended, stepd_engine.events, stepd_engine.signals, stepd_engine.definitions,
     stepd_engine.workflows, stepd_engine.settings, stepd_engine.deliveries TO stepd_serve;
-GRANT INSERT, UPDATE ON stepd_engine.deliveries TO stepd_serve;
+GRANT INSERT (hook, delivery), UPDATE (answer) ON stepd_engine.deliveries TO stepd_serve;
 GRANT INSERT (hash, workflow, body, handlers), UPDATE (used_at) ON stepd_engine.definitions TO stepd_serve;
 GRANT INSERT (name, definition, flow, source), UPDATE (retired_at) ON stepd_engine.workflows TO stepd_serve;
 GRANT EXECUTE ON FUNCTION stepd_engine.first_id(timestamptz) TO stepd_serve;

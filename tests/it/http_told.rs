@@ -147,7 +147,7 @@ async fn the_locks_that_are_held_are_listed_with_who_holds_them_and_none_when_no
     let names: Vec<&str> = keys["locks"].as_array().unwrap().iter().map(|l| l["name"].as_str().unwrap()).collect();
     assert_eq!(names.iter().filter(|n| **n == "slow b").count(), 2, "{keys}");
     assert_eq!(locks("").await["total"], 6);
-    is_problem(g.client.get(format!("{}/api/v1/locks?kind=all", g.site)).send().await.unwrap(), 400, "kind").await;
+    is_problem(g.client.get(format!("{}/api/v1/locks?kind=all", g.site)).send().await.unwrap(), 400, "`lease`").await;
     let older: Value = g.client.get(format!("{}/api/locks", g.site)).send().await.unwrap().json().await.unwrap();
     assert_eq!((&older["total"], older["locks"].as_array().unwrap().len()), (&json!(3), 3));
     assert_eq!(older["locks"][0]["locked_by"], holder);
@@ -165,23 +165,27 @@ async fn the_locks_that_are_held_are_listed_with_who_holds_them_and_none_when_no
 
 #[tokio::test]
 async fn the_figures_of_a_workflow_are_told_by_one_command() {
-    let g = Ground::new().await;
+    let g = ground(&["name: quick\nsteps: [{id: a, set: 1}]\n"]).await;
     for _ in 0..2 {
         let run = g.enqueued("fails", json!({})).await;
         g.db.reaches(&run, "failed", SOON).await;
     }
+    let run = g.enqueued("quick", json!({})).await;
+    g.db.reaches(&run, "completed", SOON).await;
     let stats = async |args: &[&str]| told(&g, &[&["stats"], args].concat()).await;
-    wait_until("the ends are counted", SOON, async || stats(&["fails"]).await[0]["runs"] == 2).await;
+    wait_until("the ends are counted", SOON, async || {
+        stats(&["fails"]).await[0]["runs"] == 2 && stats(&["quick"]).await[0]["runs"] == 1
+    })
+    .await;
     let all = stats(&[]).await;
-    assert_eq!(
-        (&all[0]["workflow"], &all[0]["failed"], &all[0]["success_rate"]),
-        (&json!("fails"), &json!(2), &json!(0.0))
-    );
-    assert!(all[0]["avg_ms"].is_i64() && all[0]["p95_ms"].is_i64(), "{all}");
+    let row = |f: &Value| json!([f["workflow"], f["runs"], f["completed"], f["failed"], f["success_rate"]]);
+    assert_eq!(row(&all[0]), json!(["fails", 2, 0, 2, 0.0]), "the most first; none of them succeeded");
+    assert_eq!(row(&all[1]), json!(["quick", 1, 1, 0, 1.0]));
+    assert!(all[1]["avg_ms"].is_i64() && all[1]["p95_ms"].is_i64(), "{all}");
     assert_eq!(stats(&["--until", "2000-01-01"]).await, json!([]));
     assert_eq!(stats(&["none"]).await, json!([]));
     let table = stepd(&g.db, &["stats", "--since", "7d"]).await.is(0).out;
-    assert!(table.contains("fails") && table.contains("0.0 %"), "{table}");
+    assert!(table.contains("fails") && table.contains("0.0 %") && table.contains("100.0 %"), "{table}");
 }
 
 #[tokio::test]
@@ -204,7 +208,7 @@ async fn a_failed_run_is_taken_up_again_in_place_by_the_command_and_by_the_api()
     let attempts = g.get(&format!("/runs/{run}/attempts")).await["attempts"].clone();
     let of_two: Vec<&Value> = attempts.as_array().unwrap().iter().filter(|a| a["key"] == "two").collect();
     assert_eq!(of_two.len(), 3, "no attempt is forgotten: {attempts}");
-    assert_eq!(g.db.count(format!("SELECT count(*) FROM stepd.runs WHERE workflow = 'mended'")).await, 1);
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'mended'").await, 1);
 }
 
 fn files(g: &Ground) -> std::collections::BTreeMap<String, usize> {
@@ -266,8 +270,12 @@ async fn the_history_of_a_run_is_written_to_the_archive_before_it_is_pruned() {
     let to = folder.display().to_string();
     stepd(&g.db, &["prune", "--older-than", "90d", "--archive", &to, "--yes"]).await.is(0).says("0 runs removed");
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "what is younger stays, and nothing is written");
-    g.db.exec(format!("UPDATE stepd_engine.ended SET ended_at = ended_at - interval '91 days' WHERE id = '{old}'"))
-        .await;
+    // As if it had been enqueued, and had ended, three months ago.
+    let aged = format!(
+        "UPDATE stepd_engine.ended SET id = stepd_engine.first_id(now() - interval '91 days'), ended_at = ended_at - interval '91 days' WHERE id = '{old}'"
+    );
+    g.db.exec(aged).await;
+    let old: String = g.db.one("SELECT id::text FROM stepd_engine.ended").await;
     stepd(&g.db, &["prune", "--older-than", "90d", "--archive", &to, "--dry-run"])
         .await
         .is(0)
@@ -277,7 +285,7 @@ async fn the_history_of_a_run_is_written_to_the_archive_before_it_is_pruned() {
     let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
     let lines = std::fs::read_to_string(file).unwrap();
     let kept: Value = serde_json::from_str(lines.trim()).unwrap();
-    assert_eq!((&kept["id"], lines.lines().count()), (&json!(old), 1));
+    assert_eq!((&kept["run"]["id"], lines.lines().count()), (&json!(old), 1));
     assert_eq!(g.db.count(format!("SELECT count(*) FROM stepd.runs WHERE id IN ('{old}', '{young}')")).await, 1);
     is_problem(g.client.get(format!("{}/api/v1/runs/{old}", g.site)).send().await.unwrap(), 404, "no run").await;
 }

@@ -64,6 +64,7 @@ mod resume;
 mod retention;
 mod retries;
 mod roles;
+mod roles_http;
 mod rows;
 mod schedules;
 mod shutdown;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::db::DbError;
 
 use super::super::access::Caller;
-use super::super::problem::Problem;
+use super::super::problem::{Problem, advice};
 use super::super::things::InTime;
 
 /// An answer that is none, in the shape of the older system.
@@ -66,7 +66,7 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        (self.status, Json(self)).into_response()
+        (self.status, advice(self.status), Json(self)).into_response()
     }
 }
 
