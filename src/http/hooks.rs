@@ -197,7 +197,7 @@ async fn taken(
     if let Some(delivery) = delivery
         && !deliveries::take(&mut tx, name, delivery).await?
     {
-        let said = deliveries::answer(&mut *tx, name, delivery).await?;
+        let said = deliveries::answer(&mut tx, name, delivery).await?;
         return Ok(again(said.as_deref()));
     }
     let answer = match &hook.does {
@@ -211,7 +211,7 @@ async fn taken(
                 labels: json!({}),
                 ..Default::default()
             };
-            fits(&mut *tx, workflow, &input).await?;
+            fits(&mut tx, workflow, &input).await?;
             let (id, created) = actions::enqueue_within(&mut tx, &job).await?;
             json!({"id": id, "created": created})
         }

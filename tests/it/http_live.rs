@@ -261,3 +261,23 @@ async fn streams_end_when_the_daemon_does_and_when_their_token_is_removed() {
     g.worker.ends(SOON).await;
     read_until(&mut all, "never said").await;
 }
+
+#[tokio::test]
+async fn a_page_of_another_origin_gets_no_socket_and_the_server_s_own_does() {
+    let g = Ground::new().await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    let connect = async |origin: &str| {
+        let url = format!("{}/api/v1/runs/{run}/ws", g.site.replace("http", "ws"));
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        tokio_tungstenite::connect_async(request).await
+    };
+    for foreign in ["http://evil.example", "null", "http://localhost.evil.example"] {
+        let Err(tokio_tungstenite::tungstenite::Error::Http(answer)) = connect(foreign).await else {
+            panic!("{foreign} has a socket")
+        };
+        assert_eq!(answer.status().as_u16(), 403, "{foreign}");
+    }
+    let mut own = connect(&g.site).await.unwrap().0;
+    assert!(!heard(&mut own, |m| m["state"] == "waiting").await.is_empty());
+}

@@ -17,6 +17,7 @@ mod workflows;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -25,8 +26,11 @@ use crate::steps::Servers;
 use super::Site;
 use servers::Asked;
 
+/// Requests that wait for the ends of their documents, at the most: each looks at the database again and again.
+const WAITING: usize = 256;
+
 /// What these endpoints need, beside the database.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Older {
     /// May a request bring a document along?
     pub documents: bool,
@@ -34,13 +38,21 @@ pub struct Older {
     pub servers: Arc<Servers>,
     /// What they have answered last.
     asked: Asked,
+    /// Places for requests that wait.
+    waiting: Arc<Semaphore>,
+}
+
+impl Default for Older {
+    fn default() -> Self {
+        Self::new(false, Arc::default())
+    }
 }
 
 impl Older {
     /// With these servers, and with documents that requests bring along or without.
     #[must_use]
     pub fn new(documents: bool, servers: Arc<Servers>) -> Self {
-        Self { documents, servers, asked: Asked::default() }
+        Self { documents, servers, asked: Asked::default(), waiting: Arc::new(Semaphore::new(WAITING)) }
     }
 }
 
