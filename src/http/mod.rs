@@ -61,9 +61,9 @@ const ACTORS: u32 = 2;
 
 /// A statement of a page that takes longer helps nobody; and to compile one takes longer than it does.
 const SESSION: [(&str, &str); 3] = [("statement_timeout", "15s"), ("lock_timeout", "5s"), ("jit", "off")];
+
 /// Where nobody says how long clients may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-
 
 /// Says whether this process can do its work, and whether that is more than to serve; the error says what is missing.
 pub type Readiness = Arc<dyn Fn() -> Result<bool, String> + Send + Sync>;
