@@ -18,6 +18,7 @@ pub mod hosts;
 pub mod in_flight;
 mod json;
 pub mod liveness;
+pub mod logs;
 pub mod maintenance;
 pub mod migrate;
 pub mod older;

@@ -63,12 +63,14 @@ mod retries;
 mod roles;
 mod rows;
 mod schedules;
+mod sessions;
 mod shutdown;
 mod smoke;
 mod sql;
 mod sql_role;
 mod state;
 mod statements;
+mod step_logs;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;

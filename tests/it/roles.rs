@@ -57,8 +57,18 @@ const FUNCTIONS: &[(&str, &str)] = &[
 const PURE: [&str; 6] = ["bucket_end", "bucket_middle", "failure_field", "failure_json", "uuid_time", "worker_alive"];
 
 /// The user's columns.
-const COLUMNS: [&str; 9] =
-    ["workflow", "input", "queue", "priority", "run_at", "unique_key", "concurrency_key", "labels", "traceparent"];
+const COLUMNS: [&str; 10] = [
+    "workflow",
+    "input",
+    "queue",
+    "priority",
+    "run_at",
+    "unique_key",
+    "concurrency_key",
+    "labels",
+    "traceparent",
+    "session_id",
+];
 
 /// Tries a statement as a role, and takes it back: '' where it went through, else its SQLSTATE.
 const TRY: &str = "CREATE FUNCTION public.try(role_ text, sql_ text) RETURNS text LANGUAGE plpgsql AS $$
