@@ -215,6 +215,10 @@ impl Ctx {
         if let Some(used) = used {
             data["usage"] = serde_json::to_value(used).unwrap_or_default();
         }
+        tracing::info!(
+            step.key = %record.key, attempt = record.attempts, code = &*failure.code, error = &*failure.message,
+            retry_in_ms = pause.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)), "attempt failed"
+        );
         self.ports.failures.tell(|| Failed {
             run: self.info.id,
             workflow: self.info.workflow.clone(),

@@ -11,9 +11,7 @@ use serde_json::json;
 
 use crate::engine::{self, Halt, StepDone};
 use crate::model::{Failure, Payload, RunId, StepKey, code};
-use crate::steps::StepCx;
-use crate::telemetry::context;
-use crate::telemetry::step_log::{LogLevel, Stream};
+use crate::steps::{LogLevel, StepCx, log_here};
 
 use super::child::ChildCall;
 use super::map::MapCall;
@@ -75,9 +73,7 @@ impl<'r> Ctx<'r> {
     /// # fn main() {}
     /// ```
     pub fn log(&self, text: impl std::fmt::Display) {
-        if let Some(place) = context::here().filter(|place| place.log.is_kept()) {
-            place.log.push(Stream::Code, LogLevel::Info, &text.to_string());
-        }
+        log_here(LogLevel::Info, text);
     }
 
     /// A step: `work` is called for each attempt, and what it returns is recorded as JSON before anything else of the run goes on.

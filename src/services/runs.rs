@@ -156,15 +156,18 @@ impl Runs {
             let session_id = claimed.session_id.clone();
             let place = Place { run, worker: claimed.lease.worker(), session_id, step: None, log: StepLog::default() };
             let work = async {
+                tracing::debug!(workflow = &*name, epoch = claimed.lease.epoch(), "run taken up");
                 let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
                 crate::engine::run(claimed, workflow, self.ports.clone(), inbox.clone()).await
             };
-            let work = std::pin::pin!(std::panic::AssertUnwindSafe(work).catch_unwind());
-            match context::within(Some(place), work).await {
-                Ok(outcome) => report(run, &name, outcome),
-                // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
-                Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
-            }
+            let told = async {
+                match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+                    Ok(outcome) => report(run, &name, outcome),
+                    // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
+                    Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
+                }
+            };
+            context::within(Some(place), std::pin::pin!(told)).await;
             next = self.after(run, &inbox);
         }
     }

@@ -12,7 +12,9 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::model::{Failure, Payload, RunId, StepKey, Wait, WorkerId};
-use crate::telemetry::step_log::{LogLevel, StepLog, Stream};
+use crate::telemetry::context;
+use crate::telemetry::step_log::Stream;
+pub use crate::telemetry::step_log::{LogLevel, StepLog};
 
 use super::meter::Meter;
 
@@ -267,6 +269,13 @@ impl StepCx {
     #[must_use]
     pub fn idempotency_key(&self) -> Arc<str> {
         format!("{}/{}", self.run, self.key).into()
+    }
+}
+
+/// As [`StepCx::log_as`], for whatever attempt is at work here; outside of one nothing is written.
+pub fn log_here(level: LogLevel, text: impl fmt::Display) {
+    if let Some(place) = context::here().filter(|place| place.log.is_kept()) {
+        place.log.push(Stream::Code, level, &text.to_string());
     }
 }
 

@@ -63,6 +63,7 @@ mod retries;
 mod roles;
 mod rows;
 mod schedules;
+mod secrets;
 mod sessions;
 mod shutdown;
 mod smoke;

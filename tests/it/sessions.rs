@@ -21,7 +21,7 @@ steps:
     if: input.fail
     run: exit 3
     retry: {max_attempts: 1}
-output: [steps.own.output, steps.told.output, steps.child.output]
+output: "[steps.own.output, steps.told.output, steps.child.output]"
 "#;
 
 const ANSWER: &str = "name: answer\nsteps: [{id: s, set: \"${{ run.session_id }}\"}]\noutput: steps.s.output\n";
@@ -94,7 +94,7 @@ async fn the_api_takes_a_session_and_finds_by_it() {
     assert_eq!(list["runs"][0]["session_id"], "a,b");
     assert_eq!(g.get(&format!("/runs/{}", made["id"].as_str().unwrap())).await["session_id"], "a,b");
     let long = json!({"workflow": "asks", "input": {"n": 1}, "session_id": "x".repeat(201)});
-    is_problem(g.post("app", "/runs", long).await, 400, "session_id_has_1_to_200_characters").await;
+    is_problem(g.post("app", "/runs", long).await, 422, "session_id_has_1_to_200_characters").await;
 }
 
 #[tokio::test]
