@@ -44,7 +44,7 @@ steps:
     run: |
       echo "died of $A" >&2; echo "and $B"; sleep 1.2; echo "late $A"; exit 7
     env: {A: "${{ secrets.variable }}", B: "${{ secrets.file }}"}
-    retry: {max_attempts: 2, backoff: fixed, delay: 10ms}
+    retry: {max_attempts: 2, backoff: constant, initial: 10ms}
     on_error: continue
   - id: asks
     http: GET http://me:${{ secrets.step_url }}@@SITE@/echo?key=${{ secrets.variable }}
@@ -347,7 +347,7 @@ async fn no_secret_is_found_in_anything_that_is_kept_or_told() {
 
 #[tokio::test]
 async fn a_line_of_the_log_is_a_json_object_whoever_has_written_it_and_a_runs_lines_tell_its_story() {
-    let story = "name: story\nresume: never\nsteps:\n  - {id: talk, run: 'echo from a program >&2'}\n  - {id: fail, run: 'exit 9', retry: {max_attempts: 2, delay: 10ms}}\n";
+    let story = "name: story\nresume: never\nsteps:\n  - {id: talk, run: 'echo from a program >&2'}\n  - {id: fail, run: 'exit 9', retry: {max_attempts: 2, initial: 10ms}}\n";
     let (db, files) = (Db::new().await, Files::new([story]));
     let mut worker =
         Spec::new(&db, &files).env("STEPD_LOG_LEVEL", "debug,sqlx=trace,hyper_util=trace").http().ready().await;

@@ -75,7 +75,7 @@ async fn runs_are_enqueued_with_a_session_and_found_by_it_from_the_shell() {
     let listed: Value =
         serde_json::from_str(&stepd(&db, &["ls", "--session", "s-2", "-o", "json"]).await.is(0).out).unwrap();
     assert_eq!((listed.as_array().unwrap().len(), &listed[0]["session_id"]), (1, &"s-2".into()));
-    let file = files.workflows().join("answer.yaml");
+    let file = files.workflows().join("w0.yaml");
     let file = file.to_str().unwrap();
     assert_eq!(stepd(&db, &["run", file, "--session", "tried"]).await.is(0).line(), "\"tried\"");
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE session_id = 'tried'").await, 1);

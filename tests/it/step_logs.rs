@@ -32,7 +32,7 @@ steps:
   - id: bad
     run: |
       echo "out $STEPD_ATTEMPT"; echo "err $STEPD_ATTEMPT" >&2; exit 3
-    retry: {max_attempts: 2, backoff: fixed, delay: 10ms}
+    retry: {max_attempts: 2, backoff: constant, initial: 10ms}
 "#;
 
 /// The lines that are kept of a run: `key#attempt stream text`.

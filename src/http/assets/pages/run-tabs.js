@@ -3,7 +3,7 @@
 import { h } from '../dom.js';
 import { count, exact, span } from '../format.js';
 import { json } from '../json.js';
-import { copy, table, when } from '../parts.js';
+import { copy, table } from '../parts.js';
 
 export function failure(error) {
   return h(
