@@ -19,6 +19,7 @@ const RELATIONS: &[(&str, &str)] = &[
     ("definitions", "rod"),
     ("history", "rod"),
     ("jobs", "rod"),
+    ("logs", "rod"),
     ("queues", "rod"),
     ("runs", "rod"),
     ("schedules", "rod"),
