@@ -53,7 +53,7 @@ steps:
     retry: {max_attempts: 1}
   - id: refused
     http: POST http://@SITE@/refuse
-    body: {key: "${{ secrets.variable }}"}
+    json: {key: "${{ secrets.variable }}"}
     on_error: continue
     retry: {max_attempts: 1}
   - id: far

@@ -27,6 +27,7 @@ use layer::{Folders, Layer};
 
 pub(crate) use database::hosts_of;
 pub use layer::Complaint;
+pub(crate) use outside::masked;
 pub(crate) use profiles::is_name;
 pub use profiles::{HttpHook, HttpToken, McpServer, Model};
 pub use shown::Shown;
