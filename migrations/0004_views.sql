@@ -21,7 +21,7 @@ SELECT r.id, r.state, r.workflow, stepd_engine.uuid_time(r.id) AS created_at, r.
             AND c.state = ANY (r.telling) ORDER BY (r.ended_at IS NOT NULL AND c.state = 'failed') DESC, c.seq DESC LIMIT 1) END AS attempts,
     stepd_engine.failure_field(r.error, 'code') AS error_code, stepd_engine.failure_field(r.error, 'message') AS error_message,
     r.resumes, r.crashes, r.queue, r.priority, r.due_at, r.worker, r.unique_key, r.concurrency_key, r.labels, r.input, r.output,
-    stepd_engine.failure_json(r.error) AS error, r.created_by, r.traceparent, r.epoch, r.definition,
+    stepd_engine.failure_json(r.error) AS error, r.created_by, r.traceparent, r.session_id, r.epoch, r.definition,
     (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = r.id AND v.kind = 'forked' LIMIT 1) AS forked_from,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS tokens_in,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS tokens_out,
@@ -31,13 +31,13 @@ FROM (
     SELECT j.id, j.state, j.workflow, j.run_at, coalesce(j.first_started_at, j.started_at) AS started_at, NULL::timestamptz AS ended_at,
         NULL::text AS last_key, NULL::integer AS last_attempts, '{running,waiting,failed}'::stepd.step_state[] AS telling,
         j.error, j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
-        j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, j.created_by, j.traceparent, j.epoch, j.definition
+        j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, j.created_by, j.traceparent, j.session_id, j.epoch, j.definition
     FROM stepd.jobs j
     UNION ALL
     SELECT e.id, e.state, e.workflow, e.run_at, e.started_at, e.ended_at,
         CASE WHEN e.last_output IS NULL THEN e.last_key END, e.last_attempts::integer, '{failed,cancelled}'::stepd.step_state[],
         e.error, e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
-        e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, e.created_by, e.traceparent, e.epoch, e.definition
+        e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, e.created_by, e.traceparent, e.session_id, e.epoch, e.definition
     FROM stepd_engine.ended e
 ) r
 -- Out here: the planner walks the two primary keys for ORDER BY id LIMIT only where neither half of a union has a condition of its own.
@@ -69,6 +69,7 @@ COMMENT ON COLUMN stepd.runs.output IS 'The workflow''s output, once completed; 
 COMMENT ON COLUMN stepd.runs.error IS 'The failure with its details: {class, code, message, details}.';
 COMMENT ON COLUMN stepd.runs.created_by IS 'The database role that inserted the job.';
 COMMENT ON COLUMN stepd.runs.traceparent IS 'The enqueuer''s W3C trace context.';
+COMMENT ON COLUMN stepd.runs.session_id IS 'What it belongs to together with other runs, as the enqueuer says; forks and children are of the same session.';
 COMMENT ON COLUMN stepd.runs.epoch IS 'Claims and take-overs so far.';
 COMMENT ON COLUMN stepd.runs.definition IS 'The definition that the run is pinned to.';
 COMMENT ON COLUMN stepd.runs.forked_from IS 'The run that this one was forked from; its steps before the fork keep their results here.';

@@ -229,6 +229,8 @@ BEGIN
         DELETE FROM stepd_engine.checkpoints c WHERE c.run = ANY (mine) RETURNING 1
     ), events AS (
         DELETE FROM stepd_engine.events v WHERE v.run = ANY (mine) RETURNING 1
+    ), logs AS (
+        DELETE FROM stepd_engine.logs l WHERE l.run = ANY (mine)
     ), signals AS (
         DELETE FROM stepd_engine.signals g WHERE g.run = ANY (mine)
     ), children AS (

@@ -1,6 +1,7 @@
 //! Builds the daemon: every service with what it needs, nothing started that has not been told to.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
 use crate::services::daily::Daily;
+use crate::services::logs::Logs;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
 use crate::services::progress::Progress;
@@ -32,6 +34,8 @@ use crate::services::sweeper::Sweeper;
 use crate::services::tables::Tables;
 use crate::services::writer::{PgJournal, Writers};
 use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::step_log::StepLogs;
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
@@ -58,6 +62,14 @@ pub enum BuildError {
     /// A server or a model of the configuration.
     #[error("{0}")]
     Outside(String),
+    /// The file for failures.
+    #[error("error_log: {path} cannot be opened: {error}")]
+    ErrorLog {
+        /// Which.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
     /// A secret that is named and not there.
     #[error("{key} names the secret `{name}`, which is not there: add it to [secrets]")]
     MissingSecret {
@@ -87,6 +99,7 @@ pub struct Daemon {
     pub(super) outside: Outside,
     pub(super) connectivity: Arc<Connectivity>,
     pub(super) progress: Arc<Progress>,
+    pub(super) failures: Failures,
     pub(super) grace: Duration,
     pub(super) stop: watch::Sender<bool>,
     /// The stop of what must go on until the drain has ended.
@@ -231,12 +244,16 @@ impl Daemon {
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
         let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
+        let (logs, failures) = (StepLogs::new(config.step_log_bytes), Failures::default());
+        tell_failures(&failures, config)?;
         let ports = Arc::new(Ports {
             journal: Arc::new(journal),
             registry: Arc::new(registry),
             gate: gate.clone(),
             clock: clock.clone(),
             max_output: config.max_output_bytes,
+            logs: logs.clone(),
+            failures: failures.clone(),
         });
         let runs = Runs::new(config.concurrency, ports, catalog.clone(), hints.clone());
         let (suspects_tx, suspects) = mpsc::channel(64);
@@ -249,7 +266,7 @@ impl Daemon {
             connectivity: connectivity.clone(),
             gate: keeper,
             pulse: progress.pulse("presence", PRESENCE_BOUND),
-            clock,
+            clock: clock.clone(),
             suspects: suspects_tx,
             on_lost: Box::new(move |worker| {
                 if let Some(runs) = lost.upgrade() {
@@ -302,7 +319,9 @@ impl Daemon {
         services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
-        services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining));
+        services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining.clone()));
+        // What the last steps write is kept, too.
+        services.spawn(Logs { db: db.clone(), logs, clock }.run(draining));
         let grace = Duration::from_secs(config.grace_seconds);
         let thread = Some(thread);
         Ok(Self {
@@ -313,6 +332,7 @@ impl Daemon {
             outside,
             connectivity,
             progress,
+            failures,
             grace,
             stop,
             drained,
@@ -349,6 +369,16 @@ impl Daemon {
         let patience = Duration::from_secs(config.statement_timeout_seconds);
         Ok(Database::new(config.database()?, config.database_pool, patience))
     }
+}
+
+/// Tells failures where a configuration says.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(super) fn tell_failures(failures: &Failures, config: &Config) -> Result<(), BuildError> {
+    let path = config.error_log.as_deref();
+    let named = |error| BuildError::ErrorLog { path: path.unwrap_or(Path::new("")).display().to_string(), error };
+    failures.open(path).map_err(named)
 }
 
 fn registration(config: &Config) -> Registration {

@@ -21,6 +21,7 @@ pub mod in_flight;
 mod json;
 pub mod liveness;
 pub mod locks;
+pub mod logs;
 pub mod maintenance;
 pub mod migrate;
 pub mod older;

@@ -21,6 +21,9 @@ use tokio::time::Instant;
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
 use crate::rules::policy::StepPolicy;
 use crate::steps::{After, BoxFuture, Flow, Meter, Registry, Reply, Shape, StepCx, StepOutput};
+use crate::telemetry::context;
+use crate::telemetry::failures::Failures;
+use crate::telemetry::step_log::StepLogs;
 
 use super::clock::ServerClock;
 use super::gate::Gate;
@@ -40,6 +43,8 @@ pub struct RunInfo {
     pub workflow: Arc<str>,
     /// Its `run_at`.
     pub scheduled_for: DateTime<Utc>,
+    /// What it belongs to together with other runs.
+    pub session_id: Option<Arc<str>>,
 }
 
 /// Everything outside the run that a run needs.
@@ -54,6 +59,10 @@ pub struct Ports {
     pub clock: Arc<ServerClock>,
     /// The largest output, in bytes of JSON text.
     pub max_output: usize,
+    /// Where steps write while they work.
+    pub logs: Arc<StepLogs>,
+    /// Told of each failed attempt.
+    pub failures: Failures,
 }
 
 /// One step to be done.
@@ -136,6 +145,7 @@ impl Ctx {
                 id: claimed.lease.run(),
                 workflow: claimed.workflow.clone(),
                 scheduled_for: claimed.scheduled_for,
+                session_id: claimed.session_id.clone(),
             },
             worker: claimed.lease.worker(),
             epoch: claimed.lease.epoch(),
@@ -395,6 +405,8 @@ impl Ctx {
         shape: Shape,
         (stop, reply): (crate::steps::StopSignal, Option<Reply>),
     ) -> StepCx {
+        // The attempt's own, by the place in which it is polled.
+        let log = context::here().map(|place| place.log).unwrap_or_default();
         StepCx {
             run: self.info.id,
             workflow: self.info.workflow.clone(),
@@ -404,6 +416,7 @@ impl Ctx {
             worker: self.worker,
             seq: record.seq,
             traceparent: self.traceparent.clone(),
+            session_id: self.info.session_id.clone(),
             started_at: record.started_at,
             label: self.label_of(&record.key),
             shape,
@@ -411,6 +424,7 @@ impl Ctx {
             meter: self.meter.clone(),
             kept: record.decision.as_ref().and_then(|decision| Kept::of(Some(decision)).kept),
             reply,
+            log,
         }
     }
 

@@ -14,6 +14,7 @@ mod hooks;
 mod hub;
 mod listen;
 mod lists;
+mod logs;
 mod older;
 mod openapi;
 mod page;

@@ -13,6 +13,7 @@ use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
 use crate::model::{Claimed, Lease, RunId, StepKey, WorkerId};
 use crate::steps::StopReason;
 use crate::telemetry::context::{self, Place};
+use crate::telemetry::step_log::StepLog;
 
 use super::catalog::Catalog;
 use super::shared::Hints;
@@ -152,17 +153,21 @@ impl Runs {
             let run = claimed.lease.run();
             self.started.fetch_add(1, Ordering::Relaxed);
             let name = claimed.workflow.clone();
-            let place = Place { run, worker: claimed.lease.worker(), step: None };
+            let session_id = claimed.session_id.clone();
+            let place = Place { run, worker: claimed.lease.worker(), session_id, step: None, log: StepLog::default() };
             let work = async {
+                tracing::debug!(workflow = &*name, epoch = claimed.lease.epoch(), "run taken up");
                 let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
                 crate::engine::run(claimed, workflow, self.ports.clone(), inbox.clone()).await
             };
-            let work = std::pin::pin!(std::panic::AssertUnwindSafe(work).catch_unwind());
-            match context::within(Some(place), work).await {
-                Ok(outcome) => report(run, &name, outcome),
-                // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
-                Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
-            }
+            let told = async {
+                match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+                    Ok(outcome) => report(run, &name, outcome),
+                    // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
+                    Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
+                }
+            };
+            context::within(Some(place), std::pin::pin!(told)).await;
             next = self.after(run, &inbox);
         }
     }
@@ -337,6 +342,8 @@ mod tests {
     use crate::engine::{Gate, MemoryJournal, ServerClock};
     use crate::model::Payload;
     use crate::steps::Registry;
+    use crate::telemetry::failures::Failures;
+    use crate::telemetry::step_log::StepLogs;
 
     fn claimed(n: u128) -> Claimed {
         Claimed::of(RunId(Uuid::from_u128(n)), 1, "w", Payload::null())
@@ -351,6 +358,8 @@ mod tests {
             gate: Gate::always_open(),
             clock: Arc::new(ServerClock::new(chrono::DateTime::UNIX_EPOCH)),
             max_output: 1,
+            logs: StepLogs::new(0),
+            failures: Failures::default(),
         };
         let db = crate::db::Database::new(
             sqlx::postgres::PgConnectOptions::new_without_pgpass(),

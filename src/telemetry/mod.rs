@@ -2,7 +2,9 @@
 
 pub mod context;
 pub(crate) mod escape;
+pub mod failures;
 mod journal;
 mod line;
 pub mod logs;
 pub mod redact;
+pub mod step_log;

@@ -68,12 +68,15 @@ mod roles;
 mod roles_http;
 mod rows;
 mod schedules;
+mod secrets;
+mod sessions;
 mod shutdown;
 mod smoke;
 mod sql;
 mod sql_role;
 mod state;
 mod statements;
+mod step_logs;
 #[cfg(feature = "failpoints")]
 mod stopped;
 mod support;

@@ -29,6 +29,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         output: None,
         error: None,
         created_by: None,
+        session_id: None,
         forked_from: None,
         from_step: None,
         epoch: 2,

@@ -26,7 +26,7 @@ use super::{KILL_LIMIT, LINGER, MARKER, Processes};
 pub(super) async fn run(shared: &Arc<Processes>, cx: &StepCx, mut program: Program) -> Result<Flow, Failure> {
     let stdin = program.stdin.take();
     let mut running = Running::start(shared, cx, program, stdin.is_some()).await?;
-    let (mut out, mut err) = (Capture::whole(shared.options.output_limit), Capture::ends());
+    let (mut out, mut err) = (Capture::whole(shared.options.output_limit, &cx.log), Capture::ends(&cx.log));
     let end = running.drive(stdin, &mut out, &mut err, shared.options.grace, cx).await;
     match end {
         End::Exited(status) => output::result(status, out, err).map(Flow::Done),

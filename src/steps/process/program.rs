@@ -140,5 +140,6 @@ pub(super) fn identity(cx: &StepCx) -> impl Iterator<Item = (&'static str, Strin
         ("STEPD_ATTEMPT", cx.attempt.to_string()),
     ]
     .into_iter()
+    .chain(cx.session_id.as_ref().map(|s| ("STEPD_SESSION_ID", s.to_string())))
     .chain(cx.traceparent.as_ref().map(|t| ("TRACEPARENT", t.to_string())))
 }
