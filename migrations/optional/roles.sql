@@ -37,7 +37,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA stepd TO stepd_read, stepd_operate, stepd_d
 GRANT EXECUTE ON FUNCTION stepd.why(uuid), stepd.unique_key(text, jsonb), stepd.stats(date, date, text) TO stepd_read, stepd_operate;
 
 -- Operate: what changes the way of a run, a queue, a schedule or a workflow; it starts nothing with an input of its own but a fork.
-GRANT EXECUTE ON FUNCTION stepd.cancel(uuid, text), stepd.retry(uuid, boolean), stepd.fork(uuid, text, jsonb, boolean), stepd.pause(uuid, text, boolean),
+GRANT EXECUTE ON FUNCTION stepd.cancel(uuid, text), stepd.retry(uuid, boolean), stepd.fork(uuid, text, jsonb, boolean, boolean), stepd.pause(uuid, text, boolean),
     stepd.unpause(uuid), stepd.signal(uuid, text, jsonb), stepd.emit(text, jsonb), stepd.approve(uuid, text, text, jsonb),
     stepd.reject(uuid, text, text), stepd.pause_queue(text, text), stepd.unpause_queue(text), stepd.limit_queue(text, integer),
     stepd.run_schedule(text), stepd.pause_schedule(text, text), stepd.unpause_schedule(text),

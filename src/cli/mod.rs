@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod demo;
 mod dev;
+mod diff;
 mod doctor;
 mod emit;
 mod enqueue;
@@ -162,8 +163,11 @@ enum Command {
     Cancel(act::Cancel),
     /// Take up failed runs again, from their last checkpoints: by id, or all that a filter leaves
     Retry(act::Retry),
-    /// Make a new run of a run, from a step on: what had ended before keeps its result
+    /// Make a new run of a run, from a step on: what had ended before keeps its result; to replay a step is the same
+    #[command(visible_alias = "replay")]
     Fork(fork::Args),
+    /// Compare two runs: the first step that differs, the changed paths, durations and cost
+    Diff(diff::Args),
     /// Pause runs until unpause: at once, or after the step that runs now; by id, or all that a filter leaves
     Pause(act::Pause),
     /// Let paused runs go on from where they stood: by id, or all that a filter leaves
@@ -280,6 +284,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cancel(args) => act::cancel(&cli.global, &args).await,
         Command::Retry(args) => act::retry(&cli.global, &args).await,
         Command::Fork(args) => fork::run(&cli.global, &args).await,
+        Command::Diff(args) => diff::run(&cli.global, &args).await,
         Command::Pause(args) => act::pause(&cli.global, &args).await,
         Command::Unpause(args) => act::unpause(&cli.global, &args).await,
         Command::Signal(args) => signal::run(&cli.global, &args).await,

@@ -88,8 +88,8 @@ pub async fn retry<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid, la
     Ok(sqlx::query_file_scalar!("src/db/sql/retry.sql", run, latest).fetch_one(db).await?)
 }
 
-/// Makes a new run of a run, from a step on, perhaps with another input (JSON text), perhaps with its workflow's present definition;
-/// gives its id.
+/// Makes a new run of a run, from a step on, perhaps with another input (JSON text), perhaps with its workflow's present definition, perhaps
+/// with this step alone running anew; gives its id.
 ///
 /// # Errors
 /// SD001, SD010, SD017; whatever else the database says.
@@ -99,8 +99,9 @@ pub async fn fork<'c>(
     from_step: &str,
     input: Option<&str>,
     latest: bool,
+    alone: bool,
 ) -> Result<Uuid, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/fork.sql", run, from_step, input, latest).fetch_one(db).await?)
+    Ok(sqlx::query_file_scalar!("src/db/sql/fork.sql", run, from_step, input, latest, alone).fetch_one(db).await?)
 }
 
 /// Pauses a run: `paused`, or `requested` where a worker has it, which lets it go when its steps have ended, or breaks them off `now`.

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod changes;
 pub mod children;
 pub mod claims;
+pub mod compare;
 pub mod compat;
 pub mod connect;
 pub mod daily;
@@ -32,6 +33,7 @@ pub mod schedules;
 pub mod server;
 pub mod sql_step;
 pub mod step;
+pub mod timeline;
 pub mod waiting;
 pub mod waits;
 

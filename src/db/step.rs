@@ -46,7 +46,20 @@ pub async fn one<'c>(
     run: Uuid,
     key: &str,
 ) -> Result<Option<StepLine>, DbError> {
-    Ok(sqlx::query_file_as!(StepLine, "src/db/sql/run_step.sql", run, key).fetch_optional(db).await?)
+    Ok(some(db, run, &[key.to_owned()], true).await?.pop())
+}
+
+/// Some steps by their keys, in the order of their start, without or with their outputs. A key that is none is left out.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn some<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    keys: &[String],
+    outputs: bool,
+) -> Result<Vec<StepLine>, DbError> {
+    Ok(sqlx::query_file_as!(StepLine, "src/db/sql/run_steps_of.sql", run, keys, outputs).fetch_all(db).await?)
 }
 
 /// The attempts of a run's steps, or of one of them, in their order.

@@ -114,6 +114,9 @@ struct Fork {
     /// With the workflow's present definition.
     #[serde(default)]
     latest: bool,
+    /// This step alone runs anew: every other one that is done keeps its result.
+    #[serde(default)]
+    alone: bool,
 }
 
 /// The run that was made.
@@ -123,7 +126,7 @@ struct Forked {
     forked_from: Uuid,
 }
 
-/// Make a new run of a run, from a step on.
+/// Make a new run of a run, from a step on, or to replay one step.
 #[utoipa::path(post, path = "/runs/{id}/fork", request_body = Fork, tag = "actions", params(("id" = Uuid, Path, description = "The run.")),
     responses((status = 201, body = Forked), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
 async fn fork(
@@ -135,7 +138,7 @@ async fn fork(
     caller.needs(Scope::Operate)?;
     let mut conn = acting(&site, &caller).await?;
     let input = fork.input.as_ref().map(|raw| raw.get());
-    let new = actions::fork(&mut *conn, id, &fork.from_step, input, fork.latest).await?;
+    let new = actions::fork(&mut *conn, id, &fork.from_step, input, fork.latest, fork.alone).await?;
     Ok((StatusCode::CREATED, Json(Forked { id: new, forked_from: id })))
 }
 

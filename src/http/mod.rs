@@ -6,6 +6,7 @@
 mod access;
 mod acts;
 mod bulk;
+mod compare;
 mod definitions;
 mod explained;
 mod health;
@@ -25,6 +26,7 @@ mod stats;
 mod step;
 mod stream;
 mod things;
+mod timeline;
 mod told;
 
 use std::any::Any;
@@ -57,11 +59,11 @@ const READERS: u32 = 4;
 /// … and for acting.
 const ACTORS: u32 = 2;
 
+/// A statement of a page that takes longer helps nobody; and to compile one takes longer than it does.
+const SESSION: [(&str, &str); 3] = [("statement_timeout", "15s"), ("lock_timeout", "5s"), ("jit", "off")];
+
 /// Where nobody says how long clients may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A statement of a page that takes longer helps nobody.
-const SESSION: [(&str, &str); 2] = [("statement_timeout", "15s"), ("lock_timeout", "5s")];
 
 /// Says whether this process can do its work, and whether that is more than to serve; the error says what is missing.
 pub type Readiness = Arc<dyn Fn() -> Result<bool, String> + Send + Sync>;

@@ -214,6 +214,42 @@ async fn what_happens_while_nobody_is_connected_is_told_to_who_comes_back_also_e
 }
 
 #[tokio::test]
+async fn who_comes_back_after_more_than_can_be_told_is_told_to_look_anew_and_reads_on() {
+    let g = Ground::new().await;
+    let mut all = stream(&g.site, "/stream", None).await;
+    g.enqueued("asks", json!({"n": 1})).await;
+    let mut last = None;
+    while last.is_none() {
+        last = events(&read_until(&mut all, "\nid: ").await).1;
+    }
+    drop(all);
+    let many =
+        |n| format!("INSERT INTO stepd.jobs (workflow, queue) SELECT 'asks', 'nothing' FROM generate_series(1, {n})");
+    g.db.exec(many(1_500)).await;
+    let few = read_until(&mut stream(&g.site, "/stream", last.as_deref()).await, "\nid: ").await;
+    assert!(!few.contains("event: reset") && few.matches("event: run").count() >= 1_500, "as many can be told");
+    g.db.exec(many(1_000)).await;
+    let mut back = stream(&g.site, "/stream", last.as_deref()).await;
+    let read = read_until(&mut back, "\nid: ").await;
+    assert!(read.starts_with("event: reset\n") && !read.contains("event: run"), "{read}");
+    // The reset has a place of its own: who comes back after it is not told it again.
+    let after = events(&read).1;
+    let new = g.enqueued("fails", json!({})).await;
+    assert!(read_until(&mut back, &new).await.contains(&new), "the stream goes on");
+    let again = read_until(&mut stream(&g.site, "/stream", after.as_deref()).await, &new).await;
+    assert!(!again.contains("event: reset"), "{again}");
+    // Neither can be told what has changed since a place that this database has not come to, or left long ago.
+    let micros = "SELECT (extract(epoch FROM now() - interval '2 h') * 1000000)::bigint";
+    let (floor, at) = after.as_deref().unwrap().split_once('-').unwrap();
+    let ahead = format!("{}-{at}", floor.parse::<u32>().unwrap() + 1_000_000);
+    let long_ago = format!("{floor}-{}", g.db.count(micros).await);
+    for place in [ahead, long_ago] {
+        let read = read_until(&mut stream(&g.site, "/stream", Some(&place)).await, "\nid: ").await;
+        assert!(read.contains("event: reset"), "{place}: {read}");
+    }
+}
+
+#[tokio::test]
 async fn fifty_watchers_of_a_run_ask_the_database_no_more_than_one_does() {
     let g = Ground::new().await;
     let run = g.enqueued("asks", json!({"n": 1})).await;

@@ -36,6 +36,7 @@ mod http_acts;
 mod http_hooks;
 mod http_live;
 mod http_patience;
+mod http_runs;
 mod http_told;
 mod http_walls;
 mod isolation;

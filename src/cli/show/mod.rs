@@ -11,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::db::runs::{self, HistoryLine, RunDetail, StepLine};
+use crate::db::runs::{self, HistoryLine, RunDetail, StepLine, StepsWanted};
 
 use super::client::run_id;
 use super::errors::refused;
@@ -59,7 +59,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     }
     let table = global.output == Format::Table;
     let detail = runs::detail(&mut conn, id).await?.ok_or_else(|| missing(id))?;
-    let steps = runs::steps(&mut conn, id, !table).await?;
+    let steps = runs::steps(&mut conn, id, &StepsWanted { outputs: !table, ..StepsWanted::default() }).await?;
     let history = runs::history(&mut conn, id).await?;
     if table {
         let story = timeline::Story { run: &detail, steps: &steps, history: &history, items: args.all, killed: None };
