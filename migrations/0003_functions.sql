@@ -493,7 +493,7 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.settle_pause(uuid) IS 'Makes a run that no worker has paused where a pause is asked for, and not paused where none is.';
 
-CREATE FUNCTION stepd.pause(id uuid, reason text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION stepd.pause(id uuid, reason text DEFAULT NULL, now boolean DEFAULT false) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -525,12 +525,15 @@ BEGIN
                 HINT = 'There is nothing left to pause. (stepd explain SD011)';
         ELSIF state_ = 'running' THEN
             EXIT WHEN asked;
-            INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
-                VALUES (pause.id, 'pause', 'pause', stepd_engine.actor(), jsonb_build_object('reason', pause.reason))
-                ON CONFLICT (run) WHERE kind = 'pause' DO NOTHING;
+            INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
+                VALUES (pause.id, 'pause', 'pause', stepd_engine.actor(), jsonb_build_object('reason', pause.reason)
+                    || CASE WHEN pause.now THEN '{"now": true}' ELSE '{}' END::jsonb)
+                -- One that may take its time becomes one that may not; never the other way round.
+                ON CONFLICT (run) WHERE kind = 'pause' DO UPDATE SET payload = g.payload || '{"now": true}' WHERE pause.now AND NOT g.payload ? 'now';
             IF FOUND THEN
                 INSERT INTO stepd_engine.events (run, kind, by_whom, data)
-                    VALUES (pause.id, 'pause_requested', stepd_engine.actor(), json_build_object('reason', pause.reason)::text);
+                    VALUES (pause.id, 'pause_requested', stepd_engine.actor(), CASE WHEN pause.now THEN json_build_object('reason', pause.reason, 'now', true)
+                        ELSE json_build_object('reason', pause.reason) END::text);
                 PERFORM stepd_engine.wake();
             END IF;
             asked := true;
@@ -540,8 +543,8 @@ BEGIN
     RETURN 'requested';
 END
 $$;
-COMMENT ON FUNCTION stepd.pause(uuid, text) IS
-    'Pauses a run until stepd.unpause: at once where no worker has it (returns ''paused''), else when the steps that run now have ended, and before another starts (''requested''). A paused run holds no slot; answers, signals and events that come meanwhile are kept. No error where it is paused already. Raises SD010 for an unknown run, SD011 for an ended one.';
+COMMENT ON FUNCTION stepd.pause(uuid, text, boolean) IS
+    'Pauses a run until stepd.unpause: at once where no worker has it (returns ''paused''), else when the steps that run now have ended, and before another starts (''requested''). With now => true those steps are broken off, as a worker''s end would do it: after the unpause on_interrupt says what becomes of them. A paused run holds no slot; answers, signals and events that come meanwhile are kept. No error where it is paused already. Raises SD010 for an unknown run, SD011 for an ended one.';
 
 CREATE FUNCTION stepd.unpause(id uuid) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp

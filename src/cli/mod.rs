@@ -22,6 +22,7 @@ mod history;
 mod import;
 mod in_flight;
 mod kinds;
+mod lock;
 mod logs;
 mod ls;
 mod manual;
@@ -38,6 +39,7 @@ mod serve_http;
 mod show;
 mod signal;
 mod sizes;
+mod stats;
 mod text;
 mod token;
 mod values;
@@ -189,6 +191,11 @@ enum Command {
     /// Workers: ls
     #[command(subcommand)]
     Worker(worker::Command),
+    /// Locks: ls
+    #[command(subcommand)]
+    Lock(lock::Command),
+    /// Show how the runs of each workflow went: success rate, durations, resumes, cost; also of runs that have been pruned
+    Stats(stats::Args),
     /// Workflows: ls, show
     #[command(subcommand)]
     Workflow(workflow::Command),
@@ -291,6 +298,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(command) => queue::run(&cli.global, &command).await,
         Command::Schedule(command) => schedule::run(&cli.global, &command).await,
         Command::Worker(command) => worker::run(&cli.global, &command).await,
+        Command::Lock(command) => lock::run(&cli.global, &command).await,
+        Command::Stats(args) => stats::run(&cli.global, &args).await,
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db { .. } => sizes::run(&cli.global).await,
         Command::Eval(args) => eval::run(&cli.global, &args),

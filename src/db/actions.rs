@@ -104,7 +104,7 @@ pub async fn fork<'c>(
     Ok(sqlx::query_file_scalar!("src/db/sql/fork.sql", run, from_step, input, latest, alone).fetch_one(db).await?)
 }
 
-/// Pauses a run: `paused`, or `requested` where a worker has it.
+/// Pauses a run: `paused`, or `requested` where a worker has it, which lets it go when its steps have ended, or breaks them off `now`.
 ///
 /// # Errors
 /// SD010, SD011; whatever else the database says.
@@ -112,8 +112,9 @@ pub async fn pause<'c>(
     db: impl Executor<'c, Database = Postgres>,
     run: Uuid,
     reason: Option<&str>,
+    now: bool,
 ) -> Result<String, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/pause.sql", run, reason).fetch_one(db).await?)
+    Ok(sqlx::query_file_scalar!("src/db/sql/pause.sql", run, reason, now).fetch_one(db).await?)
 }
 
 /// Ends a run's pause; gives its new state.

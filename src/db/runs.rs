@@ -93,18 +93,6 @@ pub fn first_id_at(at: DateTime<Utc>) -> Uuid {
     Uuid::from_u128(ms << 80)
 }
 
-/// The newest runs that a filter leaves, newest first.
-///
-/// # Errors
-/// Whatever the database says.
-pub async fn list<'c>(
-    db: impl Executor<'c, Database = Postgres>,
-    filter: &Filter,
-    limit: i64,
-) -> Result<Vec<RunLine>, DbError> {
-    page(db, filter, None, limit).await
-}
-
 /// The newest runs that a filter leaves and that are older than `before`, newest first; planned anew for these very values.
 ///
 /// # Errors
@@ -226,7 +214,10 @@ pub struct RunDetail {
     pub error: Option<String>,
     pub created_by: Option<String>,
     pub epoch: i32,
+    /// The run that this one replays …
     pub forked_from: Option<Uuid>,
+    /// … from this step on.
+    pub from_step: Option<String>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,

@@ -194,12 +194,7 @@ async fn create(
 }
 
 /// Enqueues a run in a name: its id, and whether it is a new one.
-pub(super) async fn enqueued(
-    site: &Arc<Site>,
-    who: &str,
-    input: &Payload,
-    job: NewJob,
-) -> Result<(Uuid, bool), Problem> {
+async fn enqueued(site: &Arc<Site>, who: &str, input: &Payload, job: NewJob) -> Result<(Uuid, bool), Problem> {
     let mut conn = acting_as(site, who).await?;
     fits(&mut conn, &job.workflow, input).await?;
     let job = NewJob { input: input.as_str().to_owned(), ..job };
@@ -207,7 +202,7 @@ pub(super) async fn enqueued(
 }
 
 /// An input that breaks the workflow's schema is refused before it becomes a run that can only fail.
-async fn fits(conn: &mut sqlx::PgConnection, workflow: &str, input: &Payload) -> Result<(), Problem> {
+pub(super) async fn fits(conn: &mut sqlx::PgConnection, workflow: &str, input: &Payload) -> Result<(), Problem> {
     let Ok(Some(stored)) = definitions::definition(conn, None, workflow).await else { return Ok(()) };
     let Some(Ok(definition)) = stored.body.map(|body| definition::load(workflow, &body)) else { return Ok(()) };
     let Some(schema) = &definition.input else { return Ok(()) };

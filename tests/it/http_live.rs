@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::http::{Ground, client, spec};
+use crate::mcp::python;
 use crate::support::{SOON, wait_until};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -118,6 +119,36 @@ async fn a_socket_tells_every_event_once_in_order_also_over_a_reconnect_to_anoth
     let rest = lines(&heard(&mut third, |m| m["state"] == "completed").await);
     assert_eq!(rest[0].0, 5);
     assert_eq!(rest.len(), told.iter().filter(|m| m["type"] == "history").count() - 1 - 4);
+}
+
+#[tokio::test]
+async fn a_client_that_others_wrote_hears_every_event_once_over_a_reconnect() {
+    let Some(python) = tokio::task::spawn_blocking(|| python("websockets==16.0")).await.unwrap() else { return };
+    let mut g = Ground::new().await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    g.db.reaches(&run, "waiting", SOON).await;
+    let mut heir = spec(&g.db, &g.files).ready().await;
+    let sites =
+        [g.site.clone(), heir.site().await].map(|site| format!("{}/api/v1/runs/{run}/ws", site.replace("http", "ws")));
+    let heard = g.files.path("heard");
+    let mut client = std::process::Command::new(python);
+    client.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/published/watch.py")).args(&sites);
+    client.env("TOKEN", "looker").stdout(std::fs::File::create(&heard).unwrap());
+    let mut client = client.spawn().unwrap();
+    wait_until("it has heard that the run waits", SOON, async || {
+        g.files.lines("heard").iter().any(|line| line.contains("\"state\": \"waiting\""))
+    })
+    .await;
+    // It was connected to this one.
+    g.worker.kill9();
+    g.db.exec(format!("SELECT stepd.approve('{run}')")).await;
+    g.db.reaches(&run, "completed", SOON).await;
+    wait_until("it has come to the end", SOON, async || client.try_wait().unwrap().is_some()).await;
+    assert!(client.wait().unwrap().success());
+    let told: Vec<Value> = g.files.lines("heard").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.last().unwrap()["state"], "completed");
+    g.site = heir.site().await;
+    is_whole(&g, &run, &lines(&told)).await;
 }
 
 #[tokio::test]
@@ -265,4 +296,24 @@ async fn streams_end_when_the_daemon_does_and_when_their_token_is_removed() {
     g.worker.term();
     g.worker.ends(SOON).await;
     read_until(&mut all, "never said").await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_gets_no_socket_and_the_server_s_own_does() {
+    let g = Ground::new().await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    let connect = async |origin: &str| {
+        let url = format!("{}/api/v1/runs/{run}/ws", g.site.replace("http", "ws"));
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        tokio_tungstenite::connect_async(request).await
+    };
+    for foreign in ["http://evil.example", "null", "http://localhost.evil.example"] {
+        let Err(tokio_tungstenite::tungstenite::Error::Http(answer)) = connect(foreign).await else {
+            panic!("{foreign} has a socket")
+        };
+        assert_eq!(answer.status().as_u16(), 403, "{foreign}");
+    }
+    let mut own = connect(&g.site).await.unwrap().0;
+    assert!(!heard(&mut own, |m| m["state"] == "waiting").await.is_empty());
 }

@@ -30,6 +30,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         error: None,
         created_by: None,
         forked_from: None,
+        from_step: None,
         epoch: 2,
         tokens_in: None,
         tokens_out: None,
