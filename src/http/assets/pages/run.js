@@ -167,6 +167,9 @@ export default {
 
     async function drawView() {
       const mine = tab;
+      // What has to be read first leaves nothing of another tab standing.
+      if (view._tab !== tab) put(view, h('p', { class: 'dim' }, 'Loading…'));
+      view._tab = tab;
       if (tab === 'timeline') {
         timeline.set(run, read, now());
         if (asTable) put(view, switcher(), timeline.asTable());
