@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::db::Database;
 use crate::http::{Access, Older, Readiness, Rules, Scope, Server, Site, Token};
 use crate::steps::Servers;
+use crate::telemetry::metrics::Metrics;
 
 use super::config::{Config, DEFAULT_LISTEN};
 use super::hooks::hooks;
@@ -74,6 +75,7 @@ pub async fn bind(
     db: &Database,
     ready: Readiness,
     servers: Arc<Servers>,
+    metrics: Arc<Metrics>,
     stop: watch::Receiver<bool>,
 ) -> Result<Option<Bound>, SiteError> {
     if config.http_listen == OFF {
@@ -90,7 +92,7 @@ pub async fn bind(
     };
     let access = Access::new(server.address(), rules);
     let older = Older { documents: config.http_documents == "on", servers };
-    let site = Arc::new(Site::new(db, access, ready, stop.clone()).with_older(older));
+    let site = Arc::new(Site::new(db, access, ready, metrics, stop.clone()).with_older(older));
     Ok(Some(Bound { server, site, limit: config.max_output_bytes + AROUND, stop }))
 }
 

@@ -227,6 +227,8 @@ pub struct RunDetail {
     pub created_by: Option<String>,
     pub epoch: i32,
     pub forked_from: Option<Uuid>,
+    /// Calls of models, those included that failed.
+    pub calls: Option<i64>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,
@@ -262,6 +264,8 @@ pub struct StepLine {
     pub event: Option<String>,
     pub epoch: i32,
     pub label: Option<String>,
+    /// Calls of models, those included that failed.
+    pub calls: Option<i64>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
 use crate::rules::policy::StepPolicy;
 use crate::steps::{After, BoxFuture, Flow, Meter, Registry, Reply, Shape, StepCx, StepOutput};
+use crate::telemetry::metrics::Metrics;
 
 use super::clock::ServerClock;
 use super::gate::Gate;
@@ -54,6 +55,8 @@ pub struct Ports {
     pub clock: Arc<ServerClock>,
     /// The largest output, in bytes of JSON text.
     pub max_output: usize,
+    /// Where steps and their attempts are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// One step to be done.
@@ -144,9 +147,9 @@ impl Ctx {
             is_child: claimed.is_child,
             keeps_key: claimed.keeps_key,
             suspect: claimed.crashes > 0,
+            meter: Arc::new(Meter::of(claimed.workflow.clone(), ports.metrics.clone())),
             ports,
             inbox,
-            meter: Arc::default(),
             asking: tokio::sync::Mutex::default(),
             records: HashMap::new(),
             acks: Arc::default(),
@@ -227,6 +230,7 @@ impl Ctx {
         self.settled().await?;
         let now = self.ports.clock.now();
         let record = self.record(key, kind, StepState::Skipped, now);
+        self.count_end(&record, StepState::Skipped);
         self.defer(StepRow {
             record: StepRecord { checkpoint: true, ended_at: Some(now), ..record },
             wait: None,

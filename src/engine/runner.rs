@@ -47,6 +47,34 @@ pub enum Outcome {
     LeaseLost,
 }
 
+impl Outcome {
+    /// The word for it in metrics.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "completed",
+            Self::Suspended => "suspended",
+            Self::Failed => "failed",
+            Self::Resuming => "resuming",
+            Self::Cancelled => "cancelled",
+            Self::Paused => "paused",
+            Self::Interrupted => "interrupted",
+            Self::LeaseLost => "lease_lost",
+        }
+    }
+
+    /// The state in which the run has ended, if it has.
+    #[must_use]
+    pub fn ends(self) -> Option<RunState> {
+        match self {
+            Self::Done => Some(RunState::Completed),
+            Self::Failed => Some(RunState::Failed),
+            Self::Cancelled => Some(RunState::Cancelled),
+            Self::Suspended | Self::Resuming | Self::Paused | Self::Interrupted | Self::LeaseLost => None,
+        }
+    }
+}
+
 enum Turn<T> {
     Ended(Result<T, Halt>),
     Quiet(Option<Duration>),

@@ -60,6 +60,7 @@ impl Server {
         let mut readers = JoinSet::new();
         readers.spawn(site.clone().watch_runs());
         readers.spawn(site.clone().watch_all());
+        readers.spawn(site.clone().watch_figures());
         let router = super::router(site, body_limit);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);

@@ -5,4 +5,5 @@ pub(crate) mod escape;
 mod journal;
 mod line;
 pub mod logs;
+pub mod metrics;
 pub mod redact;

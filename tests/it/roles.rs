@@ -13,7 +13,9 @@ const ROLES: [&str; 5] = ["stepd_enqueue", "stepd_read", "stepd_operate", "stepd
 const RELATIONS: &[(&str, &str)] = &[
     ("attempts", "rod"),
     ("breakers", "rod"),
+    ("costs", "rod"),
     ("daily", "rod"),
+    ("daily_costs", "rod"),
     ("daily_durations", "rod"),
     ("daily_failures", "rod"),
     ("definitions", "rod"),

@@ -195,6 +195,13 @@ impl Ctx {
         }
     }
 
+    /// Counts the end of a step.
+    pub(in crate::engine) fn count_end(&self, record: &StepRecord, state: StepState) {
+        let ended_at = record.ended_at.unwrap_or_else(|| self.ports.clock.now());
+        let took = (ended_at - record.started_at).to_std().unwrap_or_default();
+        self.ports.metrics.work.step_ended(&record.kind, state, took);
+    }
+
     /// Ends a step: records the result and says what it means for the run.
     pub(in crate::engine) fn finish(
         &self,
@@ -205,6 +212,7 @@ impl Ctx {
         record.ended_at = Some(self.ports.clock.now());
         record.epoch = self.epoch;
         record.due_in_ms = None;
+        self.count_end(&record, if result.is_ok() { StepState::Completed } else { StepState::Failed });
         let kept = record.decision.take_if(|decision| Kept::is_all_of(decision));
         match result {
             Ok(output) => {
