@@ -44,6 +44,7 @@ mod library_children;
 mod library_flow;
 mod logs;
 mod mcp;
+mod metrics;
 mod models;
 mod network;
 mod older;

@@ -11,10 +11,13 @@ use prometheus_client::registry::Unit;
 
 use super::about::{About, Kind};
 
+/// The values of one metric: each with those of its labels.
+type Values = Vec<(Vec<String>, f64)>;
+
 /// The values that are read for one page.
 #[derive(Debug, Default)]
 pub struct Page {
-    values: BTreeMap<&'static str, (&'static About, Vec<(Vec<String>, f64)>)>,
+    values: BTreeMap<&'static str, (&'static About, Values)>,
 }
 
 impl Page {
@@ -148,7 +151,9 @@ fn plain(open: &str) -> String {
         let (word, name, said) = (words.next(), words.next().unwrap_or_default(), words.next().unwrap_or_default());
         // HELP stands right before TYPE, which says whether it is a counter.
         let counter = match word {
-            Some("HELP") => lines.peek().is_some_and(|next| next.strip_prefix("# TYPE ").is_some_and(|t| t == format!("{name} counter"))),
+            Some("HELP") => lines
+                .peek()
+                .is_some_and(|next| next.strip_prefix("# TYPE ").is_some_and(|t| t == format!("{name} counter"))),
             Some("TYPE") => said == "counter",
             _ => continue,
         };

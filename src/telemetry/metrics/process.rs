@@ -20,13 +20,22 @@ pub fn read(page: &mut Page) {
         page.set(&PROCESS_CPU, &[], seconds(used.user_time()) + seconds(used.system_time()));
     }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let figures = [("VmRSS:", &PROCESS_MEMORY, 1024.0), ("VmSize:", &PROCESS_VIRTUAL, 1024.0), ("Threads:", &PROCESS_THREADS, 1.0)];
+    let figures = [
+        ("VmRSS:", &PROCESS_MEMORY, 1024.0),
+        ("VmSize:", &PROCESS_VIRTUAL, 1024.0),
+        ("Threads:", &PROCESS_THREADS, 1.0),
+    ];
     for (name, about, unit) in figures {
         if let Some(n) = field(&status, name) {
             page.set(about, &[], n * unit);
         }
     }
-    let started = || Some(field(&fs::read_to_string("/proc/stat").ok()?, "btime")? + start(&fs::read_to_string("/proc/self/stat").ok()?)? / USER_HZ);
+    let started = || {
+        Some(
+            field(&fs::read_to_string("/proc/stat").ok()?, "btime")?
+                + start(&fs::read_to_string("/proc/self/stat").ok()?)? / USER_HZ,
+        )
+    };
     if let Some(at) = started() {
         page.set(&PROCESS_START, &[], at);
     }
