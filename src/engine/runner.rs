@@ -387,6 +387,7 @@ async fn let_go(ctx: &Ctx) -> Outcome {
         Some(StopReason::LeaseLost) => Outcome::LeaseLost,
         Some(StopReason::Shutdown) => {
             ctx.note(NoteKind::Released, None, None, Payload::null());
+            ctx.keep_usage();
             end(ctx, Transition::Release, Outcome::Interrupted).await
         }
         None if ctx.inbox.is_pausing() => {

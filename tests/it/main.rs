@@ -54,6 +54,7 @@ mod own_kinds;
 mod pause;
 mod pool;
 mod postgres_away;
+mod prometheus;
 mod queues;
 mod repair;
 mod repeat;

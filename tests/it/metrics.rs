@@ -388,6 +388,28 @@ async fn a_budget_of_a_cent_stops_the_run_at_the_same_figure_that_is_recorded() 
 }
 
 #[tokio::test]
+async fn an_attempt_that_is_broken_off_has_cost_what_has_been_answered_by_then() {
+    let file = "name: asks\nresume: never\nsteps: [{id: q, llm: small, prompt: hi, schema: {type: object}}]\n";
+    let (db, files) = (Db::new().await, Files::new([file]));
+    // The first answer is none, the second one does not come.
+    let model = ModelServer::start(|_, n| match n {
+        0 => answered("no JSON", ""),
+        _ => answered("{}", "").set_delay(std::time::Duration::from_secs(60)),
+    })
+    .await;
+    let worker = configured(&db, &files, &[model.section("small")]).grace(0).ready().await;
+    let run = db.enqueue("asks", "{}").await;
+    wait_until("it asks again", SOON, async || model.heard().len() == 2).await;
+    // Its worker is told to end: the attempt is given back, and another worker repeats it.
+    worker.term();
+    let _other = configured(&db, &files, &[model.section("small")]).ready().await;
+    wait_until("it is asked anew", SOON, async || model.heard().len() == 3).await;
+    stepd(&db, &["cancel", &run, "--yes"]).await.is(0);
+    db.reaches(&run, "cancelled", SOON).await;
+    assert_eq!(stands(&db, &format!("stepd.runs WHERE id = '{run}'")).await, "3 1000 500 0.002");
+}
+
+#[tokio::test]
 async fn the_breaker_of_a_model_that_is_down_is_seen_open_and_seen_closed_again() {
     let file = "name: asks\nresume: never\nsteps: [{id: q, llm: small, prompt: hi, retry: {max_attempts: 9, initial: 10ms, max: 20ms}}]\n";
     let (db, files) = (Db::new().await, Files::new([file]));

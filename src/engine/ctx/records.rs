@@ -172,12 +172,29 @@ impl Ctx {
         let now = self.ports.clock.now();
         let open: Vec<_> = self.state().open.values().cloned().collect();
         for mut row in open {
+            self.charge(&mut row);
             row.record.state = StepState::Cancelled;
             row.record.ended_at = Some(now);
             row.wait = None;
             row.due_in = None;
             self.defer(*row);
         }
+    }
+
+    /// Records what attempts have used up that are broken off: whoever repeats them pays again.
+    pub(in crate::engine) fn keep_usage(&self) {
+        let open: Vec<_> = self.state().open.values().cloned().collect();
+        for mut row in open {
+            if self.charge(&mut row) {
+                self.defer(*row);
+            }
+        }
+    }
+
+    /// Adds to a step what its attempt under way has used up; false where that is nothing.
+    fn charge(&self, row: &mut StepRow) -> bool {
+        let used = self.meter.take(&row.record.key);
+        used.map(|used| row.record.usage.get_or_insert_default().add(used)).is_some()
     }
 
     /// Is one of the steps that have not ended a child run?
