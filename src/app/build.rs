@@ -32,7 +32,7 @@ use crate::services::sweeper::Sweeper;
 use crate::services::tables::Tables;
 use crate::services::writer::{PgJournal, Writers};
 use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Form, Metrics};
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
@@ -341,6 +341,12 @@ impl Daemon {
             (None, _) => Err("not registered among the workers".to_owned()),
             (Some(_), false) => Ok(true),
         })
+    }
+
+    /// What it counts and knows of itself, in Prometheus' text format.
+    #[must_use]
+    pub fn metrics_page(&self) -> String {
+        self.metrics.page(Form::Plain)
     }
 
     /// The servers of tools: a reload replaces them.

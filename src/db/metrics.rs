@@ -7,8 +7,8 @@ use super::error::DbError;
 /// Failed runs that are counted at the most.
 const FAILED: i64 = 10_000;
 
-/// Locks that are counted at the most: some 50 ms.
-const LOCKS: i64 = 10_000;
+/// Places of concurrency keys that are counted at the most: some 100 ms.
+const PLACES: i64 = 100_000;
 
 /// A queue with what stands in it.
 #[derive(Clone, Debug)]
@@ -32,7 +32,8 @@ pub struct QueueFigures {
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Facts {
-    pub locks: i64,
+    /// Runs that have a place of a concurrency key.
+    pub places: i64,
     pub oldest_due: f64,
     pub schedule_lag: f64,
     /// Steps whose resumes stand still.
@@ -75,5 +76,5 @@ pub async fn failed(conn: &mut PgConnection) -> Result<Vec<Failed>, DbError> {
 /// # Errors
 /// Whatever the database says.
 pub async fn facts(conn: &mut PgConnection) -> Result<Facts, DbError> {
-    Ok(sqlx::query_file_as!(Facts, "src/db/sql/metrics_facts.sql", LOCKS).fetch_one(conn).await?)
+    Ok(sqlx::query_file_as!(Facts, "src/db/sql/metrics_facts.sql", PLACES).fetch_one(conn).await?)
 }

@@ -201,9 +201,10 @@ impl Seen {
         for (queue, runs) in failed {
             number(page, &about::FAILED_RUNS, &[queue], runs);
         }
-        let Facts { locks, oldest_due, schedule_lag, breakers, alive, dead, slots, oldest_transaction, history } =
+        let Facts { places, oldest_due, schedule_lag, breakers, alive, dead, slots, oldest_transaction, history } =
             self.facts.clone();
-        number(page, &about::LOCKS_HELD, &[], locks);
+        number(page, &about::LOCKS_HELD, &["key"], places);
+        number(page, &about::LOCKS_HELD, &["lease"], self.queues.iter().map(|q| q.running).sum());
         page.set(&about::OLDEST_DUE, &[], oldest_due);
         page.set(&about::SCHEDULE_LAG, &[], schedule_lag);
         number(page, &about::STEP_BREAKERS, &[], breakers);

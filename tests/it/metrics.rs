@@ -160,15 +160,16 @@ async fn three_held_locks_are_three_and_one_when_two_have_been_let_go() {
     let (db, files) = (Db::new().await, Files::new([KEYED]));
     let mut worker = Spec::new(&db, &files).http().env("STEPD_QUEUES", "narrow").ready().await;
     let site = worker.site().await;
-    comes_to(&site, "stepd_locks_held", 0.0).await;
+    comes_to(&site, "stepd_locks_held{kind=\"key\"}", 0.0).await;
     // A waiting run holds none: two of each key have the signal already, so that the first holds it and the second stands behind.
     for k in ["a", "b", "c", "a", "b", "c"] {
         let run = db.enqueue("keyed", &json!({"k": k}).to_string()).await;
         db.exec(format!("SELECT stepd.signal('{run}', 'go', '1')")).await;
     }
-    comes_to(&site, "stepd_locks_held", 3.0).await;
+    comes_to(&site, "stepd_locks_held{kind=\"key\"}", 3.0).await;
+    comes_to(&site, "stepd_locks_held{kind=\"lease\"}", 3.0).await;
     db.exec("SELECT stepd.cancel(id) FROM stepd.jobs WHERE concurrency_key <> 'a'").await;
-    comes_to(&site, "stepd_locks_held", 1.0).await;
+    comes_to(&site, "stepd_locks_held{kind=\"key\"}", 1.0).await;
 }
 
 #[tokio::test]

@@ -1,18 +1,8 @@
 -- What the metrics say of the whole database in one figure each. Caller: the HTTP server's metrics.
--- Index: jobs_due, jobs_of_key (from key to key, $1 of them at the most), the primary keys. lock: what holds a place of a concurrency key
--- stands in jobs_of_key, whose predicate this is.
-WITH RECURSIVE lock AS (
-    (SELECT j.workflow, j.concurrency_key FROM stepd.jobs j
+-- Index: jobs_due, jobs_of_key (whose predicate the one of the places is; $1 of them at the most), the primary keys.
+SELECT (SELECT count(*) FROM (SELECT FROM stepd.jobs j
         WHERE j.concurrency_key IS NOT NULL AND (j.lane <= 2 OR j.lane = 3 AND j.error IS NOT NULL)
-        ORDER BY j.workflow, j.concurrency_key LIMIT 1)
-    UNION ALL
-    SELECT n.workflow, n.concurrency_key FROM lock l, LATERAL (
-        SELECT j.workflow, j.concurrency_key FROM stepd.jobs j
-        WHERE j.concurrency_key IS NOT NULL AND (j.lane <= 2 OR j.lane = 3 AND j.error IS NOT NULL)
-          AND (j.workflow, j.concurrency_key) > (l.workflow, l.concurrency_key)
-        ORDER BY j.workflow, j.concurrency_key LIMIT 1) n
-)
-SELECT (SELECT count(*) FROM (SELECT FROM lock LIMIT $1) l) AS "locks!",
+          AND j.workflow IN (SELECT f.name FROM stepd_engine.workflows f WHERE f.flow ? 'concurrency') LIMIT $1) p) AS "places!",
     greatest(0, extract(epoch FROM statement_timestamp() - (SELECT min(j.due_at) FROM stepd.jobs j
         WHERE j.due_at IS NOT NULL AND j.state IN ('scheduled', 'waiting', 'resuming'))))::float8 AS "oldest_due!",
     greatest(0, extract(epoch FROM statement_timestamp() - (SELECT min(s.next_at) FROM stepd_engine.schedules s WHERE NOT s.paused)))::float8 AS "schedule_lag!",

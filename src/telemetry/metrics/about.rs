@@ -72,7 +72,7 @@ metrics! {
     QUEUE_PAUSED: Gauge "stepd_queue_paused" ["queue"] in "1 or 0", "Has an operator paused the queue?";
     OLDEST_DUE: Gauge "stepd_oldest_due_age_seconds" [] in "seconds", "How long the run that is longest overdue (a sleep, a retry, a resume, a run_at that has passed) waits to be taken up; 0: none";
     SCHEDULE_LAG: Gauge "stepd_schedule_lag_seconds" [] in "seconds", "How late the latest schedule is whose instant has passed without having been decided; 0: none";
-    LOCKS_HELD: Gauge "stepd_locks_held" [] in "locks", "Concurrency keys, each of its workflow, of which a run holds a place; of very many 10000";
+    LOCKS_HELD: Gauge "stepd_locks_held" ["kind"] in "locks", "What is kept from others: kind=lease runs that a worker has, kind=key places of concurrency keys that runs have (of very many 100000)";
     WORKERS: Gauge "stepd_workers" ["alive"] in "workers", "Registered workers: alive=true those whose heartbeat is younger than their lease, false those that are to be taken over";
     SLOTS_OF_ALL: Gauge "stepd_workers_slots" [] in "runs", "Runs that all living workers together take at once";
     STEP_BREAKERS: Gauge "stepd_step_breakers_open" [] in "breakers", "Steps at which so many runs have failed that their automatic resumes stand still, but for one that probes";
