@@ -8,9 +8,10 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
+use super::Shelf;
+use super::about::{self, About};
 use super::family::{Family, Handles};
 use super::histogram::{CALL, FAST, Histogram, LONG, SIZES};
-use super::{Shelf, about};
 use crate::model::{RunState, StepState, Usage};
 
 /// Workflows that have figures of their own; what comes later counts as `other`.
@@ -63,12 +64,28 @@ struct OfKind {
     retries: Counter,
 }
 
+/// What can come of a claimed run.
+const OUTCOMES: [&str; 8] =
+    ["completed", "failed", "cancelled", "suspended", "resuming", "paused", "interrupted", "lease_lost"];
+
+/// The services that keep a connection of their own.
+const CONNECTED: [&str; 3] = ["claimer", "presence", "writer"];
+
+/// A counter for each word, from 0 on: the first thing that happens is an increase.
+fn counters(shelf: &Shelf, about: &'static About, words: &[&str]) -> Family<Counter> {
+    let family = shelf.family(about, PAIRS, Counter::default);
+    for word in words {
+        drop(family.of(&[word]));
+    }
+    family
+}
+
 impl Work {
     pub(super) fn new(shelf: &Shelf) -> Self {
         Self {
             workflows: Handles::new(WORKFLOWS),
             kinds: Handles::new(KINDS),
-            activations: shelf.family(&about::ACTIVATIONS, PAIRS, Counter::default),
+            activations: counters(shelf, &about::ACTIVATIONS, &OUTCOMES),
             ended: shelf.family(&about::RUNS_ENDED, PAIRS, Counter::default),
             durations: shelf.family(&about::RUN_DURATION, PAIRS, || Histogram::new(LONG)),
             resumes: shelf.family(&about::RESUMES, PAIRS, Counter::default),
@@ -247,7 +264,7 @@ impl Services {
             quarantined: shelf.one(&about::QUARANTINED, Counter::default()),
             mended: shelf.one(&about::MENDED, Counter::default()),
             scheduled: shelf.one(&about::SCHEDULED, Counter::default()),
-            connections_lost: shelf.family(&about::CONNECTIONS_LOST, PAIRS, Counter::default),
+            connections_lost: counters(shelf, &about::CONNECTIONS_LOST, &CONNECTED),
         }
     }
 
