@@ -15,6 +15,7 @@ mod children;
 mod cli;
 mod compat;
 mod configuration;
+mod costs;
 mod crash_loop;
 #[cfg(feature = "failpoints")]
 mod crash_points;
