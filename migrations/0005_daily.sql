@@ -209,8 +209,10 @@ BEGIN
         GROUP BY 1, 2, 3, 12, 13, 14;
     IF models THEN
         INSERT INTO stepd_engine.spendings (day, workflow, key, runs, calls, tokens_in, tokens_out, cost)
-            SELECT (e.ended_at AT TIME ZONE 'UTC')::date, e.workflow, coalesce(e.concurrency_key, ''), count(*), sum(u.calls), sum(u.tokens_in), sum(u.tokens_out), sum(u.cost)
-            FROM fresh e CROSS JOIN LATERAL stepd_engine.spent(e.id) u WHERE u.calls IS NOT NULL GROUP BY 1, 2, 3;
+            SELECT (e.ended_at AT TIME ZONE 'UTC')::date, e.workflow, coalesce(e.concurrency_key, ''), count(DISTINCT e.id),
+                sum(coalesce(stepd_engine.failure_field(c.usage, 'calls')::bigint, 0)), sum(coalesce(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint, 0)),
+                sum(coalesce(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint, 0)), sum(coalesce(stepd_engine.failure_field(c.usage, 'cost')::numeric, 0))
+            FROM fresh e JOIN stepd_engine.checkpoints c ON c.run = e.id AND c.usage IS NOT NULL GROUP BY 1, 2, 3;
     END IF;
     RETURN NULL;
 END

@@ -69,7 +69,9 @@ impl Prometheus {
         command.stdout(log.try_clone().unwrap()).stderr(log);
         before_exec(&mut command, ChildSetup { parent_death: Some(Signal::SIGKILL), ..ChildSetup::default() });
         let (child, owned) = spawner::spawn(command).unwrap();
-        let client = crate::http::client(reqwest::header::HeaderMap::new());
+        // A second call fails harmlessly.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder().no_proxy().build().unwrap();
         let mut one = Self { child, _owned: owned, dir, site: format!("http://127.0.0.1:{port}"), client };
         wait_until("Prometheus is ready", SOON, async || {
             assert!(one.child.try_wait().unwrap().is_none(), "Prometheus has ended:\n{}", one.log());
