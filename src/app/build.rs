@@ -35,11 +35,12 @@ use crate::services::tables::Tables;
 use crate::services::writer::{PgJournal, Writers};
 use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
 use crate::telemetry::failures::Failures;
+use crate::telemetry::metrics::{Form, Metrics};
 use crate::telemetry::step_log::StepLogs;
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
-use super::outside;
+use super::{gauges, outside};
 
 /// The presence ticks every second; a reconnect may take some.
 const PRESENCE_BOUND: Duration = Duration::from_secs(20);
@@ -96,6 +97,8 @@ pub struct Daemon {
     pub catalog: Arc<Catalog>,
     /// Its database.
     pub db: Database,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
     pub(super) outside: Outside,
     pub(super) connectivity: Arc<Connectivity>,
     pub(super) progress: Arc<Progress>,
@@ -231,7 +234,8 @@ impl Daemon {
     pub async fn start(config: &Config, db: Database, parts: Parts) -> Result<Self, BuildError> {
         let progress = Arc::new(Progress::default());
         let hints = Arc::new(Hints::default());
-        let connectivity = Arc::new(Connectivity::default());
+        let metrics = gauges::of_process(&db);
+        let connectivity = Arc::new(Connectivity::new(metrics.clone()));
         #[expect(clippy::disallowed_methods, reason = "until the registration brings the database's time")]
         let clock = Arc::new(ServerClock::new(Utc::now()));
         let (keeper, gate) = GateKeeper::new();
@@ -243,7 +247,7 @@ impl Daemon {
         let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
-        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
+        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &metrics, &parts.failpoints);
         let (logs, failures) = (StepLogs::new(config.step_log_bytes), Failures::default());
         tell_failures(&failures, config)?;
         let ports = Arc::new(Ports {
@@ -254,6 +258,7 @@ impl Daemon {
             max_output: config.max_output_bytes,
             logs: logs.clone(),
             failures: failures.clone(),
+            metrics: metrics.clone(),
         });
         let runs = Runs::new(config.concurrency, ports, catalog.clone(), hints.clone());
         let (suspects_tx, suspects) = mpsc::channel(64);
@@ -287,6 +292,7 @@ impl Daemon {
             catalog: catalog.clone(),
             hints: hints.clone(),
             connectivity: connectivity.clone(),
+            metrics: metrics.clone(),
             gate,
             serves,
             pulse: progress.pulse("claimer", CLAIMER_BOUND),
@@ -299,10 +305,11 @@ impl Daemon {
             hints: hints.clone(),
             suspects,
             pulse: progress.pulse("sweeper", pool_bound),
+            metrics: metrics.clone(),
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
-        let scheduler = Scheduler { db: db.clone(), hints: hints.clone() };
+        let scheduler = Scheduler { db: db.clone(), hints: hints.clone(), metrics: metrics.clone() };
         services.spawn(drive(scheduler, progress.pulse("scheduler", pool_bound), stopping.clone()));
         let stager = Stager { db: db.clone(), hints: hints.clone(), cost: Duration::ZERO, after: None, staged: None };
         services.spawn(drive(stager, progress.pulse("stager", pool_bound), stopping.clone()));
@@ -322,6 +329,8 @@ impl Daemon {
         services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining.clone()));
         // What the last steps write is kept, too.
         services.spawn(Logs { db: db.clone(), logs, clock }.run(draining));
+        gauges::of_worker(&metrics, &runs, &presence, &progress, config.concurrency);
+        gauges::of_outside(&metrics, &outside);
         let grace = Duration::from_secs(config.grace_seconds);
         let thread = Some(thread);
         Ok(Self {
@@ -329,6 +338,7 @@ impl Daemon {
             runs,
             catalog,
             db,
+            metrics,
             outside,
             connectivity,
             progress,
@@ -353,6 +363,12 @@ impl Daemon {
             (None, _) => Err("not registered among the workers".to_owned()),
             (Some(_), false) => Ok(true),
         })
+    }
+
+    /// What it counts and knows of itself, in Prometheus' text format.
+    #[must_use]
+    pub fn metrics_page(&self) -> String {
+        self.metrics.page(Form::Plain)
     }
 
     /// The servers of tools: a reload replaces them.

@@ -118,7 +118,8 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
     let (stop_site, stopped) = watch::channel(false);
-    let site = site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), stopped).await?;
+    let site =
+        site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), daemon.metrics.clone(), stopped).await?;
     if let Some(site) = &site {
         tracing::info!(address = %site.address(), "listening");
     }

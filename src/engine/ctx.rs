@@ -24,6 +24,7 @@ use crate::steps::{After, BoxFuture, Flow, Meter, Registry, Reply, Shape, StepCx
 use crate::telemetry::context;
 use crate::telemetry::failures::Failures;
 use crate::telemetry::step_log::StepLogs;
+use crate::telemetry::metrics::Metrics;
 
 use super::clock::ServerClock;
 use super::gate::Gate;
@@ -63,6 +64,8 @@ pub struct Ports {
     pub logs: Arc<StepLogs>,
     /// Told of each failed attempt.
     pub failures: Failures,
+    /// Where steps and their attempts are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// One step to be done.
@@ -154,9 +157,9 @@ impl Ctx {
             is_child: claimed.is_child,
             keeps_key: claimed.keeps_key,
             suspect: claimed.crashes > 0,
+            meter: Arc::new(Meter::of(claimed.workflow.clone(), ports.metrics.clone())),
             ports,
             inbox,
-            meter: Arc::default(),
             asking: tokio::sync::Mutex::default(),
             records: HashMap::new(),
             acks: Arc::default(),
@@ -237,6 +240,7 @@ impl Ctx {
         self.settled().await?;
         let now = self.ports.clock.now();
         let record = self.record(key, kind, StepState::Skipped, now);
+        self.count_end(&record, StepState::Skipped);
         self.defer(StepRow {
             record: StepRecord { checkpoint: true, ended_at: Some(now), ..record },
             wait: None,

@@ -16,6 +16,7 @@ mod testing;
 
 use std::sync::Arc;
 
+pub use breaker::Circuit;
 pub use child::{CHILD, Child, ChildRequest, Children};
 pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
 pub(crate) use llm::unfenced;

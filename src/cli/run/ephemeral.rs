@@ -86,6 +86,7 @@ pub(super) async fn run(
         max_output: config.max_output_bytes,
         logs: StepLogs::new(0),
         failures: Failures::default(),
+        metrics: Arc::default(),
     };
     let name = definition.name.clone();
     let mut memory = Memory {
