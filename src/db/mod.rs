@@ -30,6 +30,7 @@ pub mod schedules;
 pub mod server;
 pub mod sql_step;
 pub mod step;
+pub mod traces;
 pub mod waiting;
 pub mod waits;
 

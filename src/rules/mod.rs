@@ -6,5 +6,6 @@ pub mod horizon;
 pub mod policy;
 pub mod retention;
 pub mod retry;
+pub mod sampling;
 pub mod state;
 pub mod sweep;

@@ -23,4 +23,5 @@ pub mod sql_effect;
 pub mod stager;
 pub mod sweeper;
 pub mod tables;
+pub mod tracer;
 pub mod writer;

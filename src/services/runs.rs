@@ -351,6 +351,7 @@ mod tests {
             gate: Gate::always_open(),
             clock: Arc::new(ServerClock::new(chrono::DateTime::UNIX_EPOCH)),
             max_output: 1,
+            traces: None,
         };
         let db = crate::db::Database::new(
             sqlx::postgres::PgConnectOptions::new_without_pgpass(),

@@ -6,3 +6,4 @@ mod journal;
 mod line;
 pub mod logs;
 pub mod redact;
+pub mod traces;

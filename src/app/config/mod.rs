@@ -10,6 +10,7 @@ mod keys;
 mod layer;
 mod profiles;
 mod shown;
+mod tracing;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +28,7 @@ use layer::{Folders, Layer};
 pub(crate) use database::hosts_of;
 pub use layer::Complaint;
 pub(crate) use profiles::is_name;
-pub use profiles::{HttpHook, HttpToken, McpServer, Model};
+pub use profiles::{HttpHook, HttpToken, McpServer, Model, TraceTarget};
 pub use shown::Shown;
 
 /// Every key with its default and its meaning, as a file to start from.
@@ -75,6 +76,15 @@ pub struct Config {
     pub retention_export: Option<PathBuf>,
     pub retention: BTreeMap<String, String>,
     pub retention_workflows: BTreeMap<String, String>,
+    pub trace_ratio: f64,
+    pub trace_errors: String,
+    pub trace_wait_seconds: u64,
+    pub trace_keep_hours: u64,
+    pub trace_backlog_runs: u64,
+    pub trace_service: String,
+    pub trace_workflows: BTreeMap<String, String>,
+    pub trace_attributes: BTreeMap<String, String>,
+    pub traces: BTreeMap<String, TraceTarget>,
     pub connections: BTreeMap<String, String>,
     pub mcp: BTreeMap<String, McpServer>,
     pub models: BTreeMap<String, Model>,
@@ -119,6 +129,15 @@ impl Default for Config {
             retention_export: None,
             retention: BTreeMap::new(),
             retention_workflows: BTreeMap::new(),
+            trace_ratio: 1.0,
+            trace_errors: "on".into(),
+            trace_wait_seconds: 3_600,
+            trace_keep_hours: 24,
+            trace_backlog_runs: 1_000_000,
+            trace_service: "stepd".into(),
+            trace_workflows: BTreeMap::new(),
+            trace_attributes: BTreeMap::new(),
+            traces: BTreeMap::new(),
             connections: BTreeMap::new(),
             mcp: BTreeMap::new(),
             models: BTreeMap::new(),
@@ -228,6 +247,10 @@ impl Sources {
         }
         let merged = layers.into_iter().fold(config::Config::builder(), |b, layer| b.add_source(layer)).build()?;
         let config: Config = merged.clone().try_deserialize()?;
+        let incomplete = tracing::incomplete(&config);
+        if !incomplete.is_empty() {
+            return Err(ConfigError::Wrong(incomplete));
+        }
         if config.sql_role.is_some() && config.sql_url.is_some() {
             return Err(ConfigError::SqlRole);
         }
@@ -305,6 +328,7 @@ impl Config {
     fn keys_of_others(&self) -> impl Iterator<Item = String> {
         let tables =
             self.mcp.values().flat_map(|s| [&s.env, &s.headers]).chain(self.models.values().map(|m| &m.headers));
+        let tables = tables.chain(self.traces.values().map(|t| &t.headers));
         let telling = |name: &str| {
             let name = name.to_ascii_lowercase();
             ["authorization", "key", "token", "secret", "password"].iter().any(|word| name.contains(word))
@@ -313,6 +337,7 @@ impl Config {
         let told = tables.flatten().filter(move |(name, _)| telling(name)).map(|(_, value)| value);
         told.chain(signed)
             .chain(self.models.values().filter_map(|m| m.api_key.as_ref()))
+            .chain(self.traces.values().flat_map(|t| [&t.api_key, &t.secret_key]).flatten())
             .filter(|v| !v.contains("${{"))
             .cloned()
     }

@@ -81,6 +81,7 @@ pub(super) async fn run(
         gate: Gate::always_open(),
         clock: Arc::new(clock),
         max_output: config.max_output_bytes,
+        traces: None,
     };
     let name = definition.name.clone();
     let mut memory = Memory {

@@ -90,6 +90,7 @@ async fn named(name: &str, document: Value, input: Value) -> Seen {
         gate: Gate::always_open(),
         clock: Arc::new(ServerClock::new(now)),
         max_output: limits::RESULT_BYTES,
+        traces: None,
     };
     let claimed = Claimed::of(id, 1, name, Payload::from_value(&input));
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));

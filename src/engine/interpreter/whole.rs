@@ -48,6 +48,7 @@ pub(super) async fn activation(text: &str, input: Value, journal: &Arc<MemoryJou
         gate: Gate::always_open(),
         clock: Arc::new(ServerClock::new(now)),
         max_output: limits::RESULT_BYTES,
+        traces: None,
     };
     let epoch = if journal.run(id).commits == 0 { 1 } else { 2 };
     let mut claimed = Claimed::of(id, epoch, "test", Payload::from_value(&input));

@@ -185,6 +185,7 @@ impl Simulation {
             gate: Gate::always_open(),
             clock: Arc::new(ServerClock::new(started)),
             max_output: 1 << 20,
+            traces: None,
         };
         let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::new(Host::default())));
         Self {

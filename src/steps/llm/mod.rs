@@ -29,6 +29,7 @@ use crate::definition::Schema;
 use crate::model::{Failure, Usage, code};
 
 use super::breaker::Breaker;
+use super::calls::Calling;
 use super::http::{self, Web};
 use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
 
@@ -160,7 +161,21 @@ impl Llm {
 
     /// One request, counted.
     async fn call(&self, cx: &StepCx, profile: &ModelProfile, question: &Question) -> Result<Completion, Failure> {
-        let request = question.build(self.0.web.client()?, profile, cx)?;
+        let mut call = cx.call(true);
+        let done = self.asked(cx, &mut call, profile, question).await;
+        call.end(&done);
+        done
+    }
+
+    async fn asked(
+        &self,
+        cx: &StepCx,
+        call: &mut Calling,
+        profile: &ModelProfile,
+        question: &Question,
+    ) -> Result<Completion, Failure> {
+        let request = question.build(self.0.web.client()?, profile, call.context(cx))?;
+        question.describe(call, profile);
         cx.meter.begin_call(&cx.key)?;
         let place = format!("the model `{}` at {}", question.model, http::place(request.url()));
         let client = self.0.web.client()?;
@@ -187,6 +202,7 @@ impl Llm {
             price(said.usage.tokens_in, profile.price_input) + price(said.usage.tokens_out, profile.price_output);
         cx.meter.add(&cx.key, said.usage);
         said.usage.calls = 1;
+        said.describe(call);
         match withheld {
             Some(failure) => Err(failure),
             None => Ok(said),
