@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::engine::Tracing;
 use crate::rules::sampling::Sampling;
@@ -204,7 +204,10 @@ mod tests {
     fn a_vendor_is_reached_however_its_address_is_written() {
         let at = |profile, given| url(&Config::default(), "k", &target(profile, given)).unwrap().to_string();
         assert_eq!(at("langsmith", None), "https://api.smith.langchain.com/otel/v1/traces");
-        assert_eq!(at("langsmith", Some("https://eu.api.smith.langchain.com/")), "https://eu.api.smith.langchain.com/otel/v1/traces");
+        assert_eq!(
+            at("langsmith", Some("https://eu.api.smith.langchain.com/")),
+            "https://eu.api.smith.langchain.com/otel/v1/traces"
+        );
         assert_eq!(at("langsmith", Some("https://own/api/v1")), "https://own/api/v1/otel/v1/traces");
         assert_eq!(at("langfuse", None), "https://cloud.langfuse.com/api/public/otel/v1/traces");
         assert_eq!(at("langfuse", Some("http://h:3000")), "http://h:3000/api/public/otel/v1/traces");

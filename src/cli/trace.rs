@@ -75,10 +75,17 @@ async fn replay(global: &Global, args: &Replay) -> anyhow::Result<Exit> {
             Halt::NotTaken(why) => refused(Exit::Error, format!("the target `{name}` has not taken the trace: {why}")),
         })?;
         if loaded.gone > 0 {
-            return Err(refused_with(Exit::NotFound, format!("there is no run {run}"), "stepd ls shows the latest runs"));
+            return Err(refused_with(
+                Exit::NotFound,
+                format!("there is no run {run}"),
+                "stepd ls shows the latest runs",
+            ));
         }
         if loaded.runs == 0 {
-            return Err(refused(Exit::Error, format!("nothing of the run {run} is over yet: its trace is sent when it ends")));
+            return Err(refused(
+                Exit::Error,
+                format!("nothing of the run {run} is over yet: its trace is sent when it ends"),
+            ));
         }
         told.push((name.clone(), once.spans, once.refused));
     }
@@ -88,15 +95,13 @@ async fn replay(global: &Global, args: &Replay) -> anyhow::Result<Exit> {
 
 fn tell(global: &Global, run: Uuid, told: &[(String, usize, usize)]) -> anyhow::Result<()> {
     match global.output {
-        Format::Id => say(&run.to_string()),
+        Format::Id => Ok(say(&run.to_string())?),
         Format::Table => told.iter().try_for_each(|(name, spans, refused)| {
             let refused = if *refused > 0 { format!(", {refused} refused") } else { String::new() };
-            say(&format!("{run}: {spans} spans to {}{refused}", clean(name)))
+            Ok(say(&format!("{run}: {spans} spans to {}{refused}", clean(name)))?)
         }),
         format @ (Format::Json | Format::Jsonl) => {
-            let one = |(name, spans, refused): &(String, usize, usize)| {
-                json!({"run": run, "target": name, "spans": spans, "refused": refused})
-            };
+            let one = |(name, spans, refused): &(String, usize, usize)| json!({"run": run, "target": name, "spans": spans, "refused": refused});
             json_list(format, &told.iter().map(one).collect::<Vec<_>>())
         }
     }

@@ -191,20 +191,20 @@ pub async fn steps(
     let mut all = Vec::with_capacity(rows.len());
     for r in rows {
         all.push(TracedStep {
-        run: r.run,
-        seq: r.seq,
-        key: r.key,
-        label: r.label,
-        kind: r.kind,
-        state: StepState::from_word(&r.state).unwrap_or(StepState::Running),
-        attempts: attempts(r.attempts),
-        epoch: r.epoch,
-        started_at: r.started_at,
-        ended_at: r.ended_at,
-        output: r.output,
-        error: json(r.error),
-        usage: json(r.usage),
-        child: r.child.map(|child| (child, r.child_workflow)),
+            run: r.run,
+            seq: r.seq,
+            key: r.key,
+            label: r.label,
+            kind: r.kind,
+            state: StepState::from_word(&r.state).unwrap_or(StepState::Running),
+            attempts: attempts(r.attempts),
+            epoch: r.epoch,
+            started_at: r.started_at,
+            ended_at: r.ended_at,
+            output: r.output,
+            error: json(r.error),
+            usage: json(r.usage),
+            child: r.child.map(|child| (child, r.child_workflow)),
         });
     }
     Ok(all)

@@ -3,7 +3,7 @@
 //! ```text
 //!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
 //!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
-//!                                 scheduler  retention  daily  tables
+//!                                 scheduler  retention  daily  tables  tracer
 //! ```
 
 pub mod catalog;

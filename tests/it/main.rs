@@ -76,6 +76,8 @@ mod systemd;
 mod take_over;
 mod talks;
 mod three_files;
+mod traces;
+mod traces_away;
 mod try_out;
 mod values;
 mod versions;

@@ -138,7 +138,10 @@ impl Form {
     /// What is wrong with an entry of such a table, if anything.
     pub(super) fn of_entry(self, name: &str, text: &str) -> Result<(), String> {
         if self == Self::Shares {
-            return Self::Share.of_text(text).map(drop).map_err(|why| format!("it must be {}; {why}", Self::Share.words()));
+            return Self::Share
+                .of_text(text)
+                .map(drop)
+                .map_err(|why| format!("it must be {}; {why}", Self::Share.words()));
         }
         let Self::Spans(names) = self else { return Ok(()) };
         if !names.is_empty() && !names.contains(&name) {
@@ -208,7 +211,9 @@ impl Form {
                 Ok(n) if (0.0..=1.0).contains(&n) => Ok(n.into()),
                 _ => Err(quoted()),
             },
-            Self::Table | Self::Spans(_) | Self::Shares | Self::FileTable | Self::Profiles(_) => Err("it is text".to_owned()),
+            Self::Table | Self::Spans(_) | Self::Shares | Self::FileTable | Self::Profiles(_) => {
+                Err("it is text".to_owned())
+            }
         }
     }
 }

@@ -109,7 +109,10 @@ fn otlp(layer: &mut Layer, env: &Environment<'_>) {
     let headers = ["OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"];
     let Some((place, url)) = url else {
         if let Some((variable, _)) = env.first(&headers) {
-            layer.complain(variable, "it names headers, but no endpoint is set: set OTEL_EXPORTER_OTLP_ENDPOINT too, or unset this");
+            layer.complain(
+                variable,
+                "it names headers, but no endpoint is set: set OTEL_EXPORTER_OTLP_ENDPOINT too, or unset this",
+            );
         }
         return;
     };
@@ -208,17 +211,25 @@ mod tests {
 
     #[test]
     fn each_ones_variables_are_enough() {
-        let layer = said(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=b%20c,d=e=f")]);
+        let layer =
+            said(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318/"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=b%20c,d=e=f")]);
         assert_eq!(part(&layer, "otlp", "url").as_deref(), Some("http://c:4318/v1/traces"));
         let headers = target(&layer, "otlp").unwrap().remove("headers").unwrap().into_table().unwrap();
         assert_eq!((headers["a"].to_string(), headers["d"].to_string()), ("b c".into(), "e=f".into()));
-        let layer = said(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c/x"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://no")]);
+        let layer =
+            said(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c/x"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://no")]);
         assert_eq!(part(&layer, "otlp", "url").as_deref(), Some("http://c/x"));
         let layer = said(&[("LANGCHAIN_TRACING_V2", "true"), ("LANGSMITH_API_KEY", "k"), ("LANGCHAIN_PROJECT", "p")]);
-        assert_eq!((part(&layer, "langsmith", "api_key"), part(&layer, "langsmith", "project")), (Some("k".into()), Some("p".into())));
+        assert_eq!(
+            (part(&layer, "langsmith", "api_key"), part(&layer, "langsmith", "project")),
+            (Some("k".into()), Some("p".into()))
+        );
         let layer = said(&[("LANGFUSE_PUBLIC_KEY", "p"), ("LANGFUSE_SECRET_KEY", "s"), ("LANGFUSE_HOST", "http://l")]);
         assert_eq!(part(&layer, "langfuse", "url").as_deref(), Some("http://l"));
-        let layer = said(&[("OTEL_SERVICE_NAME", "shop"), ("OTEL_RESOURCE_ATTRIBUTES", "service.name=x,deployment.environment.name=prod")]);
+        let layer = said(&[
+            ("OTEL_SERVICE_NAME", "shop"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=x,deployment.environment.name=prod"),
+        ]);
         assert_eq!(layer.values["trace_service"].to_string(), "shop");
         let attributes = layer.values["trace_attributes"].clone().into_table().unwrap();
         assert_eq!((attributes.len(), attributes["deployment.environment.name"].to_string()), (1, "prod".into()));

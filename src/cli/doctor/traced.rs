@@ -51,20 +51,25 @@ fn test_span() -> Span {
 fn judge(place: &str, verdict: Verdict) -> Finding {
     let (level, says, advice) = match verdict {
         Verdict::Taken { refused: 0, .. } => (Level::Ok, format!("{place}: the test span was taken"), None),
-        Verdict::Taken { why, .. } => (Level::Wrong, format!("{place}: the test span was refused: {why}"), Some(RIGHTS)),
+        Verdict::Taken { why, .. } => {
+            (Level::Wrong, format!("{place}: the test span was refused: {why}"), Some(RIGHTS))
+        }
         Verdict::Refused(why) => (Level::Wrong, format!("{place}: {why}"), Some(RIGHTS)),
         Verdict::Later { why, .. } if why.contains("it answers 40") => {
             (Level::Wrong, format!("{place}: {why}"), Some(RIGHTS))
         }
-        Verdict::Later { why, .. } => {
-            (Level::Wrong, format!("{place}: {why}"), Some("is it there, and can this machine reach it? Traces are kept until it is"))
-        }
+        Verdict::Later { why, .. } => (
+            Level::Wrong,
+            format!("{place}: {why}"),
+            Some("is it there, and can this machine reach it? Traces are kept until it is"),
+        ),
         Verdict::TooLarge => (Level::Wrong, format!("{place}: it takes no span at all"), Some(RIGHTS)),
     };
     Finding { check: "traces", level, says, advice: advice.map(ToOwned::to_owned) }
 }
 
-const RIGHTS: &str = "compare the address, the key and the project with what the target shows: stepd config says where each comes from";
+const RIGHTS: &str =
+    "compare the address, the key and the project with what the target shows: stepd config says where each comes from";
 
 #[cfg(test)]
 mod tests {

@@ -119,9 +119,7 @@ impl Courier {
     /// Ends by itself, and drops nothing half-way: a statement under way is finished.
     async fn farewell(&self) {
         let (end, ending) = tokio::sync::watch::channel(false);
-        let passes = async {
-            while !*ending.borrow() && matches!(self.pass(&mut None, &ending).await, Ok(true)) {}
-        };
+        let passes = async { while !*ending.borrow() && matches!(self.pass(&mut None, &ending).await, Ok(true)) {} };
         tokio::pin!(passes);
         tokio::select! {
             () = &mut passes => return,
@@ -147,7 +145,11 @@ impl Courier {
                 self.db.ask(async |conn| traces::done(conn, name, &ids).await).await?;
                 if loaded.gone > 0 {
                     Figures::count(&self.target.figures.dropped, loaded.gone);
-                    tracing::warn!(target.name = name, runs = loaded.gone, "runs were removed before their traces were sent");
+                    tracing::warn!(
+                        target.name = name,
+                        runs = loaded.gone,
+                        "runs were removed before their traces were sent"
+                    );
                 }
                 Ok(true)
             }
@@ -259,6 +261,11 @@ impl Delivery<'_> {
             Verdict::Refused(why) => why.as_str(),
             _ => "one span is larger than it takes",
         };
-        tracing::error!(target.name = self.target.name, spans, error = why, "the target of traces refuses these spans for good");
+        tracing::error!(
+            target.name = self.target.name,
+            spans,
+            error = why,
+            "the target of traces refuses these spans for good"
+        );
     }
 }

@@ -217,9 +217,7 @@ impl Loader {
         let mut left: Vec<Uuid> = lives.iter().map(|life| life.run.id).collect();
         let mut after = String::new();
         while !left.is_empty() {
-            let page = self
-                .ask(async |conn| traces::steps(conn, &left, &after, self.content(), limit).await)
-                .await?;
+            let page = self.ask(async |conn| traces::steps(conn, &left, &after, self.content(), limit).await).await?;
             let is_last = page.len() < usize::try_from(limit).unwrap_or(0);
             if let Some(last) = page.last() {
                 let at = left.iter().position(|run| *run == last.run).unwrap_or(0);

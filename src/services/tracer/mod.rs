@@ -123,7 +123,11 @@ impl Keeper {
             if let Some(figures) = self.figures.get(&name) {
                 Figures::count(&figures.dropped, usize::try_from(runs).unwrap_or(0));
             }
-            tracing::error!(target.name = name, runs, "the traces of these runs were dropped: too old or too many to be kept for their target");
+            tracing::error!(
+                target.name = name,
+                runs,
+                "the traces of these runs were dropped: too old or too many to be kept for their target"
+            );
         }
         Ok(())
     }

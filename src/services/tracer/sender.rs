@@ -87,7 +87,8 @@ impl Sender {
     /// Sends a packed body.
     pub async fn send(&self, body: Vec<u8>) -> Verdict {
         let request = self.client.post(self.url.clone()).headers(self.headers.clone());
-        let request = request.header(CONTENT_TYPE, "application/x-protobuf").header(CONTENT_ENCODING, "gzip").body(body);
+        let request =
+            request.header(CONTENT_TYPE, "application/x-protobuf").header(CONTENT_ENCODING, "gzip").body(body);
         let response = match request.send().await {
             Ok(response) => response,
             Err(error) => return Verdict::Later { why: told(error), after: None },
@@ -144,7 +145,8 @@ mod tests {
         let of = |status: u16, body: &[u8]| judge(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body);
         assert_eq!(of(200, b""), Verdict::Taken { refused: 0, why: String::new() });
         assert_eq!(of(202, b"{\"message\":\"ok\"}"), Verdict::Taken { refused: 0, why: String::new() });
-        let part = Response { partial_success: Some(PartialSuccess { rejected_spans: 2, error_message: "old".into() }) };
+        let part =
+            Response { partial_success: Some(PartialSuccess { rejected_spans: 2, error_message: "old".into() }) };
         assert_eq!(of(200, &part.encode_to_vec()), Verdict::Taken { refused: 2, why: "old".into() });
         for later in [401, 403, 404, 408, 429, 500, 502, 503, 504] {
             assert!(matches!(of(later, b"no"), Verdict::Later { after: None, .. }), "{later}");

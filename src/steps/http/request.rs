@@ -16,12 +16,7 @@ const OURS: [&str; 7] =
     ["host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "proxy-authorization"];
 
 /// The request, or what is wrong with the parameters.
-pub(super) fn build(
-    client: &Client,
-    cx: &StepCx,
-    trace: Option<Arc<str>>,
-    params: Value,
-) -> Result<Request, Failure> {
+pub(super) fn build(client: &Client, cx: &StepCx, trace: Option<Arc<str>>, params: Value) -> Result<Request, Failure> {
     let mut params = Params::new("http", params)?;
     let method = params.string("method")?.unwrap_or_else(|| "GET".into()).to_ascii_uppercase();
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| params.wrong("method", "is no HTTP method"))?;

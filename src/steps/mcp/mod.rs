@@ -245,7 +245,8 @@ fn told(call: &mut Calling, done: &Result<Flow, Failure>) {
         Ok(Flow::Done(output)) => call.output(|| output.default.to_string()),
         Err(failure) => {
             // The conventions' own word for a tool's own error; a refusal is told by its number.
-            let number = failure.details.as_ref().filter(|_| failure.code != code::TOOL_ERROR).map(|d| d["code"].clone());
+            let number =
+                failure.details.as_ref().filter(|_| failure.code != code::TOOL_ERROR).map(|d| d["code"].clone());
             if let Some(number) = number.filter(Value::is_number) {
                 call.set("rpc.response.status_code", number.to_string());
             }

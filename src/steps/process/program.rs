@@ -80,7 +80,8 @@ impl Program {
 
     /// The program, for its trace.
     pub(super) fn describe(&self, call: &mut Calling) {
-        let name = Path::new(&self.argv[0]).file_name().map_or_else(|| self.argv[0].clone(), |n| n.to_string_lossy().into());
+        let name =
+            Path::new(&self.argv[0]).file_name().map_or_else(|| self.argv[0].clone(), |n| n.to_string_lossy().into());
         call.named(|| format!("exec {name}"));
         call.set("process.executable.name", name);
         call.input(|| Value::from(self.argv.clone()).to_string());

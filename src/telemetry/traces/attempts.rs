@@ -119,7 +119,10 @@ impl Story {
 
     /// The steps of which tries have failed, or died.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.failed.keys().map(String::as_str).chain(self.crashes.iter().flat_map(|c| c.steps.iter().map(String::as_str)))
+        self.failed
+            .keys()
+            .map(String::as_str)
+            .chain(self.crashes.iter().flat_map(|c| c.steps.iter().map(String::as_str)))
     }
 
     /// The tries of a step that are over, in order. Without its row those that the trail tells.
@@ -143,7 +146,9 @@ impl Story {
             }
             let began = match &before {
                 None => step.map_or(attempt.end, |s| s.started_at),
-                Some((before, _, pause)) => self.taken_up(before.epoch, attempt.epoch).max(Some(before.end + *pause)).unwrap_or(attempt.end),
+                Some((before, _, pause)) => {
+                    self.taken_up(before.epoch, attempt.epoch).max(Some(before.end + *pause)).unwrap_or(attempt.end)
+                }
             };
             attempt.start = known.unwrap_or(began).min(attempt.end);
             attempt.repeats = before
@@ -171,7 +176,8 @@ impl Crash {
     /// Its number is not known yet.
     fn told(&self) -> (Attempt, Option<DateTime<Utc>>, TimeDelta) {
         let how = How::Crashed(self.data.clone());
-        let attempt = Attempt { number: 0, epoch: self.epoch, start: self.at, end: self.at, how, usage: None, repeats: None };
+        let attempt =
+            Attempt { number: 0, epoch: self.epoch, start: self.at, end: self.at, how, usage: None, repeats: None };
         (attempt, None, TimeDelta::zero())
     }
 }

@@ -182,7 +182,7 @@ impl<'a> Maker<'a> {
         };
         let mut span = self.span(self.place(&step.key), Some(self.parent(&step.key)), name);
         self.describe(step, over.is_some(), &mut span);
-        if step.kind == "skipped" || step.state == StepState::Skipped {
+        if step.state == StepState::Skipped {
             return vec![self.finished(span, start, end)];
         }
         let failure = step.error.as_ref().filter(|_| over.is_some() && step.state == StepState::Failed);
@@ -353,10 +353,8 @@ impl<'a> Maker<'a> {
             span.attributes.push(attribute("error.type", &*failure.code));
         }
         span.status = Some(Status { message: failure.message.clone(), code: Code::Error.into() });
-        let mut attributes = vec![
-            attribute("exception.type", &*failure.code),
-            attribute("exception.message", failure.message.as_str()),
-        ];
+        let mut attributes =
+            vec![attribute("exception.type", &*failure.code), attribute("exception.message", failure.message.as_str())];
         // What a server or a program has said is content.
         if let Some(details) = failure.details.as_deref().filter(|_| self.style.content) {
             attributes.push(attribute("exception.stacktrace", details.to_string()));
@@ -383,7 +381,8 @@ fn is_frame(kind: &str) -> bool {
 fn death(evidence: &Value) -> Failure {
     let word = |name: &str| evidence[name].as_str().unwrap_or("unknown").to_owned();
     let message = format!("the worker {} on {} died during this attempt", word("worker"), word("host"));
-    let facts = json!({"found_by": evidence["found_by"], "last_beat_at": evidence["last_beat_at"], "pid": evidence["pid"]});
+    let facts =
+        json!({"found_by": evidence["found_by"], "last_beat_at": evidence["last_beat_at"], "pid": evidence["pid"]});
     Failure::transient("crashed", message).with_details(facts)
 }
 

@@ -121,7 +121,15 @@ fn a_call_stands_below_the_attempt_that_saw_its_end() {
     let attributes = json!({"gen_ai.operation.name": "chat", "gen_ai.request.model": "m",
         "gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 10, "gen_ai.usage.cost": 0.5});
     let attributes = attributes.as_object().cloned().unwrap();
-    let call = Call { n: 1, name: "chat m".into(), client: true, started_at: at(2), ended_at: at(3), attributes, ..Call::default() };
+    let call = Call {
+        n: 1,
+        name: "chat m".into(),
+        client: true,
+        started_at: at(2),
+        ended_at: at(3),
+        attributes,
+        ..Call::default()
+    };
     // Begun by the claim before the one that has ended it.
     let made = TracedCalls { key: "a".into(), attempt: 1, epoch: 2, calls: vec![call] };
     let call = maker.calls(&made).remove(0);
@@ -152,7 +160,13 @@ fn tries_whose_step_was_taken_up_again_later_keep_a_step_of_their_own() {
     run.ended_at = Some(at(100));
     let failure = json!({"class": "permanent", "code": "exit_1", "message": "no"});
     let events = vec![
-        event("attempt_failed", Some(("a", 1)), 1, 5, json!({"started_at": at(1), "ended_at": at(5), "failure": failure})),
+        event(
+            "attempt_failed",
+            Some(("a", 1)),
+            1,
+            5,
+            json!({"started_at": at(1), "ended_at": at(5), "failure": failure}),
+        ),
         event("retried", None, 1, 60, json!({"from": "failed", "ended_at": at(6), "failure": failure})),
     ];
     let both = parts(&run, &events, &[]);
@@ -163,7 +177,10 @@ fn tries_whose_step_was_taken_up_again_later_keep_a_step_of_their_own() {
     assert!(first.step(&row).is_empty());
     let rest = first.rest();
     assert_eq!(rest.len(), 2);
-    assert_eq!((rest[1].parent_span_id.clone(), rest[0].parent_span_id.clone()), (rest[0].span_id.clone(), first.root().span_id));
+    assert_eq!(
+        (rest[1].parent_span_id.clone(), rest[0].parent_span_id.clone()),
+        (rest[0].span_id.clone(), first.root().span_id)
+    );
     assert_eq!(rest[0].status.as_ref().unwrap().message, "no");
     let mut second = Maker::new(&style, &run, &both[1], &story, &[]);
     let spans = second.step(&row);
