@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_step_that_failed_for_good_is_told_once() {
-        let story = Story::of(&run(), vec![failed(1, 1, 1, 2, None)]);
+        let story = Story::of(&run(), vec![failed(1, 3, 1, 2, None)]);
         let error = Some(Failure::transient("http_503", "busy"));
         let row = TracedStep { state: StepState::Failed, error, ended_at: Some(at(2)), ..step("a", "http") };
         assert_eq!(story.attempts("a", Some(&row)).len(), 1);
