@@ -100,8 +100,9 @@ fn resource(config: &Config) -> Vec<(String, String)> {
         ("telemetry.sdk.name", "stepd".to_owned()),
         ("telemetry.sdk.language", "rust".to_owned()),
     ];
-    let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
-    own.chain(config.trace_attributes.iter().map(|(name, value)| (name.clone(), value.clone()))).collect()
+    let mut all: BTreeMap<String, String> = own.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    all.extend(config.trace_attributes.iter().map(|(name, value)| (name.clone(), value.clone())));
+    all.into_iter().collect()
 }
 
 /// The whole address. LangSmith and Langfuse may be given as they call themselves, by their host or by their API.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::app::{Daemon, traces};
 use crate::db::DbError;
 use crate::services::tracer::Options;
-use crate::services::tracer::loader::Deliver;
+use crate::services::tracer::loader::{Deliver, Loader};
 use crate::services::tracer::sender::{Sender, Verdict};
 use crate::telemetry::traces::otlp::Span;
 
@@ -63,13 +63,14 @@ async fn replay(global: &Global, args: &Replay) -> anyhow::Result<Exit> {
     let run = run_id(&mut conn, &args.run).await?;
     drop(conn);
     let mut told = Vec::new();
+    let pool = Options::readers(&db);
     for (name, sender, style) in &options.targets {
         if !args.target.is_empty() && !args.target.contains(name) {
             continue;
         }
         let mut once = Once { sender: sender.clone(), spans: 0, refused: 0 };
         let all = vec![(DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC)];
-        let loader = Options::loader(&db, style);
+        let loader = Loader { pool: pool.clone(), style: style.clone() };
         let loaded = loader.tell(&BTreeMap::from([(run, all)]), None, &mut once).await.map_err(|halt| match halt {
             Halt::Database(error) => error.into(),
             Halt::NotTaken(why) => refused(Exit::Error, format!("the target `{name}` has not taken the trace: {why}")),

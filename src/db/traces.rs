@@ -164,6 +164,7 @@ pub async fn runs(conn: &mut PgConnection, runs: &[Uuid], content: i32) -> Resul
             last_at: r.last_at,
             steps: r.steps + i64::from(last.is_some()),
             worker: r.worker,
+            session: r.session_id,
             labels: serde_json::from_str(&r.labels).unwrap_or_default(),
             input: r.input,
             output: r.output,

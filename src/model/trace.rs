@@ -69,6 +69,8 @@ pub struct TracedRun {
     pub last_at: Option<DateTime<Utc>>,
     pub steps: i64,
     pub worker: Option<Uuid>,
+    /// What several runs belong to.
+    pub session: Option<String>,
     pub labels: Value,
     pub input: Option<String>,
     pub output: Option<String>,

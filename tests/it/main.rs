@@ -78,6 +78,7 @@ mod talks;
 mod three_files;
 mod traces;
 mod traces_away;
+mod traces_where;
 mod try_out;
 mod values;
 mod versions;

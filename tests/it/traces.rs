@@ -5,12 +5,11 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::cli::stepd;
 use crate::mcp::python;
 use crate::models::{boxes, configured};
-use crate::support::collector::{Collector, Mood};
+use crate::support::collector::Collector;
 use crate::support::outside::{ModelServer, says};
-use crate::support::{Db, Files, SOON, Spec, wait_until};
+use crate::support::{Db, Files, SOON, wait_until};
 
 /// From PyPI: the messages of the protocol, as they are published.
 const MESSAGES: &str = "opentelemetry-proto==1.45.2";
@@ -101,7 +100,7 @@ async fn messages() -> Option<PathBuf> {
     tokio::task::spawn_blocking(|| python(MESSAGES)).await.unwrap()
 }
 
-async fn sent(collector: &Collector, run: &str) {
+pub async fn sent(collector: &Collector, run: &str) {
     wait_until("the trace is there", SOON, async || collector.runs().iter().any(|r| r == run)).await;
 }
 
@@ -160,7 +159,7 @@ async fn a_run_that_failed_once_and_crashed_once_is_one_trace_with_all_its_attem
     root_is_right(&trace, &run, traceparent);
     attempts_are_right(&trace, &run);
     calls_are_right(&trace);
-    assert!(second.log().contains("\"traces go there\"") && second.logged(&run.replace('-', "")) == 0);
+    assert!(second.log().contains("\"traces go there\""));
     // What a program was given is the span of its call.
     let flaky: String =
         db.one(format!("SELECT output #>> '{{}}' FROM stepd.steps WHERE run = '{run}' AND key = 'flaky'")).await;
@@ -333,11 +332,9 @@ async fn an_agents_turns_stand_below_it_and_a_child_is_linked_both_ways() {
         if turns == 0 { calls(&[("boxes__open", json!({"key": "red"}))]) } else { says(&last(request)) }
     })
     .await;
-    let spec = configured(&db, &files, &[model.section("large"), boxes().await.section("boxes")]);
     let tools = boxes().await;
-    let spec2 = configured(&db, &files, &[model.section("large"), tools.section("boxes")]);
-    drop(spec);
-    let _worker = spec2.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("{}/x", collector.place())).ready().await;
+    let spec = configured(&db, &files, &[model.section("large"), tools.section("boxes")]);
+    let _worker = spec.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("{}/x", collector.place())).ready().await;
     let run = db.enqueue("desk", "{}").await;
     db.reaches(&run, "completed", SOON).await;
     let child: String = db.one("SELECT id::text FROM stepd.runs WHERE workflow = 'other'").await;
@@ -424,103 +421,4 @@ async fn no_secret_leaves_in_a_trace_in_any_form() {
             assert!(!text.contains(form), "{form}");
         }
     }
-}
-
-#[tokio::test]
-async fn half_a_configuration_is_refused_with_the_variable_that_is_missing_and_none_at_all_is_one_line() {
-    let (db, files) = (Db::new().await, Files::new(["name: a\nsteps: [{id: a, set: 1}]\n"]));
-    let checked = async |variable: &'static str, value: &'static str| {
-        let url = db.url.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepd"));
-            let done =
-                command.args(["config", "--check"]).env("DATABASE_URL", url).env(variable, value).output().unwrap();
-            (done.status.code(), String::from_utf8(done.stderr).unwrap())
-        })
-        .await
-        .unwrap()
-    };
-    for (variable, value, names) in [
-        ("LANGFUSE_PUBLIC_KEY", "x", "LANGFUSE_SECRET_KEY"),
-        ("LANGFUSE_SECRET_KEY", "geheim", "LANGFUSE_PUBLIC_KEY"),
-        ("LANGCHAIN_TRACING_V2", "true", "LANGCHAIN_API_KEY"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a=geheim", "OTEL_EXPORTER_OTLP_ENDPOINT"),
-        ("STEPD_TRACES__X__PROFILE", "langsmith", "api_key under [traces.x]"),
-    ] {
-        let (code, err) = checked(variable, value).await;
-        assert!(code == Some(2) && err.contains(names) && !err.contains("geheim"), "{variable}: {code:?} {err}");
-    }
-    let worker = Spec::new(&db, &files).ready().await;
-    assert_eq!(worker.logged("traces are off"), 1, "{}", worker.log());
-    let run = db.enqueue("a", "{}").await;
-    db.reaches(&run, "completed", SOON).await;
-    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.trace_notes").await, 0);
-    stepd(&db, &["trace", "replay", &run]).await.is(2).says("traces are off");
-}
-
-#[tokio::test]
-async fn a_doctor_asks_every_target_and_a_replay_sends_what_was_sent_before() {
-    let (db, files, collector) = (
-        Db::new().await,
-        Files::new([LEAKY.lines().take(3).collect::<Vec<_>>().join("\n") + "\nsteps: [{id: a, run: 'echo 1'}]\n"]),
-        Collector::start().await,
-    );
-    files.write("w0.yaml", "name: a\nsteps: [{id: a, run: 'echo 1'}]\n");
-    let section = format!(
-        "[traces.smith]\nprofile = \"langsmith\"\nurl = \"{}\"\napi_key = \"k\"\nproject = \"bos\"\n",
-        collector.place()
-    );
-    let spec = configured(&db, &files, &[section]);
-    let config = files.path("stepd.toml").display().to_string();
-    let worker = spec.ready().await;
-    let run = db.enqueue("a", "{}").await;
-    db.reaches(&run, "completed", SOON).await;
-    sent(&collector, &run).await;
-    drop(worker);
-    let doctor = ["--config", &config, "doctor", "--traces"];
-    let done = stepd(&db, &doctor).await.is(0);
-    assert!(done.out.contains("the test span was taken") && done.out.contains("project bos"), "{}", done.out);
-    collector.is(Mood::Answers(401));
-    let done = stepd(&db, &doctor).await.is(1);
-    assert!(done.out.contains("401") && done.out.contains("key"), "{}", done.out);
-    stepd(&db, &["--config", &config, "trace", "replay", &run]).await.is(1).says("401");
-    collector.is(Mood::Takes);
-    let before: BTreeSet<Vec<u8>> = of_run(&collector, &run);
-    let n = collector.heard().len();
-    let done = stepd(&db, &["--config", &config, "trace", "replay", &run[..13]]).await.is(0);
-    assert!(done.out.contains("4 spans to smith"), "{}", done.out);
-    assert_eq!(collector.heard().len(), n + 1);
-    assert_eq!(of_run(&collector, &run), before, "the same spans under the same ids");
-    stepd(&db, &["--config", &config, "trace", "replay", "@last", "--target", "x"])
-        .await
-        .is(2)
-        .says("there are: smith");
-    stepd(&db, &["--config", &config, "trace", "replay", "01900000-0000-7000-8000-000000000000"]).await.is(3);
-}
-
-fn of_run(collector: &Collector, run: &str) -> BTreeSet<Vec<u8>> {
-    let id = uuid::Uuid::parse_str(run).unwrap();
-    collector.spans().into_iter().filter(|s| s.trace_id == id.as_bytes()).map(|s| s.span_id).collect()
-}
-
-#[tokio::test]
-async fn a_share_of_the_runs_is_exported_and_what_failed_in_any_case() {
-    let (db, files, collector) = (
-        Db::new().await,
-        Files::new([
-            "name: a\nsteps: [{id: a, set: 1}]\n",
-            "name: b\nresume: never\nsteps: [{id: a, run: exit 3, retry: {max_attempts: 1}}]\n",
-            "name: c\nsteps: [{id: a, set: 1}]\n",
-        ]),
-        Collector::start().await,
-    );
-    let spec = Spec::new(&db, &files).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.place());
-    let _worker = spec.env("STEPD_TRACE_RATIO", "0").env("STEPD_TRACE_WORKFLOWS__C", "1.0").ready().await;
-    let (quiet, failed, loud) = (db.enqueue("a", "{}").await, db.enqueue("b", "{}").await, db.enqueue("c", "{}").await);
-    db.all_ended(SOON).await;
-    sent(&collector, &failed).await;
-    sent(&collector, &loud).await;
-    wait_until("all is done", SOON, async || db.count("SELECT count(*) FROM stepd_engine.trace_notes").await == 0)
-        .await;
-    assert!(!collector.runs().contains(&quiet));
 }

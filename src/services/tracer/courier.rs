@@ -21,8 +21,8 @@ use super::sender::{Sender, Verdict};
 /// Notes that are taken at a time.
 const NOTES: i64 = 64;
 
-/// For so long other daemons leave them alone: longer than any pause between two tries.
-const HOLD: Duration = Duration::from_secs(420);
+/// For so long other daemons leave them alone: longer than a try and the pause after it.
+const HOLD: Duration = Duration::from_secs(150);
 
 /// Between two looks where there is nothing to do.
 const LOOK: Duration = Duration::from_secs(1);
@@ -206,7 +206,7 @@ impl Deliver for Delivery<'_> {
 
 impl Delivery<'_> {
     async fn keep_hold(&mut self) -> Result<(), Halt> {
-        if self.held_at.elapsed() < HOLD / 4 {
+        if self.held_at.elapsed() < HOLD / 5 {
             return Ok(());
         }
         let (name, notes) = (&self.target.name, &self.notes);

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::PgPool;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -47,8 +48,11 @@ const LOOK: Duration = Duration::from_secs(15);
 /// Where no target is configured: what another configuration has left is trimmed.
 const SELDOM: Duration = Duration::from_secs(600);
 
-/// Live runs that one look for long waits reads.
-const LIVE: i32 = 2_000;
+/// Live runs that one look for long waits reads …
+const LIVE: i32 = 5_000;
+
+/// … and how long it rests between two of one walk: a million take some minutes.
+const BETWEEN: Duration = Duration::from_millis(500);
 
 /// Where traces go, and what of them.
 #[derive(Clone, Debug, Default)]
@@ -81,10 +85,10 @@ impl Options {
         }
     }
 
-    /// What reads runs for a target.
+    /// Connections for reading runs.
     #[must_use]
-    pub fn loader(db: &Database, style: &Style) -> Loader {
-        Loader { pool: db.reading_pool("traces", READERS, &SESSION), style: style.clone() }
+    pub fn readers(db: &Database) -> PgPool {
+        db.reading_pool("traces", READERS, &SESSION)
     }
 }
 
@@ -94,10 +98,11 @@ pub type AllFigures = Arc<BTreeMap<String, Arc<Figures>>>;
 /// Starts a courier for each target. Returns their figures.
 pub fn start(options: &Options, db: &Database, services: &mut JoinSet<()>, stop: &Stop) -> AllFigures {
     let mut all = BTreeMap::new();
+    let pool = Options::readers(db);
     for (name, sender, style) in &options.targets {
         let figures = Arc::<Figures>::default();
         let target = Target { name: name.clone(), sender: sender.clone(), figures: figures.clone() };
-        let loader = Options::loader(db, style);
+        let loader = Loader { pool: pool.clone(), style: style.clone() };
         let courier = Courier { db: db.clone(), target, loader, sampling: options.sampling.clone() };
         services.spawn(courier.run(stop.clone()));
         all.insert(name.clone(), figures);
@@ -153,13 +158,16 @@ impl Periodic for Keeper {
             self.trim().await?;
             return Ok(SELDOM);
         }
-        self.options.announce(&self.db).await?;
-        self.trim().await?;
-        self.look().await?;
+        if self.after.is_nil() {
+            self.options.announce(&self.db).await?;
+            self.trim().await?;
+            self.look().await?;
+        }
         let (after, longest) = (self.after, self.options.longest_wait);
         let next = self.db.ask(async |conn| traces::note_waits(conn, after, LIVE, longest).await).await?;
         self.after = next.unwrap_or_default();
-        Ok(LOOK.min(longest / 4))
+        // In the middle of a walk through many live runs it goes on soon.
+        Ok(if next.is_some() { BETWEEN } else { LOOK.min(longest / 4) })
     }
 
     /// Nobody waits for a trace.

@@ -15,7 +15,7 @@ use crate::telemetry::traces::otlp::{Request, Resource, ResourceSpans, Response,
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// It may ask for a pause of this length at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Characters of an answer that are told.
 const WORDS: usize = 300;

@@ -42,27 +42,34 @@ pub(super) fn sort(style: &Style, sort: Sort, out: &mut Vec<KeyValue>) {
 
 /// What each span of a run carries: Langfuse looks for it on every one, and LangSmith filters by it.
 pub(super) fn everywhere(style: &Style, run: &TracedRun) -> Vec<KeyValue> {
-    let labels = run.labels.as_object().into_iter().flatten();
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    let own = [("workflow", run.workflow.clone()), ("queue", run.queue.clone()), ("run_id", run.id.to_string())];
+    let labels = run.labels.as_object().into_iter().flatten();
+    // A label that is called as what stepd says itself would say it twice.
+    let labels = labels.filter(|(name, _)| own.iter().all(|(known, _)| known != name));
+    let labels: Vec<_> = labels.map(|(name, value)| (name.as_str(), text(value))).collect();
     let metadata = |prefix: &'static str| {
-        let own = [("workflow", run.workflow.clone()), ("queue", run.queue.clone()), ("run_id", run.id.to_string())];
-        let own = own.into_iter().map(move |(name, value)| attribute(format!("{prefix}.{name}"), value));
-        own.chain(labels.map(move |(name, value)| attribute(format!("{prefix}.{name}"), text(value))))
+        own.iter().chain(&labels).map(move |(name, value)| attribute(format!("{prefix}.{name}"), value.as_str()))
     };
+    let mut all = Vec::new();
+    if let Some(session) = run.session.as_deref() {
+        all.extend([attribute("session.id", session), attribute("gen_ai.conversation.id", session)]);
+    }
     match style.vendor {
-        Vendor::Plain => Vec::new(),
+        Vendor::Plain => {}
         Vendor::LangSmith => {
-            let mut all: Vec<_> = metadata("langsmith.metadata").collect();
+            all.extend(metadata("langsmith.metadata").filter(|a| a.key != "langsmith.metadata.thread_id"));
+            all.extend(run.session.as_deref().map(|session| attribute("langsmith.metadata.thread_id", session)));
             all.push(attribute("langsmith.span.tags", format!("stepd,{}", run.workflow)));
-            all
         }
         Vendor::Langfuse => {
-            let mut all: Vec<_> = metadata("langfuse.trace.metadata").collect();
+            all.extend(metadata("langfuse.trace.metadata"));
+            all.extend(run.session.as_deref().map(|session| attribute("langfuse.session.id", session)));
             all.push(attribute("langfuse.trace.name", run.workflow.as_str()));
             all.push(attribute("langfuse.trace.tags", json!(["stepd", run.workflow])));
-            all
         }
     }
+    all
 }
 
 /// What went in and what came out.

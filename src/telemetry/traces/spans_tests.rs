@@ -36,7 +36,8 @@ pub fn run() -> TracedRun {
         last_at: Some(at(19)),
         steps: 1,
         worker: Some(Uuid::from_u128(2)),
-        labels: json!({"customer": "42"}),
+        session: Some("s-1".into()),
+        labels: json!({"customer": "42", "queue": "not the run's"}),
         input: Some("{\"a\":1}".into()),
         output: Some("2".into()),
         error: None,
@@ -138,6 +139,11 @@ fn a_call_stands_below_the_attempt_that_saw_its_end() {
     assert_eq!(text(&call, "langfuse.observation.type"), Some("generation"));
     assert_eq!(text(&call, "langfuse.observation.cost_details"), Some("{\"total\":0.5}"));
     assert_eq!(text(&call, "langfuse.trace.metadata.customer"), Some("42"), "on every span");
+    for name in ["session.id", "langfuse.session.id", "gen_ai.conversation.id"] {
+        assert_eq!(text(&call, name), Some("s-1"), "on every span");
+    }
+    let names: std::collections::BTreeSet<_> = call.attributes.iter().map(|a| &a.key).collect();
+    assert_eq!(names.len(), call.attributes.len(), "no attribute twice");
 }
 
 #[test]
