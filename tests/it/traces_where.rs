@@ -47,12 +47,8 @@ async fn half_a_configuration_is_refused_with_the_variable_that_is_missing_and_n
 
 #[tokio::test]
 async fn a_doctor_asks_every_target_and_a_replay_sends_what_was_sent_before() {
-    let (db, files, collector) = (
-        Db::new().await,
-        Files::new([LEAKY.lines().take(3).collect::<Vec<_>>().join("\n") + "\nsteps: [{id: a, run: 'echo 1'}]\n"]),
-        Collector::start().await,
-    );
-    files.write("w0.yaml", "name: a\nsteps: [{id: a, run: 'echo 1'}]\n");
+    let definition = "name: a\nsteps: [{id: a, run: 'echo 1'}]\n";
+    let (db, files, collector) = (Db::new().await, Files::new([definition]), Collector::start().await);
     let section = format!(
         "[traces.smith]\nprofile = \"langsmith\"\nurl = \"{}\"\napi_key = \"k\"\nproject = \"bos\"\n",
         collector.place()
