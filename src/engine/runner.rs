@@ -361,11 +361,11 @@ async fn let_go(ctx: &Ctx) -> Outcome {
             ctx.note(NoteKind::Released, None, None, Payload::null());
             end(ctx, Transition::Release, Outcome::Interrupted).await
         }
-        None if ctx.inbox.is_pausing() => {
+        None | Some(StopReason::Paused) if ctx.inbox.is_pausing() => {
             ctx.note(NoteKind::Paused, None, None, Payload::null());
             end(ctx, Transition::Pause, Outcome::Paused).await
         }
-        None | Some(StopReason::Cancelled | StopReason::Timeout) => {
+        None | Some(StopReason::Cancelled | StopReason::Timeout | StopReason::Paused) => {
             let bug = "the workflow returned `Halt::Stopped` though nothing had told it to stop; return the halt that the context gave";
             end(ctx, Transition::Fail { failure: Failure::permanent(code::INTERNAL, bug) }, Outcome::Failed).await
         }

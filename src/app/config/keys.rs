@@ -59,7 +59,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 47] = [
+pub(super) const KEYS: [Key; 48] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -89,6 +89,7 @@ pub(super) const KEYS: [Key; 47] = [
     key("http_listen", Form::Text),
     key("http_hosts", Form::Texts),
     key("http_documents", Form::Word(&["off", "on"])),
+    key("http_timeout_seconds", Form::Number(1, 3_600)),
     key("retention_export", Form::Path),
     key("trace_ratio", Form::Share),
     key("trace_errors", Form::Word(&["off", "on"])),

@@ -30,6 +30,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         error: None,
         created_by: None,
         forked_from: None,
+        from_step: None,
         epoch: 2,
         tokens_in: None,
         tokens_out: None,
@@ -43,6 +44,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
 
 fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
     StepLine {
+        seq: 1,
         key: key.into(),
         kind: kind.into(),
         state: "completed".into(),
@@ -71,6 +73,7 @@ fn drawn<'a>(run: &'a RunDetail, steps: &'a [StepLine], history: &'a [HistoryLin
 
 fn event(ms: i64, event: &str, key: Option<&str>, data: &serde_json::Value) -> HistoryLine {
     HistoryLine {
+        seq: 1,
         at: at(ms),
         event: event.into(),
         key: key.map(Into::into),
