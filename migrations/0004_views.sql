@@ -249,7 +249,7 @@ CROSS JOIN LATERAL (
         SELECT 1, CASE WHEN v.kind = 'attempt_failed' THEN least(v.at, (SELECT s.ended_at FROM stepd.steps s WHERE s.run = r.id AND s.key = v.key)) ELSE v.at END,
             CASE WHEN v.kind = 'attempt_failed' THEN 4 ELSE 6 END, 0, v.id, replace(v.kind, '_', ' '), v.key, v.attempt, v.by_whom, v.epoch,
             CASE WHEN v.kind = 'event_received' THEN json_build_object('signal', v.data) ELSE stepd_engine.failure_json(v.data) END
-            FROM stepd_engine.events v WHERE v.run = r.id
+            FROM stepd_engine.events v WHERE v.run = r.id AND v.kind <> 'called'
         UNION ALL
         SELECT 2, e.ended_at, 9, 0, 0, 'run ' || e.state, NULL, NULL, NULL, e.epoch, stepd_engine.failure_json(e.error) FROM stepd_engine.ended e WHERE e.id = r.id
     ) p

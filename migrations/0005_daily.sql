@@ -311,6 +311,8 @@ BEGIN
         DELETE FROM stepd_engine.logs l WHERE l.run = ANY (mine)
     ), signals AS (
         DELETE FROM stepd_engine.signals g WHERE g.run = ANY (mine)
+    ), waits AS (
+        DELETE FROM stepd_engine.trace_waits w WHERE w.run = ANY (mine)
     ), children AS (
         DELETE FROM stepd_engine.children k WHERE k.parent = ANY (mine) OR k.child = ANY (mine)
     ), queues AS (

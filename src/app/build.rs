@@ -32,6 +32,7 @@ use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
 use crate::services::tables::Tables;
+use crate::services::tracer::{self, AllFigures, Keeper};
 use crate::services::writer::{PgJournal, Writers};
 use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
 use crate::telemetry::failures::Failures;
@@ -40,7 +41,7 @@ use crate::telemetry::step_log::StepLogs;
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
-use super::{gauges, outside};
+use super::{gauges, outside, traces};
 
 /// The presence ticks every second; a reconnect may take some.
 const PRESENCE_BOUND: Duration = Duration::from_secs(20);
@@ -99,6 +100,8 @@ pub struct Daemon {
     pub db: Database,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// What has come of its traces, by target.
+    pub traced: AllFigures,
     pub(super) outside: Outside,
     pub(super) connectivity: Arc<Connectivity>,
     pub(super) progress: Arc<Progress>,
@@ -137,6 +140,7 @@ pub fn host(config: &Config) -> Arc<Host> {
 /// # Errors
 /// `http_allow` has an entry that is neither a host nor a network; a server or a model makes no sense.
 pub fn registry(config: &Config) -> Result<Registry, BuildError> {
+    traces::options(config)?;
     kinds(config, ProcessOptions::own_guard()).map(|(registry, _)| registry)
 }
 
@@ -243,6 +247,8 @@ impl Daemon {
         let own = super::files::own_kinds(&parts.kinds);
         let children = Child::new(ChildRuns { db: db.clone(), failpoints: parts.failpoints.clone() });
         let sql = sql(config, &db, &parts.failpoints).await?;
+        let tracing = traces::options(config)?;
+        tracing.announce(&db).await?;
         let (registry, outside) = kinds(config, guard)?;
         let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
@@ -259,6 +265,7 @@ impl Daemon {
             logs: logs.clone(),
             failures: failures.clone(),
             metrics: metrics.clone(),
+            traces: traces::noted(config),
         });
         let runs = Runs::new(config.concurrency, ports, catalog.clone(), hints.clone());
         let (suspects_tx, suspects) = mpsc::channel(64);
@@ -323,7 +330,11 @@ impl Daemon {
         // A pass is up to three things on the pool.
         services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping.clone()));
         services.spawn(drive(Daily { db: db.clone() }, progress.pulse("daily", pool_bound), stopping.clone()));
-        services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping));
+        services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping.clone()));
+        // What the last runs leave is still sent.
+        let traced = tracer::start(&tracing, &db, &mut services, &draining);
+        let keeper = Keeper { db: db.clone(), options: tracing, figures: traced.clone(), after: uuid::Uuid::nil() };
+        services.spawn(drive(keeper, progress.pulse("traces", pool_bound * 2), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
         services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining.clone()));
@@ -339,6 +350,7 @@ impl Daemon {
             catalog,
             db,
             metrics,
+            traced,
             outside,
             connectivity,
             progress,

@@ -12,6 +12,7 @@ pub mod retention;
 pub mod site;
 pub mod supervisor;
 pub mod systemd;
+pub mod traces;
 
 pub use build::Daemon;
 pub use config::Config;

@@ -43,6 +43,7 @@ mod sizes;
 mod stats;
 mod text;
 mod token;
+mod trace;
 mod values;
 mod watch;
 mod why;
@@ -218,6 +219,9 @@ enum Command {
     Import(import::Args),
     /// Explain an error: what it means, and what to do; without a code, list them all
     Explain(explain::Args),
+    /// Traces: replay
+    #[command(subcommand)]
+    Trace(trace::Command),
     /// Make a token of the HTTP API: shown once, with the lines for the configuration
     Token(token::Args),
     /// Print completions for a shell: bash, elvish, fish, powershell, zsh
@@ -310,6 +314,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Kinds => kinds::run(&cli.global),
         Command::Schema => schema::run(),
         Command::Import(args) => import::run(&args),
+        Command::Trace(command) => trace::run(&cli.global, &command).await,
         Command::Token(args) => token::run(&cli.global, &args),
         Command::Explain(args) => explain::run(&cli.global, &args),
         Command::Completions(args) => manual::completions(&args),

@@ -37,6 +37,7 @@ pub mod server;
 pub mod sql_step;
 pub mod step;
 pub mod timeline;
+pub mod traces;
 pub mod waiting;
 pub mod waits;
 

@@ -91,6 +91,7 @@ impl Ctx {
                     }
                     let began = self.ports.clock.now();
                     let done = self.one_attempt(&mut record, n, policy, body, reply.take()).await?;
+                    self.note_calls(&record);
                     let used = self.meter.take(&record.key);
                     if let Some(used) = used {
                         record.usage.get_or_insert_default().add(used);

@@ -375,6 +375,7 @@ mod tests {
             max_output: 1,
             logs: StepLogs::new(0),
             failures: Failures::default(),
+            traces: None,
         };
         let db = crate::db::Database::new(
             sqlx::postgres::PgConnectOptions::new_without_pgpass(),

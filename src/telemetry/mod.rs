@@ -9,3 +9,4 @@ pub mod logs;
 pub mod metrics;
 pub mod redact;
 pub mod step_log;
+pub mod traces;

@@ -87,6 +87,7 @@ pub(super) async fn run(
         logs: StepLogs::new(0),
         failures: Failures::default(),
         metrics: Arc::default(),
+        traces: None,
     };
     let name = definition.name.clone();
     let mut memory = Memory {

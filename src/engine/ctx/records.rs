@@ -88,6 +88,14 @@ impl Ctx {
         state.notes.push(Note { n, kind, key, attempt, data });
     }
 
+    /// Queues what an attempt has asked of others, for the run's trace.
+    pub(in crate::engine) fn note_calls(&self, record: &StepRecord) {
+        let Some(calls) = &self.calls else { return };
+        let Some(made) = calls.take(&record.key, self.ports.clock.now()) else { return };
+        let data = Payload::from_serialize(&made).unwrap_or_else(|_| Payload::null());
+        self.note(NoteKind::Called, Some(record.key.clone()), Some(record.attempts), data);
+    }
+
     /// Records a step's start at leisure: nothing waits for it.
     pub(in crate::engine) fn note_start(&self, record: &StepRecord) {
         let row = StepRow { record: record.clone(), wait: None, due_in: None, fresh: false };

@@ -190,6 +190,7 @@ impl Simulation {
             logs: StepLogs::new(0),
             failures: Failures::default(),
             metrics: Arc::default(),
+            traces: None,
         };
         let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::new(Host::default())));
         Self {

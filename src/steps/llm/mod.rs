@@ -29,6 +29,7 @@ use crate::definition::Schema;
 use crate::model::{Failure, Usage, code};
 
 use super::breaker::{Breaker, Circuit};
+use super::calls::Calling;
 use super::http::{self, Web};
 use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
 
@@ -181,7 +182,21 @@ impl Llm {
 
     /// One request, counted.
     async fn call(&self, cx: &StepCx, profile: &ModelProfile, question: &Question) -> Result<Completion, Failure> {
-        let request = question.build(self.0.web.client()?, profile, cx)?;
+        let mut call = cx.call(true);
+        let done = self.asked(cx, &mut call, profile, question).await;
+        call.end(&done);
+        done
+    }
+
+    async fn asked(
+        &self,
+        cx: &StepCx,
+        call: &mut Calling,
+        profile: &ModelProfile,
+        question: &Question,
+    ) -> Result<Completion, Failure> {
+        let request = question.build(self.0.web.client()?, profile, call.context(cx))?;
+        question.describe(call, profile);
         cx.meter.begin_call(&cx.key, &question.model)?;
         let began = tokio::time::Instant::now();
         let place = format!("the model `{}` at {}", question.model, http::place(request.url()));
@@ -208,6 +223,7 @@ impl Llm {
         said.usage.cost = profile.price_of(&said.usage);
         cx.meter.add(&cx.key, &question.model, said.usage);
         said.usage.calls = 1;
+        said.describe(call);
         match withheld {
             Some(failure) => Err(failure),
             None => Ok(said),
