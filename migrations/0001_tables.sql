@@ -559,6 +559,22 @@ COMMENT ON INDEX stepd_engine.events_once IS 'A line of a batch that arrives twi
 COMMENT ON SEQUENCE stepd_engine.events_id_seq IS 'The order of events.';
 COMMENT ON COLUMN stepd_engine.events.n IS 'On a line of the worker that ran the claim: its number within the claim; else NULL.';
 
+CREATE TABLE stepd_engine.deliveries (
+    hook text NOT NULL,
+    delivery text NOT NULL CONSTRAINT delivery_has_1_to_500_characters CHECK (length(delivery) BETWEEN 1 AND 500),
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    answer text,
+    CONSTRAINT deliveries_pkey PRIMARY KEY (hook, delivery)
+);
+CREATE INDEX deliveries_at ON stepd_engine.deliveries (at);
+COMMENT ON TABLE stepd_engine.deliveries IS 'Deliveries of webhooks that have been taken, for a week: one that comes again is answered as the first was, and does nothing.';
+COMMENT ON COLUMN stepd_engine.deliveries.hook IS 'The hook''s name.';
+COMMENT ON COLUMN stepd_engine.deliveries.delivery IS 'What its sender calls the delivery: the same when it is sent again.';
+COMMENT ON COLUMN stepd_engine.deliveries.at IS 'When it came first.';
+COMMENT ON COLUMN stepd_engine.deliveries.answer IS 'How it was answered, as JSON; NULL only within the transaction that takes it.';
+COMMENT ON INDEX stepd_engine.deliveries_pkey IS 'Each delivery once: the second of two that come together waits for the first.';
+COMMENT ON INDEX stepd_engine.deliveries_at IS 'The repair removes what is older than a week.';
+
 CREATE TABLE stepd_engine.signals (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run uuid,

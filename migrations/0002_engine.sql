@@ -1062,6 +1062,9 @@ BEGIN
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.run IS NOT NULL AND x.at < clock_timestamp() - interval '1 minute'
             AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run AND j.state NOT IN ('completed', 'failed', 'cancelled')) ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
+    -- No sender tries for so long.
+    DELETE FROM stepd_engine.deliveries d WHERE d.ctid = ANY (ARRAY(SELECT x.ctid FROM stepd_engine.deliveries x
+        WHERE x.at < clock_timestamp() - interval '7 days' ORDER BY x.at LIMIT batch * 10));
     -- Starts that no window reaches any more, and circuits at which nobody waits.
     FOR r IN SELECT w.name, coalesce((w.flow #>> '{rate,per}')::interval, '0') AS per FROM stepd_engine.workflows w
             WHERE EXISTS (SELECT FROM stepd_engine.starts s WHERE s.workflow = w.name) LOOP

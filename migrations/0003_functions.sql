@@ -337,7 +337,7 @@ COMMENT ON FUNCTION stepd.retry(uuid, boolean) IS
 -- decision (the items) stands, and it is put together anew; of a repeat, it goes back to the first iteration that is not kept whole. A
 -- step that has been undone is not kept, nor is its undo; nor is what was granted beyond the budget: a fork spends one of its own.
 
-CREATE FUNCTION stepd.fork(id uuid, from_step text, input jsonb DEFAULT NULL, latest boolean DEFAULT false) RETURNS uuid
+CREATE FUNCTION stepd.fork(id uuid, from_step text, input jsonb DEFAULT NULL, latest boolean DEFAULT false, alone boolean DEFAULT false) RETURNS uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -380,7 +380,9 @@ BEGIN
     WITH before AS (
         SELECT s.seq, s.key, s.kind, s.label, s.checkpoint, s.state, s.output::text AS output, s.error::text AS error, s.decision::text AS decision,
             s.attempts, s.ended_at
-        FROM stepd.steps s WHERE s.run = fork.id AND s.seq < first_ AND s.key <> fork.from_step
+        FROM stepd.steps s WHERE s.run = fork.id AND (s.seq < first_ OR fork.alone) AND s.key <> fork.from_step
+            -- What is made of steps runs anew with all of them.
+            AND NOT starts_with(s.key, fork.from_step || '[') AND NOT starts_with(s.key, fork.from_step || '.')
             AND NOT (s.kind = 'approve' AND s.key ~ '^budget\[[0-9]+\]$')
             AND NOT EXISTS (SELECT FROM stepd.steps u WHERE u.run = s.run AND u.key = s.key || '.undo')
             -- How the run ended, and what was done because of it.
@@ -414,12 +416,12 @@ BEGIN
     )
     SELECT count(*) FILTER (WHERE w.checkpoint) INTO kept FROM written w;
     INSERT INTO stepd_engine.events (run, kind, key, by_whom, data)
-        VALUES (fresh, 'forked', fork.from_step, stepd_engine.actor(), json_build_object('from', fork.id, 'kept', kept, 'latest', fork.latest)::text);
+        VALUES (fresh, 'forked', fork.from_step, stepd_engine.actor(), json_build_object('from', fork.id, 'kept', kept, 'latest', fork.latest, 'alone', fork.alone)::text);
     RETURN fresh;
 END
 $$;
-COMMENT ON FUNCTION stepd.fork(uuid, text, jsonb, boolean) IS
-    'Makes a new run of a run, live or ended: every step that had ended, and had started before from_step, keeps its result; from_step and all else run anew. With input it has another input, with latest the workflow''s present definition. Takes no unique key; the run that it is forked from stays as it is. Returns the new id. Raises SD010 for an unknown run, SD016 without a step, SD017 for a step that the run has not begun.';
+COMMENT ON FUNCTION stepd.fork(uuid, text, jsonb, boolean, boolean) IS
+    'Makes a new run of a run, live or ended: every step that had ended, and had started before from_step, keeps its result; from_step and all else run anew; with alone, every other step that is done keeps its result, and from_step alone runs anew. With input it has another input, with latest the workflow''s present definition. Takes no unique key; the run that it is forked from stays as it is. Returns the new id. Raises SD010 for an unknown run, SD016 without a step, SD017 for a step that the run has not begun.';
 
 -- Pause and unpause -------------------------------------------------------------------------------------
 -- While a run is paused, or is to be, its one signal of kind 'pause' says by whom and why, and where an unpause brings it:
@@ -491,7 +493,7 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.settle_pause(uuid) IS 'Makes a run that no worker has paused where a pause is asked for, and not paused where none is.';
 
-CREATE FUNCTION stepd.pause(id uuid, reason text DEFAULT NULL) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION stepd.pause(id uuid, reason text DEFAULT NULL, now boolean DEFAULT false) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -523,12 +525,15 @@ BEGIN
                 HINT = 'There is nothing left to pause. (stepd explain SD011)';
         ELSIF state_ = 'running' THEN
             EXIT WHEN asked;
-            INSERT INTO stepd_engine.signals (run, kind, name, by_whom, payload)
-                VALUES (pause.id, 'pause', 'pause', stepd_engine.actor(), jsonb_build_object('reason', pause.reason))
-                ON CONFLICT (run) WHERE kind = 'pause' DO NOTHING;
+            INSERT INTO stepd_engine.signals AS g (run, kind, name, by_whom, payload)
+                VALUES (pause.id, 'pause', 'pause', stepd_engine.actor(), jsonb_build_object('reason', pause.reason)
+                    || CASE WHEN pause.now THEN '{"now": true}' ELSE '{}' END::jsonb)
+                -- One that may take its time becomes one that may not; never the other way round.
+                ON CONFLICT (run) WHERE kind = 'pause' DO UPDATE SET payload = g.payload || '{"now": true}' WHERE pause.now AND NOT g.payload ? 'now';
             IF FOUND THEN
                 INSERT INTO stepd_engine.events (run, kind, by_whom, data)
-                    VALUES (pause.id, 'pause_requested', stepd_engine.actor(), json_build_object('reason', pause.reason)::text);
+                    VALUES (pause.id, 'pause_requested', stepd_engine.actor(), CASE WHEN pause.now THEN json_build_object('reason', pause.reason, 'now', true)
+                        ELSE json_build_object('reason', pause.reason) END::text);
                 PERFORM stepd_engine.wake();
             END IF;
             asked := true;
@@ -538,8 +543,8 @@ BEGIN
     RETURN 'requested';
 END
 $$;
-COMMENT ON FUNCTION stepd.pause(uuid, text) IS
-    'Pauses a run until stepd.unpause: at once where no worker has it (returns ''paused''), else when the steps that run now have ended, and before another starts (''requested''). A paused run holds no slot; answers, signals and events that come meanwhile are kept. No error where it is paused already. Raises SD010 for an unknown run, SD011 for an ended one.';
+COMMENT ON FUNCTION stepd.pause(uuid, text, boolean) IS
+    'Pauses a run until stepd.unpause: at once where no worker has it (returns ''paused''), else when the steps that run now have ended, and before another starts (''requested''). With now => true those steps are broken off, as a worker''s end would do it: after the unpause on_interrupt says what becomes of them. A paused run holds no slot; answers, signals and events that come meanwhile are kept. No error where it is paused already. Raises SD010 for an unknown run, SD011 for an ended one.';
 
 CREATE FUNCTION stepd.unpause(id uuid) RETURNS text LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp

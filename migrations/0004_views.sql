@@ -87,8 +87,9 @@ SELECT c.run, c.seq, c.key, c.label, c.state, c.kind, c.attempts::integer AS att
     stepd_engine.failure_field(c.usage, 'cost')::numeric AS cost,
     CASE WHEN c.kind = 'workflow' THEN (SELECT k.child FROM stepd_engine.children k WHERE k.parent = c.run AND k.key = c.key ORDER BY k.n DESC LIMIT 1) END AS child
 FROM stepd_engine.checkpoints c
--- A scalar subquery on purpose: a join would tempt the planner into hashing all ended runs.
-WHERE (SELECT e.last_key FROM stepd_engine.ended e WHERE e.id = c.run) IS DISTINCT FROM c.key
+-- The step that a run ended with stands in ended; what is left of it here, from before, is not done. A scalar subquery on purpose: a join
+-- would tempt the planner into hashing all ended runs; and asked for only of what is not done, for it costs as much as the rest of the row.
+WHERE c.checkpoint OR (SELECT e.last_key FROM stepd_engine.ended e WHERE e.id = c.run) IS DISTINCT FROM c.key
 UNION ALL
 SELECT e.id, e.last_seq, e.last_key, NULL::text,
     CASE WHEN e.last_output IS NOT NULL OR e.state = 'completed' THEN 'completed' ELSE e.state::text END::stepd.step_state,
@@ -349,6 +350,26 @@ COMMENT ON COLUMN stepd.workers.queues IS 'The queues it serves; NULL: all that 
 COMMENT ON COLUMN stepd.workers.version IS 'The daemon''s version.';
 COMMENT ON COLUMN stepd.workers.lease IS 'How long its lease outlives its last heartbeat.';
 COMMENT ON COLUMN stepd.workers.facts IS 'What may explain its death: memory used and allowed, and kills for want of memory, at the last heartbeat; under seen, what another worker on its machine saw when it was taken over.';
+
+CREATE VIEW stepd.locks AS
+SELECT 'lease' AS kind, j.id::text AS name, j.id AS run, j.workflow, j.state, j.worker, w.host || ':' || w.pid AS holder,
+    coalesce(j.first_started_at, j.started_at) AS since, w.beat_at + w.lease_ms * interval '1 millisecond' AS expires_at, j.epoch
+FROM stepd.jobs j LEFT JOIN stepd_engine.workers w ON w.id = j.worker WHERE j.state = 'running'
+UNION ALL
+SELECT 'key', j.workflow || ' ' || j.concurrency_key, j.id, j.workflow, j.state, j.worker, j.id::text, coalesce(j.first_started_at, j.started_at), NULL, j.epoch
+FROM stepd.jobs j WHERE j.concurrency_key IS NOT NULL AND (j.lane <= 2 OR j.lane = 3 AND j.error IS NOT NULL) AND j.state IN ('queued', 'running', 'resuming')
+    AND EXISTS (SELECT FROM stepd_engine.workflows f WHERE f.name = j.workflow AND f.flow ? 'concurrency');
+COMMENT ON VIEW stepd.locks IS 'Who keeps what from whom: the leases, by which no second worker has a run, and the places of concurrency keys.';
+COMMENT ON COLUMN stepd.locks.kind IS 'lease: a worker has a run. key: a run has a place of a concurrency key, of which there are as many as its limit says.';
+COMMENT ON COLUMN stepd.locks.name IS 'What is locked: of a lease the run''s id, of a key the workflow and the key.';
+COMMENT ON COLUMN stepd.locks.run IS 'The run.';
+COMMENT ON COLUMN stepd.locks.workflow IS 'Its workflow.';
+COMMENT ON COLUMN stepd.locks.state IS 'Where it stands. A run that is queued or resuming keeps its key''s place.';
+COMMENT ON COLUMN stepd.locks.worker IS 'The worker that has the run; NULL: none has.';
+COMMENT ON COLUMN stepd.locks.holder IS 'Who holds it: of a lease the worker, as host:pid (NULL: it is gone, and the sweep takes over); of a key the run.';
+COMMENT ON COLUMN stepd.locks.since IS 'When the run was first claimed.';
+COMMENT ON COLUMN stepd.locks.expires_at IS 'When the lease would end without another heartbeat; NULL: a key has no time, its place is given back when the run waits or ends.';
+COMMENT ON COLUMN stepd.locks.epoch IS 'The claim that it was given under: whoever writes with an older one is refused.';
 
 CREATE VIEW stepd.definitions AS
 SELECT d.id, d.workflow, d.hash, d.created_at, d.used_at, d.body FROM stepd_engine.definitions d;

@@ -318,7 +318,7 @@ BEGIN ATOMIC
     )
     SELECT d.workflow, sum(d.runs)::bigint, coalesce(sum(d.runs) FILTER (WHERE d.state = 'completed'), 0)::bigint, coalesce(sum(d.runs) FILTER (WHERE d.state = 'failed'), 0)::bigint,
         coalesce(sum(d.runs) FILTER (WHERE d.state = 'cancelled'), 0)::bigint,
-        round(sum(d.runs) FILTER (WHERE d.state = 'completed') / nullif(sum(d.runs) FILTER (WHERE d.state IN ('completed', 'failed')), 0), 4),
+        round(coalesce(sum(d.runs) FILTER (WHERE d.state = 'completed'), 0) / nullif(sum(d.runs) FILTER (WHERE d.state IN ('completed', 'failed')), 0), 4),
         sum(d.duration_sum) / min(s.total)::double precision, stepd_engine.bucket_middle(min(s.p50)), stepd_engine.bucket_middle(min(s.p95)), sum(d.waited_sum) / min(s.total)::double precision,
         sum(d.resumes)::bigint, sum(d.crashes)::bigint, sum(d.tokens_in)::bigint, sum(d.tokens_out)::bigint, sum(d.cost)
     FROM days d LEFT JOIN spread s ON s.workflow = d.workflow GROUP BY d.workflow ORDER BY sum(d.runs) DESC, d.workflow;

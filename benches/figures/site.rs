@@ -12,12 +12,19 @@ use super::round::JOBS;
 use super::server::Db;
 use super::worker::Worker;
 
-/// 1 million ended runs, 100,000 live ones, two of 10,000 steps.
+/// Of a run that is larger than any page need be: it opens, and that is measured.
+const HUGE: [(&str, &str); 2] = [
+    ("timeline of 100,000 items", "/v1/runs/@H/timeline"),
+    ("timeline of 100,000 items, unfolded", "/v1/runs/@H/timeline?under=docs"),
+];
+
+/// 1 million ended runs, 100,000 live ones, two of 10,000 steps, one of 100,000.
 const DATA: &str = include_str!("site.sql");
 
 /// The large runs.
 const ENDED: &str = "0199ffff-0000-7000-8000-000000000001";
 const LIVE: &str = "0199ffff-0000-7000-8000-000000000002";
+const LARGEST: &str = "0199ffff-0000-7000-8000-000000000003";
 
 /// How often each page is read.
 const READS: u32 = 40;
@@ -29,7 +36,7 @@ const PAGE: Target = Target::AtMost(100.0);
 const STREAMS: [usize; 4] = [0, 1, 10, 100];
 
 /// What is read, but for the cursors and times, which depend on now.
-const PAGES: [(&str, &str); 30] = [
+const PAGES: [(&str, &str); 35] = [
     ("list", "/v1/runs"),
     ("list of 500", "/v1/runs?limit=500"),
     ("state=failed", "/v1/runs?state=failed"),
@@ -45,9 +52,14 @@ const PAGES: [(&str, &str); 30] = [
     ("label, 66,000 runs", "/v1/runs?label=region=eu"),
     ("label, none", "/v1/runs?label=customer=none"),
     ("one run", "/v1/runs/@E"),
-    ("10,000 steps", "/v1/runs/@E/steps"),
-    ("10,000 steps, live, outputs", "/v1/runs/@L/steps?outputs=true"),
-    ("history of 20,000 lines", "/v1/runs/@E/history"),
+    ("10,000 steps, timeline", "/v1/runs/@E/timeline"),
+    ("10,000 steps, live, timeline", "/v1/runs/@L/timeline"),
+    ("10,000 steps, unfolded", "/v1/runs/@L/timeline?under=docs"),
+    ("10,000 steps, a page of 1,000", "/v1/runs/@E/steps?limit=1000"),
+    ("10,000 steps, live, a page of 1,000, outputs", "/v1/runs/@L/steps?limit=1000&outputs=true"),
+    ("history of 20,000 lines, a page of 1,000", "/v1/runs/@E/history"),
+    ("history of 20,000 lines, the newest 1,000", "/v1/runs/@E/history?newest=true"),
+    ("two runs of 10,000 steps, compared", "/v1/compare?a=@E&b=@L"),
     ("waiting", "/v1/waiting"),
     ("stats", "/v1/stats"),
     ("workflows", "/v1/workflows"),
@@ -71,23 +83,31 @@ pub async fn pages(bench: &Bench, report: &mut Report) -> Result<()> {
     let client = client()?;
     let mut worst = 0.0_f64;
     for (name, path) in pages_of(&db).await? {
-        let url = format!("{site}/api{}", path.replace("@E", ENDED).replace("@L", LIVE));
-        let mut times = Vec::new();
-        let mut bytes = 0;
-        for _ in 0..READS {
-            let began = Instant::now();
-            let answer = client.get(&url).send().await?;
-            ensure!(answer.status().is_success(), "{url}: {}", answer.status());
-            bytes = answer.bytes().await?.len();
-            times.push(began.elapsed().as_secs_f64() * 1e3);
-        }
-        let p95 = quantile(&times, 0.95);
+        let (p95, note) = read(&client, &site, &path).await?;
         worst = worst.max(p95);
-        let note = format!("p50 {:.1}; {} kB", median(&times), bytes / 1024);
         report.add(&format!("page p95, {name}"), p95, "ms", Some(PAGE), note);
     }
     report.add("page p95, the slowest", worst, "ms", Some(PAGE), "1 M ended, 100,000 live runs");
+    for (name, path) in HUGE {
+        let (p95, note) = read(&client, &site, path).await?;
+        report.plain(&format!("page p95, {name}"), p95, "ms", note);
+    }
     worker.stop().await
+}
+
+/// Reads a page again and again: its p95 in ms, and what else there is to say of it.
+async fn read(client: &Client, site: &str, path: &str) -> Result<(f64, String)> {
+    let url = format!("{site}/api{}", path.replace("@E", ENDED).replace("@L", LIVE).replace("@H", LARGEST));
+    let mut times = Vec::new();
+    let mut bytes = 0;
+    for _ in 0..READS {
+        let began = Instant::now();
+        let answer = client.get(&url).send().await?;
+        ensure!(answer.status().is_success(), "{url}: {}", answer.status());
+        bytes = answer.bytes().await?.len();
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok((quantile(&times, 0.95), format!("p50 {:.1}; {} kB", median(&times), bytes / 1024)))
 }
 
 /// All pages; the deep ones begin behind a share of all runs.

@@ -1,5 +1,5 @@
 -- A database as it is after a month of work: 1 million ended runs, 100,000 live ones, of 50 workflows over 20 queues, one run of 10,000
--- steps that has ended and one that waits. Times are spread over the last 30 days; nothing is due soon, so a daemon that serves none of
+-- steps that has ended and one that waits, and one of 100,000 that has ended. Times are spread over the last 30 days; nothing is due soon, so a daemon that serves none of
 -- these queues changes nothing of it.
 SET synchronous_commit = off;
 ALTER TABLE stepd.jobs DISABLE TRIGGER USER;
@@ -65,6 +65,13 @@ INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, att
 SELECT r.id, n, 1, now() - interval '1 day' + n * interval '1 s', now() - interval '1 day' + n * interval '1.2 s', 1, true, 'completed', format('docs[%s].text', n), 'http',
     json_build_object('pages', n % 30, 'title', 'Document number ' || n, 'ok', true)::text
 FROM (VALUES ('0199ffff-0000-7000-8000-000000000001'::uuid), ('0199ffff-0000-7000-8000-000000000002'::uuid)) r(id), generate_series(1, 10000) n;
+INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, started_at, ended_at, workflow, queue, input, labels, created_by, output)
+SELECT '0199ffff-0000-7000-8000-000000000003', 'completed', 1, definition, 5, 0, 0, now() - interval '1 day', now() - interval '1 day', now() - interval '20 h', name, queue, '{}', '{"size":"large"}', 'app', '{"done":100000}'
+FROM stepd_engine.workflows WHERE name = 'wf_05';
+INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, ended_at, attempts, checkpoint, state, key, kind, output)
+SELECT '0199ffff-0000-7000-8000-000000000003', n, 1, now() - interval '1 day' + n * interval '0.1 s', now() - interval '1 day' + n * interval '0.12 s', 1, true, 'completed', format('docs[%s].text', n), 'http',
+    json_build_object('pages', n % 30, 'title', 'Document number ' || n, 'ok', true)::text
+FROM generate_series(1, 100000) n;
 INSERT INTO stepd_engine.checkpoints (run, seq, epoch, started_at, attempts, checkpoint, state, key, kind, decision)
 VALUES ('0199ffff-0000-7000-8000-000000000002', 10001, 1, now(), 1, false, 'waiting', 'ok', 'approve', '{"prompt":"Go on?"}');
 

@@ -342,11 +342,13 @@ impl Daemon {
         })
     }
 
-    /// Whether it can do its work: it is registered among the workers, and the database answers.
+    /// Whether it can do its work: it is registered among the workers, the database answers, and nobody has asked for its end.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let (presence, connectivity) = (self.presence.clone(), self.connectivity.clone());
+        let stopping = self.stop.subscribe();
         Arc::new(move || match (presence.worker(), connectivity.is_away()) {
+            _ if *stopping.borrow() => Err("it drains: it claims nothing more, and ends".to_owned()),
             (_, true) => Err("Postgres is away".to_owned()),
             (None, _) => Err("not registered among the workers".to_owned()),
             (Some(_), false) => Ok(true),

@@ -62,6 +62,7 @@ fn hook(config: &Config, name: &str, said: &HttpHook) -> Result<Hook, String> {
         tolerance: timed.then(|| said.tolerance_seconds.unwrap_or(TOLERANCE)),
         does,
         when: template("when", &said.when)?,
+        delivery: template("delivery", &said.delivery)?,
         input: template("input", input)?.unwrap_or_else(|| Template::constant(serde_json::Value::Null)),
         // What is sent on is no place for secrets.
         host: Arc::new(Host { env: build::host(config).env.clone(), ..Host::default() }),

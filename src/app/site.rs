@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -89,8 +90,9 @@ pub async fn bind(
         Err(error) => return Err(SiteError::Bind(address, error)),
     };
     let access = Access::new(server.address(), rules);
-    let older = Older { documents: config.http_documents == "on", servers };
-    let site = Arc::new(Site::new(db, access, ready, stop.clone()).with_older(older));
+    let patience = Duration::from_secs(config.http_timeout_seconds);
+    let older = Older::new(config.http_documents == "on", servers);
+    let site = Arc::new(Site::new(db, access, ready, stop.clone()).with_older(older).with_patience(patience));
     Ok(Some(Bound { server, site, limit: config.max_output_bytes + AROUND, stop }))
 }
 

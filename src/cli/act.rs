@@ -37,6 +37,9 @@ pub(super) struct Pause {
     /// Why, for whoever looks at the run later
     #[arg(long, short = 'm', value_name = "TEXT")]
     reason: Option<String>,
+    /// Break off the step that runs now; after the unpause its on_interrupt says what becomes of it (by default it runs again)
+    #[arg(long)]
+    now: bool,
 }
 
 #[derive(clap::Args)]
@@ -61,7 +64,7 @@ struct Which {
 enum Action<'a> {
     Cancel(Option<&'a str>),
     Retry { latest: bool },
-    Pause(Option<&'a str>),
+    Pause { reason: Option<&'a str>, now: bool },
     Unpause,
 }
 
@@ -71,7 +74,7 @@ impl Action<'_> {
         match self {
             Self::Cancel(_) => &["scheduled", "queued", "held", "running", "waiting", "paused", "resuming"],
             Self::Retry { .. } => &["failed", "resuming"],
-            Self::Pause(_) => &["scheduled", "queued", "held", "running", "waiting", "resuming"],
+            Self::Pause { .. } => &["scheduled", "queued", "held", "running", "waiting", "resuming"],
             Self::Unpause => &["paused"],
         }
     }
@@ -80,7 +83,7 @@ impl Action<'_> {
         match self {
             Self::Cancel(_) => "cancel",
             Self::Retry { .. } => "retry",
-            Self::Pause(_) => "pause",
+            Self::Pause { .. } => "pause",
             Self::Unpause => "unpause",
         }
     }
@@ -89,7 +92,7 @@ impl Action<'_> {
         match self {
             Self::Cancel(_) => "cancelled",
             Self::Retry { .. } => "retried",
-            Self::Pause(_) => "paused",
+            Self::Pause { .. } => "paused",
             Self::Unpause => "unpaused",
         }
     }
@@ -98,7 +101,7 @@ impl Action<'_> {
         match self {
             Self::Cancel(reason) => actions::cancel(conn, run, *reason).await,
             Self::Retry { latest } => actions::retry(conn, run, *latest).await,
-            Self::Pause(reason) => actions::pause(conn, run, *reason).await,
+            Self::Pause { reason, now } => actions::pause(conn, run, *reason, *now).await,
             Self::Unpause => actions::unpause(conn, run).await,
         }
     }
@@ -107,7 +110,7 @@ impl Action<'_> {
     fn outcome(&self, answer: &str) -> &'static str {
         match (self, answer) {
             (Self::Cancel(_), "requested") => "cancel requested",
-            (Self::Pause(_), "requested") => "pause requested",
+            (Self::Pause { .. }, "requested") => "pause requested",
             _ => self.past(),
         }
     }
@@ -115,8 +118,11 @@ impl Action<'_> {
     /// … and where the run stands now.
     fn told(&self, answer: &str) -> String {
         match (self, answer) {
-            (Self::Pause(_), "requested") => "pause requested: the step that runs now ends first".into(),
-            (Self::Cancel(_) | Self::Pause(_), _) => self.outcome(answer).into(),
+            (Self::Pause { now: true, .. }, "requested") => {
+                "pause requested: the step that runs now is broken off".into()
+            }
+            (Self::Pause { .. }, "requested") => "pause requested: the step that runs now ends first".into(),
+            (Self::Cancel(_) | Self::Pause { .. }, _) => self.outcome(answer).into(),
             (Self::Retry { .. } | Self::Unpause, state) => format!("{}, {state}", self.past()),
         }
     }
@@ -131,7 +137,7 @@ pub(super) async fn retry(global: &Global, args: &Retry) -> anyhow::Result<Exit>
 }
 
 pub(super) async fn pause(global: &Global, args: &Pause) -> anyhow::Result<Exit> {
-    act(global, &args.which, &Action::Pause(args.reason.as_deref())).await
+    act(global, &args.which, &Action::Pause { reason: args.reason.as_deref(), now: args.now }).await
 }
 
 pub(super) async fn unpause(global: &Global, args: &Unpause) -> anyhow::Result<Exit> {

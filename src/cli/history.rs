@@ -128,6 +128,7 @@ mod tests {
         let at = DateTime::from_timestamp_millis(1_700_000_100_123).unwrap();
         let line = |event: &str, key: Option<&str>, attempt: Option<i32>, by: Option<&str>, data: Value| {
             line(&HistoryLine {
+                seq: 1,
                 at,
                 event: event.into(),
                 key: key.map(Into::into),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::db::runs::{self, RunLine};
 
-use super::client::short;
+use super::client::{run_id, short};
 use super::output::{Format, columns, json_list, raw, say, talk};
 use super::text::{ago, cell, span, state_style, table};
 use super::values::FilterArgs;
@@ -17,12 +17,19 @@ pub(super) struct Args {
     /// At most so many runs, the newest first
     #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
+    /// Only runs older than this one: the last of the page before
+    #[arg(long, value_name = "RUN")]
+    before: Option<String>,
 }
 
 pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let mut conn = global.connect().await?;
     // One more than is shown says whether there are more.
-    let mut list = runs::list(&mut conn, &args.filter.filter(), i64::from(args.limit) + 1).await?;
+    let before = match &args.before {
+        Some(text) => Some(run_id(&mut conn, text).await?),
+        None => None,
+    };
+    let mut list = runs::page(&mut conn, &args.filter.filter(), before, i64::from(args.limit) + 1).await?;
     let more = list.len() > args.limit as usize;
     list.truncate(args.limit as usize);
     match global.output {
@@ -30,7 +37,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         Format::Table => {
             say(&drawn(&list, columns()))?;
             if more {
-                talk(&format!("the newest {} are shown; --limit shows more", args.limit));
+                talk(&format!("{} are shown; --limit shows more, --before the last of them the next", args.limit));
             }
         }
         Format::Id => {

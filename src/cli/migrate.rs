@@ -14,7 +14,7 @@ pub(super) struct Args {
     /// Print the whole schema as SQL, for review; touches no database
     #[arg(long)]
     dump_sql: bool,
-    /// Set up the roles stepd_enqueue, stepd_read, stepd_operate and stepd_daemon, too; later migrations then keep their rights
+    /// Set up the roles stepd_enqueue, stepd_read, stepd_operate, stepd_serve and stepd_daemon, too; later migrations then keep their rights
     #[arg(long)]
     roles: bool,
     /// The views, or views and tables, that show runs under the names of two older systems: stepd_runtime and stepd_afu9
@@ -50,7 +50,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     if args.roles {
         roles::install(&mut conn).await?;
         println!(
-            "roles stepd_enqueue, stepd_read, stepd_operate and stepd_daemon have their rights; GRANT stepd_enqueue TO your_application"
+            "roles stepd_enqueue, stepd_read, stepd_operate, stepd_serve and stepd_daemon have their rights; GRANT stepd_enqueue TO your_application"
         );
     }
     Ok(Exit::Ok)

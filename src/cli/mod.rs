@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod demo;
 mod dev;
+mod diff;
 mod doctor;
 mod emit;
 mod enqueue;
@@ -21,6 +22,7 @@ mod history;
 mod import;
 mod in_flight;
 mod kinds;
+mod lock;
 mod logs;
 mod ls;
 mod manual;
@@ -37,6 +39,7 @@ mod serve_http;
 mod show;
 mod signal;
 mod sizes;
+mod stats;
 mod text;
 mod token;
 mod values;
@@ -160,8 +163,11 @@ enum Command {
     Cancel(act::Cancel),
     /// Take up failed runs again, from their last checkpoints: by id, or all that a filter leaves
     Retry(act::Retry),
-    /// Make a new run of a run, from a step on: what had ended before keeps its result
+    /// Make a new run of a run, from a step on: what had ended before keeps its result; to replay a step is the same
+    #[command(visible_alias = "replay")]
     Fork(fork::Args),
+    /// Compare two runs: the first step that differs, the changed paths, durations and cost
+    Diff(diff::Args),
     /// Pause runs until unpause: at once, or after the step that runs now; by id, or all that a filter leaves
     Pause(act::Pause),
     /// Let paused runs go on from where they stood: by id, or all that a filter leaves
@@ -185,6 +191,11 @@ enum Command {
     /// Workers: ls
     #[command(subcommand)]
     Worker(worker::Command),
+    /// Locks: ls
+    #[command(subcommand)]
+    Lock(lock::Command),
+    /// Show how the runs of each workflow went: success rate, durations, resumes, cost; also of runs that have been pruned
+    Stats(stats::Args),
     /// Workflows: ls, show
     #[command(subcommand)]
     Workflow(workflow::Command),
@@ -273,6 +284,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cancel(args) => act::cancel(&cli.global, &args).await,
         Command::Retry(args) => act::retry(&cli.global, &args).await,
         Command::Fork(args) => fork::run(&cli.global, &args).await,
+        Command::Diff(args) => diff::run(&cli.global, &args).await,
         Command::Pause(args) => act::pause(&cli.global, &args).await,
         Command::Unpause(args) => act::unpause(&cli.global, &args).await,
         Command::Signal(args) => signal::run(&cli.global, &args).await,
@@ -286,6 +298,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(command) => queue::run(&cli.global, &command).await,
         Command::Schedule(command) => schedule::run(&cli.global, &command).await,
         Command::Worker(command) => worker::run(&cli.global, &command).await,
+        Command::Lock(command) => lock::run(&cli.global, &command).await,
+        Command::Stats(args) => stats::run(&cli.global, &args).await,
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db { .. } => sizes::run(&cli.global).await,
         Command::Eval(args) => eval::run(&cli.global, &args),

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use anyhow::Context;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use serde_json::Value;
 
 use crate::db::runs::Filter;
 use crate::definition::parse_duration;
@@ -26,6 +27,31 @@ pub(super) fn json(flag: &str, text: &str) -> anyhow::Result<Payload> {
         None => (flag.to_owned(), text.to_owned()),
     };
     Payload::from_text(text.trim()).map_err(|e| refused(Exit::Usage, format!("{from}: not JSON: {e}")))
+}
+
+/// Sets one value inside another: `order.items[0].count=3`. What is no JSON is text. The place itself may be new, what it stands in not.
+pub(super) fn set(value: &mut Value, text: &str) -> anyhow::Result<()> {
+    let usage = |why: String| refused(Exit::Usage, format!("--set {text}: {why}"));
+    let (path, new) = text.split_once('=').ok_or_else(|| usage("write PATH=JSON, such as order.count=3".to_owned()))?;
+    let path = path.strip_prefix("input.").unwrap_or(path);
+    let mut place = value;
+    let mut so_far = String::from("the input");
+    for part in path.replace('[', ".").replace(']', "").split('.') {
+        let inside = match place {
+            Value::Object(object) => Ok(object.entry(part).or_insert(Value::Null)),
+            Value::Array(list) => {
+                let n = list.len();
+                let index = part.parse::<usize>().ok();
+                index.and_then(|i| list.get_mut(i)).ok_or_else(|| format!("{so_far} has {n} items, none is {part}"))
+            }
+            Value::Null => Err(format!("{so_far} is nothing to hold {part}")),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) => Err(format!("{so_far} holds no {part}")),
+        };
+        place = inside.map_err(usage)?;
+        so_far = part.to_owned();
+    }
+    *place = serde_json::from_str(new).unwrap_or_else(|_| Value::from(new));
+    Ok(())
 }
 
 /// A time: `2026-07-01T12:00:00Z`, `2026-07-01` (midnight UTC), or a span from now into the future.
@@ -124,7 +150,29 @@ impl FilterArgs {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn one_value_is_set_and_the_others_stay() {
+        let mut value = json!({"order": {"items": [{"n": 1}, {"n": 2}]}, "note": null});
+        for text in ["order.items[1].n=5", "input.order.new={\"a\": [1]}", "note=as it was=2", "top=7"] {
+            set(&mut value, text).unwrap();
+        }
+        let told =
+            json!({"order": {"items": [{"n": 1}, {"n": 5}], "new": {"a": [1]}}, "note": "as it was=2", "top": 7});
+        assert_eq!(value, told);
+        for (text, why) in [
+            ("order", "PATH=JSON"),
+            ("order.items[2].n=1", "items has 2 items, none is 2"),
+            ("top.x=1", "top holds no x"),
+            ("none.x=1", "none is nothing to hold x"),
+        ] {
+            let said = set(&mut value.clone(), text).unwrap_err().to_string();
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "against the same clock")]

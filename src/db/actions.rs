@@ -90,8 +90,8 @@ pub async fn retry<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid, la
     Ok(sqlx::query_file_scalar!("src/db/sql/retry.sql", run, latest).fetch_one(db).await?)
 }
 
-/// Makes a new run of a run, from a step on, perhaps with another input (JSON text), perhaps with its workflow's present definition;
-/// gives its id.
+/// Makes a new run of a run, from a step on, perhaps with another input (JSON text), perhaps with its workflow's present definition, perhaps
+/// with this step alone running anew; gives its id.
 ///
 /// # Errors
 /// SD001, SD010, SD017; whatever else the database says.
@@ -101,11 +101,12 @@ pub async fn fork<'c>(
     from_step: &str,
     input: Option<&str>,
     latest: bool,
+    alone: bool,
 ) -> Result<Uuid, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/fork.sql", run, from_step, input, latest).fetch_one(db).await?)
+    Ok(sqlx::query_file_scalar!("src/db/sql/fork.sql", run, from_step, input, latest, alone).fetch_one(db).await?)
 }
 
-/// Pauses a run: `paused`, or `requested` where a worker has it.
+/// Pauses a run: `paused`, or `requested` where a worker has it, which lets it go when its steps have ended, or breaks them off `now`.
 ///
 /// # Errors
 /// SD010, SD011; whatever else the database says.
@@ -113,8 +114,9 @@ pub async fn pause<'c>(
     db: impl Executor<'c, Database = Postgres>,
     run: Uuid,
     reason: Option<&str>,
+    now: bool,
 ) -> Result<String, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/pause.sql", run, reason).fetch_one(db).await?)
+    Ok(sqlx::query_file_scalar!("src/db/sql/pause.sql", run, reason, now).fetch_one(db).await?)
 }
 
 /// Ends a run's pause; gives its new state.

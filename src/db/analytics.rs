@@ -1,4 +1,5 @@
-//! How runs went: counted over the newest of them, so that it costs the same whatever the history holds.
+//! How runs went: of a day or less counted over the newest of them, of more read from the daily figures. So it costs the same whatever
+//! the history holds.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -17,7 +18,7 @@ pub const SAMPLE: i64 = 20_000;
 pub struct Went {
     /// Of this workflow; null: of all.
     pub workflow: Option<String>,
-    /// Enqueued in the stretch of time that begins here; null: in all of the span.
+    /// Enqueued (of daily figures: ended) in the stretch of time that begins here; null: in all of the span.
     pub stretch: Option<DateTime<Utc>>,
     pub runs: i64,
     pub completed: i64,
@@ -31,9 +32,15 @@ pub struct Went {
     pub p50: Option<f64>,
     /// … and 95 of a hundred.
     pub p95: Option<f64>,
-    /// How long 95 of a hundred stood in line at the most, in seconds.
+    /// How long 95 of a hundred stood in line at the most, in seconds; daily figures do not know it.
     pub wait_p95: Option<f64>,
-    /// When the oldest of them was enqueued.
+    /// Tokens of prompts; null: no model was called.
+    pub tokens_in: Option<i64>,
+    /// Tokens of the models' answers.
+    pub tokens_out: Option<i64>,
+    /// What they cost, by the configured prices.
+    pub cost: Option<f64>,
+    /// When the oldest of them was enqueued; of daily figures, the first day.
     pub oldest: DateTime<Utc>,
 }
 
@@ -47,8 +54,8 @@ pub struct FailedAt {
     /// The failure's code.
     pub code: Option<String>,
     pub runs: i64,
-    /// The newest of them.
-    pub last: Uuid,
+    /// The newest of them; null where it ended long ago, or has been removed.
+    pub last: Option<Uuid>,
     /// What it failed with.
     pub message: Option<String>,
 }
@@ -75,4 +82,26 @@ pub async fn failures<'c>(
     since: DateTime<Utc>,
 ) -> Result<Vec<FailedAt>, DbError> {
     Ok(sqlx::query_file_as!(FailedAt, "src/db/sql/failures_sample.sql", since, SAMPLE).fetch_all(db).await?)
+}
+
+/// How all runs went that ended since an instant's day: by workflow and day, by each of them, and in all.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn went_by_day<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    since: DateTime<Utc>,
+) -> Result<Vec<Went>, DbError> {
+    Ok(sqlx::query_file_as!(Went, "src/db/sql/ended_days.sql", since).fetch_all(db).await?)
+}
+
+/// Where they failed, the most frequent first.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn failures_by_day<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    since: DateTime<Utc>,
+) -> Result<Vec<FailedAt>, DbError> {
+    Ok(sqlx::query_file_as!(FailedAt, "src/db/sql/failures_days.sql", since, SAMPLE).fetch_all(db).await?)
 }

@@ -54,7 +54,7 @@ fn is_text(label: &serde_json::Value, text: &str) -> bool {
 const CHANGE: &str = "SELECT r.id, r.state::text AS state, r.workflow, r.step, r.error_code, r.error_message, r.queue, r.labels, r.epoch, statement_timestamp() AS now
     FROM stepd.runs r WHERE true";
 
-/// Unfinished runs that a watch begins with, and new ones that one look gives, at the most.
+/// Unfinished runs that a watch begins with, changes that are told to who comes back, and new runs that one look gives, at the most.
 pub const WATCHED: i64 = 2_000;
 
 async fn watched<'c>(
@@ -141,6 +141,18 @@ pub struct Mark {
 /// Whatever the database says.
 pub async fn mark_here<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Mark, DbError> {
     Ok(sqlx::query_file_as!(Mark, "src/db/sql/mark_here.sql").fetch_one(db).await?)
+}
+
+/// Since a longer time what has changed is not told any more: some of it may have been removed by now.
+const TOLD: f64 = 3600.0;
+
+/// Can it be told what has changed since a mark? Not since one of another database, or of one that was brought back from a backup.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn can_be_told<'c>(db: impl Executor<'c, Database = Postgres>, since: &Mark) -> Result<bool, DbError> {
+    let mark = sqlx::query_file!("src/db/sql/mark_since.sql", since.floor, since.at).fetch_one(db).await?;
+    Ok(mark.known && mark.seconds <= TOLD)
 }
 
 /// What ended may be written this much later than it says.

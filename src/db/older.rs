@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, Executor, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use crate::model::RunState;
+
 use super::actions::{self, NewJob};
 use super::definitions::{self, Given};
 use super::error::DbError;
@@ -125,6 +127,12 @@ fn of(workflow: &str) -> Filter {
     Filter { workflows: vec![workflow.to_owned()], ..Filter::default() }
 }
 
+/// The ended ones.
+fn ended(workflow: &str) -> Filter {
+    let states = RunState::ALL.into_iter().filter(|state| state.is_final()).map(|state| state.as_str().to_owned());
+    Filter { states: states.collect(), ..of(workflow) }
+}
+
 /// So many ended runs of a workflow are counted; then the statistics are asked.
 const COUNTED: i64 = 1_000;
 
@@ -133,8 +141,7 @@ const COUNTED: i64 = 1_000;
 /// # Errors
 /// Whatever the database says.
 pub async fn total(db: &PgPool, workflow: &str) -> Result<i64, DbError> {
-    let ended = ["completed", "failed", "cancelled"].map(str::to_owned).to_vec();
-    let some = newest(db, &Filter { states: ended, ..of(workflow) }, COUNTED, 0).await?;
+    let some = newest(db, &ended(workflow), COUNTED, 0).await?;
     let counted = i64::try_from(some.len()).unwrap_or(COUNTED);
     Ok(sqlx::query_file_scalar!("src/db/sql/older_total.sql", workflow, counted).fetch_one(db).await?)
 }
@@ -239,15 +246,15 @@ pub async fn workflows<'c>(
 /// # Errors
 /// Whatever the database says.
 pub async fn last_runs(db: &PgPool, workflows: &[Workflow], hold: &str) -> Result<HashMap<String, Line>, DbError> {
-    let late = sqlx::query_file!("src/db/sql/older_last_runs.sql").fetch_all(db).await?;
-    let late: HashMap<String, Uuid> = late.into_iter().map(|row| (row.workflow, row.id)).collect();
+    let one = match workflows {
+        [one] => Some(one.name.as_str()),
+        _ => None,
+    };
     let mut ids = Vec::new();
-    for workflow in workflows {
-        match late.get(&workflow.name) {
-            Some(id) => ids.push(*id),
-            // It has not run for long: an index finds what is rare.
-            None => ids.extend(newest(db, &of(&workflow.name), 1, 0).await?),
-        }
+    for row in sqlx::query_file!("src/db/sql/older_last_runs.sql", one).fetch_all(db).await? {
+        // None has ended for long: an index finds what is rare.
+        let ended = if row.whole { Vec::new() } else { newest(db, &ended(&row.workflow), 1, 0).await? };
+        ids.extend(ended.into_iter().chain(row.id).max());
     }
     let rows = sqlx::query_file!("src/db/sql/older_lines.sql", &ids, hold).fetch_all(db).await?;
     Ok(rows.into_iter().map(|row| (row.workflow.clone(), line!(row))).collect())

@@ -1,4 +1,4 @@
-//! The four roles: `migrations/optional/roles.sql`.
+//! The five roles: `migrations/optional/roles.sql`.
 
 use sqlx::{Connection as _, PgConnection};
 

@@ -99,18 +99,6 @@ pub fn first_id_at(at: DateTime<Utc>) -> Uuid {
     Uuid::from_u128(ms << 80)
 }
 
-/// The newest runs that a filter leaves, newest first.
-///
-/// # Errors
-/// Whatever the database says.
-pub async fn list<'c>(
-    db: impl Executor<'c, Database = Postgres>,
-    filter: &Filter,
-    limit: i64,
-) -> Result<Vec<RunLine>, DbError> {
-    page(db, filter, None, limit).await
-}
-
 /// The newest runs that a filter leaves and that are older than `before`, newest first; planned anew for these very values.
 ///
 /// # Errors
@@ -234,7 +222,10 @@ pub struct RunDetail {
     pub created_by: Option<String>,
     pub session_id: Option<String>,
     pub epoch: i32,
+    /// The run that this one replays …
     pub forked_from: Option<Uuid>,
+    /// … from this step on.
+    pub from_step: Option<String>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,
@@ -252,6 +243,8 @@ pub struct RunDetail {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct StepLine {
+    /// Its place in the order in which the steps of its run started.
+    pub seq: i32,
     pub key: String,
     pub kind: String,
     pub state: String,
@@ -283,6 +276,9 @@ pub struct StepLine {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct HistoryLine {
+    /// Its place in the trail, from 1; it may shift when a late record comes in before it. Of a part of the trail: 0.
+    #[serde(skip)]
+    pub seq: i64,
     pub at: DateTime<Utc>,
     pub event: String,
     pub key: Option<String>,
@@ -303,16 +299,33 @@ pub async fn detail<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -
     Ok(sqlx::query_file_as!(RunDetail, "src/db/sql/run_detail.sql", run).fetch_optional(db).await?)
 }
 
-/// A run's steps in the order of their start, without or with their outputs.
+/// Which steps of a run.
+#[derive(Clone, Debug, Default)]
+pub struct StepsWanted {
+    /// With their outputs.
+    pub outputs: bool,
+    /// Words of step states; empty: all.
+    pub states: Vec<String>,
+    /// Those after this one: its number, and its key.
+    pub after: Option<(i32, String)>,
+    /// At the most; `None`: all.
+    pub limit: Option<i64>,
+}
+
+/// A run's steps in the order of their start, each with its number.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn steps<'c>(
     db: impl Executor<'c, Database = Postgres>,
     run: Uuid,
-    outputs: bool,
+    wanted: &StepsWanted,
 ) -> Result<Vec<StepLine>, DbError> {
-    Ok(sqlx::query_file_as!(StepLine, "src/db/sql/run_steps.sql", run, outputs).fetch_all(db).await?)
+    let states = (!wanted.states.is_empty()).then_some(wanted.states.as_slice());
+    let (seq, key) = wanted.after.as_ref().map(|(seq, key)| (*seq, key.as_str())).unzip();
+    let rows =
+        sqlx::query_file_as!(StepLine, "src/db/sql/run_steps.sql", run, wanted.outputs, states, seq, key, wanted.limit);
+    Ok(rows.fetch_all(db).await?)
 }
 
 /// A run's audit trail, without its steps' starts and ends.
@@ -328,7 +341,21 @@ pub async fn history<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) 
 /// # Errors
 /// Whatever the database says.
 pub async fn log<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Vec<HistoryLine>, DbError> {
-    Ok(sqlx::query_file_as!(HistoryLine, "src/db/sql/run_log.sql", run).fetch_all(db).await?)
+    log_page(db, run, None, None, false).await
+}
+
+/// Everything that happened to a run, in order or the `newest` first: what comes after a line, `limit` lines at the most.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn log_page<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    after: Option<i64>,
+    limit: Option<i64>,
+    newest: bool,
+) -> Result<Vec<HistoryLine>, DbError> {
+    Ok(sqlx::query_file_as!(HistoryLine, "src/db/sql/run_log.sql", run, after, limit, newest).fetch_all(db).await?)
 }
 
 /// Where a run stands.

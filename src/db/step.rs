@@ -14,12 +14,16 @@ use super::runs::StepLine;
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct AttemptLine {
+    /// The step's.
+    pub key: String,
     /// Which one, from 1; begins anew after an operator's retry.
     pub attempt: i32,
     /// `failed`; of the last one the state of its step.
     pub state: String,
     pub started_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
+    /// `transient`, `permanent`: is it tried again?
+    pub error_class: Option<String>,
     pub error_code: Option<String>,
     pub error_message: Option<String>,
     #[serde(serialize_with = "json::text_or_null")]
@@ -42,17 +46,32 @@ pub async fn one<'c>(
     run: Uuid,
     key: &str,
 ) -> Result<Option<StepLine>, DbError> {
-    Ok(sqlx::query_file_as!(StepLine, "src/db/sql/run_step.sql", run, key).fetch_optional(db).await?)
+    Ok(some(db, run, &[key.to_owned()], true).await?.pop())
 }
 
-/// The attempts of a step, in their order.
+/// Some steps by their keys, in the order of their start, without or with their outputs. A key that is none is left out.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn some<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    keys: &[String],
+    outputs: bool,
+) -> Result<Vec<StepLine>, DbError> {
+    Ok(sqlx::query_file_as!(StepLine, "src/db/sql/run_steps_of.sql", run, keys, outputs).fetch_all(db).await?)
+}
+
+/// The attempts of a run's steps, or of one of them, in their order.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn attempts<'c>(
     db: impl Executor<'c, Database = Postgres>,
     run: Uuid,
-    key: &str,
+    key: Option<&str>,
 ) -> Result<Vec<AttemptLine>, DbError> {
-    Ok(sqlx::query_file_as!(AttemptLine, "src/db/sql/step_attempts.sql", run, key).fetch_all(db).await?)
+    Ok(sqlx::query_file_as!(AttemptLine, "src/db/sql/step_attempts.sql", run, key as Option<&str>)
+        .fetch_all(db)
+        .await?)
 }

@@ -63,8 +63,8 @@ fn as_answer(output: Option<String>, error: Option<String>) -> Result<Payload, F
 pub enum Request {
     /// Stop it.
     Cancel(RunId),
-    /// Let it go when the steps that are at work have ended.
-    Pause(RunId),
+    /// Let it go when the steps that are at work have ended; or, where it says true, break them off.
+    Pause(RunId, bool),
     /// One of its waits has been answered.
     Answer(RunId, StepKey, Result<Payload, Failure>),
 }
@@ -87,7 +87,8 @@ pub async fn requests<'c>(
     Ok(rows
         .into_iter()
         .map(|r| match (r.kind.as_str(), r.key) {
-            ("pause", _) => Request::Pause(RunId(r.run)),
+            ("pause", _) => Request::Pause(RunId(r.run), false),
+            ("pause now", _) => Request::Pause(RunId(r.run), true),
             ("answer", Some(key)) => Request::Answer(RunId(r.run), key.into(), as_answer(r.output, r.error)),
             _ => Request::Cancel(RunId(r.run)),
         })

@@ -24,6 +24,7 @@ mod schema;
 mod scope;
 mod shapes;
 mod spec;
+mod state_at;
 mod steps;
 mod synonyms;
 mod trial;
@@ -39,6 +40,7 @@ pub use plan::{Graph, Plan};
 pub use reference::{editor_schema, kinds as kinds_of_step};
 pub use schema::Schema;
 pub use spec::{Block, Branch, Case, Definition, Kind, MapStep, Params, RepeatStep, Step, SwitchStep, Tolerate};
+pub use state_at::{Past, StateAt, state_at};
 pub use trial::Trial;
 
 /// Bytes of one file: far above any real one, and read in no time.

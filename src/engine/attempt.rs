@@ -317,7 +317,9 @@ impl Ctx {
         }
         match why {
             StopReason::Timeout => Ok(Err(timed_out(record, limit))),
-            StopReason::Cancelled | StopReason::LeaseLost | StopReason::Shutdown => Err(Halt::Stopped),
+            StopReason::Cancelled | StopReason::LeaseLost | StopReason::Shutdown | StopReason::Paused => {
+                Err(Halt::Stopped)
+            }
         }
     }
 

@@ -65,7 +65,7 @@ impl Inbox {
         let must = match reason {
             StopReason::LeaseLost => 1,
             StopReason::Shutdown => 2,
-            StopReason::Cancelled | StopReason::Timeout => 0,
+            StopReason::Cancelled | StopReason::Timeout | StopReason::Paused => 0,
         };
         if must > 0 {
             let _ = self.must.compare_exchange(0, must, Ordering::AcqRel, Ordering::Acquire);
@@ -100,6 +100,12 @@ impl Inbox {
     pub fn pause(&self) {
         self.pausing.store(true, Ordering::Release);
         self.arrived.notify_waiters();
+    }
+
+    /// … and not to wait for that: what is at work is broken off. What is done at a run's end is not.
+    pub fn pause_now(&self) {
+        self.pause();
+        self.stop(StopReason::Paused);
     }
 
     /// Has it been told so?

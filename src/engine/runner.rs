@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::model::{Claimed, Class, Failure, Payload, RunState, StepRecord, StepState, code};
 use crate::rules::retry::next_resume;
 use crate::steps::{BoxFuture, StopReason};
+use crate::telemetry::redact;
 
 use super::ctx::{Ctx, Ports, Quiet};
 use super::ending::End;
@@ -84,7 +85,7 @@ pub async fn run(
     let deadline = run_deadline(&ctx, &claimed, &*workflow);
     let code = workflow.run(&ctx, claimed.input.clone());
     let ended = match drive(&ctx, code, deadline).await {
-        Ok(ended) => ended.and_then(|output| ctx.sized(output).map_err(Halt::failed)),
+        Ok(ended) => ended.and_then(|output| ctx.sized(redact::recorded(output)).map_err(Halt::failed)),
         Err(outcome) => return outcome,
     };
     match ended {
@@ -361,11 +362,11 @@ async fn let_go(ctx: &Ctx) -> Outcome {
             ctx.note(NoteKind::Released, None, None, Payload::null());
             end(ctx, Transition::Release, Outcome::Interrupted).await
         }
-        None if ctx.inbox.is_pausing() => {
+        None | Some(StopReason::Paused) if ctx.inbox.is_pausing() => {
             ctx.note(NoteKind::Paused, None, None, Payload::null());
             end(ctx, Transition::Pause, Outcome::Paused).await
         }
-        None | Some(StopReason::Cancelled | StopReason::Timeout) => {
+        None | Some(StopReason::Cancelled | StopReason::Timeout | StopReason::Paused) => {
             let bug = "the workflow returned `Halt::Stopped` though nothing had told it to stop; return the halt that the context gave";
             end(ctx, Transition::Fail { failure: Failure::permanent(code::INTERNAL, bug) }, Outcome::Failed).await
         }

@@ -86,18 +86,21 @@ impl Caller {
                 StatusCode::FORBIDDEN,
                 format!("the token `{name}` is good for `{}`, and this needs `{}`", self.scope.word(), scope.word()),
             ),
-            None => Problem::new(StatusCode::UNAUTHORIZED, format!("this needs a token of scope `{}`", scope.word()))
-                .hint("send it as Authorization: Bearer …; `stepd token NAME` makes one"),
+            None => nobody(),
         })
     }
+}
+
+fn nobody() -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "this needs a token")
+        .hint("send it as Authorization: Bearer …; `stepd token NAME` makes one")
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let none = || Problem::new(StatusCode::UNAUTHORIZED, "this needs a token");
-        parts.extensions.get::<Self>().cloned().ok_or_else(none)
+        parts.extensions.get::<Self>().cloned().ok_or_else(nobody)
     }
 }
 
@@ -279,6 +282,8 @@ async fn admitted(site: &Site, peer: IpAddr, request: &Parts) -> Result<Option<C
         )
         .hint("programs send the token itself: Authorization: Bearer …")),
         Some(caller) => Ok(Some(caller)),
+        // Before its body is read: nothing is changed without a token.
+        None if changes(request) => Ok(None),
         None => Ok(access.here(headers, host)),
     }
 }

@@ -50,6 +50,8 @@ struct Manner {
     reason: Option<String>,
     /// With the workflow's present definition (retry).
     latest: bool,
+    /// Break off the steps that run now, and do not wait for their ends (pause).
+    now: bool,
 }
 
 impl Manner {
@@ -60,13 +62,16 @@ impl Manner {
         if self.latest && verb != Verb::Retry {
             return Err(Problem::bad("`latest` goes with retry"));
         }
+        if self.now && verb != Verb::Pause {
+            return Err(Problem::bad("`now` goes with pause"));
+        }
         Ok(())
     }
 
     async fn on(&self, verb: Verb, conn: &mut PgConnection, run: Uuid) -> Result<String, DbError> {
         match verb {
             Verb::Cancel => actions::cancel(conn, run, self.reason.as_deref()).await,
-            Verb::Pause => actions::pause(conn, run, self.reason.as_deref()).await,
+            Verb::Pause => actions::pause(conn, run, self.reason.as_deref(), self.now).await,
             Verb::Unpause => actions::unpause(conn, run).await,
             Verb::Retry => actions::retry(conn, run, self.latest).await,
         }
@@ -109,6 +114,9 @@ struct Fork {
     /// With the workflow's present definition.
     #[serde(default)]
     latest: bool,
+    /// This step alone runs anew: every other one that is done keeps its result.
+    #[serde(default)]
+    alone: bool,
 }
 
 /// The run that was made.
@@ -118,7 +126,7 @@ struct Forked {
     forked_from: Uuid,
 }
 
-/// Make a new run of a run, from a step on.
+/// Make a new run of a run, from a step on, or to replay one step.
 #[utoipa::path(post, path = "/runs/{id}/fork", request_body = Fork, tag = "actions", params(("id" = Uuid, Path, description = "The run.")),
     responses((status = 201, body = Forked), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
 async fn fork(
@@ -130,7 +138,7 @@ async fn fork(
     caller.needs(Scope::Operate)?;
     let mut conn = acting(&site, &caller).await?;
     let input = fork.input.as_ref().map(|raw| raw.get());
-    let new = actions::fork(&mut *conn, id, &fork.from_step, input, fork.latest).await?;
+    let new = actions::fork(&mut *conn, id, &fork.from_step, input, fork.latest, fork.alone).await?;
     Ok((StatusCode::CREATED, Json(Forked { id: new, forked_from: id })))
 }
 
@@ -254,7 +262,8 @@ struct Refusal {
 /// Refusals that are told.
 const TOLD: usize = 100;
 
-/// Cancel, pause, unpause or retry all runs that a filter leaves: without `expect` they are counted, with it, it is done.
+/// Cancel, pause, unpause or retry all runs that a filter leaves: without `expect` they are counted, with it, it is done, each in a
+/// transaction of its own. It is done to the end also where the caller hangs up; of many such requests a server does one at a time (503).
 #[utoipa::path(post, path = "/actions", request_body = Many, tag = "actions",
     responses((status = 200, body = ManyDone), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
 async fn many(
@@ -275,7 +284,7 @@ async fn many(
     }
     let ids = runs::ids(&site.readers, &filter).await?;
     let matching = ids.len() as u64;
-    let mut report = ManyDone { matching, done: 0, refused: Vec::new() };
+    let report = ManyDone { matching, done: 0, refused: Vec::new() };
     match many.expect {
         None => return Ok(Json(report)),
         Some(n) if n != matching => {
@@ -287,19 +296,39 @@ async fn many(
         }
         Some(_) => {}
     }
-    let mut conn = acting(&site, &caller).await?;
+    let (work, how, verb) = (site.clone(), many.how, many.verb);
+    site.bulk.done(async move { all(&work, &caller, (verb, &how), ids, report).await }).await?.map(Json)
+}
+
+/// Does it to each of them, in a transaction of its own.
+async fn all(
+    site: &Arc<Site>,
+    caller: &Caller,
+    (verb, how): (Verb, &Manner),
+    ids: Vec<Uuid>,
+    mut report: ManyDone,
+) -> Result<ManyDone, Problem> {
+    let _place = site.bulk.place()?;
+    let mut conn = acting(site, caller).await?;
     for id in ids {
-        match many.how.on(many.verb, &mut conn, id).await {
+        match how.on(verb, &mut conn, id).await {
             Ok(_) => report.done += 1,
             Err(error) if error.sqlstate().is_some_and(|s| s.starts_with("SD")) => {
                 if report.refused.len() < TOLD {
                     report.refused.push(Refusal { id, why: error.to_string() });
                 }
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(stopped(error, &report)),
         }
     }
-    Ok(Json(report))
+    Ok(report)
+}
+
+/// The database does not go on: how far it came is told, with what to do.
+fn stopped(error: DbError, report: &ManyDone) -> Problem {
+    let mut problem = Problem::from(error);
+    problem.detail = format!("after {} of {} runs: {}", report.done, report.matching, problem.detail);
+    problem.hint("what was done is done: count anew, and send that")
 }
 
 /// The states in which it can be done.

@@ -23,8 +23,10 @@ async fn healthz() -> Json<Value> {
 
 /// It can do its work: the database answers; and, where it is to run jobs (`works`), it is registered among the workers.
 async fn readyz(State(site): State<Arc<Site>>) -> (StatusCode, Json<Value>) {
+    // At once when its end is asked for, so that nobody sends it more; what is under way is finished.
+    let ready = if *site.stop.borrow() { Err("it ends".to_owned()) } else { (site.ready)() };
     let answers = server::answers(&site.readers).await;
-    let reason = match (answers, (site.ready)()) {
+    let reason = match (answers, ready) {
         (Ok(()), Ok(works)) => return (StatusCode::OK, Json(json!({"status": "ready", "works": works}))),
         (Err(error), _) => format!("the database does not answer: {error}"),
         (_, Err(why)) => why,

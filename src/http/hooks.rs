@@ -14,14 +14,15 @@ use axum::{Json, Router};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
+use sqlx::Connection as _;
 
-use crate::db::actions;
+use crate::db::{actions, deliveries};
 use crate::expression::{Host, LazyJson, LazyRun, Scope, StepIds, Steps, Template, View};
 use crate::model::Payload;
 
 use super::access::client;
 use super::problem::Problem;
-use super::runs::enqueued;
+use super::runs::fits;
 use super::things::{At, InTime, acting_as};
 use super::{Site, session};
 
@@ -51,6 +52,8 @@ pub struct Hook {
     pub does: Does,
     /// Only of those for which this is true.
     pub when: Option<Template>,
+    /// What its sender calls the delivery, the same when it is sent again; `None`: what senders usually call it.
+    pub delivery: Option<Template>,
     /// The input, or the event's payload.
     pub input: Template,
     /// `env` in expressions.
@@ -78,6 +81,23 @@ impl Hook {
         let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(self.secret.as_bytes()) else { return false };
         parts.iter().for_each(|part| hmac.update(part));
         hmac.verify_slice(mac).is_ok()
+    }
+
+    /// What its sender calls this delivery. Without a word in the configuration: GitHub's header, that of Standard Webhooks, or, where the
+    /// time is signed, the `id` of the body, which is Stripe's.
+    fn delivery(&self, view: &View) -> Result<Option<String>, Problem> {
+        if let Some(template) = &self.delivery {
+            return match value(template, view, "delivery")? {
+                Value::Null => Err(unnamed("null")),
+                Value::String(text) if text.is_empty() => Err(unnamed("empty")),
+                named => Ok(Some(text(&named))),
+            };
+        }
+        let raw = view.raw.as_deref().unwrap_or(&Value::Null);
+        let header = |name: &str| raw["headers"][name].as_str();
+        let id = self.tolerance.and_then(|_| raw["body"]["id"].as_str());
+        let named = header("x-github-delivery").or_else(|| header("webhook-id")).or(id);
+        Ok(named.filter(|name| !name.is_empty()).map(ToOwned::to_owned))
     }
 
     /// What its expressions see: `body`, `headers`, `query`.
@@ -158,23 +178,68 @@ async fn take(
     {
         return Ok((StatusCode::OK, Json(json!({"ignored": true}))).into_response());
     }
-    let input = Payload::from_value(&value(&hook.input, &view, "input")?);
-    let actor = format!("hook {name}");
-    match &hook.does {
-        Does::Emit(event) => {
-            let mut conn = acting_as(&site, &actor).await?;
-            let reached = actions::emit(&mut *conn, event, input.as_str()).await?;
-            Ok((StatusCode::ACCEPTED, Json(json!({"runs": reached}))).into_response())
-        }
-        Does::Enqueue(workflow, key) => {
-            let key = key.as_ref().map(|key| value(key, &view, "unique_key")).transpose()?;
-            let unique_key = key.as_ref().map(|key| key.as_str().map_or_else(|| key.to_string(), ToOwned::to_owned));
-            let job =
-                actions::NewJob { workflow: workflow.clone(), unique_key, labels: json!({}), ..Default::default() };
-            let (id, created) = enqueued(&site, &actor, &input, job).await?;
-            Ok((StatusCode::ACCEPTED, Json(json!({"id": id, "created": created}))).into_response())
-        }
+    let delivery = hook.delivery(&view)?;
+    let answer = taken(&site, &name, &hook, &view, delivery.as_deref()).await?;
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+}
+
+/// Does what comes of a delivery, or tells what came of it when it was sent before: both are one transaction.
+async fn taken(
+    site: &Arc<Site>,
+    name: &str,
+    hook: &Hook,
+    view: &View,
+    delivery: Option<&str>,
+) -> Result<Value, Problem> {
+    let input = Payload::from_value(&value(&hook.input, view, "input")?);
+    let mut conn = acting_as(site, &format!("hook {name}")).await?;
+    let mut tx = conn.begin().await?;
+    if let Some(delivery) = delivery
+        && !deliveries::take(&mut tx, name, delivery).await?
+    {
+        let said = deliveries::answer(&mut tx, name, delivery).await?;
+        return Ok(again(said.as_deref()));
     }
+    let answer = match &hook.does {
+        Does::Emit(event) => json!({"runs": actions::emit(&mut *tx, event, input.as_str()).await?}),
+        Does::Enqueue(workflow, key) => {
+            let key = key.as_ref().map(|key| value(key, view, "unique_key")).transpose()?;
+            let job = actions::NewJob {
+                workflow: workflow.clone(),
+                input: input.as_str().to_owned(),
+                unique_key: key.as_ref().map(text),
+                labels: json!({}),
+                ..Default::default()
+            };
+            fits(&mut tx, workflow, &input).await?;
+            let (id, created) = actions::enqueue_within(&mut tx, &job).await?;
+            json!({"id": id, "created": created})
+        }
+    };
+    if let Some(delivery) = delivery {
+        deliveries::answered(&mut tx, name, delivery, &answer.to_string()).await?;
+    }
+    tx.commit().await?;
+    Ok(answer)
+}
+
+/// The first answer, which has no further effect.
+fn again(said: Option<&str>) -> Value {
+    let said = said.and_then(|text| serde_json::from_str(text).ok());
+    let mut answer: Map<String, Value> = said.unwrap_or_default();
+    answer.entry("created").and_modify(|created| *created = false.into());
+    answer.insert("again".to_owned(), true.into());
+    answer.into()
+}
+
+/// A text as it is, all else as JSON.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
+}
+
+fn unnamed(what: &str) -> Problem {
+    let words = format!("the hook's delivery: it is {what}, and should name the delivery");
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, words)
 }
 
 fn value(template: &Template, view: &View, part: &str) -> Result<Value, Problem> {
@@ -205,6 +270,7 @@ mod tests {
             tolerance,
             does: Does::Emit("e".into()),
             when: None,
+            delivery: None,
             input: Template::constant(Value::Null),
             host: Arc::default(),
         }

@@ -1,6 +1,7 @@
 //! The listener: bound before the daemon says that it is ready, closed when it stops.
 //!
-//! Whoever sends slowly, or nothing, is let go in time, and there are only so many connections: what more comes waits to be accepted.
+//! Whoever sends slowly, or nothing, or reads nothing, is let go in time, and there are only so many connections: what more comes waits to
+//! be accepted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::Site;
+use super::patient::Patient;
 
 /// Connections at once. Streams leave room for requests: see [`super::stream`].
 pub(super) const CONNECTIONS: usize = 1_024;
@@ -60,7 +62,8 @@ impl Server {
         let mut readers = JoinSet::new();
         readers.spawn(site.clone().watch_runs());
         readers.spawn(site.clone().watch_all());
-        let router = super::router(site, body_limit);
+        let patience = site.patience;
+        let (bulk, router) = (site.clone(), super::router(site, body_limit));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -75,11 +78,15 @@ impl Server {
             let Some((stream, peer, place)) = accepted else { continue };
             let _ = stream.set_nodelay(true);
             let service = TowerToHyperService::new(router.clone().layer(Extension(ConnectInfo(peer))));
-            let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+            let stream = TokioIo::new(Patient::new(stream, patience));
+            let connection = http.serve_connection(stream, service).with_upgrades();
             connections.spawn(carried(connection, stop.clone(), place));
         }
         drop(self.listener);
-        let ended = async { while connections.join_next().await.is_some() {} };
+        let ended = async {
+            while connections.join_next().await.is_some() {}
+            bulk.bulk.ended().await;
+        };
         let _ = tokio::time::timeout(LAST, ended).await;
     }
 
@@ -99,7 +106,7 @@ impl Server {
 
 /// Carries a connection to its end; when the server stops, to that of the request under way.
 async fn carried(
-    connection: http1::UpgradeableConnection<TokioIo<TcpStream>, TowerToHyperService<Router>>,
+    connection: http1::UpgradeableConnection<TokioIo<Patient<TcpStream>>, TowerToHyperService<Router>>,
     mut stop: watch::Receiver<bool>,
     place: OwnedSemaphorePermit,
 ) {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use crate::db::locks::{self, LockLine};
 use crate::db::operate::{self, QueueLine, WorkerLine, WorkflowLine};
 use crate::db::schedules::{self, ScheduleLine};
 use crate::db::waiting::{self, WaitingLine};
@@ -17,7 +18,7 @@ use crate::db::waiting::{self, WaitingLine};
 use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
-use super::things::{At, Given, acting};
+use super::things::{Asked, At, Given, Known, acting};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new()
@@ -30,6 +31,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
         .routes(routes!(limit))
         .routes(routes!(workers))
         .routes(routes!(waits))
+        .routes(routes!(locks_list))
 }
 
 /// All workflows, and how their runs of the last day went.
@@ -204,4 +206,55 @@ struct Waits {
 async fn waits(State(site): State<Arc<Site>>, caller: Caller) -> Result<Json<Waits>, Problem> {
     caller.needs(Scope::Read)?;
     Ok(Json(Waits { waiting: waiting::list(&site.readers).await? }))
+}
+
+/// Which locks.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+struct WhichLocks {
+    /// `lease`, `key`; all without it.
+    kind: Option<LockKind>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum LockKind {
+    Lease,
+    Key,
+}
+
+impl LockKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Lease => "lease",
+            Self::Key => "key",
+        }
+    }
+}
+
+impl Known for WhichLocks {
+    const KEYS: &'static [&'static str] = &["kind"];
+}
+
+/// Locks.
+#[derive(Serialize, ToSchema)]
+struct Locks {
+    locks: Vec<LockLine>,
+    /// How many are held, listed or not.
+    total: i64,
+}
+
+/// Who keeps what from whom: the leases, by which no second worker has a run, and the places of concurrency keys; the longest first, a
+/// thousand at the most.
+#[utoipa::path(get, path = "/locks", params(WhichLocks), tag = "runs",
+    responses((status = 200, body = Locks), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
+async fn locks_list(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    Asked(which): Asked<WhichLocks>,
+) -> Result<Json<Locks>, Problem> {
+    caller.needs(Scope::Read)?;
+    let locks = locks::list(&site.readers, which.kind.map(LockKind::word), 1_000).await?;
+    Ok(Json(Locks { total: locks.first().map_or(0, |line| line.total), locks }))
 }

@@ -5,6 +5,8 @@
 
 mod access;
 mod acts;
+mod bulk;
+mod compare;
 mod definitions;
 mod explained;
 mod health;
@@ -16,6 +18,7 @@ mod logs;
 mod older;
 mod openapi;
 mod page;
+mod patient;
 mod problem;
 mod runs;
 mod session;
@@ -24,15 +27,17 @@ mod stats;
 mod step;
 mod stream;
 mod things;
+mod timeline;
 mod told;
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
 use sqlx::PgPool;
 use tokio::sync::{OnceCell, watch};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -42,6 +47,7 @@ use tower_http::compression::predicate::{NotForContentType, Predicate as _, Size
 use crate::db::{Database, server};
 
 pub use access::{Access, Rules, Scope, Token};
+use bulk::Bulk;
 pub use hooks::{Does, Hook};
 use hub::Hub;
 pub use listen::Server;
@@ -54,8 +60,10 @@ const READERS: u32 = 4;
 /// … and for acting.
 const ACTORS: u32 = 2;
 
-/// A statement of a page that takes longer helps nobody.
-const SESSION: [(&str, &str); 2] = [("statement_timeout", "15s"), ("lock_timeout", "5s")];
+/// A statement of a page that takes longer helps nobody; and to compile one takes longer than it does.
+const SESSION: [(&str, &str); 3] = [("statement_timeout", "15s"), ("lock_timeout", "5s"), ("jit", "off")];
+/// Where nobody says how long clients may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Says whether this process can do its work, and whether that is more than to serve; the error says what is missing.
 pub type Readiness = Arc<dyn Fn() -> Result<bool, String> + Send + Sync>;
@@ -74,6 +82,9 @@ pub struct Site {
     /// Turns true when the server is to end: streams end.
     stop: watch::Receiver<bool>,
     kept: stats::Kept,
+    /// How long a client may take to send a body, and to take up what it is sent.
+    patience: Duration,
+    bulk: Bulk,
 }
 
 impl Site {
@@ -93,7 +104,15 @@ impl Site {
             hub: Hub::new(),
             stop,
             kept: stats::Kept::new(),
+            patience: PATIENCE,
+            bulk: Bulk::default(),
         }
+    }
+
+    /// With clients that may take this long to send a body, and to take up what they are sent.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// With what the endpoints of the older system need.
@@ -129,6 +148,7 @@ pub fn router(site: Arc<Site>, body_limit: usize) -> Router {
         })
         .layer(middleware::from_fn_with_state(site.clone(), access::guard))
         .layer(DefaultBodyLimit::max(body_limit))
+        .layer(Extension(things::InTimeOf(site.patience)))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(SMALL).and(NotForContentType::SSE)))
         .layer(middleware::map_response(walled))

@@ -1,7 +1,7 @@
 //! What went wrong, as `application/problem+json` (RFC 9457).
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -61,8 +61,20 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let kind = HeaderValue::from_static("application/problem+json");
-        (status, [(header::CONTENT_TYPE, kind)], Json(self)).into_response()
+        (status, [(header::CONTENT_TYPE, kind)], advice(status), Json(self)).into_response()
     }
+}
+
+/// What a program reads of such an answer: how to be let in, when to come again, what to speak instead.
+pub(super) fn advice(status: StatusCode) -> HeaderMap {
+    let said = match status {
+        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+        StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "60")),
+        StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "2")),
+        StatusCode::UPGRADE_REQUIRED => Some((header::UPGRADE, "websocket")),
+        _ => None,
+    };
+    said.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
 }
 
 impl From<DbError> for Problem {
@@ -73,7 +85,6 @@ impl From<DbError> for Problem {
             "SD010" | "SD014" => StatusCode::NOT_FOUND,
             "SD001" | "SD002" | "SD015" | "SD016" | "SD017" => StatusCode::UNPROCESSABLE_ENTITY,
             "SD011" | "SD012" | "SD013" | "SD020" | "SD030" => StatusCode::CONFLICT,
-            "42501" => StatusCode::FORBIDDEN,
             "57014" | "55P03" => StatusCode::SERVICE_UNAVAILABLE,
             _ if error.trouble == Trouble::Lost => StatusCode::SERVICE_UNAVAILABLE,
             _ if error.trouble == Trouble::Busy => StatusCode::SERVICE_UNAVAILABLE,
@@ -81,6 +92,11 @@ impl From<DbError> for Problem {
             s if ["22", "23", "54"].iter().any(|class| s.starts_with(class)) => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
+        if state == "42501" {
+            tracing::error!(%error, "the database login of this server may not do what a request needs");
+            return Self::new(status, "this server's login may not do that in the database")
+                .hint("GRANT stepd_serve TO its login (stepd migrate --roles makes the role)");
+        }
         if status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(%error, "a request failed at the database");
             return Self::new(status, "the database refused; the log of this process has its words");

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::db::actions::{self, NewJob};
 use crate::db::definitions;
-use crate::db::runs::{self, Filter, HistoryLine, RunDetail, RunLine, StepLine};
+use crate::db::runs::{self, Filter, HistoryLine, RunDetail, RunLine};
 use crate::definition;
 use crate::model::{Payload, RunState, code};
 
@@ -27,11 +27,7 @@ use super::problem::Problem;
 use super::things::{Asked, AskedBoth, At, Given, Known, acting_as};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    OpenApiRouter::new()
-        .routes(routes!(list, create))
-        .routes(routes!(get))
-        .routes(routes!(steps))
-        .routes(routes!(history))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(get)).routes(routes!(history))
 }
 
 /// Runs of a page, at the most.
@@ -205,12 +201,7 @@ async fn create(
 }
 
 /// Enqueues a run in a name: its id, and whether it is a new one.
-pub(super) async fn enqueued(
-    site: &Arc<Site>,
-    who: &str,
-    input: &Payload,
-    job: NewJob,
-) -> Result<(Uuid, bool), Problem> {
+async fn enqueued(site: &Arc<Site>, who: &str, input: &Payload, job: NewJob) -> Result<(Uuid, bool), Problem> {
     let mut conn = acting_as(site, who).await?;
     fits(&mut conn, &job.workflow, input).await?;
     let job = NewJob { input: input.as_str().to_owned(), ..job };
@@ -218,7 +209,7 @@ pub(super) async fn enqueued(
 }
 
 /// An input that breaks the workflow's schema is refused before it becomes a run that can only fail.
-async fn fits(conn: &mut sqlx::PgConnection, workflow: &str, input: &Payload) -> Result<(), Problem> {
+pub(super) async fn fits(conn: &mut sqlx::PgConnection, workflow: &str, input: &Payload) -> Result<(), Problem> {
     let Ok(Some(stored)) = definitions::definition(conn, None, workflow).await else { return Ok(()) };
     let Some(Ok(definition)) = stored.body.map(|body| definition::load(workflow, &body)) else { return Ok(()) };
     let Some(schema) = &definition.input else { return Ok(()) };
@@ -234,59 +225,60 @@ async fn get(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) ->
     runs::detail(&site.readers, id).await?.map(Json).ok_or_else(|| unknown(id))
 }
 
-/// What is wanted of the steps.
+/// Lines of a page of a history, at the most.
+const LINES: u32 = 5_000;
+
+/// Which lines of a history.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[serde(default)]
 #[into_params(parameter_in = Query)]
-struct Wanted {
-    /// With their outputs.
-    outputs: bool,
+struct Lines {
+    /// Lines of a page, 1 to 5,000; 1,000 by default.
+    #[param(minimum = 1, maximum = 5000)]
+    limit: Option<u32>,
+    /// Where the page begins: `next` of the page before.
+    cursor: Option<i64>,
+    /// The newest first.
+    newest: bool,
 }
 
-impl Known for Wanted {
-    const KEYS: &'static [&'static str] = &["outputs"];
+impl Known for Lines {
+    const KEYS: &'static [&'static str] = &["limit", "cursor", "newest"];
 }
 
-/// A run's steps, in the order of their start.
-#[derive(Serialize, ToSchema)]
-struct Steps {
-    steps: Vec<StepLine>,
-}
-
-/// A run's steps, in the order of their start.
-#[utoipa::path(get, path = "/runs/{id}/steps", params(("id" = Uuid, Path, description = "The run."), Wanted), tag = "runs",
-    responses((status = 200, body = Steps), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn steps(
-    State(site): State<Arc<Site>>,
-    caller: Caller,
-    At(id): At<Uuid>,
-    Asked(wanted): Asked<Wanted>,
-) -> Result<Json<Steps>, Problem> {
-    caller.needs(Scope::Read)?;
-    let steps = runs::steps(&site.readers, id, wanted.outputs).await?;
-    if steps.is_empty() && runs::progress(&site.readers, id, false).await?.is_none() {
-        return Err(unknown(id));
-    }
-    Ok(Json(Steps { steps }))
-}
-
-/// Everything that happened to a run, in order.
+/// A page of everything that happened to a run, in order.
 #[derive(Serialize, ToSchema)]
 struct Trail {
     history: Vec<HistoryLine>,
+    /// The cursor of the next page; null: there is none.
+    next: Option<i64>,
 }
 
-/// Everything that happened to a run, in order.
-#[utoipa::path(get, path = "/runs/{id}/history", params(("id" = Uuid, Path, description = "The run.")), tag = "runs",
+/// Everything that happened to a run, in order. While the run lives, a line may be written late, and come before ones that were told; the
+/// run's stream tells each once.
+#[utoipa::path(get, path = "/runs/{id}/history", params(("id" = Uuid, Path, description = "The run."), Lines), tag = "runs",
     responses((status = 200, body = Trail), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn history(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) -> Result<Json<Trail>, Problem> {
+async fn history(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    At(id): At<Uuid>,
+    Asked(lines): Asked<Lines>,
+) -> Result<Json<Trail>, Problem> {
     caller.needs(Scope::Read)?;
-    let history = runs::log(&site.readers, id).await?;
+    let limit = lines.limit.unwrap_or(1_000);
+    if !(1..=LINES).contains(&limit) {
+        return Err(Problem::bad(format!("limit is {limit}; a page has 1 to {LINES} lines")));
+    }
+    let most = Some(i64::from(limit) + 1);
+    let mut history = runs::log_page(&site.readers, id, lines.cursor, most, lines.newest).await?;
     // Each run has at least the line that says when it was enqueued.
-    if history.is_empty() {
+    if history.is_empty() && (lines.cursor.is_none() || runs::progress(&site.readers, id, false).await?.is_none()) {
         return Err(unknown(id));
     }
-    Ok(Json(Trail { history }))
+    let more = history.len() > limit as usize;
+    history.truncate(limit as usize);
+    let next = history.last().filter(|_| more).map(|last| last.seq);
+    Ok(Json(Trail { history, next }))
 }
 
 pub(super) fn unknown(id: Uuid) -> Problem {

@@ -106,14 +106,18 @@ impl Span {
         }
     }
 
-    /// The stretches in which it is shown: 30 to 60 of them.
+    /// The stretches in which it is shown: 7 to 60 of them.
     fn stretch_seconds(self) -> i32 {
         match self {
             Self::Hour => 60,
             Self::Day => 30 * 60,
-            Self::Week => 4 * 3600,
-            Self::Month => 24 * 3600,
+            Self::Week | Self::Month => 24 * 3600,
         }
+    }
+
+    /// Is it told by the day?
+    fn is_of_days(self) -> bool {
+        matches!(self, Self::Week | Self::Month)
     }
 }
 
@@ -122,7 +126,7 @@ impl Span {
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 struct Over {
-    /// Runs that were enqueued in the last hour (`1h`), day (`24h`), week (`7d`) or month (`30d`).
+    /// Runs that were enqueued in the last hour (`1h`) or day (`24h`), or that ended in the last week (`7d`) or month (`30d`), by days.
     #[param(inline)]
     span: Span,
 }
@@ -131,7 +135,8 @@ impl Known for Over {
     const KEYS: &'static [&'static str] = &["span"];
 }
 
-/// How the runs of a span went. Where they are very many, the newest of them are counted, and `from` says how far back they reach.
+/// How the runs of a span went. Where they are very many in a day or less, the newest of them are counted, and `from` says how far back
+/// they reach. A week and a month are read from the daily figures, which count all, also those that have been removed.
 #[derive(Clone, Serialize, ToSchema)]
 struct Analytics {
     from: DateTime<Utc>,
@@ -162,11 +167,17 @@ async fn analytics(
     let began = Instant::now();
     let to = operate::now(&site.readers).await?;
     let since = to - over.span.back();
-    let went = analytics::went(&site.readers, since, over.span.stretch_seconds()).await?;
+    let went = match over.span.is_of_days() {
+        true => analytics::went_by_day(&site.readers, since).await?,
+        false => analytics::went(&site.readers, since, over.span.stretch_seconds()).await?,
+    };
     let all = went.iter().find(|w| w.workflow.is_none() && w.stretch.is_none());
-    let whole = all.is_none_or(|all| all.runs < analytics::SAMPLE);
+    let whole = over.span.is_of_days() || all.is_none_or(|all| all.runs < analytics::SAMPLE);
     let from = all.filter(|_| !whole).map_or(since, |all| all.oldest);
-    let failures = analytics::failures(&site.readers, since).await?;
+    let failures = match over.span.is_of_days() {
+        true => analytics::failures_by_day(&site.readers, since).await?,
+        false => analytics::failures(&site.readers, since).await?,
+    };
     let answer = Analytics { from, to, whole, stretch_seconds: over.span.stretch_seconds(), went, failures };
     kept.insert(over.span, Told::new(began, answer.clone()));
     Ok(Json(answer))

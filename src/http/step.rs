@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -12,6 +13,8 @@ use uuid::Uuid;
 
 use crate::db::runs::{self, HistoryLine, StepLine};
 use crate::db::step::{self, AttemptLine};
+use crate::definition::StateAt;
+use crate::services::known;
 
 use super::Site;
 use super::access::{Caller, Scope};
@@ -19,7 +22,7 @@ use super::problem::Problem;
 use super::things::{Asked, At, Known};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    OpenApiRouter::new().routes(routes!(one)).routes(routes!(events))
+    OpenApiRouter::new().routes(routes!(one)).routes(routes!(attempts)).routes(routes!(state)).routes(routes!(events))
 }
 
 /// Which step.
@@ -52,10 +55,63 @@ async fn one(
 ) -> Result<Json<Whole>, Problem> {
     caller.needs(Scope::Read)?;
     let Some(step) = step::one(&site.readers, id, &which.key).await? else {
-        return Err(Problem::not_found(format!("run {id} has no step `{}`", which.key))
-            .hint("a step is there from the moment it starts"));
+        return Err(no_step(id, &which.key));
     };
-    Ok(Json(Whole { step, attempts: step::attempts(&site.readers, id, &which.key).await? }))
+    Ok(Json(Whole { step, attempts: step::attempts(&site.readers, id, Some(&which.key)).await? }))
+}
+
+/// Every attempt of a run.
+#[derive(Serialize, ToSchema)]
+struct Attempts {
+    attempts: Vec<AttemptLine>,
+}
+
+/// Every attempt of every step of a run, in the order of their ends: those that failed with the failure's class, code and message.
+#[utoipa::path(get, path = "/runs/{id}/attempts", params(("id" = Uuid, Path, description = "The run.")), tag = "runs",
+    responses((status = 200, body = Attempts), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
+async fn attempts(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) -> Result<Json<Attempts>, Problem> {
+    caller.needs(Scope::Read)?;
+    let attempts = step::attempts(&site.readers, id, None).await?;
+    if attempts.is_empty() && runs::progress(&site.readers, id, false).await?.is_none() {
+        return Err(super::runs::unknown(id));
+    }
+    Ok(Json(Attempts { attempts }))
+}
+
+/// What a run knew at a step.
+#[derive(Serialize, ToSchema)]
+struct KnownAt {
+    key: String,
+    /// What it was called with; null where that is not recorded.
+    #[schema(value_type = Option<Value>)]
+    given: Option<Value>,
+    /// The input, and the outputs of the steps that had ended when it began; of a document its context.
+    #[schema(value_type = Value)]
+    before: Value,
+    /// … when it had ended; null: it has not.
+    #[schema(value_type = Option<Value>)]
+    after: Option<Value>,
+}
+
+/// What a run knew when one of its steps began, and when it had ended.
+#[utoipa::path(get, path = "/runs/{id}/state", params(("id" = Uuid, Path, description = "The run."), Which), tag = "runs",
+    responses((status = 200, body = KnownAt), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
+async fn state(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    At(id): At<Uuid>,
+    Asked(which): Asked<Which>,
+) -> Result<Json<KnownAt>, Problem> {
+    caller.needs(Scope::Read)?;
+    let mut conn = site.readers.acquire().await?;
+    let Some(StateAt { given, before, after }) = known::state_at(&mut conn, id, &which.key).await? else {
+        return Err(no_step(id, &which.key));
+    };
+    Ok(Json(KnownAt { key: which.key, given, before, after }))
+}
+
+fn no_step(run: Uuid, key: &str) -> Problem {
+    Problem::not_found(format!("run {run} has no step `{key}`")).hint("a step is there from the moment it starts")
 }
 
 /// What happened to a run.

@@ -198,7 +198,7 @@ struct AllRuns {
     batches: broadcast::Receiver<Arc<Batch>>,
     stop: watch::Receiver<bool>,
     /// Where the runs stand at the beginning.
-    first: Option<(Vec<Change>, Mark)>,
+    first: Option<Batch>,
     /// When the reader was last told how far they are.
     said: Instant,
     _place: OwnedSemaphorePermit,
@@ -210,19 +210,22 @@ impl AllRuns {
         // First, so that nothing happens between what is read here and what is told then.
         let (batches, stop) = (site.hub.all(), site.stop.clone());
         let here = changes::mark_here(&site.readers).await?;
-        let first = match after {
-            Some(mark) => {
-                let ids = changes::changed(&site.readers, &mark, &[], changes::WATCHED).await?;
-                changes::standing(&site.readers, &ids).await?
+        let (changes, overflow) = match after {
+            Some(mark) => missed(site, &mark).await?.map_or((Vec::new(), true), |changes| (changes, false)),
+            None => {
+                (changes::unfinished(&site.readers, &Filter { states: Vec::new(), ..filter.clone() }).await?, false)
             }
-            None => changes::unfinished(&site.readers, &Filter { states: Vec::new(), ..filter.clone() }).await?,
         };
-        let first = Some((first, here));
+        let first = Some(Batch { mark: here, changes, overflow });
         Ok(Self { site: site.clone(), caller, filter, batches, stop, first, said: Instant::now(), _place: place })
     }
 
-    fn told(&mut self, changes: &[Change], mark: &Mark) -> Vec<Event> {
-        let mut events: Vec<Event> = changes.iter().filter(|c| self.filter.fits(c)).map(plain).collect();
+    fn told(&mut self, batch: &Batch) -> Vec<Event> {
+        let mark = &batch.mark;
+        let why = || json!({"why": "more has changed than can be told: look anew"}).to_string();
+        let reset = batch.overflow.then(|| Event::default().event("reset").data(why()));
+        let mut events: Vec<Event> =
+            reset.into_iter().chain(batch.changes.iter().filter(|c| self.filter.fits(c)).map(plain)).collect();
         // Who comes back says how far they are: the last event of a batch has it, and a word in between while nothing happens.
         let place = format!("{}-{}", mark.floor, mark.at.timestamp_micros());
         if let Some(last) = events.pop() {
@@ -237,6 +240,18 @@ impl AllRuns {
     }
 }
 
+/// What has changed since somebody was here; `None`: more than can be told, or nobody knows.
+async fn missed(site: &Site, since: &Mark) -> Result<Option<Vec<Change>>, Problem> {
+    if !changes::can_be_told(&site.readers, since).await? {
+        return Ok(None);
+    }
+    let ids = changes::changed(&site.readers, since, &[], changes::WATCHED + 1).await?;
+    if i64::try_from(ids.len()).is_ok_and(|n| n > changes::WATCHED) {
+        return Ok(None);
+    }
+    Ok(Some(changes::standing(&site.readers, &ids).await?))
+}
+
 fn plain(change: &Change) -> Event {
     let data = json!({
         "id": change.id, "state": change.state, "workflow": change.workflow, "queue": change.queue, "step": change.step,
@@ -247,8 +262,8 @@ fn plain(change: &Change) -> Event {
 
 impl Feed for AllRuns {
     async fn events(&mut self) -> (Vec<Event>, bool) {
-        if let Some((changes, mark)) = self.first.take() {
-            return (self.told(&changes, &mark), false);
+        if let Some(first) = self.first.take() {
+            return (self.told(&first), false);
         }
         let batch = tokio::select! {
             batch = self.batches.recv() => batch,
@@ -259,12 +274,7 @@ impl Feed for AllRuns {
         if !self.site.access.still(&self.caller) {
             return (Vec::new(), true);
         }
-        let mut events = self.told(&batch.changes, &batch.mark);
-        if batch.overflow {
-            let why = json!({"why": "more has changed at once than can be told: look anew"});
-            events.insert(0, Event::default().event("reset").data(why.to_string()));
-        }
-        (events, false)
+        (self.told(&batch), false)
     }
 }
 
@@ -274,8 +284,9 @@ fn mark(text: &str) -> Option<Mark> {
     Some(Mark { floor: floor.to_string(), at: DateTime::from_timestamp_micros(micros.parse().ok()?)? })
 }
 
-/// Where runs stand, as it changes: a `run` event for each that is unfinished (after a reconnect: that has changed since), then for every
-/// change, and for every new run. `reset`: more has changed at once than can be told; look anew. `here`: nothing has happened.
+/// Where runs stand, as it changes: a `run` event for each of the newest 2,000 that are unfinished (after a reconnect: that has changed since),
+/// then for every change, and for every new run. `reset`: more has changed than can be told (more than 5,000 runs at once, more than 2,000 while
+/// the reader was away, or anything longer than an hour ago); look anew, and read on. `here`: nothing has happened.
 #[utoipa::path(get, path = "/stream", tag = "streams", params(Which, After, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was read.")),
     responses((status = 200, content_type = "text/event-stream", body = String), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
 async fn all(

@@ -86,7 +86,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Given<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match in_time(Json::<T>::from_request(request, state)).await? {
+        match in_time(bound(&request), Json::<T>::from_request(request, state)).await? {
             Ok(Json(body)) => Ok(Self(body)),
             Err(rejection) => Err(refused(&rejection)),
         }
@@ -100,19 +100,27 @@ impl<S: Send + Sync> FromRequest<S> for InTime<Bytes> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let read = in_time(Bytes::from_request(request, state)).await?;
+        let read = in_time(bound(&request), Bytes::from_request(request, state)).await?;
         read.map(Self)
             .map_err(|rejection| Problem::new(rejection.status(), format!("the body: {}", rejection.body_text())))
     }
 }
 
 /// A body comes within this time.
-const BODY: Duration = Duration::from_secs(30);
+#[derive(Clone, Copy)]
+pub(super) struct InTimeOf(pub Duration);
 
-async fn in_time<T>(body: impl Future<Output = T>) -> Result<T, Problem> {
-    let late =
-        |_| Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body has not come within {} s", BODY.as_secs()));
-    tokio::time::timeout(BODY, body).await.map_err(late)
+fn bound(request: &Request) -> Option<Duration> {
+    request.extensions().get::<InTimeOf>().map(|bound| bound.0)
+}
+
+async fn in_time<T>(bound: Option<Duration>, body: impl Future<Output = T>) -> Result<T, Problem> {
+    let Some(bound) = bound else { return Ok(body.await) };
+    let late = |_| {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body has not come within {} s", bound.as_secs()))
+            .hint("http_timeout_seconds says how long it may take")
+    };
+    tokio::time::timeout(bound, body).await.map_err(late)
 }
 
 fn refused(rejection: &JsonRejection) -> Problem {

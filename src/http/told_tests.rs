@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 fn line(at: i64, event: &str, key: &str) -> Arc<Line> {
     Arc::new(Line::new(&HistoryLine {
+        seq: 1,
         at: DateTime::from_timestamp_micros(at).unwrap(),
         event: event.into(),
         key: Some(key.into()),

@@ -138,7 +138,7 @@ impl Client {
     /// Makes a new run of a run when it is awaited, and gives the new id: every step that had ended before `from_step` began keeps its
     /// result, it and all else run anew. The run that it is forked from stays as it is. See [`Fork::input`] and [`Fork::latest`].
     pub fn fork(&self, run: RunId, from_step: impl Into<String>) -> Fork<'_> {
-        Fork { db: &self.db, run, from_step: from_step.into(), input: Ok(None), latest: false }
+        Fork { db: &self.db, run, from_step: from_step.into(), input: Ok(None), latest: false, alone: false }
     }
 
     async fn say(&self, run: RunId, step: Option<&str>, note: Option<&str>, said: Said<'_>) -> Result<(), Error> {
@@ -256,6 +256,7 @@ pub struct Fork<'a> {
     from_step: String,
     input: Result<Option<Payload>, Error>,
     latest: bool,
+    alone: bool,
 }
 
 impl<'a> Fork<'a> {
@@ -271,11 +272,17 @@ impl<'a> Fork<'a> {
         self
     }
 
+    /// This step alone runs anew: every other one that is done keeps its result.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     async fn send(self) -> Result<RunId, Error> {
-        let Self { db, run, from_step, input, latest } = self;
+        let Self { db, run, from_step, input, latest, alone } = self;
         let input = input?;
         let input = input.as_ref().map(Payload::as_str);
-        Ok(RunId(db.ask(async |conn| actions::fork(conn, run.0, &from_step, input, latest).await).await?))
+        Ok(RunId(db.ask(async |conn| actions::fork(conn, run.0, &from_step, input, latest, alone).await).await?))
     }
 }
 

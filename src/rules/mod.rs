@@ -1,6 +1,7 @@
 //! Decisions, pure: no I/O, no clock, no randomness. Whatever decides about a run decides here, once.
 
 pub mod budget;
+pub mod compare;
 pub mod cron;
 pub mod horizon;
 pub mod policy;
@@ -8,3 +9,4 @@ pub mod retention;
 pub mod retry;
 pub mod state;
 pub mod sweep;
+pub mod timeline;

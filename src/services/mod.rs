@@ -11,6 +11,7 @@ pub mod children;
 pub mod claimer;
 pub mod daily;
 pub mod export;
+pub mod known;
 pub mod logs;
 pub mod periodic;
 pub mod presence;

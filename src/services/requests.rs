@@ -49,11 +49,11 @@ impl Periodic for Requests {
                         inbox.stop(StopReason::Cancelled);
                     }
                 }
-                Request::Pause(run) => {
-                    if let Some(inbox) = self.runs.inbox(run) {
-                        inbox.pause();
-                    }
-                }
+                Request::Pause(run, at_once) => match self.runs.inbox(run) {
+                    Some(inbox) if at_once => inbox.pause_now(),
+                    Some(inbox) => inbox.pause(),
+                    None => {}
+                },
                 Request::Answer(run, key, answer) => {
                     if let Some(inbox) = self.runs.inbox(run) {
                         inbox.answer(key, answer);

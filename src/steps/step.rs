@@ -153,10 +153,12 @@ pub enum StopReason {
     LeaseLost,
     /// The daemon shuts down and the grace time is over.
     Shutdown,
+    /// The run is paused, and not when its steps have ended but now.
+    Paused,
 }
 
 impl StopReason {
-    const ALL: [Self; 4] = [Self::Timeout, Self::Cancelled, Self::LeaseLost, Self::Shutdown];
+    const ALL: [Self; 5] = [Self::Timeout, Self::Cancelled, Self::LeaseLost, Self::Shutdown, Self::Paused];
 }
 
 /// A watch channel would do; every run has one of these, and it is a tenth of the size.

@@ -24,6 +24,9 @@ struct Mutant {
     rate: f64,
     /// Milliseconds that a message is on its way to Postgres: what is on its way can come late.
     latency: u64,
+    workers: usize,
+    /// Seconds between two faults.
+    pace: f64,
 }
 
 const MUTANTS: [Mutant; 8] = [
@@ -34,14 +37,20 @@ const MUTANTS: [Mutant; 8] = [
         lease: 5,
         rate: 8.0,
         latency: 0,
+        workers: 4,
+        pace: 0.45,
     },
     Mutant {
         name: "no_claim_guard",
         faults: &[(Fault::Delay, 1)],
-        work: &[("quick", 1)],
+        // More than is worked off: a claim that comes late must find something. Eight daemons: a fault ends the one before it at the same
+        // daemon, and has to last longer than the lease.
+        work: &[("quick", 1), ("slow", 1)],
         lease: 3,
         rate: 60.0,
-        latency: 25,
+        latency: 60,
+        workers: 8,
+        pace: 0.8,
     },
     Mutant {
         name: "lock_only_take_over",
@@ -50,6 +59,8 @@ const MUTANTS: [Mutant; 8] = [
         lease: 5,
         rate: 8.0,
         latency: 0,
+        workers: 4,
+        pace: 0.45,
     },
     Mutant {
         name: "id_only_sweep",
@@ -58,6 +69,8 @@ const MUTANTS: [Mutant; 8] = [
         lease: 5,
         rate: 8.0,
         latency: 0,
+        workers: 4,
+        pace: 0.45,
     },
     Mutant {
         name: "workers_clock",
@@ -66,6 +79,8 @@ const MUTANTS: [Mutant; 8] = [
         lease: 3,
         rate: 8.0,
         latency: 0,
+        workers: 4,
+        pace: 0.45,
     },
     Mutant {
         name: "reused_worker_number",
@@ -74,6 +89,8 @@ const MUTANTS: [Mutant; 8] = [
         lease: 5,
         rate: 8.0,
         latency: 0,
+        workers: 4,
+        pace: 0.45,
     },
     Mutant {
         name: "checkpoint_without_fence",
@@ -82,6 +99,8 @@ const MUTANTS: [Mutant; 8] = [
         lease: 5,
         rate: 8.0,
         latency: 0,
+        workers: 4,
+        pace: 0.45,
     },
     Mutant {
         name: "no_marker_row",
@@ -90,6 +109,8 @@ const MUTANTS: [Mutant; 8] = [
         lease: 5,
         rate: 8.0,
         latency: 0,
+        workers: 4,
+        pace: 0.45,
     },
 ];
 
@@ -130,8 +151,8 @@ async fn hunt(mutant: &Mutant, binary: &Path, options: &Options) -> Result<Strin
             work: mutant.work.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
             lease: mutant.lease,
             latency: mutant.latency,
-            workers: 4,
-            pace: options.pace / 2.0,
+            workers: mutant.workers,
+            pace: mutant.pace,
             rate: mutant.rate,
             binary: binary.to_owned(),
             ..options.clone()

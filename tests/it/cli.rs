@@ -84,6 +84,12 @@ pub async fn stepd(db: &Db, args: &[&str]) -> Done {
         .unwrap()
 }
 
+/// … with a configuration.
+pub async fn stepd_with(db: &Db, config: &std::path::Path, args: &[&str]) -> Done {
+    let config = config.display().to_string();
+    stepd(db, &[&["--config", config.as_str()], args].concat()).await
+}
+
 #[tokio::test]
 async fn a_wait_ends_as_the_run_does() {
     let (db, files) = (Db::new().await, Files::new([HELLO, BAD]));

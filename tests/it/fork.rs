@@ -73,6 +73,66 @@ async fn a_fork_keeps_what_had_ended_before_its_step_began_and_leaves_the_run_as
     assert!(events.contains(&"forked third".into()) && !events.iter().any(|e| e.ends_with("first")), "{events:?}");
 }
 
+/// Steps before and after a map of two; each leaves a line.
+const AROUND: &str = "
+name: around
+steps:
+  - id: before
+    run: echo before >> @DIR@/log; echo 1
+  - id: each
+    map: [10, 20]
+    steps:
+      - id: text
+        run: echo text$I >> @DIR@/log; echo \"$N$I\"
+        env: {I: \"${{ item }}\", N: \"${{ input.n }}\"}
+      - {id: size, run: echo size >> @DIR@/log; echo 5}
+  - {id: after, run: echo after >> @DIR@/log; echo 3}
+output: '[steps.before.output, steps.each.output, steps.after.output]'
+finally: [{id: close, run: echo close >> @DIR@/log}]
+";
+
+#[tokio::test]
+async fn one_step_alone_runs_anew_and_what_came_after_it_keeps_its_result() {
+    let (db, files) = (Db::new().await, Files::new([CHAIN, AROUND]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    std::fs::write(files.path("there"), "").unwrap();
+    let run = db.enqueue("chain", "{\"n\": 2}").await;
+    db.reaches(&run, "completed", SOON).await;
+    let again = fork(&db, &run, "second", ", '{\"n\": 7}', alone => true").await;
+    db.reaches(&again, "completed", SOON).await;
+    assert_eq!(output(&db, &again).await, json!([1, 7, 3]));
+    assert_eq!(files.lines("log"), ["first", "second", "third", "second"]);
+    let alone = format!("SELECT data ->> 'alone' FROM stepd.history WHERE run = '{again}' AND event = 'forked'");
+    assert_eq!(db.one::<String>(alone).await, "true");
+    // The first and the last one, too; the last rides with the run.
+    for (step, log) in [("first", "first"), ("third", "third")] {
+        let one = fork(&db, &run, step, ", alone => true").await;
+        db.reaches(&one, "completed", SOON).await;
+        assert_eq!(output(&db, &one).await, json!([1, 2, 3]));
+        assert_eq!(files.lines("log").last().unwrap(), log);
+    }
+    assert_eq!(files.lines("log").len(), 6);
+    // One item's step; the map with all that it is made of; and what is done at the end of a run is done at the end of this one.
+    std::fs::remove_file(files.path("log")).unwrap();
+    let run = db.enqueue("around", "{\"n\": 1}").await;
+    db.reaches(&run, "completed", SOON).await;
+    let (first, whole) = (output(&db, &run).await, files.lines("log").len());
+    let item = fork(&db, &run, "each[1].text", ", '{\"n\": 9}', alone => true").await;
+    db.reaches(&item, "completed", SOON).await;
+    assert_eq!(files.lines("log")[whole..], ["text20", "close"]);
+    assert_eq!(output(&db, &item).await[2], first[2]);
+    let texts = format!(
+        "SELECT string_agg(output::text, ' ' ORDER BY key) FROM stepd.steps WHERE run = '{item}' AND key LIKE 'each[%].text'"
+    );
+    assert_eq!(db.one::<String>(texts).await, "110 920");
+    let map = fork(&db, &run, "each", ", alone => true").await;
+    db.reaches(&map, "completed", SOON).await;
+    assert_eq!(output(&db, &map).await, first);
+    let mut ran = files.lines("log")[whole + 2..].to_vec();
+    ran.sort();
+    assert_eq!(ran, ["close", "size", "size", "text10", "text20"]);
+}
+
 #[tokio::test]
 async fn a_fork_inside_of_a_map_keeps_its_items_and_those_that_were_done() {
     let (db, files) = (

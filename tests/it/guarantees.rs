@@ -1,4 +1,5 @@
-//! `docs/guarantees.md` names a test for each promise; none of them may be gone.
+//! `docs/guarantees.md` names a test for each promise, `tests/acceptance.tsv` for each row of what older systems were expected to do;
+//! none of them may be gone.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,4 +37,25 @@ fn every_test_that_the_guarantees_name_is_there() {
         assert!(promise.contains("Shown by"), "promise {} is shown by nothing", n + 1);
     }
     assert!(named.len() > 40, "{named:?}");
+}
+
+#[test]
+fn every_row_of_the_acceptance_table_is_claimed_once_and_shown_by_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("tests/acceptance.tsv")).unwrap();
+    let mut there = BTreeSet::new();
+    functions(&root.join("tests"), &mut there);
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("row\tclaim\ttests"));
+    let mut last = 0;
+    for line in lines {
+        let [row, claim, tests] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("three columns: {line}") };
+        let row: u32 = row.parse().unwrap();
+        assert!(row > last, "row {row} stands behind {last}");
+        assert!(claim.ends_with('.') && claim.len() > 20, "row {row}: {claim}");
+        let gone: Vec<&str> = tests.split(' ').filter(|test| !there.contains(*test)).collect();
+        assert!(!tests.is_empty() && gone.is_empty(), "row {row} names tests that are not there: {gone:?}");
+        last = row;
+    }
+    assert!(last > 100, "the table is whole");
 }

@@ -45,9 +45,14 @@ impl Ground {
 
     /// With more in its configuration.
     pub async fn with(more: &str) -> Self {
+        Self::before("", more).await
+    }
+
+    /// With keys before its tables, and tables.
+    pub async fn before(keys: &str, tables: &str) -> Self {
         let (db, files) = (Db::new().await, Files::new([ASKS, FAILS]));
         let spec = spec(&db, &files);
-        std::fs::write(files.path("stepd.toml"), tokens() + more).unwrap();
+        std::fs::write(files.path("stepd.toml"), [keys, &tokens(), tables].concat()).unwrap();
         let mut worker = spec.ready().await;
         let site = worker.site().await;
         Self { db, files, worker, site, client: client(HeaderMap::new()) }

@@ -135,3 +135,74 @@ async fn a_hook_that_is_added_is_there_after_a_reload_and_a_wrong_one_changes_no
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_delivery_that_comes_again_after_its_run_has_ended_starts_no_second_one() {
+    let g = Ground::with(&HOOKS.replace("unique_key = \"${{ headers['x-github-delivery'] }}\"\n", "")).await;
+    let (_, first) = answer(push(&g, &json!({"number": 7}), "d1")).await;
+    let run = first["id"].as_str().unwrap().to_owned();
+    g.db.reaches(&run, "waiting", SOON).await;
+    g.db.exec(format!("SELECT stepd.cancel('{run}')")).await;
+    g.db.reaches(&run, "cancelled", SOON).await;
+    let (status, again) = answer(push(&g, &json!({"number": 7}), "d1")).await;
+    assert_eq!((status, &again), (StatusCode::ACCEPTED, &json!({"id": run, "created": false, "again": true})));
+    let (_, other) = answer(push(&g, &json!({"number": 7}), "d2")).await;
+    assert_eq!(other["created"], json!(true), "the same body in another delivery is another event");
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd.runs").await, 2);
+    // Sent again at the same time, from several places.
+    let together = futures_util::future::join_all((0..8).map(|_| answer(push(&g, &json!({"number": 9}), "d3")))).await;
+    let created = together.iter().filter(|(_, told)| told["created"] == true).count();
+    let ids: std::collections::BTreeSet<&str> = together.iter().map(|(_, told)| told["id"].as_str().unwrap()).collect();
+    assert_eq!((created, ids.len()), (1, 1), "{together:?}");
+    // One that could not be taken may be sent again.
+    is_problem(push(&g, &json!({"number": "x"}), "d4").send().await.unwrap(), 422, "/n").await;
+    let (_, mended) = answer(push(&g, &json!({"number": 4}), "d4")).await;
+    assert_eq!(mended["created"], json!(true));
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd_engine.deliveries").await, 4);
+    is_problem(push(&g, &json!({"number": 1}), &"d".repeat(501)).send().await.unwrap(), 422, "delivery").await;
+    // For a week.
+    g.db.exec("UPDATE stepd_engine.deliveries SET at = at - interval '8 days' WHERE delivery <> 'd2'; SELECT stepd_engine.repair(100)").await;
+    assert_eq!(g.db.all::<String>("SELECT delivery FROM stepd_engine.deliveries").await, ["d2"]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_sent_twice_answers_one_wait() {
+    let g = Ground::with(HOOKS).await;
+    let waits = "name: waits\nsteps:\n  - {id: one, wait: paid}\n  - {id: two, wait: paid}\n";
+    std::fs::write(g.files.workflows().join("waits.yaml"), waits).unwrap();
+    let mut g = g;
+    g.worker.hup();
+    g.worker.logs("\"reloaded\"").await;
+    let run = g.enqueued("waits", json!({})).await;
+    g.db.step_reaches(&run, "one", "waiting", SOON).await;
+    let now: i64 = g.db.one("SELECT extract(epoch FROM now())::bigint").await;
+    let send = async |time: i64, event: &str| {
+        let (time, body) = (time.to_string(), json!({"id": event, "sum": 1}).to_string());
+        let signature = mac("whsec_of_stripe", &[time.as_bytes(), b".", body.as_bytes()]);
+        let request = g.client.post(format!("{}/hooks/stripe", g.site));
+        answer(request.header("Stripe-Signature", format!("t={time},v1={signature}")).body(body)).await.1
+    };
+    assert_eq!(send(now, "evt_1").await, json!({"runs": 1}));
+    g.db.step_reaches(&run, "two", "waiting", SOON).await;
+    // By the sender that had no answer, signed anew; or by who has recorded it.
+    for time in [now, now + 1] {
+        assert_eq!(send(time, "evt_1").await, json!({"runs": 1, "again": true}));
+    }
+    assert_eq!(g.db.state(&run).await, "waiting");
+    assert_eq!(send(now, "evt_2").await, json!({"runs": 1}));
+    g.db.reaches(&run, "completed", SOON).await;
+}
+
+#[tokio::test]
+async fn a_hook_may_say_itself_what_a_delivery_is_called() {
+    let g = Ground::with(
+        &HOOKS.replace("unique_key = \"${{ headers['x-github-delivery'] }}\"", "delivery = \"${{ body.of }}\""),
+    )
+    .await;
+    let (_, first) = answer(push(&g, &json!({"number": 7, "of": 1}), "d1")).await;
+    let (_, again) = answer(push(&g, &json!({"number": 7, "of": 1}), "d2")).await;
+    assert_eq!((&again["id"], &again["again"]), (&first["id"], &json!(true)));
+    is_problem(push(&g, &json!({"number": 7}), "d3").send().await.unwrap(), 422, "the hook's delivery").await;
+    is_problem(push(&g, &json!({"number": 7, "of": ""}), "d3").send().await.unwrap(), 422, "the hook's delivery").await;
+    assert_eq!(g.db.count("SELECT count(*) FROM stepd.runs").await, 1);
+}

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::http::{Ground, client, spec};
+use crate::mcp::python;
 use crate::support::{SOON, wait_until};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -121,6 +122,36 @@ async fn a_socket_tells_every_event_once_in_order_also_over_a_reconnect_to_anoth
 }
 
 #[tokio::test]
+async fn a_client_that_others_wrote_hears_every_event_once_over_a_reconnect() {
+    let Some(python) = tokio::task::spawn_blocking(|| python("websockets==16.0")).await.unwrap() else { return };
+    let mut g = Ground::new().await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    g.db.reaches(&run, "waiting", SOON).await;
+    let mut heir = spec(&g.db, &g.files).ready().await;
+    let sites =
+        [g.site.clone(), heir.site().await].map(|site| format!("{}/api/v1/runs/{run}/ws", site.replace("http", "ws")));
+    let heard = g.files.path("heard");
+    let mut client = std::process::Command::new(python);
+    client.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/published/watch.py")).args(&sites);
+    client.env("TOKEN", "looker").stdout(std::fs::File::create(&heard).unwrap());
+    let mut client = client.spawn().unwrap();
+    wait_until("it has heard that the run waits", SOON, async || {
+        g.files.lines("heard").iter().any(|line| line.contains("\"state\": \"waiting\""))
+    })
+    .await;
+    // It was connected to this one.
+    g.worker.kill9();
+    g.db.exec(format!("SELECT stepd.approve('{run}')")).await;
+    g.db.reaches(&run, "completed", SOON).await;
+    wait_until("it has come to the end", SOON, async || client.try_wait().unwrap().is_some()).await;
+    assert!(client.wait().unwrap().success());
+    let told: Vec<Value> = g.files.lines("heard").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.last().unwrap()["state"], "completed");
+    g.site = heir.site().await;
+    is_whole(&g, &run, &lines(&told)).await;
+}
+
+#[tokio::test]
 async fn a_change_is_told_within_half_a_second() {
     let g = Ground::new().await;
     let mut fastest = Duration::MAX;
@@ -183,6 +214,42 @@ async fn what_happens_while_nobody_is_connected_is_told_to_who_comes_back_also_e
 }
 
 #[tokio::test]
+async fn who_comes_back_after_more_than_can_be_told_is_told_to_look_anew_and_reads_on() {
+    let g = Ground::new().await;
+    let mut all = stream(&g.site, "/stream", None).await;
+    g.enqueued("asks", json!({"n": 1})).await;
+    let mut last = None;
+    while last.is_none() {
+        last = events(&read_until(&mut all, "\nid: ").await).1;
+    }
+    drop(all);
+    let many =
+        |n| format!("INSERT INTO stepd.jobs (workflow, queue) SELECT 'asks', 'nothing' FROM generate_series(1, {n})");
+    g.db.exec(many(1_500)).await;
+    let few = read_until(&mut stream(&g.site, "/stream", last.as_deref()).await, "\nid: ").await;
+    assert!(!few.contains("event: reset") && few.matches("event: run").count() >= 1_500, "as many can be told");
+    g.db.exec(many(1_000)).await;
+    let mut back = stream(&g.site, "/stream", last.as_deref()).await;
+    let read = read_until(&mut back, "\nid: ").await;
+    assert!(read.starts_with("event: reset\n") && !read.contains("event: run"), "{read}");
+    // The reset has a place of its own: who comes back after it is not told it again.
+    let after = events(&read).1;
+    let new = g.enqueued("fails", json!({})).await;
+    assert!(read_until(&mut back, &new).await.contains(&new), "the stream goes on");
+    let again = read_until(&mut stream(&g.site, "/stream", after.as_deref()).await, &new).await;
+    assert!(!again.contains("event: reset"), "{again}");
+    // Neither can be told what has changed since a place that this database has not come to, or left long ago.
+    let micros = "SELECT (extract(epoch FROM now() - interval '2 h') * 1000000)::bigint";
+    let (floor, at) = after.as_deref().unwrap().split_once('-').unwrap();
+    let ahead = format!("{}-{at}", floor.parse::<u32>().unwrap() + 1_000_000);
+    let long_ago = format!("{floor}-{}", g.db.count(micros).await);
+    for place in [ahead, long_ago] {
+        let read = read_until(&mut stream(&g.site, "/stream", Some(&place)).await, "\nid: ").await;
+        assert!(read.contains("event: reset"), "{place}: {read}");
+    }
+}
+
+#[tokio::test]
 async fn fifty_watchers_of_a_run_ask_the_database_no_more_than_one_does() {
     let g = Ground::new().await;
     let run = g.enqueued("asks", json!({"n": 1})).await;
@@ -229,4 +296,24 @@ async fn streams_end_when_the_daemon_does_and_when_their_token_is_removed() {
     g.worker.term();
     g.worker.ends(SOON).await;
     read_until(&mut all, "never said").await;
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_gets_no_socket_and_the_server_s_own_does() {
+    let g = Ground::new().await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    let connect = async |origin: &str| {
+        let url = format!("{}/api/v1/runs/{run}/ws", g.site.replace("http", "ws"));
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        tokio_tungstenite::connect_async(request).await
+    };
+    for foreign in ["http://evil.example", "null", "http://localhost.evil.example"] {
+        let Err(tokio_tungstenite::tungstenite::Error::Http(answer)) = connect(foreign).await else {
+            panic!("{foreign} has a socket")
+        };
+        assert_eq!(answer.status().as_u16(), 403, "{foreign}");
+    }
+    let mut own = connect(&g.site).await.unwrap().0;
+    assert!(!heard(&mut own, |m| m["state"] == "waiting").await.is_empty());
 }

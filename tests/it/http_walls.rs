@@ -121,6 +121,38 @@ async fn every_answer_stands_behind_its_walls() {
 }
 
 #[tokio::test]
+async fn a_refusal_tells_programs_how_to_be_let_in_what_to_ask_and_when_to_come_again() {
+    let g = Ground::new().await;
+    let nobody = uuid::Uuid::now_v7();
+    for path in ["/api/v1/runs".to_owned(), format!("/api/executions/{nobody}/pause")] {
+        let bare = g.client.post(format!("{}{path}", g.site)).json(&json!({"workflow": "asks"})).send().await.unwrap();
+        assert_eq!(
+            (bare.status(), &bare.headers()["www-authenticate"]),
+            (StatusCode::UNAUTHORIZED, &"Bearer".parse().unwrap())
+        );
+    }
+    // Before a word of its body is read.
+    let place = g.site.trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(place).await.unwrap();
+    let head = "POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(SOON, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 401");
+    let put = g.client.put(format!("{}/api/v1/runs", g.site)).send().await.unwrap();
+    let allowed = put.headers()["allow"].to_str().unwrap().to_owned();
+    assert!(put.status() == 405 && allowed.contains("GET") && allowed.contains("POST"), "{allowed}");
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    let plain = g.client.get(format!("{}/api/v1/runs/{run}/ws", g.site)).send().await.unwrap();
+    assert_eq!((plain.status().as_u16(), &plain.headers()["upgrade"]), (426, &"websocket".parse().unwrap()));
+    for _ in 0..10 {
+        g.post("guessed", "/runs", json!({})).await;
+    }
+    let often = g.post("ops", "/runs", json!({})).await;
+    assert_eq!((often.status().as_u16(), &often.headers()["retry-after"]), (429, &"60".parse().unwrap()));
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_large_is_refused_whether_it_says_so_or_not() {
     let g = Ground::new().await;
     let large = json!({"workflow": "asks", "input": {"n": 1, "x": "x".repeat(20 << 20)}});

@@ -55,7 +55,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 40] = [
+pub(super) const KEYS: [Key; 41] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -87,6 +87,7 @@ pub(super) const KEYS: [Key; 40] = [
     key("http_listen", Form::Text),
     key("http_hosts", Form::Texts),
     key("http_documents", Form::Word(&["off", "on"])),
+    key("http_timeout_seconds", Form::Number(1, 3_600)),
     key("retention_export", Form::Path),
     key("retention", Form::Spans(&["default", "completed", "failed", "cancelled"])),
     key("retention_workflows", Form::Spans(&[])),

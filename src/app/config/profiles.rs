@@ -94,10 +94,12 @@ pub struct HttpHook {
     pub input: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<String>,
 }
 
 /// The parts of a webhook.
-pub(super) const HOOK: [Key; 9] = [
+pub(super) const HOOK: [Key; 10] = [
     secret("secret", Form::Text),
     key("header", Form::Text),
     key("signed", Form::Word(&["body", "time_and_body"])),
@@ -107,6 +109,7 @@ pub(super) const HOOK: [Key; 9] = [
     key("when", Form::Text),
     key("input", Form::Text),
     key("unique_key", Form::Text),
+    key("delivery", Form::Text),
 ];
 
 /// The parts of a token.

@@ -267,7 +267,7 @@ impl<'a> Story<'a> {
     async fn timeline(&self, crash: &Crash) -> anyhow::Result<()> {
         let db = self.place.db.pool();
         let run = runs::detail(db, self.run).await?.context("the run is gone")?;
-        let steps = runs::steps(db, self.run, false).await?;
+        let steps = runs::steps(db, self.run, &runs::StepsWanted::default()).await?;
         let history = runs::history(db, self.run).await?;
         let story = Timeline { run: &run, steps: &steps, history: &history, items: true, killed: Some(crash.at) };
         self.screen.part("Timeline", "as stepd show --all draws it");

@@ -1,5 +1,6 @@
 //! What the answers mean: pure, from facts to findings. Every finding that is not fine says what to do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -8,6 +9,7 @@ use crate::db::doctor::{Breaker, Server, Transaction, Unserved};
 use crate::db::migrate::Unfit;
 use crate::db::operate::{QueueLine, TableSize, WorkerLine};
 use crate::db::{DbError, Trouble};
+use crate::model::Failure;
 
 use super::super::sizes::{bytes, is_bloated};
 use super::super::text::span;
@@ -399,5 +401,28 @@ pub(super) fn disk(space: Option<Space>, path: Option<&str>, database: Option<i6
             "make room before Postgres stops: a full disk stops every write; stepd db says what is large",
         ),
         false => ok(CHECK, says),
+    }
+}
+
+/// The configuration does not make them.
+pub(super) fn no_servers(error: &str) -> Finding {
+    wrong("tool servers", error, "mend the configuration: stepd config --check")
+}
+
+/// Do the servers of `[mcp]` answer?
+pub(super) fn tool_servers(answers: &BTreeMap<String, Result<(), Failure>>) -> Finding {
+    const CHECK: &str = "tool servers";
+    let names: Vec<&str> = answers.keys().map(String::as_str).collect();
+    let silent: Vec<String> =
+        answers.iter().filter_map(|(name, a)| Some(format!("{name}: {}", a.as_ref().err()?.message))).collect();
+    match (answers.len(), silent.len()) {
+        (0, _) => ok(CHECK, "the configuration names none"),
+        (1, 0) => ok(CHECK, format!("{} answers", names.join(", "))),
+        (n, 0) => ok(CHECK, format!("all {n} answer: {}", names.join(", "))),
+        (n, k) => wrong(
+            CHECK,
+            format!("{k} of {n} {} no answer: {}", if k == 1 { "gives" } else { "give" }, silent.join("; ")),
+            "start it, or mend its part of [mcp]; steps that call it are tried again, and wait where it stays away",
+        ),
     }
 }

@@ -11,9 +11,10 @@ use owo_colors::{OwoColorize, Style};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::app::Daemon;
+use crate::app::{Config, Daemon, build};
 use crate::db::{Database, DbError, doctor, migrate, operate};
 use crate::definition::parse_duration;
+use crate::steps::ProcessOptions;
 
 use super::output::{Format, json, json_list, say, talk};
 use super::text::clean;
@@ -27,6 +28,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "SPAN", default_value = "5m", value_parser = parse_duration)]
     transaction_age: Duration,
 }
+
+/// A server of tools that has not answered by then is not well.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// A notification that has not arrived by then does not arrive.
 const HEAR_WITHIN: Duration = Duration::from_secs(2);
@@ -73,6 +77,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         findings.extend(breakers.iter().flatten().map(judge::failing));
     }
     findings.push(disk(&db, &mut conn, server.as_ref()).await);
+    findings.push(tool_servers(&config).await);
     show(global, &findings)?;
     Ok(if findings.iter().any(|f| f.level == Level::Wrong) { Exit::Error } else { Exit::Ok })
 }
@@ -121,6 +126,18 @@ async fn disk(db: &Database, conn: &mut PgConnection, server: Option<&doctor::Se
     let path = if local { doctor::data_directory(conn).await.ok() } else { None };
     let space = path.as_deref().and_then(machine::space);
     judge::disk(space, path.as_deref(), server.map(|s| s.bytes))
+}
+
+/// Whether the servers of tools that the configuration names answer; from here, as a daemon on this host would ask them.
+async fn tool_servers(config: &Config) -> Finding {
+    config.hide_secrets();
+    let (_registry, outside) = match build::kinds(config, ProcessOptions::own_guard()) {
+        Ok(built) => built,
+        Err(error) => return judge::no_servers(&error.to_string()),
+    };
+    let answers = outside.servers.ask_all(ANSWER_WITHIN).await;
+    outside.servers.close().await;
+    judge::tool_servers(&answers)
 }
 
 fn show(global: &Global, findings: &[Finding]) -> anyhow::Result<()> {

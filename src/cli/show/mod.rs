@@ -1,14 +1,17 @@
 //! `stepd show`: all about one run.
 
+mod attempts;
 mod scale;
+mod step;
 pub(super) mod timeline;
 
 use owo_colors::OwoColorize;
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use crate::db::runs::{self, HistoryLine, RunDetail, StepLine};
+use crate::db::runs::{self, HistoryLine, RunDetail, StepLine, StepsWanted};
 
 use super::client::run_id;
 use super::errors::refused;
@@ -33,6 +36,12 @@ pub(super) struct Args {
     /// List every step of every map item, and draw each item
     #[arg(long, short)]
     all: bool,
+    /// Every attempt of every step: when, how it went, with the class, the code and the words of its failure
+    #[arg(long, conflicts_with_all = ["all", "step"])]
+    attempts: bool,
+    /// One step: its attempts, its output, and what the run knew before and after it
+    #[arg(long, value_name = "KEY", conflicts_with = "all")]
+    step: Option<String>,
 }
 
 pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
@@ -42,10 +51,15 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         say(&id.to_string())?;
         return Ok(Exit::Ok);
     }
+    if args.attempts {
+        return attempts::show(global.output, &mut conn, id).await;
+    }
+    if let Some(key) = &args.step {
+        return step::show(global.output, &mut conn, id, key).await;
+    }
     let table = global.output == Format::Table;
-    let missing = || refused(Exit::NotFound, format!("there is no run {id}"));
-    let detail = runs::detail(&mut conn, id).await?.ok_or_else(missing)?;
-    let steps = runs::steps(&mut conn, id, !table).await?;
+    let detail = runs::detail(&mut conn, id).await?.ok_or_else(|| missing(id))?;
+    let steps = runs::steps(&mut conn, id, &StepsWanted { outputs: !table, ..StepsWanted::default() }).await?;
     let history = runs::history(&mut conn, id).await?;
     if table {
         let story = timeline::Story { run: &detail, steps: &steps, history: &history, items: args.all, killed: None };
@@ -64,6 +78,10 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+fn missing(id: Uuid) -> anyhow::Error {
+    refused(Exit::NotFound, format!("there is no run {id}"))
+}
+
 fn header(run: &RunDetail) -> String {
     let mut lines = vec![
         ("run", run.id.to_string()),
@@ -80,7 +98,7 @@ fn header(run: &RunDetail) -> String {
             ),
         ),
     ];
-    lines.extend(run.forked_from.map(|id| ("forked", format!("from {id}"))));
+    lines.extend(run.forked_from.map(|id| ("forked", forked(id, run.from_step.as_deref()))));
     let waited =
         |at| format!("{}, after {}", time(at), span(at - run.run_at.unwrap_or(run.created_at).max(run.created_at)));
     lines.extend(run.started_at.map(|at| ("started", waited(at))));
@@ -113,6 +131,11 @@ fn header(run: &RunDetail) -> String {
 fn used(tokens_in: Option<i64>, tokens_out: Option<i64>, cost: Option<f64>) -> Option<String> {
     let cost = cost.filter(|c| *c > 0.0).map(|c| format!(", cost {c:.4}")).unwrap_or_default();
     Some(format!("{} tokens in, {} out{cost}", tokens_in?, tokens_out.unwrap_or(0)))
+}
+
+/// The run that this one replays, and from where on.
+fn forked(id: Uuid, step: Option<&str>) -> String {
+    format!("from {id}{}", step.map(|s| format!(", from step {} on", clean(s))).unwrap_or_default())
 }
 
 fn survived(crashes: i32, resumes: i32) -> String {
@@ -206,7 +229,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             "created_at": run.created_at, "run_at": run.run_at, "started_at": run.started_at, "ended_at": run.ended_at,
             "due_at": run.due_at, "step": run.step, "attempts": run.attempts, "resumes": run.resumes, "crashes": run.crashes,
             "unique_key": run.unique_key, "labels": raw(&run.labels), "created_by": run.created_by, "session_id": run.session_id, "epoch": run.epoch,
-            "forked_from": run.forked_from, "parent": run.parent,
+            "forked_from": run.forked_from, "from_step": run.from_step, "parent": run.parent,
             "tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cost": run.cost,
         }),
         input: raw(&run.input),

@@ -31,6 +31,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
         created_by: None,
         session_id: None,
         forked_from: None,
+        from_step: None,
         epoch: 2,
         tokens_in: None,
         tokens_out: None,
@@ -44,6 +45,7 @@ fn run(started: i64, ended: Option<i64>) -> RunDetail {
 
 fn step(key: &str, kind: &str, from: i64, to: i64) -> StepLine {
     StepLine {
+        seq: 1,
         key: key.into(),
         kind: kind.into(),
         state: "completed".into(),
@@ -72,6 +74,7 @@ fn drawn<'a>(run: &'a RunDetail, steps: &'a [StepLine], history: &'a [HistoryLin
 
 fn event(ms: i64, event: &str, key: Option<&str>, data: &serde_json::Value) -> HistoryLine {
     HistoryLine {
+        seq: 1,
         at: at(ms),
         event: event.into(),
         key: key.map(Into::into),

@@ -10,6 +10,6 @@ WITH sample AS MATERIALIZED (
             '\[[^]]*\]', '[*]', 'g') AS step
     FROM sample s WHERE s.state = 'failed' ORDER BY s.id DESC LIMIT 2000
 )
-SELECT f.workflow AS "workflow!", f.step AS "step?", f.code AS "code?", count(*) AS "runs!", (array_agg(f.id ORDER BY f.id DESC))[1] AS "last!",
+SELECT f.workflow AS "workflow!", f.step AS "step?", f.code AS "code?", count(*) AS "runs!", (array_agg(f.id ORDER BY f.id DESC))[1] AS "last?",
     (array_agg(f.message ORDER BY f.id DESC))[1] AS "message?"
 FROM failed f GROUP BY f.workflow, f.step, f.code ORDER BY count(*) DESC, max(f.id::text) DESC LIMIT 50

@@ -1,7 +1,8 @@
 -- What operators and others want of this worker's runs: cancels, pauses, and answers to waits that its runs keep in memory.
 -- Caller: services::requests. Index: signals_of_run, checkpoints_pkey.
 -- An answer is a row that has ended and still says what it waited for; a row that has not caught up with its wait yet is none.
-SELECT s.run AS "run!", NULL::text AS key, NULL::text AS output, NULL::text AS error, s.kind AS "kind!"
+SELECT s.run AS "run!", NULL::text AS key, NULL::text AS output, NULL::text AS error,
+    CASE WHEN s.kind = 'pause' AND s.payload ? 'now' THEN 'pause now' ELSE s.kind END AS "kind!"
 FROM stepd_engine.signals s, LATERAL (SELECT FROM stepd.jobs j WHERE j.id = s.run AND j.worker = $1 AND j.state = 'running' OFFSET 0) j
 WHERE s.kind IN ('cancel', 'pause') AND s.run = ANY ($2::uuid[])
 UNION ALL

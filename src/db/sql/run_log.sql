@@ -1,3 +1,5 @@
--- Everything that happened to a run, in order. Caller: the command line's logs and watch.
-SELECT h.at AS "at!", h.event AS "event!", h.key, h.attempt, h.by_whom, h.epoch, h.data::text AS data
-FROM stepd.history h WHERE h.run = $1 ORDER BY h.seq
+-- Everything that happened to a run, in order, or with $4 the newest first; after the line $2, at most $3. Caller: the command line's logs and
+-- watch, the HTTP API.
+SELECT h.seq AS "seq!", h.at AS "at!", h.event AS "event!", h.key, h.attempt, h.by_whom, h.epoch, h.data::text AS data
+FROM stepd.history h WHERE h.run = $1 AND ($2::bigint IS NULL OR CASE WHEN $4 THEN h.seq < $2 ELSE h.seq > $2 END)
+ORDER BY CASE WHEN $4 THEN -h.seq ELSE h.seq END LIMIT $3

@@ -30,20 +30,20 @@ export function twin(title, chart, columns, rows, note) {
   );
 }
 
-// A column for each stretch, its parts one above the other.
-export function columns(stretches, parts, label) {
+// A column for each stretch, its parts one above the other: counts, or what `words` makes a text of.
+export function columns(stretches, parts, label, words = null) {
   const width = 720,
     height = 132,
     foot = 18,
     left = 34;
-  const most = Math.max(1, ...stretches.map(x => parts.reduce((sum, p) => sum + (x[p.key] ?? 0), 0)));
+  const most = Math.max(words ? 1e-9 : 1, ...stretches.map(x => parts.reduce((sum, p) => sum + (x[p.key] ?? 0), 0)));
   const y = n => (height - foot) * (1 - n / most) + 6 * (n / most);
   const w = (width - left) / Math.max(1, stretches.length);
   const chart = s('svg', { class: 'chart', viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label });
-  for (const n of [most, Math.round(most / 2)].filter((n, i, all) => n > 0 && all.indexOf(n) === i)) {
+  for (const n of [most, words ? most / 2 : Math.round(most / 2)].filter((n, i, all) => n > 0 && all.indexOf(n) === i)) {
     chart.append(
       s('line', { x1: left, x2: width, y1: y(n), y2: y(n), class: 'grid' }),
-      s('text', { x: left - 6, y: y(n) + 3.5, class: 'tick end' }, n),
+      s('text', { x: left - 6, y: y(n) + 3.5, class: 'tick end' }, words ? words(n) : n),
     );
   }
   stretches.forEach((x, i) => {
@@ -51,7 +51,7 @@ export function columns(stretches, parts, label) {
     const group = s(
       'g',
       {},
-      s('title', {}, `${x.name}: ${parts.map(p => `${x[p.key] ?? 0} ${p.name}`).join(', ')}`),
+      s('title', {}, `${x.name}: ${parts.map(p => `${words ? words(x[p.key] ?? 0) : (x[p.key] ?? 0)} ${p.name}`).join(', ')}`),
       s('rect', { x: left + i * w, y: 0, width: w, height: height - foot, class: 'hit' }),
     );
     for (const part of parts) {

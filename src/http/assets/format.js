@@ -69,6 +69,13 @@ export const shortId = id => `…${id.slice(-8)}`;
 
 export const count = n => (n == null ? '–' : Number(n).toLocaleString('en-GB'));
 
+// As many digits as say something: 12.30, 0.0042.
+export function money(n) {
+  if (n == null) return '–';
+  const small = n !== 0 && Math.abs(n) < 1;
+  return n.toFixed(small ? Math.min(8, 1 - Math.floor(Math.log10(Math.abs(n)))) : 2);
+}
+
 export function compact(n) {
   if (n < 10000) return count(n);
   if (n < 1e6) return `${(n / 1e3).toFixed(n < 1e5 ? 1 : 0)}k`;

@@ -1,13 +1,18 @@
 // The graph of a definition: what needs what, and how far a run has come in it.
 
 import { h, s, icon } from './dom.js';
+import { count } from './format.js';
 
 const W = 168,
   H = 38,
   GX = 46,
   GY = 14;
 
-export function graph(parts, steps, choose) {
+// `read`: the steps of a run as far as they were read, and the folds that stand for the rest.
+export function graph(parts, read, choose) {
+  const steps = new Map(read.steps.map(step => [step.key, step]));
+  for (const fold of read.folds)
+    for (const [shape, states] of Object.entries(fold.shapes)) if (!steps.has(shape)) steps.set(shape, { key: shape, states });
   if (!parts.length)
     return h(
       'p',
@@ -66,12 +71,21 @@ const inner = step => step.parts.filter(p => p.name !== 'undo');
 const height = step => H + inner(step).reduce((sum, p) => sum + 20 + p.steps.reduce((n, child) => n + height(child) + 6, 0), 0);
 const width = step => Math.max(W, ...inner(step).flatMap(p => p.steps.map(child => width(child) + 20)));
 
+function states(rows) {
+  const sum = new Map();
+  for (const row of rows)
+    for (const [state, n] of Object.entries(row.states ?? { [row.state]: 1 })) sum.set(state, (sum.get(state) ?? 0) + n);
+  return sum;
+}
+
 function nodeAt(step, x, y, steps, choose) {
-  const ran = steps.get(step.id) ?? [...steps.values()].find(r => r.key.replace(/.*\]\./, '') === step.id);
+  const ran = steps.get(step.id) ?? [...steps.values()].find(r => !r.states && r.key.replace(/.*\]\./, '') === step.id);
   const many = [...steps.values()].filter(r => r.key.includes('[') && r.key.replace(/.*\]\./, '') === step.id);
-  const state = many.length
-    ? (many.find(r => r.state === 'failed') ?? many.find(r => r.state === 'running') ?? many[0]).state
-    : ran?.state;
+  // A fold tells of all its steps, also of those that were read one by one.
+  const folded = many.filter(r => r.states);
+  const alike = states(folded.length ? folded : many);
+  const times = [...alike.values()].reduce((sum, n) => sum + n, 0);
+  const state = ['failed', 'running', 'waiting'].find(word => alike.has(word)) ?? [...alike.keys()][0] ?? ran?.state;
   const w = width(step),
     tall = height(step);
   const group = s('g', {
@@ -92,7 +106,7 @@ function nodeAt(step, x, y, steps, choose) {
     s(
       'title',
       {},
-      `${step.id} (${step.kind})${step.conditional ? ', has an if' : ''}: ${state ?? 'not started'}${many.length ? `, ${many.length} times` : ''}`,
+      `${step.id} (${step.kind})${step.conditional ? ', has an if' : ''}: ${state ?? 'not started'}${times ? `, ${count(times)} times` : ''}`,
     ),
     s('rect', { width: w, height: tall, rx: 6, class: 'node-box' }),
     s('rect', { width: 4, height: tall, rx: 2, class: 'node-edge' }),
@@ -104,7 +118,7 @@ function nodeAt(step, x, y, steps, choose) {
         step.kind,
         step.conditional ? 'if' : null,
         step.parts.some(p => p.name === 'undo') ? 'undo' : null,
-        many.length ? `× ${many.length}` : null,
+        times ? `× ${count(times)}` : null,
       ]
         .filter(Boolean)
         .join(' · '),

@@ -34,6 +34,8 @@ function open() {
     if (source?.readyState === EventSource.CLOSED) later();
     probe();
   };
+  // More has happened than the stream can tell: what is shown is read anew, as after a cut.
+  source.addEventListener('reset', () => again?.());
   for (const [name, tell] of Object.entries(events)) {
     source.addEventListener(name, event => {
       try {
@@ -72,7 +74,7 @@ async function probe() {
   probing = false;
 }
 
-// Follows a stream until the next call; `again` is called whenever it begins anew, to fetch what may have been missed.
+// Follows a stream until the next call; `again` is called whenever it begins anew or says `reset`, to fetch what may have been missed.
 export function follow(path, events, again) {
   wanted = path ? { path, events, again } : null;
   connected = false;

@@ -88,9 +88,9 @@ export function bars(tl, node, row, folded) {
   for (const f of row?.fills ?? []) {
     if (!(whole && f.fill === 'span' && node.sum.load.length)) drawn.append(stretch(tl, f));
   }
-  if (node.children.length && whole) {
+  if ((node.children.length || node.many) && whole) {
     // The steps of one item come one after the other; those of many items at the same time.
-    if (node.item) for (const f of inside(node)) drawn.append(stretch(tl, f));
+    if (node.item && !node.many) for (const f of inside(node)) drawn.append(stretch(tl, f));
     else density(tl, drawn, node);
   }
   const own = row?.marks ?? [];
@@ -102,16 +102,26 @@ export function bars(tl, node, row, folded) {
 const inside = node =>
   node.children.flatMap(child => [...(child.row?.fills.filter(f => f.fill !== 'span') ?? []), ...inside(child)]);
 
-// How many of the steps inside worked at a time, as a height.
+// How many of the steps inside worked at a time, on average in each cell, as a height.
 function density(tl, drawn, node) {
   const cells = Math.max(20, Math.floor(tl.width / 4));
   const work = new Float64Array(cells + 1),
+    part = new Float64Array(cells),
+    many = new Float64Array(cells),
     bad = new Uint8Array(cells + 1);
   for (const f of node.sum.load) {
-    const a = Math.min(cells - 1, Math.floor(tl.scale.place(f.from) * cells)),
-      b = Math.min(cells - 1, Math.floor(tl.scale.place(f.to) * cells));
-    work[a] += 1;
-    work[b + 1] -= 1;
+    const from = tl.scale.place(f.from) * cells,
+      to = tl.scale.place(f.to) * cells,
+      a = Math.min(cells - 1, Math.floor(from)),
+      b = Math.min(cells - 1, Math.floor(to));
+    if (f.many != null) for (let i = a; i <= b; i++) many[i] = Math.max(many[i], f.many);
+    else if (a === b) part[a] += Math.max(to - from, 0.05);
+    else {
+      part[a] += a + 1 - from;
+      part[b] += to - b;
+      work[a + 1] += 1;
+      work[b] -= 1;
+    }
     if (f.fill === 'failed' || f.fill === 'lost') for (let i = a; i <= b; i++) bad[i] = 1;
   }
   let n = 0,
@@ -119,26 +129,26 @@ function density(tl, drawn, node) {
   const heights = [];
   for (let i = 0; i < cells; i++) {
     n += work[i];
-    heights.push(n);
-    most = Math.max(most, n);
+    heights.push(n + part[i] + many[i]);
+    most = Math.max(most, heights[i]);
   }
   const w = tl.width / cells;
   let good = '',
     failed = '';
   heights.forEach((n, i) => {
-    if (!n) return;
+    if (n < 1e-9 && !bad[i]) return;
     const tall = 4 + ((ROW - 12) * n) / most;
     const d = `M${i * w} ${ROW - 4}v${-tall}h${w}v${tall}z`;
     if (bad[i]) failed += d;
     else good += d;
   });
-  if (good) drawn.append(s('path', { d: good, class: 'fill-work' }, s('title', {}, `steps at work inside, ${most} at most`)));
+  if (good) drawn.append(s('path', { d: good, class: 'fill-work' }, s('title', {}, `steps at work inside, ${Math.round(most * 10) / 10} at a time at most`)));
   if (failed) drawn.append(s('path', { d: failed, class: 'fill-failed' }, s('title', {}, 'with failed attempts')));
 }
 
 export function drawLegend(tl) {
   const has = new Set();
-  for (const row of tl.story.rows) for (const f of row.fills) has.add(f.fill);
+  for (const row of [...tl.story.rows, ...tl.story.folds]) for (const f of row.fills) has.add(f.fill);
   for (const f of tl.story.run.fills) if (f.to > f.from) has.add(f.fill);
   const words = [
     ['work', 'at work'],

@@ -9,7 +9,8 @@ function fraction(text) {
 
 const WAITS = new Set(['sleep', 'wait', 'approve', 'workflow']);
 
-export function story(run, steps, events, now) {
+// `told`: steps one by one, folds that stand for many, and what happened beside them.
+export function story(run, { order, steps, folds, events }, now) {
   const zero = ms(run.created_at);
   const at = text => (text ? Math.max(0, ms(text) - zero) : null);
   const end = at(run.ended_at) ?? Math.max(0, now - zero);
@@ -47,6 +48,7 @@ export function story(run, steps, events, now) {
   }
   for (const death of deaths) death.resumed = resumes.find(r => r.at >= death.at);
   const rows = steps.map(step => stepRow(step, tries.get(step.key) ?? [], deaths, at, end));
+  const many = folds.map(fold => foldRow(fold, deaths, at, end));
   // What comes back after a death or a failure is a resume; what comes back from a wait has only been woken.
   for (const one of resumes)
     one.woken =
@@ -59,9 +61,10 @@ export function story(run, steps, events, now) {
     deaths,
     resumes,
     pauses,
-    run: runRow(run, rows, deaths, resumes, pauses, at, end),
+    run: runRow(run, [...rows, ...many], deaths, resumes, pauses, at, end),
     rows,
-    root: grown(rows),
+    folds: many,
+    root: grown(order, rows, many),
   };
 }
 
@@ -165,6 +168,27 @@ function stepRow(step, tries, deaths, at, end) {
   return { key: step.key, step, tries, fills, marks, from, to };
 }
 
+// Of many steps: how many were at work, cell by cell.
+function foldRow(fold, deaths, at, end) {
+  const from = at(fold.from),
+    to = at(fold.to) ?? Math.max(end, from);
+  const wide = Math.max(to - from, 0.001) / fold.at_work.length;
+  const bad = new Set(fold.failed);
+  const fills = [];
+  fold.at_work.forEach((n, i) => {
+    const failed = bad.has(i);
+    if (n || failed) fills.push({ from: from + i * wide, to: from + (i + 1) * wide, fill: failed ? 'failed' : 'work', many: n });
+  });
+  const inside = key => key.startsWith(fold.path) && '[.'.includes(key[fold.path.length] ?? '-');
+  const marks = [];
+  for (const death of deaths) {
+    if (!death.steps.some(inside)) continue;
+    marks.push({ at: death.at, kind: 'crash', death });
+    if (death.resumed) marks.push({ at: death.resumed.at, kind: 'resume', resume: death.resumed, death });
+  }
+  return { key: fold.path, fold, fills, marks, from, to };
+}
+
 function waitText(step) {
   if (step.kind === 'approve') return step.state === 'waiting' ? 'waits for a person' : 'waited for a person';
   if (step.kind === 'wait') return `waits for ${step.event ?? 'an event'}`;
@@ -187,7 +211,7 @@ function splitAt(fills, death, again) {
 }
 
 // Keys as a tree: docs[12].text stands under docs[12], which stands under docs.
-function grown(rows) {
+function grown(order, rows, folds) {
   const root = { children: [], byPath: new Map() };
   const node = (path, parent, name, item) => {
     let found = root.byPath.get(path);
@@ -198,10 +222,10 @@ function grown(rows) {
     }
     return found;
   };
-  for (const row of rows) {
+  const planted = key => {
     let parent = root,
       path = '';
-    for (const part of row.key.match(/\[[^\]]*\]|[^.[]+|\.(?=\[)|\./g) ?? [row.key]) {
+    for (const part of key.match(/\[[^\]]*\]|[^.[]+|\.(?=\[)|\./g) ?? [key]) {
       if (part === '.') {
         path += '.';
         continue;
@@ -209,8 +233,11 @@ function grown(rows) {
       path += part;
       parent = node(path, parent, part, part.startsWith('['));
     }
-    parent.row = row;
-  }
+    return parent;
+  };
+  for (const path of order) planted(path);
+  for (const row of rows) planted(row.key).row = row;
+  for (const many of folds) planted(many.key).many = many;
   for (const top of root.children) summed(top);
   return root;
 }
@@ -230,6 +257,16 @@ function summed(node) {
     for (const stretch of sum.load) all.load.push(stretch);
     for (const mark of sum.marks) if (!all.marks.some(m => m.kind === mark.kind && m.at === mark.at)) all.marks.push(mark);
   }
+  // What was read of a folded node is a part of it.
+  if (node.many)
+    Object.assign(all, {
+      from: Math.min(node.row?.from ?? Infinity, node.many.from),
+      to: Math.max(node.row?.to ?? -Infinity, node.many.to),
+      states: new Map(Object.entries(node.many.fold.states)),
+      steps: node.many.fold.steps,
+      load: node.many.fills,
+      marks: node.many.marks,
+    });
   node.sum = { ...all, states: new Map(all.states), load: all.load, marks: all.marks };
   const own = { ...node.sum, states: new Map(all.states), load: [...all.load], marks: [...all.marks] };
   if (node.row) {
@@ -248,7 +285,7 @@ export function scale(stories) {
   const end = Math.max(1, ...list.map(one => one.end));
   const busy = [];
   for (const one of list) {
-    for (const row of one.rows)
+    for (const row of [...one.rows, ...one.folds])
       for (const f of row.fills)
         if (['work', 'failed', 'lost', 'gap'].includes(f.fill)) busy.push([f.from, Math.max(f.to, f.from)]);
     for (const mark of one.run.marks) busy.push([mark.at, mark.at]);

@@ -1,16 +1,19 @@
 // The timeline, drawn: one row a step, the run's workers above, crashes and resumes through all of them.
 
 import { h, s, icon, put } from './dom.js';
-import { count, plural, span } from './format.js';
-import { badge, table } from './parts.js';
+import { compact, count, plural, span } from './format.js';
+import { badge, complain, table } from './parts.js';
 import { bars, drawLegend, drawMark, ROW } from './timeline-bars.js';
 import { scale, story } from './timeline-model.js';
 
 const MANY = 150;
 
 export class Timeline {
-  constructor({ choose, workers }) {
+  // `levels` reads what is unfolded; `changed` is called with what there is then.
+  constructor({ choose, workers, levels, changed }) {
     this.choose = choose;
+    this.levels = levels;
+    this.changed = changed;
     this.workers = workers ?? (() => null);
     this.open = new Set();
     this.chosen = null;
@@ -33,16 +36,17 @@ export class Timeline {
     this.observer.disconnect();
   }
 
-  set(run, steps, events, now, shared) {
+  set(run, told, now, shared) {
     this.run = run;
-    this.story = story(run, steps, events, now);
+    this.story = story(run, told, now);
+    this.left = told.left;
     this.shared = shared;
     this.rescale();
     if (this.first) {
       this.first = false;
       // Small compounds are shown open; ten thousand items are one row.
       for (const node of this.story.root.byPath.values())
-        if (node.children.length && node.children.length <= 6 && depth(node) === 0) this.open.add(node.path);
+        if (!node.many && node.children.length && node.children.length <= 6 && depth(node) === 0) this.open.add(node.path);
     }
     this.layout();
   }
@@ -57,7 +61,7 @@ export class Timeline {
       for (const node of nodes) {
         // An item with a single step is drawn as that step.
         const only =
-          node.item && !node.row && node.children.length === 1 && node.children[0].row && !node.children[0].children.length
+          node.item && !node.row && !node.many && node.children.length === 1 && node.children[0].row && !node.children[0].children.length
             ? node.children[0]
             : null;
         const drawn = only ?? node;
@@ -66,12 +70,16 @@ export class Timeline {
           deep,
           name: name(node, only),
           open: this.open.has(drawn.path),
-          folds: drawn.children.length > 0,
+          folds: inside(drawn) > 0,
         });
-        if (drawn.children.length && this.open.has(drawn.path)) walk(drawn.children, deep + 1);
+        if (drawn.children.length && this.open.has(drawn.path)) {
+          walk(drawn.children, deep + 1);
+          if (drawn.many && this.left?.get(drawn.path)) list.push(further(drawn.path, this.left.get(drawn.path), deep + 1));
+        }
       }
     };
     walk(this.story.root.children, 0);
+    if (this.left?.get('')) list.push(further('', this.left.get(''), 0));
     return list;
   }
 
@@ -84,7 +92,7 @@ export class Timeline {
     const longest = Math.max(
       6,
       span(this.story.end).length,
-      ...this.list.slice(0, 300).map(l => this.note(l.node, l.node.row, l.folds).length),
+      ...this.list.slice(0, 300).map(l => (l.more ? 0 : this.note(l.node, l.node.row, l.folds).length)),
     );
     this.noteWidth = Math.min(wide < 620 ? 66 : wide < 900 ? 170 : 230, 20 + longest * 6.4);
     this.width = Math.max(80, wide - this.nameWidth - this.noteWidth - 26);
@@ -212,10 +220,35 @@ export class Timeline {
     else this.rows.removeAttribute('aria-activedescendant');
   }
 
-  row({ node, deep, name: text, open, folds }, i, all) {
+  row(line, i, all) {
+    return line.more ? this.moreRow(line, i, all) : this.nodeRow(line, i, all);
+  }
+
+  moreRow({ node, deep, name: text }, i, all) {
+    const line = h(
+      'div',
+      {
+        class: `tl-row tl-more ${this.chosen === node.path ? 'chosen' : ''}`,
+        role: 'treeitem',
+        id: `tl-${node.path}`,
+        'aria-level': deep + 1,
+        'aria-posinset': i + 1,
+        'aria-setsize': all,
+        'aria-selected': String(this.chosen === node.path),
+        onclick: () => this.more(node.under),
+      },
+      h('span', { class: 'tl-name' }, h('span', { class: 'tl-fold none' }), h('span', { class: 'tl-text' }, text)),
+      h('span'),
+      h('span', { class: 'tl-note' }),
+    );
+    line.style.setProperty('--deep', deep);
+    return line;
+  }
+
+  nodeRow({ node, deep, name: text, open, folds }, i, all) {
     const row = node.row;
     const state = row?.step.state ?? worst(node.sum.states);
-    const label = folds ? `${text}, ${plural(node.children.length, unit(node))}` : text;
+    const label = folds ? `${text}, ${plural(inside(node), unit(node))}` : text;
     const line = h('div', {
       class: `tl-row ${this.chosen === node.path ? 'chosen' : ''}`,
       role: 'treeitem',
@@ -245,7 +278,7 @@ export class Timeline {
           'span',
           { class: 'tl-text', title: text },
           text,
-          folds ? h('span', { class: 'tl-many' }, count(node.children.length)) : null,
+          folds ? badgeOf(inside(node), unit(node)) : null,
         ),
       ),
     );
@@ -267,6 +300,7 @@ export class Timeline {
       const odd = [...sum.states].filter(([st]) => st !== 'completed').map(([st, n]) => `${count(n)} ${st}`);
       parts.push(...odd);
     }
+    if (node.many?.fold.failed_attempts) parts.push(plural(node.many.fold.failed_attempts, 'failed attempt'));
     if (row?.step.attempts > 1) parts.push(`${row.step.attempts} attempts`);
     if (row?.step.error_code) parts.push(row.step.error_code);
     if (row?.step.tokens_in != null) parts.push(`${count(row.step.tokens_in + (row.step.tokens_out ?? 0))} tokens`);
@@ -276,10 +310,24 @@ export class Timeline {
   fold(node) {
     if (this.open.has(node.path)) this.open.delete(node.path);
     else this.open.add(node.path);
+    if (node.many && this.open.has(node.path) && !this.levels.has(node.path)) this.read(this.levels.unfold(node.many.fold));
     this.layout();
   }
 
+  more(under) {
+    this.read(this.levels.more(under));
+  }
+
+  // One reading at a time.
+  read(reading) {
+    this.reading = Promise.allSettled([this.reading, reading])
+      .then(() => reading)
+      .then(told => this.changed(told))
+      .catch(complain);
+  }
+
   pick(node) {
+    if (node.under != null) return this.more(node.under);
     this.chosen = node.path;
     this.draw();
     this.choose(node.row?.key ?? null, node);
@@ -307,9 +355,9 @@ export class Timeline {
     return table(
       [
         { name: 'Step', cell: r => r.key },
-        { name: 'Label', cell: r => r.step.label ?? '' },
+        { name: 'Label', cell: r => (r.fold ? '' : (r.step.label ?? '')) },
         { name: 'Kind', cell: r => r.step.kind },
-        { name: 'State', cell: r => badge(r.step.state) },
+        { name: 'State', cell: r => (r.fold ? r.step.label : badge(r.step.state)) },
         { name: 'From', class: 'num', cell: r => span(r.from) },
         { name: 'Took', class: 'num', cell: r => span(r.to - r.from) },
         { name: 'Attempts', class: 'num', cell: r => r.step.attempts },
@@ -326,7 +374,7 @@ export class Timeline {
         },
         { name: 'Failure', cell: r => [r.step.error_code, r.step.error_message].filter(Boolean).join(': ') },
       ],
-      this.story.rows.slice(0, 2000),
+      [...this.story.folds.map(asStep), ...this.story.rows.slice(0, 2000)],
       { caption: 'Steps', empty: 'No step has started yet.' },
     );
   }
@@ -350,7 +398,30 @@ const depth = node => {
   for (let p = node.parent; p?.parent; p = p.parent) n++;
   return n;
 };
-const unit = node => (node.row?.step.kind === 'repeat' ? 'round' : node.children[0]?.item ? 'item' : 'step');
+const badgeOf = (n, one) => h('span', { class: 'tl-many', title: plural(n, one) }, compact(n));
+const inside = node => node.many?.fold.items ?? node.children.length;
+const unit = node =>
+  node.row?.step.kind === 'repeat' ? 'round' : node.row?.step.kind === 'map' || node.children[0]?.item ? 'item' : 'step';
+// The row behind the last that was read of many.
+const further = (under, left, deep) => ({
+  more: true,
+  deep,
+  name: `… ${count(left)} more: show the next`,
+  node: { path: `${under}…`, under },
+  open: false,
+  folds: false,
+});
+// A folded node as a row of the table.
+const asStep = many => ({
+  ...many,
+  step: {
+    kind: `${count(many.fold.steps)} steps`,
+    label: Object.entries(many.fold.states)
+      .map(([state, n]) => `${count(n)} ${state}`)
+      .join(', '),
+    attempts: '',
+  },
+});
 const ORDER = ['failed', 'running', 'waiting', 'cancelled', 'completed', 'skipped'];
 const worst = states => ORDER.find(state => states.has(state)) ?? 'completed';
 

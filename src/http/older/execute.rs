@@ -109,6 +109,11 @@ pub(super) async fn execute(
             "set http_documents = \"on\" in the configuration, or load the document as a file and trigger it",
         ));
     }
+    let wish = Wish::of(&headers);
+    let _place = match wish.wait {
+        Some(Duration::ZERO) => None,
+        _ => Some(site.older.waiting.clone().try_acquire_owned().map_err(|_| full())?),
+    };
     let (text, definition) = document(asked.workflow)?;
     let input = context(asked.context)?;
     let job = NewJob {
@@ -125,7 +130,6 @@ pub(super) async fn execute(
         older::enqueue(&mut conn, &document, &older::Document { hash: &empty.hash, body: EMPTY }, &job).await?.0
     };
     let place = [(header::LOCATION, format!("/api/workflow/execution/{id}"))];
-    let wish = Wish::of(&headers);
     let timeout = definition.document.as_ref().and_then(|d| d.timeout).unwrap_or(TIMEOUT);
     let limit = wish.wait.unwrap_or(timeout + PATIENCE);
     Ok(match ended(&site, id, limit).await {
@@ -160,6 +164,11 @@ async fn late(site: &Site, id: Uuid, limit: Duration) -> Refused {
     let seconds = limit.as_secs();
     Refused::new(StatusCode::GATEWAY_TIMEOUT, "Failed to execute workflow")
         .message(format!("the execution has not ended within {seconds} s, and goes on: {why}"))
+}
+
+fn full() -> Refused {
+    Refused::new(StatusCode::SERVICE_UNAVAILABLE, "Too many requests wait for their executions")
+        .message("nothing was started; try again, or send Prefer: respond-async")
 }
 
 fn failed(why: &str) -> Refused {

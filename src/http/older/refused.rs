@@ -13,7 +13,8 @@ use uuid::Uuid;
 use crate::db::DbError;
 
 use super::super::access::Caller;
-use super::super::problem::Problem;
+use super::super::problem::{Problem, advice};
+use super::super::things::InTime;
 
 /// An answer that is none, in the shape of the older system.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -54,6 +55,10 @@ impl Refused {
         Self::new(StatusCode::NOT_FOUND, "Execution not found")
     }
 
+    pub(super) fn no_step() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "Step not found").message("a step is there from the moment it starts")
+    }
+
     pub(super) fn no_workflow() -> Self {
         Self::new(StatusCode::NOT_FOUND, "Workflow not found")
     }
@@ -61,7 +66,7 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        (self.status, Json(self)).into_response()
+        (self.status, advice(self.status), Json(self)).into_response()
     }
 }
 
@@ -107,6 +112,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
+/// An execution's id, and which of its steps.
+pub(super) struct StepAt(pub Uuid, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for StepAt {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let named = Path::<(Uuid, String)>::from_request_parts(parts, state).await;
+        named.map(|Path((id, step))| Self(id, step)).map_err(|_| Refused::no_execution())
+    }
+}
+
 /// A workflow's name.
 pub(super) struct Name(pub String);
 
@@ -126,9 +143,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refused;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
-        let bytes = axum::body::Bytes::from_request(request, state)
-            .await
-            .map_err(|e| Refused::new(e.status(), "Invalid request body").message(e.body_text()))?;
+        let InTime(bytes) = InTime::from_request(request, state).await.map_err(|problem| {
+            let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::BAD_REQUEST);
+            Refused::new(status, "Invalid request body").message(problem.detail)
+        })?;
         let read = serde_json::from_slice(&bytes);
         read.map(Self).map_err(|e| Refused::bad("Invalid request body").message(e.to_string()))
     }

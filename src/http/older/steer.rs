@@ -28,6 +28,8 @@ pub(super) struct PauseBy {
     #[schema(required)]
     paused_by: Option<String>,
     reason: Option<String>,
+    /// Break off the step that runs now; the older system did not know it.
+    now: bool,
 }
 
 /// It is stopped.
@@ -60,7 +62,7 @@ pub(super) async fn pause(
         return Err(refused(status));
     }
     let reason = by.reason.as_deref().filter(|reason| !reason.is_empty()).unwrap_or("Manually paused");
-    match actions::pause(&mut *conn, id, Some(reason)).await {
+    match actions::pause(&mut *conn, id, Some(reason), by.now).await {
         Ok(_) => {}
         // It has ended meanwhile.
         Err(error) if error.sqlstate().as_deref() == Some("SD011") => return Err(refused(now(&site, id).await?)),
@@ -121,6 +123,51 @@ pub(super) async fn resume(
     let resumed_at = Time(actions::clock(&mut *conn).await?);
     let note = "Execution has been resumed. A worker goes on with it.";
     Ok(Json(ResumeDone { success: true, execution_id: id, status: Status::Running, resumed_by, resumed_at, note }))
+}
+
+/// Who has a failed execution tried again.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct RetryBy {
+    #[schema(required)]
+    retried_by: Option<String>,
+}
+
+/// It is tried again.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RetryDone {
+    success: bool,
+    execution_id: Uuid,
+    status: Status,
+    retried_by: String,
+    retried_at: Time,
+}
+
+/// Takes a failed execution up again from the step that failed, with what the steps before it had assigned. The older system had none such.
+#[utoipa::path(post, path = "/executions/{id}/retry", tag = "older", request_body = RetryBy,
+    params(("id" = Uuid, Path, description = "The execution: a run.")),
+    responses((status = 200, body = RetryDone), (status = "4XX", content((Refused = "application/json"), (Problem = "application/problem+json"))), (status = 503, body = Refused)))]
+pub(super) async fn retry(
+    State(site): State<Arc<Site>>,
+    Who(caller): Who,
+    Id(id): Id,
+    Body(by): Body<RetryBy>,
+) -> Result<Json<RetryDone>, Refused> {
+    caller.needs(Scope::Operate)?;
+    let retried_by = by.retried_by.filter(|by| !by.is_empty()).ok_or_else(|| Refused::bad("retriedBy is required"))?;
+    let (mut conn, _) = reached(&site, &caller, &retried_by, id).await?;
+    match actions::retry(&mut *conn, id, false).await {
+        Ok(_) => {}
+        Err(error) if matches!(error.sqlstate().as_deref(), Some("SD011" | "SD012")) => {
+            let status = now(&site, id).await?.word();
+            let words = "Only failed executions can be retried.";
+            return Err(Refused::bad(format!("Cannot retry execution in status: {status}. {words}")));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let retried_at = Time(actions::clock(&mut *conn).await?);
+    Ok(Json(RetryDone { success: true, execution_id: id, status: Status::Running, retried_by, retried_at }))
 }
 
 /// A connection on which somebody acts whom the request names, and the run.

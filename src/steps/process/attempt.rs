@@ -47,6 +47,7 @@ fn stopped(reason: StopReason) -> Failure {
         StopReason::Cancelled => Failure::transient(code::INTERRUPTED, "the program was killed: the run is cancelled"),
         StopReason::LeaseLost => Failure::transient(code::INTERRUPTED, "the program was killed: the lease is lost"),
         StopReason::Shutdown => Failure::transient(code::INTERRUPTED, "the program was killed: the daemon stops"),
+        StopReason::Paused => Failure::transient(code::INTERRUPTED, "the program was killed: the run is paused"),
     }
 }
 

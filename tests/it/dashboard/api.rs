@@ -72,6 +72,19 @@ async fn runs_are_counted_by_how_they_went_and_failures_by_step_and_code() {
     // Asked again at once, it is the same answer: a page that is open costs the database nothing more.
     let again = g.get("/analytics?span=1h").await;
     assert_eq!(again["to"], told["to"]);
+    // Of a week it tells by days, from figures that outlive the runs.
+    g.db.exec("SELECT stepd_engine.fold(1000)").await;
+    let told = g.get("/analytics?span=7d").await;
+    let all = |told: &Value| {
+        let went = told["went"].as_array().unwrap().clone();
+        went.into_iter().find(|w| w["stretch"].is_null() && w["workflow"].is_null()).unwrap()
+    };
+    assert_eq!((&all(&told)["runs"], &all(&told)["failed"], &told["whole"]), (&json!(4), &json!(3), &json!(true)));
+    assert!(all(&told)["p50"].is_number() && told["failures"][0]["last"].is_string());
+    assert_eq!((&told["failures"][0]["step"], &told["failures"][0]["runs"]), (&json!("charge"), &json!(3)));
+    g.db.exec("SELECT stepd_engine.remove_runs(ARRAY(SELECT id FROM stepd_engine.ended))").await;
+    let told = g.get("/analytics?span=30d").await;
+    assert_eq!((&all(&told)["runs"], &told["failures"][0]["last"]), (&json!(4), &Value::Null), "the runs are gone");
     assert_eq!((g.status("/analytics?span=2h").await, g.status("/analytics?spam=1h").await), (400, 400));
 }
 

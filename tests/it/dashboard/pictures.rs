@@ -1,7 +1,9 @@
-//! The pictures in `docs/screenshots`: made from real runs, when asked for (`STEPD_SCREENSHOTS=1`), so that they stay true.
+//! The pictures in `docs/screenshots`: made from real runs, when asked for (`STEPD_SCREENSHOTS=1`), so that they stay true. With
+//! `STEPD_SCREENSHOTS=all` every page is pictured too, in both themes and three sizes, in the target's folder for temporary files: to look at.
 
 use std::path::Path;
 
+use crate::http_runs::seeded;
 use crate::support::SOON;
 
 use super::ground::Ground;
@@ -76,12 +78,14 @@ async fn the_pictures_of_the_docs_are_made_of_real_runs() {
     g.db.exec(format!("SELECT stepd.approve('{}', 'release', 'address checked')", orders[0])).await;
     g.db.exec(format!("SELECT stepd.fork('{}', 'release', '{{\"order\": 4720}}')", orders[0])).await;
     g.db.reaches(&orders[0], "completed", SOON).await;
+    let many = seeded(&g.db, "import_feed", 3_000).await;
     let p = &g.page;
     p.size(1280, 800).await;
     p.theme("light").await;
     p.open("/").await;
     g.sign_in("ops").await;
-    let (video, order) = (format!("/runs/{video}"), format!("/runs/{}?step=charge", orders[1]));
+    let (video, many, order) =
+        (format!("/runs/{video}"), format!("/runs/{many}"), format!("/runs/{}?step=charge", orders[1]));
     let compare = format!("/compare?a={}&b={}", orders[0], orders[1]);
     for (name, theme, path) in [
         ("overview", "light", "/"),
@@ -98,5 +102,44 @@ async fn the_pictures_of_the_docs_are_made_of_real_runs() {
         let file = folder.join(format!("{name}.png"));
         p.picture(&file).await;
         assert!(std::fs::metadata(&file).unwrap().len() < 150 << 10, "{name} is too large for the repository");
+    }
+    if std::env::var_os("STEPD_SCREENSHOTS").is_some_and(|what| what == "all") {
+        all(&g, &[&video, &many, &order, &compare]).await;
+    }
+}
+
+/// Every page, and these, in both themes and three sizes.
+async fn all(g: &Ground, more: &[&str]) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
+    std::fs::create_dir_all(&folder).unwrap();
+    let pages = [
+        "/",
+        "/runs",
+        "/analytics?span=1h",
+        "/workflows",
+        "/workflows/fulfil_order",
+        "/schedules",
+        "/queues",
+        "/workers",
+        "/waiting",
+        "/health",
+    ];
+    let tabs = ["?tab=graph", "?tab=history", "?tab=data", "?tab=logs"].map(|tab| format!("{}{tab}", more[1]));
+    let p = &g.page;
+    for path in pages.iter().chain(more).copied().chain(tabs.iter().map(String::as_str)) {
+        for (theme, width, height) in [("light", 1280, 900), ("dark", 820, 1100), ("light", 390, 844)] {
+            p.size(width, height).await;
+            p.theme(theme).await;
+            p.open(path).await;
+            p.until("document.querySelector('.page').innerText.length > 60 && !document.querySelector('.message')")
+                .await;
+            p.until("!document.querySelector('.page').innerText.includes('Loading')").await;
+            if path.starts_with(more[1]) && !path.contains("tab=") {
+                p.click("[id=\"tl-docs\"] .tl-fold").await;
+                p.until("document.querySelectorAll('.tl-row').length > 5").await;
+            }
+            let name: String = path.chars().filter(|c| c.is_ascii_alphanumeric()).take(40).collect();
+            p.picture(&folder.join(format!("{name}-{width}-{theme}.png"))).await;
+        }
     }
 }

@@ -3,7 +3,7 @@
 import { h, put, s } from '../dom.js';
 import { get } from '../api.js';
 import { every } from '../live.js';
-import { clock, count, day, percent, span } from '../format.js';
+import { clock, count, day, money, percent, span } from '../format.js';
 import { panel, table } from '../parts.js';
 import { columns, twin } from '../chart.js';
 import { failures } from './overview.js';
@@ -66,6 +66,8 @@ export default {
       ),
       body,
     );
+    const days = over === '7d' || over === '30d';
+    const when = days ? 'Ended' : 'Enqueued';
     let seen = '';
     async function refresh() {
       const told = await get(`/analytics?span=${over}`);
@@ -104,12 +106,15 @@ export default {
         h(
           'div',
           { class: 'tiles' },
-          tile('Ended', count(all.runs), 'runs enqueued in this span'),
+          tile('Ended', count(all.runs), days ? 'runs that ended in this span' : 'runs enqueued in this span'),
           tile('Success', percent(rate(all)), `${count(all.failed)} failed, ${count(all.cancelled)} cancelled`),
           tile('Half took', seconds(all.p50), 'at the most, from the first claim'),
           tile('95 % took', seconds(all.p95), 'at the most'),
-          tile('95 % stood in line', seconds(all.wait_p95), 'at the most'),
+          days ? null : tile('95 % stood in line', seconds(all.wait_p95), 'at the most'),
           tile('Resumes', count(all.resumes ?? 0), `${count(all.crashes ?? 0)} crashes`),
+          all.cost != null || all.tokens_in != null
+            ? tile('Cost', money(all.cost), `${count(all.tokens_in ?? 0)} tokens in, ${count(all.tokens_out ?? 0)} out`)
+            : null,
         ),
         h(
           'div',
@@ -118,7 +123,7 @@ export default {
             'Ended runs',
             columns(list, PARTS, `Ended runs over time: ${all.completed} completed, ${all.failed} failed`),
             [
-              { name: 'Enqueued', cell: r => r.name },
+              { name: when, cell: r => r.name },
               ...PARTS.map(p => ({ name: p.name, class: 'num', cell: r => r[p.key] ?? 0 })),
             ],
             list.filter(r => r.runs),
@@ -127,13 +132,26 @@ export default {
             'How long they took',
             times(list),
             [
-              { name: 'Enqueued', cell: r => r.name },
+              { name: when, cell: r => r.name },
               { name: 'Half', class: 'num', cell: r => seconds(r.p50) },
               { name: '95 %', class: 'num', cell: r => seconds(r.p95) },
             ],
             list.filter(r => r.p50 != null),
           ),
         ),
+        list.some(r => r.cost)
+          ? twin(
+              'What their models cost',
+              columns(list, [{ key: 'cost', name: 'cost', class: 'is-running' }], `Cost over time: ${money(all.cost)}`, money),
+              [
+                { name: when, cell: r => r.name },
+                { name: 'Cost', class: 'num', cell: r => money(r.cost) },
+                { name: 'Tokens in', class: 'num', cell: r => count(r.tokens_in) },
+                { name: 'Tokens out', class: 'num', cell: r => count(r.tokens_out) },
+              ],
+              list.filter(r => r.cost != null),
+            )
+          : null,
         panel(
           'Workflows',
           table(
@@ -151,6 +169,12 @@ export default {
               { name: 'In line, 95 %', class: 'num wider-only', cell: w => seconds(w.wait_p95) },
               { name: 'Resumes', class: 'num wider-only', cell: w => count(w.resumes) },
               { name: 'Crashes', class: 'num wider-only', cell: w => count(w.crashes) },
+              ...(each.some(w => w.cost != null)
+                ? [
+                    { name: 'Cost', class: 'num', cell: w => money(w.cost) },
+                    { name: 'A run', class: 'num wider-only', cell: w => money(w.cost == null ? null : w.cost / w.runs) },
+                  ]
+                : []),
             ],
             each,
             { empty: 'No run has ended in this span.', caption: 'Workflows' },

@@ -2,11 +2,11 @@
 
 import { h, icon, put } from '../dom.js';
 import { get } from '../api.js';
-import { now, shortId, span } from '../format.js';
-import { badge, panel, runLink, table, when } from '../parts.js';
+import { count, money, now, shortId, span } from '../format.js';
+import { Levels } from '../levels.js';
+import { badge, FINAL, panel, runLink, table, when } from '../parts.js';
 import { Timeline } from '../timeline.js';
 import { scale, story } from '../timeline-model.js';
-import { Exact } from '../format.js';
 
 export default {
   title: 'Compare',
@@ -75,23 +75,44 @@ export default {
       );
       return null;
     }
-    const sides = await Promise.all(
-      ids.map(async id => {
-        const [run, steps, events, definition] = await Promise.all([
+    const [told, { workers }, ...sides] = await Promise.all([
+      get(`/compare?a=${ids[0]}&b=${ids[1]}`),
+      get('/workers').catch(() => ({ workers: [] })),
+      ...ids.map(async id => {
+        const levels = new Levels(id);
+        const [run, read, definition] = await Promise.all([
           get(`/runs/${id}`),
-          get(`/runs/${id}/steps?outputs=true`),
-          get(`/runs/${id}/events`),
+          levels.load(),
           get(`/runs/${id}/definition`).catch(() => null),
         ]);
-        return { run, steps: steps.steps, events: events.events, definition };
+        return { run, read, levels, definition };
       }),
-    );
+    ]);
     const at = now();
-    const shared = scale(sides.map(x => story(x.run, x.steps, x.events, at)));
-    const timelines = sides.map(() => new Timeline({ choose: () => {} }));
+    const timelines = sides.map(
+      (side, i) =>
+        new Timeline({
+          choose: () => {},
+          workers: id => {
+            const worker = workers.find(w => w.id === id);
+            return worker ? `${worker.host}·${worker.pid}` : null;
+          },
+          levels: side.levels,
+          changed: read => {
+            sides[i].read = read;
+            draw();
+          },
+        }),
+    );
+    // One axis for both.
+    const draw = () => {
+      const shared = scale(sides.map(x => story(x.run, x.read, at)));
+      timelines.forEach((t, i) => t.set(sides[i].run, sides[i].read, at, shared));
+    };
     const [a, b] = sides;
     put(
       body,
+      sentence(told),
       h(
         'div',
         { class: 'compare' },
@@ -114,43 +135,8 @@ export default {
           ),
         ),
       ),
-      panel(
-        'Steps',
-        table(
-          [
-            { name: 'Step', class: 'mono', cell: r => r.key },
-            { name: 'A', cell: r => (r.a ? badge(r.a.state) : h('span', { class: 'dim' }, 'absent')) },
-            { name: 'B', cell: r => (r.b ? badge(r.b.state) : h('span', { class: 'dim' }, 'absent')) },
-            { name: 'A took', class: 'num', cell: r => time(r.a, at) },
-            { name: 'B took', class: 'num', cell: r => time(r.b, at) },
-            { name: 'Difference', class: 'num', cell: r => delta(r, at) },
-            {
-              name: 'Output',
-              cell: r =>
-                r.a?.output === undefined || !r.a || !r.b
-                  ? ''
-                  : same(r.a.output, r.b.output)
-                    ? h('span', { class: 'dim' }, 'the same')
-                    : h(
-                        'details',
-                        { class: 'inline' },
-                        h('summary', { class: 'err' }, 'differs'),
-                        differences(r.a.output, r.b.output),
-                      ),
-            },
-          ],
-          aligned(a.steps, b.steps)
-            .filter(r => (r.a ?? r.b).kind !== 'end')
-            .slice(0, 1000),
-          { caption: 'Steps', empty: 'No step has started in either.' },
-        ),
-      ),
-      h(
-        'div',
-        { class: 'two' },
-        panel('Input', differences(a.run.input, b.run.input)),
-        panel('Output', differences(a.run.output ?? a.run.error, b.run.output ?? b.run.error)),
-      ),
+      stepsOf(told),
+      h('div', { class: 'two' }, panel('Input', differences(told.input)), panel('Output', differences(told.output))),
       panel(
         'Definition',
         !a.definition || !b.definition
@@ -160,54 +146,128 @@ export default {
             : lines(a.definition.text ?? '', b.definition.text ?? ''),
       ),
     );
-    timelines.forEach((t, i) => t.set(sides[i].run, sides[i].steps, sides[i].events, at, shared));
+    draw();
     return () => timelines.forEach(t => t.destroy());
   },
 };
 
-const length = (step, at) => (step ? (step.ended_at ? Date.parse(step.ended_at) : at) - Date.parse(step.started_at) : null);
-const time = (step, at) => (step && step.state !== 'skipped' ? span(length(step, at)) : '–');
-function delta(row, at) {
-  if (!row.a || !row.b) return '';
-  const d = length(row.b, at) - length(row.a, at);
-  if (Math.abs(d) < 1) return h('span', { class: 'dim' }, '0');
-  return h('span', { class: d > 0 ? 'slower' : 'faster' }, `${d > 0 ? '+' : '−'}${span(Math.abs(d))}`);
+// What differs, in one sentence.
+function sentence({ a, b, first, differing }) {
+  const more = (x, y, words) => (x == null || y == null || x === y ? null : words(y > x, Math.abs(y - x)));
+  const parts = [
+    FINAL.has(a.state) && FINAL.has(b.state) && more(a.took_ms, b.took_ms, (slower, ms) => `B took ${span(ms)} ${slower ? 'longer' : 'less'} than A`),
+    more(a.cost, b.cost, (dearer, cost) => `it cost ${money(cost)} ${dearer ? 'more' : 'less'}`),
+  ].filter(Boolean);
+  return h(
+    'p',
+    { class: 'why' },
+    icon('compare'),
+    h(
+      'span',
+      {},
+      first
+        ? [
+            'The first step that differs is ',
+            h('strong', { class: 'mono' }, first),
+            differing === 1 ? '; no other does. ' : `, of ${count(differing)} that differ. `,
+          ]
+        : 'Every step went alike. ',
+      parts.length ? `${parts.join('; ')}.` : null,
+    ),
+  );
 }
 
-function aligned(a, b) {
-  const other = new Map(b.map(s => [s.key, s]));
-  const rows = a.map(s => ({ key: s.key, a: s, b: other.get(s.key) }));
-  const known = new Set(a.map(s => s.key));
-  return [...rows, ...b.filter(s => !known.has(s.key)).map(s => ({ key: s.key, a: null, b: s }))];
+const time = went => (went?.took_ms == null ? '–' : span(went.took_ms));
+function delta({ a, b }, of, words) {
+  if (a?.[of] == null || b?.[of] == null) return '';
+  const d = b[of] - a[of];
+  if (!d || (of === 'took_ms' && Math.abs(d) < 1)) return h('span', { class: 'dim' }, '0');
+  return h('span', { class: d > 0 ? 'slower' : 'faster' }, `${d > 0 ? '+' : '−'}${words(Math.abs(d))}`);
 }
 
-const text = v => (v === undefined ? undefined : JSON.stringify(v));
-const same = (a, b) => text(a) === text(b);
-
-// What differs between two values, by path.
-export function differences(a, b) {
-  const rows = [];
-  const walk = (x, y, path) => {
-    if (rows.length > 300 || same(x, y)) return;
-    const both = v => v && typeof v === 'object' && !(v instanceof Exact);
-    if (both(x) && both(y) && Array.isArray(x) === Array.isArray(y)) {
-      for (const key of new Set([...Object.keys(x), ...Object.keys(y)]))
-        walk(x[key], y[key], Array.isArray(x) ? `${path}[${key}]` : path ? `${path}.${key}` : key);
-    } else rows.push({ path: path || '(all)', a: text(x), b: text(y) });
+// Of many steps those that differ, until all are asked for.
+const FEW = 40;
+function stepsOf(told) {
+  const box = h('div');
+  let all = told.steps.length <= FEW;
+  const button = h('button', {
+    type: 'button',
+    class: 'link-button',
+    onclick: () => {
+      all = !all;
+      draw();
+    },
+  });
+  const draw = () => {
+    button.textContent = all ? 'Those that differ' : `All ${count(told.steps.length)}`;
+    put(
+      box,
+      all && told.left_out ? h('p', { class: 'hint' }, `${count(told.left_out)} steps are left out: those that differ come first.`) : null,
+      table(
+        columns(told),
+        told.steps.filter(r => all || r.differs.length),
+        { caption: 'Steps', empty: told.steps.length ? 'No step differs.' : 'No step has started in either.' },
+      ),
+    );
   };
-  walk(a, b, '');
-  if (!rows.length) return h('p', { class: 'dim' }, 'The same.');
+  draw();
+  return h(
+    'section',
+    { class: 'panel' },
+    h('header', {}, h('h2', {}, 'Steps'), told.steps.length > FEW ? button : null),
+    box,
+  );
+}
+
+function columns(told) {
+  const state = went => (went ? badge(went.state) : h('span', { class: 'dim' }, 'absent'));
+  const list = [
+    {
+      name: 'Step',
+      class: 'mono',
+      cell: r => [
+        r.key,
+        r.key === told.first ? h('span', { class: 'first-differs', title: 'The first step that differs' }, ' ◂ first') : null,
+      ],
+    },
+    { name: 'A', cell: r => state(r.a) },
+    { name: 'B', cell: r => state(r.b) },
+    {
+      name: 'What differs',
+      cell: r =>
+        !r.differs.length
+          ? h('span', { class: 'dim' }, 'nothing')
+          : r.changes.length
+            ? h('details', { class: 'inline' }, h('summary', { class: 'err' }, r.differs.join(', ')), differences(r.changes))
+            : h('span', { class: 'err' }, r.differs.join(', ')),
+    },
+    { name: 'A took', class: 'num', cell: r => time(r.a) },
+    { name: 'B took', class: 'num', cell: r => time(r.b) },
+    { name: 'Difference', class: 'num', cell: r => delta(r, 'took_ms', span) },
+  ];
+  if (told.steps.some(r => r.a?.cost != null || r.b?.cost != null))
+    list.push(
+      { name: 'A cost', class: 'num', cell: r => (r.a?.cost == null ? '' : money(r.a.cost)) },
+      { name: 'B cost', class: 'num', cell: r => (r.b?.cost == null ? '' : money(r.b.cost)) },
+      { name: 'Difference', class: 'num', cell: r => delta(r, 'cost', money) },
+    );
+  return list;
+}
+
+// Where two values differ.
+function differences(changes) {
+  if (!changes.length) return h('p', { class: 'dim' }, 'The same.');
   const side = (v, kind) =>
-    v === undefined
+    v == null
       ? h('span', { class: 'dim' }, 'absent')
       : h('code', { class: `diff-${kind}` }, v.length > 400 ? `${v.slice(0, 400)}…` : v);
   return table(
     [
-      { name: 'Where', class: 'mono', cell: r => r.path },
+      { name: 'Where', class: 'mono', cell: r => r.path || '(all)' },
       { name: 'A', cell: r => side(r.a, 'a') },
       { name: 'B', cell: r => side(r.b, 'b') },
     ],
-    rows,
+    changes,
     { caption: 'Differences' },
   );
 }

@@ -90,6 +90,7 @@ export function acts(id, { now, reload, go }) {
       h('option', { value: '' }, 'the one this run is pinned to'),
       h('option', { value: '1' }, "the workflow's present one"),
     );
+    const alone = h('input', { type: 'checkbox' });
     const before = area.value;
     const done = await ask(
       {
@@ -99,6 +100,7 @@ export function acts(id, { now, reload, go }) {
         body: [
           h('p', {}, 'A new run, which keeps what had ended before this step began. This one stays as it is.'),
           h('label', { class: 'field' }, h('span', {}, 'From step'), step),
+          h('label', { class: 'check' }, alone, 'this step alone: what came after it keeps its result, too'),
           h('label', { class: 'field' }, h('span', {}, 'Input'), area),
           h('label', { class: 'field' }, h('span', {}, 'Definition'), latest),
         ],
@@ -109,6 +111,7 @@ export function acts(id, { now, reload, go }) {
         return post(`/runs/${id}/fork`, {
           from_step: step.value,
           latest: latest.value === '1',
+          alone: alone.checked,
           ...(input === undefined ? {} : { input }),
         });
       },

@@ -16,21 +16,21 @@ export function failure(error) {
   );
 }
 
-const TOLD = 2000;
-
-export function historyTable(trail, called) {
-  const zero = trail.length ? Date.parse(trail[0].at) : 0;
-  const shown = trail.length > TOLD ? [...trail.slice(0, TOLD / 2), ...trail.slice(-TOLD / 2)] : trail;
+// `last`: the last lines, where there are more than the first ones.
+export function historyTable(first, last, called) {
+  const zero = first.length ? Date.parse(first[0].at) : 0;
+  const known = new Set(first.map(line => JSON.stringify(line)));
+  const shown = [...first, ...(last ?? []).filter(line => !known.has(JSON.stringify(line)))];
   return h(
     'div',
     {},
-    shown === trail
-      ? null
-      : h(
+    last
+      ? h(
           'p',
           { class: 'hint' },
-          `${count(trail.length)} lines: the first and the last thousand are shown. stepd history has all of them.`,
-        ),
+          `There are very many lines: the first and the last ${count(last.length)} are shown. stepd logs has all of them.`,
+        )
+      : null,
     table(
       [
         {

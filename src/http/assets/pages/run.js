@@ -3,10 +3,11 @@
 import { h, icon, put } from '../dom.js';
 import { get } from '../api.js';
 import { follow, isPaused, every } from '../live.js';
-import { count, exact, now, plural, shortId, span } from '../format.js';
+import { count, exact, money, now, plural, shortId, span } from '../format.js';
 import { badge, button, complain, copy, FINAL, labels, link, table, tabs, told, when } from '../parts.js';
 import { json } from '../json.js';
 import { written } from '../filter.js';
+import { Levels } from '../levels.js';
 import { Timeline } from '../timeline.js';
 import { graph } from '../graph.js';
 import { answerForm } from './waiting.js';
@@ -26,10 +27,10 @@ const TABS = [
 export default {
   title: id => `Run ${shortId(id)}`,
   async render(into, { parts: [id], query, go, current }) {
-    let [run, steps, events, workers] = await Promise.all([
+    const levels = new Levels(id);
+    let [run, read, workers] = await Promise.all([
       get(`/runs/${id}`),
-      get(`/runs/${id}/steps`).then(r => r.steps),
-      get(`/runs/${id}/events`).then(r => r.events),
+      levels.load(),
       get('/workers')
         .then(r => r.workers)
         .catch(() => []),
@@ -52,9 +53,17 @@ export default {
       const w = workers.find(x => x.id === worker);
       return w ? `${w.host}·${w.pid}` : null;
     };
-    const timeline = new Timeline({ choose: pick, workers: called });
+    const timeline = new Timeline({
+      choose: pick,
+      workers: called,
+      levels,
+      changed: told => {
+        read = told;
+        if (tab === 'timeline') timeline.set(run, read, now());
+      },
+    });
     timeline.chosen = chosen;
-    const { act, retry, signal, fork } = acts(id, { now: () => ({ run, steps }), reload: () => reload(), go });
+    const { act, retry, signal, fork } = acts(id, { now: () => ({ run, steps: read.steps }), reload: () => reload(), go });
 
     function drawHead() {
       const ended = FINAL.has(run.state);
@@ -77,7 +86,7 @@ export default {
           ['failed', 'resuming'].includes(run.state)
             ? button('Retry', retry, { scope: 'operate', kind: 'primary', name: 'resuming' })
             : null,
-          button('Fork', () => fork(chosen ?? steps[0]?.key), { scope: 'operate', name: 'fork', disabled: !steps.length }),
+          button('Fork', () => fork(chosen ?? read.steps[0]?.key), { scope: 'operate', name: 'fork', disabled: !read.all }),
           ended ? null : button('Signal', signal, { scope: 'enqueue' }),
           link(
             `/compare?a=${run.forked_from ?? run.id}${run.forked_from ? `&b=${run.id}` : ''}`,
@@ -105,7 +114,7 @@ export default {
           run.session_id ? link(`/runs?filter=${encodeURIComponent(written({ session: run.session_id }))}`, run.session_id) : null,
         ),
         fact('Tokens', run.tokens_in != null ? `${count(run.tokens_in)} in, ${count(run.tokens_out)} out` : null),
-        fact('Cost', run.cost != null ? run.cost.toFixed(4) : null),
+        fact('Cost', run.cost != null ? money(run.cost) : null),
         fact('Forked from', run.forked_from ? link(`/runs/${run.forked_from}`, shortId(run.forked_from)) : null),
         fact('Started by', run.parent ? link(`/runs/${run.parent}`, shortId(run.parent)) : null),
         fact('Labels', Object.keys(run.labels ?? {}).length ? labels(run.labels) : null),
@@ -137,7 +146,7 @@ export default {
       put(
         bar,
         tabs(
-          TABS.map(([key, name]) => [key, name, key === 'timeline' ? steps.length || null : null]),
+          TABS.map(([key, name]) => [key, name, key === 'timeline' && read.all ? count(read.all) : null]),
           tab,
           choose,
         ),
@@ -159,13 +168,13 @@ export default {
     async function drawView() {
       const mine = tab;
       if (tab === 'timeline') {
-        timeline.set(run, steps, events, now());
+        timeline.set(run, read, now());
         if (asTable) put(view, switcher(), timeline.asTable());
         else if (!view.contains(timeline.root)) {
           put(
             view,
             switcher(),
-            steps.length || run.started_at ? null : h('p', { class: 'empty' }, 'No step has started yet.'),
+            read.all || run.started_at ? null : h('p', { class: 'empty' }, 'No step has started yet.'),
             timeline.root,
           );
           timeline.layout();
@@ -175,11 +184,13 @@ export default {
         if (mine === tab)
           put(
             view,
-            graph(definition.parts, new Map(steps.map(s => [s.key, s])), key => pick(key)),
+            graph(definition.parts, read, key => pick(key)),
           );
       } else if (tab === 'history') {
-        const trail = (await get(`/runs/${id}/history`)).history;
-        if (mine === tab) put(view, historyTable(trail, called));
+        const first = await get(`/runs/${id}/history`);
+        // Of very many lines the first and the last.
+        const last = first.next == null ? null : await get(`/runs/${id}/history?newest=true`);
+        if (mine === tab) put(view, historyTable(first.history, last?.history.reverse(), called));
       } else if (tab === 'data') {
         put(
           view,
@@ -282,7 +293,7 @@ export default {
           ? h(
               'p',
               { class: 'dim' },
-              `${count(step.tokens_in)} tokens in, ${count(step.tokens_out)} out${step.cost != null ? `, cost ${step.cost.toFixed(5)}` : ''}`,
+              `${count(step.tokens_in)} tokens in, ${count(step.tokens_out)} out${step.cost != null ? `, cost ${money(step.cost)}` : ''}`,
             )
           : null,
         attempts.length > 1 || attempts.some(a => a.state === 'failed')
@@ -324,19 +335,17 @@ export default {
       gone = false;
     async function reload() {
       const began = performance.now();
-      const [r, s, e, w] = await Promise.all([
+      const [r, t, w] = await Promise.all([
         get(`/runs/${id}`),
-        get(`/runs/${id}/steps`),
-        get(`/runs/${id}/events`),
+        levels.load(),
         get('/waiting').catch(() => null),
       ]);
       dear = performance.now() - began;
       if (gone) return;
       run = r;
-      steps = s.steps;
-      events = e.events;
+      read = t;
       waits = w?.waiting ?? waits;
-      if (events.some(x => x.event === 'resumed' && x.data?.worker && !called(x.data.worker)))
+      if (read.events.some(x => x.event === 'resumed' && x.data?.worker && !called(x.data.worker)))
         workers = await get('/workers')
           .then(x => x.workers)
           .catch(() => workers);
@@ -381,7 +390,7 @@ export default {
     const clock = setInterval(() => {
       if (isPaused() || document.hidden || FINAL.has(run.state)) return;
       tick();
-      if (tab === 'timeline' && !asTable && steps.length < 500) timeline.set(run, steps, events, now());
+      if (tab === 'timeline' && !asTable && read.steps.length < 500) timeline.set(run, read, now());
     }, 1000);
     const stop = every(15000, async () => {
       if (!FINAL.has(run.state)) await reload();

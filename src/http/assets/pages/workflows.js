@@ -171,7 +171,7 @@ export const workflow = {
           ? panel('Input schema', json(definition.input, 'schema'))
           : panel('Input schema', h('p', { class: 'empty' }, 'It takes any input.')),
       ),
-      definition.parts.length ? graph(definition.parts, new Map(), () => {}) : null,
+      definition.parts.length ? graph(definition.parts, { steps: [], folds: [] }, () => {}) : null,
       source(definition),
     );
   },
