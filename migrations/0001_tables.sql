@@ -550,7 +550,7 @@ COMMENT ON COLUMN stepd_engine.events.run IS 'The run''s id; the nil UUID for wh
 COMMENT ON COLUMN stepd_engine.events.at IS 'When it happened.';
 COMMENT ON COLUMN stepd_engine.events.epoch IS 'The claim under which it happened, where there was one.';
 COMMENT ON COLUMN stepd_engine.events.attempt IS 'Which attempt of the step.';
-COMMENT ON COLUMN stepd_engine.events.kind IS 'attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, pause_requested, paused, unpaused, retried, forked, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited, schedule_paused, schedule_unpaused.';
+COMMENT ON COLUMN stepd_engine.events.kind IS 'called (what an attempt has asked of others, for a trace; no history shows it), attempt_failed, resume_scheduled, resumed, crashed, taken_over, released, event_received, cancel_requested, cancelled, pause_requested, paused, unpaused, retried, forked, approved, rejected, signalled, queue_paused, queue_unpaused, queue_limited, schedule_paused, schedule_unpaused.';
 COMMENT ON COLUMN stepd_engine.events.key IS 'The step; or the queue, or the workflow of a schedule.';
 COMMENT ON COLUMN stepd_engine.events.by_whom IS 'The database role of the operator.';
 COMMENT ON COLUMN stepd_engine.events.data IS 'What else is known, as JSON text: the failure, the dead worker, the reason; of a received event, its number in signals.';

@@ -23,6 +23,7 @@ mod shapes;
 mod site;
 mod start;
 mod steps;
+mod traces;
 mod worker;
 
 use anyhow::{Context, Result, bail};
@@ -57,16 +58,18 @@ const FIGURES: [(&str, &str); 12] = [
 ];
 
 /// Those that take minutes each: with `--full`, or by name.
-const LONG: [(&str, &str); 9] = [
+const LONG: [(&str, &str); 10] = [
     ("churn", "drain and pickup after 5 million jobs"),
     ("history", "drain and pickup with 10 million ended runs"),
     ("scheduled", "drain and pickup with 1 million jobs for tomorrow"),
     ("waiting", "drain and pickup with 1 million runs that wait; 100,000 of them due in one second"),
     ("queues", "drain and pickup over 10,000 queues"),
     ("retention", "drain and pickup while 1 million ended runs are removed"),
+    ("traces", "10-step runs with and without traces, and with a collector that hangs"),
     ("held", "drain and pickup beside a transaction that has been open under load"),
     ("pages", "the API's pages with 1 million ended runs, 100,000 live ones, and runs of 10,000 steps"),
     ("streams", "what 1, 10 and 100 open streams cost: statements, CPU, and the drain beside them"),
+    ("scrapes", "the drain beside a scrape of the metrics every second"),
 ];
 
 /// What the command line says.
@@ -154,6 +157,8 @@ async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<
             "queues" => flat::queues(bench, report).await,
             "pages" => site::pages(bench, report).await,
             "streams" => site::streams(bench, report).await,
+            "scrapes" => site::scrapes(bench, report).await,
+            "traces" => traces::measure(bench, report).await,
             "retention" => retention::measure(bench, report).await,
             _ => flat::held(bench, report).await,
         };

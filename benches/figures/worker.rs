@@ -74,6 +74,13 @@ impl Worker {
         Self::spawn(command.into(), db).await
     }
 
+    /// Starts a daemon on the workflows of the figures that exports traces, where there is a collector.
+    pub async fn telling(server: &Server, db: &Db, collector: Option<&str>) -> Result<Self> {
+        let mut command = daemon::serve(&stepd(), &server.folder.path().join("workflows"), 1_000);
+        command.envs(collector.map(|url| ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", url)));
+        Self::spawn(command.into(), db).await
+    }
+
     /// Starts `stepd serve` on a folder.
     pub async fn on_folder(db: &Db, folder: &Path, concurrency: usize) -> Result<Self> {
         Self::spawn(daemon::serve(&stepd(), folder, concurrency).into(), db).await

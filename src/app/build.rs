@@ -32,14 +32,16 @@ use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
 use crate::services::tables::Tables;
+use crate::services::tracer::{self, AllFigures, Keeper};
 use crate::services::writer::{PgJournal, Writers};
 use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
 use crate::telemetry::failures::Failures;
+use crate::telemetry::metrics::{Form, Metrics};
 use crate::telemetry::step_log::StepLogs;
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
-use super::outside;
+use super::{gauges, outside, traces};
 
 /// The presence ticks every second; a reconnect may take some.
 const PRESENCE_BOUND: Duration = Duration::from_secs(20);
@@ -96,6 +98,10 @@ pub struct Daemon {
     pub catalog: Arc<Catalog>,
     /// Its database.
     pub db: Database,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    /// What has come of its traces, by target.
+    pub traced: AllFigures,
     pub(super) outside: Outside,
     pub(super) connectivity: Arc<Connectivity>,
     pub(super) progress: Arc<Progress>,
@@ -134,6 +140,7 @@ pub fn host(config: &Config) -> Arc<Host> {
 /// # Errors
 /// `http_allow` has an entry that is neither a host nor a network; a server or a model makes no sense.
 pub fn registry(config: &Config) -> Result<Registry, BuildError> {
+    traces::options(config)?;
     kinds(config, ProcessOptions::own_guard()).map(|(registry, _)| registry)
 }
 
@@ -231,7 +238,8 @@ impl Daemon {
     pub async fn start(config: &Config, db: Database, parts: Parts) -> Result<Self, BuildError> {
         let progress = Arc::new(Progress::default());
         let hints = Arc::new(Hints::default());
-        let connectivity = Arc::new(Connectivity::default());
+        let metrics = gauges::of_process(&db);
+        let connectivity = Arc::new(Connectivity::new(metrics.clone()));
         #[expect(clippy::disallowed_methods, reason = "until the registration brings the database's time")]
         let clock = Arc::new(ServerClock::new(Utc::now()));
         let (keeper, gate) = GateKeeper::new();
@@ -239,11 +247,13 @@ impl Daemon {
         let own = super::files::own_kinds(&parts.kinds);
         let children = Child::new(ChildRuns { db: db.clone(), failpoints: parts.failpoints.clone() });
         let sql = sql(config, &db, &parts.failpoints).await?;
+        let tracing = traces::options(config)?;
+        tracing.announce(&db).await?;
         let (registry, outside) = kinds(config, guard)?;
         let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
-        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
+        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &metrics, &parts.failpoints);
         let (logs, failures) = (StepLogs::new(config.step_log_bytes), Failures::default());
         tell_failures(&failures, config)?;
         let ports = Arc::new(Ports {
@@ -254,6 +264,8 @@ impl Daemon {
             max_output: config.max_output_bytes,
             logs: logs.clone(),
             failures: failures.clone(),
+            metrics: metrics.clone(),
+            traces: traces::noted(config),
         });
         let runs = Runs::new(config.concurrency, ports, catalog.clone(), hints.clone());
         let (suspects_tx, suspects) = mpsc::channel(64);
@@ -287,6 +299,7 @@ impl Daemon {
             catalog: catalog.clone(),
             hints: hints.clone(),
             connectivity: connectivity.clone(),
+            metrics: metrics.clone(),
             gate,
             serves,
             pulse: progress.pulse("claimer", CLAIMER_BOUND),
@@ -299,10 +312,11 @@ impl Daemon {
             hints: hints.clone(),
             suspects,
             pulse: progress.pulse("sweeper", pool_bound),
+            metrics: metrics.clone(),
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
-        let scheduler = Scheduler { db: db.clone(), hints: hints.clone() };
+        let scheduler = Scheduler { db: db.clone(), hints: hints.clone(), metrics: metrics.clone() };
         services.spawn(drive(scheduler, progress.pulse("scheduler", pool_bound), stopping.clone()));
         let stager = Stager { db: db.clone(), hints: hints.clone(), cost: Duration::ZERO, after: None, staged: None };
         services.spawn(drive(stager, progress.pulse("stager", pool_bound), stopping.clone()));
@@ -316,12 +330,18 @@ impl Daemon {
         // A pass is up to three things on the pool.
         services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping.clone()));
         services.spawn(drive(Daily { db: db.clone() }, progress.pulse("daily", pool_bound), stopping.clone()));
-        services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping));
+        services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping.clone()));
+        // What the last runs leave is still sent.
+        let traced = tracer::start(&tracing, &db, &mut services, &draining);
+        let keeper = Keeper { db: db.clone(), options: tracing, figures: traced.clone(), after: uuid::Uuid::nil() };
+        services.spawn(drive(keeper, progress.pulse("traces", pool_bound * 2), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
         services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining.clone()));
         // What the last steps write is kept, too.
         services.spawn(Logs { db: db.clone(), logs, clock }.run(draining));
+        gauges::of_worker(&metrics, &runs, &presence, &progress, config.concurrency);
+        gauges::of_outside(&metrics, &outside);
         let grace = Duration::from_secs(config.grace_seconds);
         let thread = Some(thread);
         Ok(Self {
@@ -329,6 +349,8 @@ impl Daemon {
             runs,
             catalog,
             db,
+            metrics,
+            traced,
             outside,
             connectivity,
             progress,
@@ -353,6 +375,12 @@ impl Daemon {
             (None, _) => Err("not registered among the workers".to_owned()),
             (Some(_), false) => Ok(true),
         })
+    }
+
+    /// What it counts and knows of itself, in Prometheus' text format.
+    #[must_use]
+    pub fn metrics_page(&self) -> String {
+        self.metrics.page(Form::Plain)
     }
 
     /// The servers of tools: a reload replaces them.

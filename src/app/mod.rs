@@ -3,6 +3,7 @@
 pub mod build;
 pub mod config;
 pub mod files;
+pub mod gauges;
 pub mod herald;
 mod hooks;
 pub mod outside;
@@ -11,6 +12,7 @@ pub mod retention;
 pub mod site;
 pub mod supervisor;
 pub mod systemd;
+pub mod traces;
 
 pub use build::Daemon;
 pub use config::Config;

@@ -7,6 +7,7 @@ mod approve;
 mod check;
 mod client;
 mod config;
+mod cost;
 mod demo;
 mod dev;
 mod diff;
@@ -42,6 +43,7 @@ mod sizes;
 mod stats;
 mod text;
 mod token;
+mod trace;
 mod values;
 mod watch;
 mod why;
@@ -205,6 +207,8 @@ enum Command {
         #[arg(value_parser = ["size"], default_value = "size", hide_default_value = true)]
         what: String,
     },
+    /// Show what models have cost: by workflow, day, key or label
+    Cost(cost::Args),
     /// Try an expression out: print its value as JSON, or what is wrong with it
     Eval(eval::Args),
     /// List what a step can be, and the servers, models, connections and secrets that the configuration names
@@ -215,6 +219,9 @@ enum Command {
     Import(import::Args),
     /// Explain an error: what it means, and what to do; without a code, list them all
     Explain(explain::Args),
+    /// Traces: replay
+    #[command(subcommand)]
+    Trace(trace::Command),
     /// Make a token of the HTTP API: shown once, with the lines for the configuration
     Token(token::Args),
     /// Print completions for a shell: bash, elvish, fish, powershell, zsh
@@ -302,10 +309,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Stats(args) => stats::run(&cli.global, &args).await,
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db { .. } => sizes::run(&cli.global).await,
+        Command::Cost(args) => cost::run(&cli.global, &args).await,
         Command::Eval(args) => eval::run(&cli.global, &args),
         Command::Kinds => kinds::run(&cli.global),
         Command::Schema => schema::run(),
         Command::Import(args) => import::run(&args),
+        Command::Trace(command) => trace::run(&cli.global, &command).await,
         Command::Token(args) => token::run(&cli.global, &args),
         Command::Explain(args) => explain::run(&cli.global, &args),
         Command::Completions(args) => manual::completions(&args),

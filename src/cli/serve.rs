@@ -16,7 +16,7 @@ use crate::app::config::{Flag, Sources};
 use crate::app::herald::{Herald, Remark};
 use crate::app::reload::Reloaded;
 use crate::app::systemd::Systemd;
-use crate::app::{Config, Daemon, files, site};
+use crate::app::{Config, Daemon, files, site, traces};
 use crate::db::{Database, DbError, Trouble, definitions, migrate, server};
 use crate::http::Site;
 
@@ -115,10 +115,12 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
         "starting"
     );
     settle(&config, &db).await?;
+    tell_traces(&config)?;
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
     let (stop_site, stopped) = watch::channel(false);
-    let site = site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), stopped).await?;
+    let site =
+        site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), daemon.metrics.clone(), stopped).await?;
     if let Some(site) = &site {
         tracing::info!(address = %site.address(), "listening");
     }
@@ -222,6 +224,19 @@ impl Serving {
         let remark = Herald::new(&self.daemon, self.systemd.clone(), self.remark.clone()).status();
         self.systemd.ready(&remark.unwrap_or_default());
     }
+}
+
+/// One line for each target, or that there is none.
+fn tell_traces(config: &Config) -> anyhow::Result<()> {
+    let targets = traces::told(config)?;
+    if targets.is_empty() {
+        tracing::info!("traces are off: no target is configured");
+    }
+    for target in targets {
+        let (project, content) = (target.project.unwrap_or_default(), target.content);
+        tracing::info!(target.name = target.name, url = target.url, project, content, "traces go there");
+    }
+    Ok(())
 }
 
 /// What the configuration says of the whole database.

@@ -226,6 +226,8 @@ pub struct RunDetail {
     pub forked_from: Option<Uuid>,
     /// … from this step on.
     pub from_step: Option<String>,
+    /// Calls of models, those included that failed.
+    pub calls: Option<i64>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,
@@ -263,6 +265,8 @@ pub struct StepLine {
     pub event: Option<String>,
     pub epoch: i32,
     pub label: Option<String>,
+    /// Calls of models, those included that failed.
+    pub calls: Option<i64>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,

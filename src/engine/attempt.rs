@@ -91,6 +91,7 @@ impl Ctx {
                     }
                     let began = self.ports.clock.now();
                     let done = self.one_attempt(&mut record, n, policy, body, reply.take()).await?;
+                    self.note_calls(&record);
                     let used = self.meter.take(&record.key);
                     if let Some(used) = used {
                         record.usage.get_or_insert_default().add(used);
@@ -100,6 +101,7 @@ impl Ctx {
                             return self.finish(record, Ok(redact::recorded(output)), policy);
                         }
                         Ok(Attempted::Committed(output)) => {
+                            self.count_end(&record, StepState::Completed);
                             return Ok(StepDone { state: StepState::Completed, output, error: None });
                         }
                         Ok(Attempted::Suspend(wait)) => Next::Wait(Purpose::Wait(wait)),
@@ -132,6 +134,7 @@ impl Ctx {
                 }
                 Next::Finish(Ok(output)) if record.state == StepState::Waiting && answerable(&record) => {
                     // The answer's own row is the checkpoint already.
+                    self.count_end(&record, StepState::Completed);
                     return Ok(StepDone { state: StepState::Completed, output, error: None });
                 }
                 Next::Finish(result) => return self.finish(record, result, policy),
@@ -207,6 +210,7 @@ impl Ctx {
         let attempt = record.attempts - first + 1;
         let pause =
             next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
+        self.ports.metrics.work.attempt_failed(&record.kind, &failure.code, pause.is_some());
         let now = self.ports.clock.now();
         let mut data = json!({
             "started_at": began, "ended_at": now, "failure": failure,

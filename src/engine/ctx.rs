@@ -20,9 +20,11 @@ use tokio::time::Instant;
 
 use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepState, WorkerId, code};
 use crate::rules::policy::StepPolicy;
-use crate::steps::{After, BoxFuture, Flow, Meter, Registry, Reply, Shape, StepCx, StepOutput};
+use crate::rules::sampling::Sampling;
+use crate::steps::{After, BoxFuture, Calls, Flow, Meter, Registry, Reply, Shape, StepCx, StepOutput};
 use crate::telemetry::context;
 use crate::telemetry::failures::Failures;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::step_log::StepLogs;
 
 use super::clock::ServerClock;
@@ -63,6 +65,28 @@ pub struct Ports {
     pub logs: Arc<StepLogs>,
     /// Told of each failed attempt.
     pub failures: Failures,
+    /// Where steps and their attempts are counted.
+    pub metrics: Arc<Metrics>,
+    /// What is noted for traces beside the records; `None`: nothing is traced.
+    pub traces: Option<Tracing>,
+}
+
+/// What traces need to know of a run beside its records.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tracing {
+    /// Which runs.
+    pub sampling: Sampling,
+    /// The bytes that are kept of what a call asks, and of what it is answered; 0: none.
+    pub content: usize,
+}
+
+impl Tracing {
+    fn of(&self, claimed: &Claimed) -> Option<Arc<Calls>> {
+        let (run, workflow) = (claimed.lease.run(), &*claimed.workflow);
+        let sampled = self.sampling.takes(run, workflow);
+        let may = sampled || self.sampling.errors;
+        may.then(|| Arc::new(Calls::new(run, claimed.lease.epoch(), sampled, self.content)))
+    }
 }
 
 /// One step to be done.
@@ -110,6 +134,8 @@ pub struct Ctx {
     pub(super) inbox: Arc<Inbox>,
     /// What its steps use up of models.
     pub(super) meter: Arc<Meter>,
+    /// What they ask of others, where the run is traced.
+    pub(super) calls: Option<Arc<Calls>>,
     /// Held by the branch that asks for more of the budget.
     asking: tokio::sync::Mutex<budget::Asked>,
     records: HashMap<StepKey, StepRecord>,
@@ -154,9 +180,10 @@ impl Ctx {
             is_child: claimed.is_child,
             keeps_key: claimed.keeps_key,
             suspect: claimed.crashes > 0,
+            meter: Arc::new(Meter::of(claimed.workflow.clone(), ports.metrics.clone())),
+            calls: ports.traces.as_ref().and_then(|traces| traces.of(claimed)),
             ports,
             inbox,
-            meter: Arc::default(),
             asking: tokio::sync::Mutex::default(),
             records: HashMap::new(),
             acks: Arc::default(),
@@ -237,6 +264,7 @@ impl Ctx {
         self.settled().await?;
         let now = self.ports.clock.now();
         let record = self.record(key, kind, StepState::Skipped, now);
+        self.count_end(&record, StepState::Skipped);
         self.defer(StepRow {
             record: StepRecord { checkpoint: true, ended_at: Some(now), ..record },
             wait: None,
@@ -415,13 +443,17 @@ impl Ctx {
             epoch: self.epoch,
             worker: self.worker,
             seq: record.seq,
-            traceparent: self.traceparent.clone(),
             session_id: self.info.session_id.clone(),
+            traceparent: match &self.calls {
+                Some(calls) => Some(calls.of_attempt(&record.key, attempt)),
+                None => self.traceparent.clone(),
+            },
             started_at: record.started_at,
             label: self.label_of(&record.key),
             shape,
             stop,
             meter: self.meter.clone(),
+            calls: self.calls.clone(),
             kept: record.decision.as_ref().and_then(|decision| Kept::of(Some(decision)).kept),
             reply,
             log,

@@ -107,6 +107,7 @@ pub enum NoteKind {
     Resumed,
     Released,
     Paused,
+    Called,
 }
 
 impl NoteKind {
@@ -119,6 +120,7 @@ impl NoteKind {
             Self::Resumed => "resumed",
             Self::Released => "released",
             Self::Paused => "paused",
+            Self::Called => "called",
         }
     }
 }

@@ -23,7 +23,7 @@ mod wait;
 mod workflow;
 
 pub use clock::ServerClock;
-pub use ctx::{Call, Ctx, Ports, RunInfo, StepDone, Work, plain_shape};
+pub use ctx::{Call, Ctx, Ports, RunInfo, StepDone, Tracing, Work, plain_shape};
 pub use ending::End;
 pub use gate::{Gate, GateKeeper};
 pub use halt::{Halt, StepFailure};

@@ -8,6 +8,7 @@ mod job;
 mod lease;
 mod payload;
 mod statement;
+mod trace;
 mod usage;
 
 pub use checkpoint::{StepRecord, StepState, Wait};
@@ -17,4 +18,5 @@ pub use job::{Claimed, Job, Lane, RunState};
 pub use lease::Lease;
 pub use payload::Payload;
 pub use statement::{SqlRequest, SqlResult};
+pub use trace::{Call, TracedCalls, TracedEvent, TracedRun, TracedStep};
 pub use usage::Usage;

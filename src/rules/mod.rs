@@ -7,6 +7,7 @@ pub mod horizon;
 pub mod policy;
 pub mod retention;
 pub mod retry;
+pub mod sampling;
 pub mod state;
 pub mod sweep;
 pub mod timeline;

@@ -3,7 +3,7 @@
 //! ```text
 //!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
 //!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
-//!                                 scheduler  retention  daily  tables  logs
+//!                                 scheduler  retention  daily  tables  logs  tracer
 //! ```
 
 pub mod catalog;
@@ -25,4 +25,5 @@ pub mod sql_effect;
 pub mod stager;
 pub mod sweeper;
 pub mod tables;
+pub mod tracer;
 pub mod writer;

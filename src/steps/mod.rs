@@ -1,6 +1,7 @@
 //! The kinds of step: one file a kind, all behind one trait.
 
 mod breaker;
+mod calls;
 mod child;
 mod http;
 mod llm;
@@ -16,6 +17,8 @@ mod testing;
 
 use std::sync::Arc;
 
+pub use breaker::Circuit;
+pub use calls::{Calling, Calls};
 pub use child::{CHILD, Child, ChildRequest, Children};
 pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
 pub(crate) use llm::unfenced;

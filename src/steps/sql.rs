@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::model::{Failure, SqlRequest, SqlResult};
 
+use super::calls::Calling;
 use super::params::Params;
 use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput, StopSignal};
 
@@ -101,6 +102,19 @@ impl Sql {
     }
 }
 
+/// A statement, for its trace. Its text is the author's and goes along; the values are content.
+fn describe(call: &mut Calling, request: &SqlRequest, connection: Option<String>) {
+    let verb = request.sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+    call.named(|| format!("{verb} {}", connection.as_deref().unwrap_or("stepd")));
+    call.set("db.system.name", "postgresql");
+    call.set("db.operation.name", verb);
+    call.set("db.query.text", request.sql.as_str());
+    if let Some(connection) = connection {
+        call.set("stepd.sql.connection", connection);
+    }
+    call.input(|| Value::Array(request.params.clone()).to_string());
+}
+
 impl Step for Sql {
     fn kind(&self) -> &'static str {
         "sql"
@@ -108,8 +122,16 @@ impl Step for Sql {
 
     fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
         Box::pin(async move {
+            let connection = params.get("connection").and_then(Value::as_str).map(str::to_owned);
             let (database, request) = self.read(params)?;
-            database.run(cx, request).await
+            let mut call = cx.call(true);
+            describe(&mut call, &request, connection);
+            let done = database.run(cx, request).await;
+            if let Ok(Flow::Done(output)) = &done {
+                call.output(|| output.default.to_string());
+            }
+            call.end(&done);
+            done
         })
     }
 

@@ -16,6 +16,7 @@ use crate::telemetry::context;
 use crate::telemetry::step_log::Stream;
 pub use crate::telemetry::step_log::{LogLevel, StepLog};
 
+use super::calls::Calls;
 use super::meter::Meter;
 
 /// A boxed future, the price of a trait object.
@@ -246,6 +247,8 @@ pub struct StepCx {
     pub stop: StopSignal,
     /// Counts what calls of models use up.
     pub meter: Arc<Meter>,
+    /// What the attempt asks of others, where the run is traced.
+    pub calls: Option<Arc<Calls>>,
     /// What the kind has kept ([`Flow::GoOn`]): in this attempt, or in one that was interrupted or repeated.
     pub kept: Option<Value>,
     /// The answer to the question for which it was kept.

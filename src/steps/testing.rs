@@ -26,6 +26,7 @@ pub(crate) fn context() -> (StepCx, StopTrigger) {
         shape: Arc::new(|out: StepOutput| Ok(Payload::from_value(&out.default))),
         stop,
         meter: Arc::default(),
+        calls: None,
         kept: None,
         reply: None,
         log: StepLog::default(),

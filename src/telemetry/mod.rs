@@ -6,5 +6,7 @@ pub mod failures;
 mod journal;
 mod line;
 pub mod logs;
+pub mod metrics;
 pub mod redact;
 pub mod step_log;
+pub mod traces;

@@ -67,6 +67,9 @@ pub fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
     for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("STEPD_")) {
         command.env_remove(key);
     }
+    for (key, _) in std::env::vars_os().filter(|(k, _)| crate::support::is_of_traces(k)) {
+        command.env_remove(key);
+    }
     command.env_remove("DATABASE_URL").env_remove("RUST_LOG").env("LANG", "C.UTF-8").env_remove("LC_ALL");
     if let Some(url) = url {
         command.env("DATABASE_URL", url);

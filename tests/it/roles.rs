@@ -14,7 +14,9 @@ const ROLES: [&str; 6] =
 const RELATIONS: &[(&str, &str)] = &[
     ("attempts", "rosd"),
     ("breakers", "rosd"),
+    ("costs", "rosd"),
     ("daily", "rosd"),
+    ("daily_costs", "rosd"),
     ("daily_durations", "rosd"),
     ("daily_failures", "rosd"),
     ("definitions", "rosd"),

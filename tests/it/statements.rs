@@ -18,7 +18,14 @@ use crate::support::{Db, Files, Plan, SOON, Saboteur, Side, Spec, Strike, Worker
 const AFTER_ANOTHER: [(&str, &str); 2] = [("read_back", "write_step"), ("orphans", "claim")];
 
 /// Not struck at, and why not.
-const LEFT_OUT: [(&str, &str); 11] = [
+const LEFT_OUT: [(&str, &str); 18] = [
+    ("trace_targets", "of daemons with a target of traces: see `traces_away.rs`"),
+    ("trace_take", "of daemons with a target of traces: see `traces_away.rs`"),
+    ("trace_hold", "of daemons with a target of traces: see `traces_away.rs`"),
+    ("trace_done", "of daemons with a target of traces: see `traces_away.rs`"),
+    ("trace_trim", "of daemons with a target of traces: see `traces_away.rs`"),
+    ("trace_backlog", "of daemons with a target of traces: see `traces_away.rs`"),
+    ("trace_note_waits", "of daemons with a target of traces: see `traces_away.rs`"),
     ("spawn", "of a run with children, killed there in `children.rs`"),
     ("tell_parent", "of a run with a parent, killed there in `children.rs`"),
     ("abandon", "of a run that ends without its children, killed there in `children.rs`"),

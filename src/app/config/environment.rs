@@ -54,12 +54,13 @@ pub(super) fn variables() -> Vec<Variable> {
 }
 
 /// The layers of an environment, the lightest first: a variable that is named for stepd outweighs one that it shares with others.
-pub(super) fn layers(environment: &[Variable]) -> [Layer; 4] {
+pub(super) fn layers(environment: &[Variable]) -> [Layer; 5] {
     let mut shared = named(environment, &LIBPQ);
     let more = named(environment, &LOG);
     shared.values.extend(more.values);
     shared.wrong.extend(more.wrong);
-    [shared, named(environment, &PARTS), named(environment, &URL), own(environment)]
+    let traces = super::tracing::layer(environment);
+    [shared, named(environment, &PARTS), named(environment, &URL), traces, own(environment)]
 }
 
 fn named(environment: &[Variable], names: &[(&str, &str)]) -> Layer {

@@ -71,8 +71,8 @@ impl File<'_> {
             (Form::Texts | Form::Paths, DeValue::String(_)) => {
                 layer.complain(place, format!("`{}` must be {}; it is one text", key.name, key.form.words()));
             }
-            (Form::Price, DeValue::Float(n)) => layer.text(key, n.as_str(), place),
-            (Form::Price, DeValue::Integer(n)) => layer.text(key, n.as_str(), place),
+            (Form::Price | Form::Share, DeValue::Float(n)) => layer.text(key, n.as_str(), place),
+            (Form::Price | Form::Share, DeValue::Integer(n)) => layer.text(key, n.as_str(), place),
             (Form::Number(..) | Form::Ports, DeValue::Integer(n)) => {
                 let text = i64::from_str_radix(&n.as_str().replace('_', ""), n.radix()).map(|n| n.to_string());
                 layer.text(key, &text.unwrap_or_else(|_| n.as_str().to_owned()), place);
@@ -151,6 +151,12 @@ impl File<'_> {
         let (place, full) = (self.place(name.span()), format!("{}.{}", key.name, name.get_ref()));
         let read = match value.get_ref() {
             DeValue::String(text) => return layer.entry(key.name, name.get_ref(), text, &place),
+            DeValue::Float(n) if key.form == Form::Shares => {
+                return layer.entry(key.name, name.get_ref(), n.as_str(), &place);
+            }
+            DeValue::Integer(n) if key.form == Form::Shares => {
+                return layer.entry(key.name, name.get_ref(), n.as_str(), &place);
+            }
             DeValue::Table(by) if key.form == Form::FileTable => {
                 for (word, _) in by.iter().filter(|(word, _)| word.get_ref() != "file") {
                     let advice = keys::advice(word.get_ref(), ["file"].into_iter());

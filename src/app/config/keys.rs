@@ -40,6 +40,10 @@ pub(super) enum Form {
     FileTable,
     /// What a million tokens cost.
     Price,
+    /// From 0 to 1.
+    Share,
+    /// Shares by name.
+    Shares,
     /// Tables by name, each with these parts.
     Profiles(&'static [Key]),
 }
@@ -55,7 +59,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 41] = [
+pub(super) const KEYS: [Key; 50] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -89,8 +93,17 @@ pub(super) const KEYS: [Key; 41] = [
     key("http_documents", Form::Word(&["off", "on"])),
     key("http_timeout_seconds", Form::Number(1, 3_600)),
     key("retention_export", Form::Path),
+    key("trace_ratio", Form::Share),
+    key("trace_errors", Form::Word(&["off", "on"])),
+    key("trace_wait_seconds", Form::Number(1, 31_536_000)),
+    key("trace_keep_hours", Form::Number(1, 8_760)),
+    key("trace_backlog_runs", Form::Number(1, MAX)),
+    key("trace_service", Form::Text),
     key("retention", Form::Spans(&["default", "completed", "failed", "cancelled"])),
     key("retention_workflows", Form::Spans(&[])),
+    key("trace_workflows", Form::Shares),
+    key("trace_attributes", Form::Table),
+    key("traces", Form::Profiles(&profiles::TARGET)),
     secret("connections", Form::FileTable),
     key("mcp", Form::Profiles(&profiles::SERVER)),
     key("http_tokens", Form::Profiles(&profiles::TOKEN)),
@@ -122,11 +135,17 @@ pub(super) fn advice<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> St
 impl Form {
     /// Is it a table of names?
     pub(super) fn is_table(self) -> bool {
-        matches!(self, Self::Table | Self::Spans(_) | Self::FileTable | Self::Profiles(_))
+        matches!(self, Self::Table | Self::Spans(_) | Self::Shares | Self::FileTable | Self::Profiles(_))
     }
 
     /// What is wrong with an entry of such a table, if anything.
     pub(super) fn of_entry(self, name: &str, text: &str) -> Result<(), String> {
+        if self == Self::Shares {
+            return Self::Share
+                .of_text(text)
+                .map(drop)
+                .map_err(|why| format!("it must be {}; {why}", Self::Share.words()));
+        }
         let Self::Spans(names) = self else { return Ok(()) };
         if !names.is_empty() && !names.contains(&name) {
             let near = suggestion(name, names.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
@@ -152,6 +171,8 @@ impl Form {
             Self::Spans(_) => "a table of spans such as \"90d\", or \"forever\"".to_owned(),
             Self::FileTable => "a table of texts, or of { file = \"…\" }".to_owned(),
             Self::Price => "a price: a number not below 0".to_owned(),
+            Self::Share => "a share: a number from 0 to 1".to_owned(),
+            Self::Shares => "a table of shares: numbers from 0 to 1".to_owned(),
             Self::Profiles(_) => "a table of tables, each with a name".to_owned(),
         }
     }
@@ -189,7 +210,13 @@ impl Form {
                 Ok(n) if n >= 0.0 && n.is_finite() => Ok(n.into()),
                 _ => Err(quoted()),
             },
-            Self::Table | Self::Spans(_) | Self::FileTable | Self::Profiles(_) => Err("it is text".to_owned()),
+            Self::Share => match text.trim().parse::<f64>() {
+                Ok(n) if (0.0..=1.0).contains(&n) => Ok(n.into()),
+                _ => Err(quoted()),
+            },
+            Self::Table | Self::Spans(_) | Self::Shares | Self::FileTable | Self::Profiles(_) => {
+                Err("it is text".to_owned())
+            }
         }
     }
 }

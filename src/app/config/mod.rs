@@ -11,6 +11,7 @@ mod layer;
 mod outside;
 mod profiles;
 mod shown;
+mod tracing;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,7 +30,7 @@ pub(crate) use database::hosts_of;
 pub use layer::Complaint;
 pub(crate) use outside::masked;
 pub(crate) use profiles::is_name;
-pub use profiles::{HttpHook, HttpToken, McpServer, Model};
+pub use profiles::{HttpHook, HttpToken, McpServer, Model, TraceTarget};
 pub use shown::Shown;
 
 /// Every key with its default and its meaning, as a file to start from.
@@ -80,6 +81,15 @@ pub struct Config {
     pub retention_export: Option<PathBuf>,
     pub retention: BTreeMap<String, String>,
     pub retention_workflows: BTreeMap<String, String>,
+    pub trace_ratio: f64,
+    pub trace_errors: String,
+    pub trace_wait_seconds: u64,
+    pub trace_keep_hours: u64,
+    pub trace_backlog_runs: u64,
+    pub trace_service: String,
+    pub trace_workflows: BTreeMap<String, String>,
+    pub trace_attributes: BTreeMap<String, String>,
+    pub traces: BTreeMap<String, TraceTarget>,
     pub connections: BTreeMap<String, String>,
     pub mcp: BTreeMap<String, McpServer>,
     pub models: BTreeMap<String, Model>,
@@ -127,6 +137,15 @@ impl Default for Config {
             retention_export: None,
             retention: BTreeMap::new(),
             retention_workflows: BTreeMap::new(),
+            trace_ratio: 1.0,
+            trace_errors: "on".into(),
+            trace_wait_seconds: 3_600,
+            trace_keep_hours: 24,
+            trace_backlog_runs: 1_000_000,
+            trace_service: "stepd".into(),
+            trace_workflows: BTreeMap::new(),
+            trace_attributes: BTreeMap::new(),
+            traces: BTreeMap::new(),
             connections: BTreeMap::new(),
             mcp: BTreeMap::new(),
             models: BTreeMap::new(),
@@ -236,6 +255,10 @@ impl Sources {
         }
         let merged = layers.into_iter().fold(config::Config::builder(), |b, layer| b.add_source(layer)).build()?;
         let config: Config = merged.clone().try_deserialize()?;
+        let incomplete = tracing::incomplete(&config);
+        if !incomplete.is_empty() {
+            return Err(ConfigError::Wrong(incomplete));
+        }
         if config.sql_role.is_some() && config.sql_url.is_some() {
             return Err(ConfigError::SqlRole);
         }
@@ -313,11 +336,14 @@ impl Config {
     fn keys_of_others(&self) -> impl Iterator<Item = String> {
         let tables =
             self.mcp.values().flat_map(|s| [&s.env, &s.headers]).chain(self.models.values().map(|m| &m.headers));
+        let tables = tables.chain(self.traces.values().map(|t| &t.headers));
         let signed = self.http_hooks.values().filter_map(|h| h.secret.as_ref());
+        let traced = self.traces.values().flat_map(|t| [&t.api_key, &t.secret_key]).flatten();
         let told = tables.clone().flatten().filter(|(name, _)| outside::is_telling(name)).map(|(_, value)| value);
-        let whole = told.chain(signed).chain(self.models.values().filter_map(|m| m.api_key.as_ref()));
+        let whole = told.chain(signed).chain(traced).chain(self.models.values().filter_map(|m| m.api_key.as_ref()));
         let urls = self.mcp.values().filter_map(|s| s.url.as_ref());
         let urls = urls.chain(self.models.values().filter_map(|m| m.base_url.as_ref()));
+        let urls = urls.chain(self.traces.values().filter_map(|t| t.url.as_ref()));
         let urls = urls.chain(tables.flatten().map(|(_, value)| value));
         whole.flat_map(|value| outside::credentials(value)).chain(urls.flat_map(|url| outside::in_url(url)))
     }

@@ -53,6 +53,8 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_output: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_cached_input: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest_seconds: Option<u64>,
@@ -98,6 +100,44 @@ pub struct HttpHook {
     pub delivery: Option<String>,
 }
 
+/// A target of traces.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct TraceTarget {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_value_bytes: Option<u64>,
+}
+
+/// The parts of a target of traces.
+pub(super) const TARGET: [Key; 9] = [
+    key("profile", Form::Word(&["otlp", "langsmith", "langfuse"])),
+    key("url", Form::Text),
+    secret("headers", Form::Table),
+    secret("api_key", Form::Text),
+    key("public_key", Form::Text),
+    secret("secret_key", Form::Text),
+    key("project", Form::Text),
+    key("content", Form::Word(&["off", "on"])),
+    key("max_value_bytes", Form::Number(256, 1_000_000)),
+];
+
 /// The parts of a webhook.
 pub(super) const HOOK: [Key; 10] = [
     secret("secret", Form::Text),
@@ -131,13 +171,14 @@ pub(super) const SERVER: [Key; 10] = [
 ];
 
 /// The parts of a model.
-pub(super) const MODEL: [Key; 9] = [
+pub(super) const MODEL: [Key; 10] = [
     key("base_url", Form::Text),
     key("model", Form::Text),
     secret("api_key", Form::Text),
     secret("headers", Form::Table),
     key("price_input", Form::Price),
     key("price_output", Form::Price),
+    key("price_cached_input", Form::Price),
     key("timeout_seconds", Form::Number(1, 86_400)),
     key("rest_seconds", Form::Number(1, 86_400)),
     key("structured", Form::Word(&["schema", "json", "none"])),

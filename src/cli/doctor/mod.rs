@@ -3,6 +3,7 @@
 
 mod judge;
 mod machine;
+mod traced;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -27,6 +28,9 @@ pub(super) struct Args {
     /// A transaction that is open for longer than this is a finding
     #[arg(long, value_name = "SPAN", default_value = "5m", value_parser = parse_duration)]
     transaction_age: Duration,
+    /// Only the targets of traces: sends each a test span, and says what it answers
+    #[arg(long)]
+    traces: bool,
 }
 
 /// A server of tools that has not answered by then is not well.
@@ -37,6 +41,11 @@ const HEAR_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let config = global.configuration()?;
+    if args.traces {
+        let findings = traced::findings(&config).await?;
+        show(global, &findings)?;
+        return Ok(if findings.iter().any(|f| f.level == Level::Wrong) { Exit::Error } else { Exit::Ok });
+    }
     let db = Daemon::database(&config)?;
     let mut findings = Vec::new();
     let mut conn = match doctor::connect(&db).await {

@@ -86,6 +86,8 @@ pub(super) async fn run(
         max_output: config.max_output_bytes,
         logs: StepLogs::new(0),
         failures: Failures::default(),
+        metrics: Arc::default(),
+        traces: None,
     };
     let name = definition.name.clone();
     let mut memory = Memory {

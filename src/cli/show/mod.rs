@@ -230,7 +230,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             "due_at": run.due_at, "step": run.step, "attempts": run.attempts, "resumes": run.resumes, "crashes": run.crashes,
             "unique_key": run.unique_key, "labels": raw(&run.labels), "created_by": run.created_by, "session_id": run.session_id, "epoch": run.epoch,
             "forked_from": run.forked_from, "from_step": run.from_step, "parent": run.parent,
-            "tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cost": run.cost,
+            "calls": run.calls, "tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cost": run.cost,
         }),
         input: raw(&run.input),
         output: run.output.as_deref().map(raw),
@@ -241,7 +241,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
                 json!({
                     "key": s.key, "label": s.label, "kind": s.kind, "state": s.state, "attempts": s.attempts, "started_at": s.started_at,
                     "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "child": s.child, "chosen": s.chosen, "epoch": s.epoch,
-                    "tokens_in": s.tokens_in, "tokens_out": s.tokens_out, "cost": s.cost,
+                    "calls": s.calls, "tokens_in": s.tokens_in, "tokens_out": s.tokens_out, "cost": s.cost,
                     "output": s.output.as_deref().map(raw), "error": s.error.as_deref().map(raw),
                 })
             })

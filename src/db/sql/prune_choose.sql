@@ -14,6 +14,8 @@ WITH rules AS MATERIALIZED (
     LEFT JOIN rules common ON common.workflow IS NULL AND common.state = l.state
     -- A run that has not been told yet of its child's end needs it.
     WHERE NOT EXISTS (SELECT FROM stepd_engine.children k, stepd.jobs j WHERE k.child = l.id AND k.attached AND NOT k.settled AND j.id = k.parent AND j.state NOT IN ('completed', 'failed', 'cancelled'))
+        -- Its trace is still to be sent.
+        AND l.ended_at < coalesce((SELECT stepd_engine.untraced_since()), 'infinity')
         AND l.ended_at <= statement_timestamp() - CASE WHEN own.state IS NULL THEN common.age ELSE own.age END
 ), sized AS MATERIALIZED (
     SELECT o.id, sum(c.steps) OVER (ORDER BY o.id) - c.steps >= $6 AS beyond FROM old o CROSS JOIN LATERAL (

@@ -95,6 +95,14 @@ impl Ctx {
         state.notes.push(Note { n, kind, key, attempt, data });
     }
 
+    /// Queues what an attempt has asked of others, for the run's trace.
+    pub(in crate::engine) fn note_calls(&self, record: &StepRecord) {
+        let Some(calls) = &self.calls else { return };
+        let Some(made) = calls.take(&record.key, self.ports.clock.now()) else { return };
+        let data = Payload::from_serialize(&made).unwrap_or_else(|_| Payload::null());
+        self.note(NoteKind::Called, Some(record.key.clone()), Some(record.attempts), data);
+    }
+
     /// Records a step's start at leisure: nothing waits for it.
     pub(in crate::engine) fn note_start(&self, record: &StepRecord) {
         let row = StepRow { record: record.clone(), wait: None, due_in: None, fresh: false };
@@ -180,12 +188,29 @@ impl Ctx {
         let now = self.ports.clock.now();
         let open: Vec<_> = self.state().open.values().cloned().collect();
         for mut row in open {
+            self.charge(&mut row);
             row.record.state = StepState::Cancelled;
             row.record.ended_at = Some(now);
             row.wait = None;
             row.due_in = None;
             self.defer(*row);
         }
+    }
+
+    /// Records what attempts have used up that are broken off: whoever repeats them pays again.
+    pub(in crate::engine) fn keep_usage(&self) {
+        let open: Vec<_> = self.state().open.values().cloned().collect();
+        for mut row in open {
+            if self.charge(&mut row) {
+                self.defer(*row);
+            }
+        }
+    }
+
+    /// Adds to a step what its attempt under way has used up; false where that is nothing.
+    fn charge(&self, row: &mut StepRow) -> bool {
+        let used = self.meter.take(&row.record.key);
+        used.map(|used| row.record.usage.get_or_insert_default().add(used)).is_some()
     }
 
     /// Is one of the steps that have not ended a child run?
@@ -203,6 +228,13 @@ impl Ctx {
         }
     }
 
+    /// Counts the end of a step.
+    pub(in crate::engine) fn count_end(&self, record: &StepRecord, state: StepState) {
+        let ended_at = record.ended_at.unwrap_or_else(|| self.ports.clock.now());
+        let took = (ended_at - record.started_at).to_std().unwrap_or_default();
+        self.ports.metrics.work.step_ended(&record.kind, state, took);
+    }
+
     /// Ends a step: records the result and says what it means for the run.
     pub(in crate::engine) fn finish(
         &self,
@@ -213,6 +245,7 @@ impl Ctx {
         record.ended_at = Some(self.ports.clock.now());
         record.epoch = self.epoch;
         record.due_in_ms = None;
+        self.count_end(&record, if result.is_ok() { StepState::Completed } else { StepState::Failed });
         let kept = record.decision.take_if(|decision| Kept::is_all_of(decision));
         match result {
             Ok(output) => {

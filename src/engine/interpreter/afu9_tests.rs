@@ -94,6 +94,8 @@ async fn named(name: &str, document: Value, input: Value) -> Seen {
         max_output: limits::RESULT_BYTES,
         logs: StepLogs::new(0),
         failures: Failures::default(),
+        metrics: Arc::default(),
+        traces: None,
     };
     let claimed = Claimed::of(id, 1, name, Payload::from_value(&input));
     let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));

@@ -52,6 +52,8 @@ pub(super) async fn activation(text: &str, input: Value, journal: &Arc<MemoryJou
         max_output: limits::RESULT_BYTES,
         logs: StepLogs::new(0),
         failures: Failures::default(),
+        metrics: Arc::default(),
+        traces: None,
     };
     let epoch = if journal.run(id).commits == 0 { 1 } else { 2 };
     let mut claimed = Claimed::of(id, epoch, "test", Payload::from_value(&input));

@@ -189,6 +189,8 @@ impl Simulation {
             max_output: 1 << 20,
             logs: StepLogs::new(0),
             failures: Failures::default(),
+            metrics: Arc::default(),
+            traces: None,
         };
         let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::new(Host::default())));
         Self {

@@ -32,6 +32,7 @@ use serde_json::Value;
 
 use crate::model::{Failure, code};
 
+use super::calls::Calling;
 use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
 
 pub(super) use response::{body, retry_after, unsuccessful};
@@ -79,14 +80,33 @@ impl Http {
         made(&self.client, Some(&self.targets))
     }
 
-    async fn send(&self, cx: &StepCx, params: Value) -> Result<StepOutput, Failure> {
+    async fn send(&self, cx: &StepCx, call: &mut Calling, params: Value) -> Result<StepOutput, Failure> {
         let client = self.client()?;
-        let request = request::build(client, cx, params)?;
+        let request = request::build(client, cx, call.context(cx), params)?;
+        describe(call, &request);
         // The resolver is not asked for addresses that stand in the URL.
         self.targets.check_url(request.url()).map_err(|forbidden| forbidden.failure())?;
         let place = format!("{} {}", request.method(), place(request.url()));
         let response = client.execute(request).await.map_err(|error| failed(&place, error))?;
-        response::read(&place, response, self.max_body).await
+        call.set("http.response.status_code", response.status().as_u16());
+        let output = response::read(&place, response, self.max_body).await?;
+        call.output(|| output.default.to_string());
+        Ok(output)
+    }
+}
+
+/// A request, for its trace. Without the query, where secrets stand.
+pub(super) fn describe(call: &mut Calling, request: &reqwest::Request) {
+    let url = request.url();
+    call.named(|| request.method().to_string());
+    call.set("http.request.method", request.method().as_str());
+    call.set("url.full", place(url));
+    call.set("server.address", url.host_str().unwrap_or_default());
+    if let Some(port) = url.port_or_known_default() {
+        call.set("server.port", port);
+    }
+    if let Some(body) = request.body().and_then(reqwest::Body::as_bytes) {
+        call.input(|| String::from_utf8_lossy(body).into_owned());
     }
 }
 
@@ -96,7 +116,12 @@ impl Step for Http {
     }
 
     fn run<'a>(&'a self, cx: &'a StepCx, params: Value) -> BoxFuture<'a, Result<Flow, Failure>> {
-        Box::pin(async move { self.send(cx, params).await.map(Flow::Done) })
+        Box::pin(async move {
+            let mut call = cx.call(true);
+            let done = self.send(cx, &mut call, params).await;
+            call.end(&done);
+            done.map(Flow::Done)
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! From a step's parameters to a request.
 
+use std::sync::Arc;
+
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, Request, Url};
 use serde_json::Value;
@@ -14,12 +16,12 @@ const OURS: [&str; 7] =
     ["host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "proxy-authorization"];
 
 /// The request, or what is wrong with the parameters.
-pub(super) fn build(client: &Client, cx: &StepCx, params: Value) -> Result<Request, Failure> {
+pub(super) fn build(client: &Client, cx: &StepCx, trace: Option<Arc<str>>, params: Value) -> Result<Request, Failure> {
     let mut params = Params::new("http", params)?;
     let method = params.string("method")?.unwrap_or_else(|| "GET".into()).to_ascii_uppercase();
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| params.wrong("method", "is no HTTP method"))?;
     let url = url(&mut params)?;
-    let headers = headers(cx, &mut params)?;
+    let headers = headers(cx, trace, &mut params)?;
     let mut request = client.request(method, url).headers(headers);
     match (params.take("json"), params.string("body")?) {
         (Some(_), Some(_)) => return Err(params.wrong("body", "stands beside `json`: keep one of them")),
@@ -48,7 +50,7 @@ fn url(params: &mut Params) -> Result<Url, Failure> {
     Ok(url)
 }
 
-fn headers(cx: &StepCx, params: &mut Params) -> Result<HeaderMap, Failure> {
+fn headers(cx: &StepCx, trace: Option<Arc<str>>, params: &mut Params) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     for (name, value) in params.object("headers")? {
         if value.is_null() {
@@ -65,7 +67,7 @@ fn headers(cx: &StepCx, params: &mut Params) -> Result<HeaderMap, Failure> {
         headers.insert(parsed, value);
     }
     let key = cx.idempotency_key();
-    let ours = [("idempotency-key", Some(&key)), ("traceparent", cx.traceparent.as_ref())];
+    let ours = [("idempotency-key", Some(&key)), ("traceparent", trace.as_ref())];
     for (name, value) in ours {
         // A step's key may hold what no header can (a map's label); it is percent-encoded then.
         let value = value.and_then(|value| HeaderValue::from_str(&ascii(value)).ok());

@@ -5,6 +5,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::model::{Failure, Usage, code};
+use crate::steps::calls::Calling;
 use crate::steps::http;
 use crate::steps::step::StepOutput;
 
@@ -21,6 +22,8 @@ pub(super) struct Completion {
     pub usage: Usage,
     /// It ended because no more tokens were allowed.
     pub cut: bool,
+    /// The answer's id, the model that gave it, and why it ended.
+    facts: [(&'static str, Value); 3],
 }
 
 impl Completion {
@@ -30,6 +33,17 @@ impl Completion {
         let usage = serde_json::to_value(used).unwrap_or_default();
         let raw = json!({"text": self.text, "json": json, "usage": usage, "message": self.message});
         StepOutput { raw, default }
+    }
+
+    /// The answer, for the call's trace.
+    pub(super) fn describe(&self, call: &mut Calling) {
+        for (name, value) in self.facts.iter().filter(|(_, value)| !value.is_null()) {
+            call.set(name, value.clone());
+        }
+        call.set("gen_ai.usage.input_tokens", self.usage.tokens_in);
+        call.set("gen_ai.usage.output_tokens", self.usage.tokens_out);
+        call.set("gen_ai.usage.cost", self.usage.cost);
+        call.output(|| Value::Array(vec![self.message.clone()]).to_string());
     }
 
     pub(super) fn excerpt(&self) -> String {
@@ -53,6 +67,8 @@ pub(super) fn read(place: &str, bytes: &[u8]) -> Result<(Completion, Option<Fail
     let usage = Usage {
         tokens_in: count("/usage/prompt_tokens"),
         tokens_out: count("/usage/completion_tokens"),
+        // The one word is OpenAI's, the other DeepSeek's; both are part of the prompt's.
+        tokens_cached: count("/usage/prompt_tokens_details/cached_tokens").max(count("/usage/prompt_cache_hit_tokens")),
         ..Usage::default()
     };
     let refusal = message.get("refusal").and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -63,7 +79,14 @@ pub(super) fn read(place: &str, bytes: &[u8]) -> Result<(Completion, Option<Fail
     };
     let withheld = withheld.map(|message| Failure::permanent(code::CONTENT_FILTERED, message));
     let text = content(message.get("content"));
-    Ok((Completion { text, message: kept(message), usage, cut: finish == "length" }, withheld))
+    let fact = |name: &str| said.get(name).filter(|v| v.is_string()).cloned().unwrap_or_default();
+    let finished = if finish.is_empty() { Value::Null } else { json!([finish]) };
+    let facts = [
+        ("gen_ai.response.id", fact("id")),
+        ("gen_ai.response.model", fact("model")),
+        ("gen_ai.response.finish_reasons", finished),
+    ];
+    Ok((Completion { text, message: kept(message), usage, cut: finish == "length", facts }, withheld))
 }
 
 /// What the conversation needs of a message.

@@ -1,13 +1,15 @@
 //! From a step's parameters to a request.
 
+use std::sync::Arc;
+
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use reqwest::{Client, Request};
 use serde_json::{Map, Value, json};
 
 use crate::definition::Schema;
 use crate::model::{Failure, code};
+use crate::steps::calls::Calling;
 use crate::steps::params::Params;
-use crate::steps::step::StepCx;
 
 use super::{ModelProfile, Structured};
 
@@ -77,7 +79,34 @@ impl Question {
         self.messages.push(message("user", &text));
     }
 
-    pub(super) fn build(&self, client: &Client, profile: &ModelProfile, cx: &StepCx) -> Result<Request, Failure> {
+    /// The call, for its trace.
+    pub(super) fn describe(&self, call: &mut Calling, profile: &ModelProfile) {
+        let host = profile.base_url.host_str().unwrap_or_default();
+        call.named(|| format!("chat {}", profile.model));
+        call.set("gen_ai.operation.name", "chat");
+        call.set("gen_ai.provider.name", provider(host));
+        call.set("gen_ai.system", provider(host));
+        call.set("gen_ai.request.model", profile.model.as_str());
+        for (name, attribute) in
+            [("temperature", "gen_ai.request.temperature"), ("max_tokens", "gen_ai.request.max_tokens")]
+        {
+            if let Some(value) = self.more.get(name) {
+                call.set(attribute, value.clone());
+            }
+        }
+        call.set("server.address", host);
+        if let Some(port) = profile.base_url.port_or_known_default() {
+            call.set("server.port", port);
+        }
+        call.input(|| Value::Array(self.messages.clone()).to_string());
+    }
+
+    pub(super) fn build(
+        &self,
+        client: &Client,
+        profile: &ModelProfile,
+        trace: Option<Arc<str>>,
+    ) -> Result<Request, Failure> {
         let mut body = self.more.clone();
         body.insert("model".to_owned(), profile.model.as_str().into());
         body.insert("messages".to_owned(), self.messages.clone().into());
@@ -85,8 +114,8 @@ impl Question {
         let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
         url.set_path(&path);
         let mut request = client.post(url).json(&body);
-        if let Some(trace) = &cx.traceparent {
-            request = request.header("traceparent", &**trace);
+        if let Some(trace) = trace {
+            request = request.header("traceparent", &*trace);
         }
         let mut request =
             request.build().map_err(|error| self.wrong(&format!("makes no request: {}", error.without_url())))?;
@@ -106,6 +135,21 @@ impl Question {
 
     fn wrong(&self, what: &str) -> Failure {
         Failure::permanent(code::DEFINITION, format!("models.{} of the configuration {what}", self.model))
+    }
+}
+
+/// The provider's name in the conventions; of others their host.
+fn provider(host: &str) -> &str {
+    match host {
+        "api.openai.com" => "openai",
+        "api.anthropic.com" => "anthropic",
+        "api.mistral.ai" => "mistral_ai",
+        "api.deepseek.com" => "deepseek",
+        "api.groq.com" => "groq",
+        "api.x.ai" => "x_ai",
+        "generativelanguage.googleapis.com" => "gcp.gemini",
+        host if host.ends_with(".openai.azure.com") => "azure.ai.openai",
+        host => host,
     }
 }
 

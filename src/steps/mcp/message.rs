@@ -69,6 +69,15 @@ pub(super) enum Incoming {
 
 impl Era {
     /// The message as it goes out. `meta` is what the attempt adds.
+    /// The revision of the protocol; AFU-9's dialect has none.
+    pub(super) fn version(&self) -> Option<&str> {
+        match self {
+            Self::Modern => Some(MODERN),
+            Self::Legacy { version } => Some(version),
+            Self::Afu9 => None,
+        }
+    }
+
     pub(super) fn message(&self, request: &Request, meta: Map<String, Value>) -> Value {
         let mut params = request.params.clone();
         match self {

@@ -45,6 +45,8 @@ use serde_json::{Map, Value};
 
 use crate::model::{Failure, code};
 
+use super::breaker::Circuit;
+use super::calls::Calling;
 use super::http::Web;
 use super::params::Params;
 use super::process::Launcher;
@@ -138,6 +140,13 @@ impl Servers {
         futures_util::future::join_all(all.into_iter().map(ask)).await.into_iter().collect()
     }
 
+    /// How the breaker of each of them stands.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<(String, Circuit)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(name, server)| (name.clone(), server.breaker.circuit())).collect()
+    }
+
     /// Ends all programs, and waits for that.
     pub async fn close(&self) {
         let all = std::mem::take(&mut *self.all.lock().unwrap_or_else(PoisonError::into_inner));
@@ -178,18 +187,37 @@ impl Mcp {
         }
         let (server, tool) = (params.required("server")?, params.required("tool")?);
         let arguments = params.object("args")?;
+        let server = self.0.server(&server)?;
+        let mut call = cx.call(true);
+        server.describe(&mut call, &tool, &arguments);
+        let done = self.call_tool(cx, &call, &server, &tool, arguments).await;
+        if let Some(version) = server.version().await {
+            call.set("mcp.protocol.version", version);
+        }
+        told(&mut call, &done);
+        call.end(&done);
+        done
+    }
+
+    async fn call_tool(
+        &self,
+        cx: &StepCx,
+        call: &Calling,
+        server: &Arc<Server>,
+        tool: &str,
+        arguments: Map<String, Value>,
+    ) -> Result<Flow, Failure> {
         let mut meta = Map::new();
         meta.insert("dev.stepd/idempotencyKey".into(), (*cx.idempotency_key()).into());
-        meta.extend(cx.traceparent.as_ref().map(|trace| ("traceparent".to_owned(), Value::from(&**trace))));
-        let server = self.0.server(&server)?;
-        let talk = Talk::new(&server, &self.0, ToolCall { tool: &tool, arguments, meta }, cx);
+        meta.extend(call.context(cx).map(|trace| ("traceparent".to_owned(), Value::from(&*trace))));
+        let talk = Talk::new(server, &self.0, ToolCall { tool, arguments, meta }, cx);
         let attempt = async {
             tokio::select! {
                 biased;
                 done = talk.go() => done,
                 why = cx.stop.stopped() => {
                     if let (Some(kept), StopReason::Timeout | StopReason::Cancelled) = (&cx.kept, why) {
-                        let _ = tokio::time::timeout(FAREWELL, Talk::cancel(&server, &self.0, kept)).await;
+                        let _ = tokio::time::timeout(FAREWELL, Talk::cancel(server, &self.0, kept)).await;
                     }
                     Err(match why {
                         // Silence, and a sign of it.
@@ -216,6 +244,22 @@ impl Mcp {
             }));
         }
         Ok(Value::Array(found))
+    }
+}
+
+/// What came of a call, for its trace.
+fn told(call: &mut Calling, done: &Result<Flow, Failure>) {
+    match done {
+        Ok(Flow::Done(output)) => call.output(|| output.default.to_string()),
+        Err(failure) => {
+            // The conventions' own word for a tool's own error; a refusal is told by its number.
+            let number =
+                failure.details.as_ref().filter(|_| failure.code != code::TOOL_ERROR).map(|d| d["code"].clone());
+            if let Some(number) = number.filter(Value::is_number) {
+                call.set("rpc.response.status_code", number.to_string());
+            }
+        }
+        Ok(_) => {}
     }
 }
 

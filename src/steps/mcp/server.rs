@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::model::{Failure, code};
 use crate::steps::breaker::Breaker;
+use crate::steps::calls::Calling;
 use crate::steps::step::StepOutput;
 
 use super::message::{Answer, Era, LEGACY, MODERN, MODERN_ERRORS, Request, RpcError, UNSUPPORTED_VERSION, client};
@@ -126,6 +127,32 @@ impl Server {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A call of one of its tools, for its trace: by the conventions of MCP and of tools at once.
+    pub(super) fn describe(&self, call: &mut Calling, tool: &str, arguments: &Map<String, Value>) {
+        call.named(|| format!("tools/call {tool}"));
+        call.set("mcp.method.name", "tools/call");
+        call.set("gen_ai.operation.name", "execute_tool");
+        call.set("gen_ai.tool.name", tool);
+        call.set("gen_ai.tool.type", "extension");
+        call.set("stepd.mcp.server", &*self.name);
+        match &self.options.url {
+            Some(url) => {
+                call.set("network.transport", "tcp");
+                call.set("server.address", url.host_str().unwrap_or_default());
+                if let Some(port) = url.port_or_known_default() {
+                    call.set("server.port", port);
+                }
+            }
+            None => call.set("network.transport", "pipe"),
+        }
+        call.input(|| Value::Object(arguments.clone()).to_string());
+    }
+
+    /// The revision of the protocol that it speaks, as far as is known.
+    pub(super) async fn version(&self) -> Option<String> {
+        self.state.lock().await.live.as_ref().and_then(|live| live.era.version().map(str::to_owned))
     }
 
     /// What a tool has answered.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::model::{Failure, code};
 use crate::os::pre_exec::{ChildSetup, before_exec};
 use crate::os::spawner::{self, Owned};
+use crate::steps::calls::Calling;
 use crate::steps::step::{Flow, StepCx, StopReason};
 
 use super::kill::{self, Target, kill_all};
@@ -23,13 +24,37 @@ use super::program::{self, Program};
 use super::{KILL_LIMIT, LINGER, MARKER, Processes};
 
 /// Runs the program to its end.
-pub(super) async fn run(shared: &Arc<Processes>, cx: &StepCx, mut program: Program) -> Result<Flow, Failure> {
+pub(super) async fn run(shared: &Arc<Processes>, cx: &StepCx, program: Program) -> Result<Flow, Failure> {
+    let mut call = cx.call(false);
+    program.describe(&mut call);
+    let done = to_its_end(shared, cx, &mut call, program).await;
+    if let Ok(Flow::Done(output)) = &done {
+        call.output(|| output.default.to_string());
+    }
+    call.end(&done);
+    done
+}
+
+async fn to_its_end(
+    shared: &Arc<Processes>,
+    cx: &StepCx,
+    call: &mut Calling,
+    mut program: Program,
+) -> Result<Flow, Failure> {
     let stdin = program.stdin.take();
-    let mut running = Running::start(shared, cx, program, stdin.is_some()).await?;
+    let mut running = Running::start(shared, cx, call.context(cx), program, stdin.is_some()).await?;
+    if let Some(pid) = running.child.id() {
+        call.set("process.pid", pid);
+    }
     let (mut out, mut err) = (Capture::whole(shared.options.output_limit, &cx.log), Capture::ends(&cx.log));
     let end = running.drive(stdin, &mut out, &mut err, shared.options.grace, cx).await;
     match end {
-        End::Exited(status) => output::result(status, out, err).map(Flow::Done),
+        End::Exited(status) => {
+            if let Some(code) = status.code() {
+                call.set("process.exit.code", code);
+            }
+            output::result(status, out, err).map(Flow::Done)
+        }
         End::Stopped(reason) => Err(stopped(reason).with_details(Details::new(out, err).json(None, None))),
         End::TooLarge => {
             let limit = shared.options.output_limit;
@@ -88,8 +113,14 @@ pub(super) struct Running {
 }
 
 impl Running {
-    async fn start(shared: &Arc<Processes>, cx: &StepCx, program: Program, feeds: bool) -> Result<Self, Failure> {
-        Self::spawn(shared, program, program::identity(cx), feeds).await
+    async fn start(
+        shared: &Arc<Processes>,
+        cx: &StepCx,
+        trace: Option<Arc<str>>,
+        program: Program,
+        feeds: bool,
+    ) -> Result<Self, Failure> {
+        Self::spawn(shared, program, program::identity(cx, trace), feeds).await
     }
 
     /// Starts a program; `identity` is what its environment says of whom it works for.

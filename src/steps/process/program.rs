@@ -16,11 +16,12 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::{Map, Value};
 
 use crate::model::Failure;
+use crate::steps::calls::Calling;
 use crate::steps::params::{self, Params};
 use crate::steps::step::StepCx;
 
@@ -77,6 +78,15 @@ impl Program {
         Self::with(params, argv, "argv")
     }
 
+    /// The program, for its trace.
+    pub(super) fn describe(&self, call: &mut Calling) {
+        let name =
+            Path::new(&self.argv[0]).file_name().map_or_else(|| self.argv[0].clone(), |n| n.to_string_lossy().into());
+        call.named(|| format!("exec {name}"));
+        call.set("process.executable.name", name);
+        call.input(|| Value::from(self.argv.clone()).to_string());
+    }
+
     fn with(mut params: Params, argv: Vec<String>, name: &str) -> Result<Self, Failure> {
         if argv.iter().any(|word| word.contains('\0')) {
             return Err(params.wrong(name, "must not hold a NUL byte: hand such data over by `stdin`"));
@@ -131,7 +141,7 @@ pub(super) fn base_environment(more: &[String]) -> Vec<(OsString, OsString)> {
 }
 
 /// What names the attempt.
-pub(super) fn identity(cx: &StepCx) -> impl Iterator<Item = (&'static str, String)> {
+pub(super) fn identity(cx: &StepCx, trace: Option<Arc<str>>) -> impl Iterator<Item = (&'static str, String)> {
     [
         ("STEPD_RUN_ID", cx.run.to_string()),
         ("STEPD_STEP_KEY", cx.key.to_string()),
@@ -141,5 +151,5 @@ pub(super) fn identity(cx: &StepCx) -> impl Iterator<Item = (&'static str, Strin
     ]
     .into_iter()
     .chain(cx.session_id.as_ref().map(|s| ("STEPD_SESSION_ID", s.to_string())))
-    .chain(cx.traceparent.as_ref().map(|t| ("TRACEPARENT", t.to_string())))
+    .chain(trace.map(|t| ("TRACEPARENT", t.to_string())))
 }

@@ -5,10 +5,12 @@
 
 mod booted;
 mod browser;
+pub mod collector;
 mod db;
 mod files;
 mod manager;
 pub mod outside;
+pub mod prometheus;
 mod proxy;
 mod saboteur;
 mod worker;
@@ -32,6 +34,11 @@ pub use saboteur::{Plan, Saboteur, Side, Strike};
 pub use worker::{Spec, Worker};
 
 use std::time::{Duration, Instant};
+
+/// What would switch traces on, in the environment of whoever runs the tests.
+pub fn is_of_traces(variable: &std::ffi::OsStr) -> bool {
+    ["OTEL_", "LANGCHAIN_", "LANGSMITH_", "LANGFUSE_"].iter().any(|p| variable.to_string_lossy().starts_with(p))
+}
 
 /// Long enough for anything that should happen at all, on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);

@@ -106,6 +106,9 @@ impl Spec {
                 command.env_remove(key);
             }
         }
+        for (key, _) in std::env::vars_os().filter(|(k, _)| super::is_of_traces(k)) {
+            command.env_remove(key);
+        }
         command.env("DATABASE_URL", &self.url).env("STEPD_LOG_FORMAT", "json").env_remove("RUST_LOG");
         command.env("STEPD_HTTP_LISTEN", "off");
         command.envs(self.env.iter().map(|(k, v)| (k, v)));

@@ -6,8 +6,8 @@ import { follow, isPaused, every } from '../live.js';
 import { count, exact, money, now, plural, shortId, span } from '../format.js';
 import { badge, button, complain, copy, FINAL, labels, link, table, tabs, told, when } from '../parts.js';
 import { json } from '../json.js';
-import { written } from '../filter.js';
 import { Levels } from '../levels.js';
+import { written } from '../filter.js';
 import { Timeline } from '../timeline.js';
 import { graph } from '../graph.js';
 import { answerForm } from './waiting.js';
@@ -167,6 +167,9 @@ export default {
 
     async function drawView() {
       const mine = tab;
+      // What has to be read first leaves nothing of another tab standing.
+      if (view._tab !== tab) put(view, h('p', { class: 'dim' }, 'Loading…'));
+      view._tab = tab;
       if (tab === 'timeline') {
         timeline.set(run, read, now());
         if (asTable) put(view, switcher(), timeline.asTable());

@@ -1,0 +1,162 @@
+//! One request to a target, and what its answer means.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use flate2::{Compression, write::GzEncoder};
+use prost::Message as _;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::{Client, StatusCode, Url};
+
+use crate::telemetry::redact;
+use crate::telemetry::traces::otlp::{Request, Resource, ResourceSpans, Response, Scope, ScopeSpans, Span, attribute};
+
+/// A target that has not answered by then does not answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// It may ask for a pause of this length at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Characters of an answer that are told.
+const WORDS: usize = 300;
+
+/// What became of a request.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    /// The target has it, but for so many spans.
+    Taken {
+        /// How many it has refused.
+        refused: usize,
+        /// Why.
+        why: String,
+    },
+    /// It will never take it.
+    Refused(String),
+    /// It is too large in one piece.
+    TooLarge,
+    /// Not now.
+    Later {
+        /// What was wrong.
+        why: String,
+        /// When the target wants to be asked again.
+        after: Option<Duration>,
+    },
+}
+
+/// The way to one target.
+#[derive(Debug)]
+pub struct Sender {
+    client: Client,
+    url: Url,
+    headers: HeaderMap,
+    resource: Resource,
+}
+
+impl Sender {
+    /// A way with a connection of its own.
+    ///
+    /// # Errors
+    /// No HTTP client can be made on this machine.
+    pub fn new(url: Url, headers: HeaderMap, resource: &[(String, String)]) -> Result<Self, reqwest::Error> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = Client::builder()
+            .user_agent(concat!("stepd/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(PATIENCE)
+            .pool_max_idle_per_host(1);
+        // What is on this machine is not behind a proxy.
+        let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        let client = if local { builder.no_proxy() } else { builder }.build()?;
+        let attributes = resource.iter().map(|(name, value)| attribute(name.as_str(), value.as_str())).collect();
+        Ok(Self { client, url, headers, resource: Resource { attributes } })
+    }
+
+    /// The packed body of a request with these spans. Takes some milliseconds for each megabyte.
+    #[must_use]
+    pub fn pack(&self, spans: Vec<Span>) -> Vec<u8> {
+        let scope = Scope { name: "stepd".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
+        let resource = Some(self.resource.clone());
+        let request = Request { resource_spans: vec![ResourceSpans { resource, scope_spans }] };
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        // Into memory: cannot fail.
+        let _ = packed.write_all(&request.encode_to_vec());
+        packed.finish().unwrap_or_default()
+    }
+
+    /// Sends a packed body.
+    pub async fn send(&self, body: Vec<u8>) -> Verdict {
+        let request = self.client.post(self.url.clone()).headers(self.headers.clone());
+        let request =
+            request.header(CONTENT_TYPE, "application/x-protobuf").header(CONTENT_ENCODING, "gzip").body(body);
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Verdict::Later { why: told(error), after: None },
+        };
+        let (status, headers) = (response.status(), response.headers().clone());
+        // Whatever else may be said there: an answer is short.
+        let body = match response.bytes().await {
+            Ok(body) => body,
+            Err(_) if !status.is_success() => Vec::new().into(),
+            Err(error) => return Verdict::Later { why: told(error), after: None },
+        };
+        judge(status, &headers, &body)
+    }
+}
+
+fn told(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    if error.is_timeout() { format!("no answer within {PATIENCE:?}") } else { text }
+}
+
+/// What an answer means. A key that is wrong may be put right, and what is to be sent is kept meanwhile.
+fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
+    if status.is_success() {
+        // LangSmith and others answer in words of their own: that is as good as an empty answer.
+        let said = Response::decode(body).ok().and_then(|r| r.partial_success);
+        let refused = said.as_ref().map_or(0, |p| usize::try_from(p.rejected_spans).unwrap_or(0));
+        return Verdict::Taken { refused, why: said.map(|p| p.error_message).unwrap_or_default() };
+    }
+    let words: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(WORDS).collect();
+    let why = redact::hide(format!("it answers {status}: {words}").trim_end_matches([':', ' '])).into_owned();
+    match status.as_u16() {
+        413 => Verdict::TooLarge,
+        401 | 403 | 404 | 407 | 408 | 425 | 429 | 500.. => {
+            let seconds = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+            Verdict::Later { why, after: seconds.map(|s| Duration::from_secs(s).min(LONGEST_PAUSE)) }
+        }
+        _ => Verdict::Refused(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::traces::otlp::PartialSuccess;
+
+    #[test]
+    fn an_answer_says_whether_to_send_again_now_or_never() {
+        let of = |status: u16, body: &[u8]| judge(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body);
+        assert_eq!(of(200, b""), Verdict::Taken { refused: 0, why: String::new() });
+        assert_eq!(of(202, b"{\"message\":\"ok\"}"), Verdict::Taken { refused: 0, why: String::new() });
+        let part =
+            Response { partial_success: Some(PartialSuccess { rejected_spans: 2, error_message: "old".into() }) };
+        assert_eq!(of(200, &part.encode_to_vec()), Verdict::Taken { refused: 2, why: "old".into() });
+        for later in [401, 403, 404, 408, 429, 500, 502, 503, 504] {
+            assert!(matches!(of(later, b"no"), Verdict::Later { after: None, .. }), "{later}");
+        }
+        for never in [301, 400, 415, 422] {
+            assert!(matches!(of(never, b"no"), Verdict::Refused(why) if why.ends_with("no")), "{never}");
+        }
+        assert_eq!(of(413, b""), Verdict::TooLarge);
+        let asked = HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]);
+        let later = judge(StatusCode::TOO_MANY_REQUESTS, &asked, b"");
+        assert!(matches!(later, Verdict::Later { after: Some(span), .. } if span == Duration::from_secs(7)));
+    }
+}
