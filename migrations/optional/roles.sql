@@ -46,7 +46,7 @@ GRANT EXECUTE ON FUNCTION stepd.cancel(uuid, text), stepd.retry(uuid, boolean), 
 -- Serve: the HTTP server on a host of its own (stepd serve --no-work). It enqueues, reads and operates as its tokens say; what it reads
 -- of stepd_engine it reads there to be fast or to know what has changed. It writes no run: of its own it notes which webhooks have come,
 -- and stores the documents that requests bring along, each pinned to its run before anybody has seen that.
-GRANT INSERT (workflow, input, queue, priority, run_at, unique_key, concurrency_key, labels, traceparent) ON stepd.jobs TO stepd_serve;
+GRANT INSERT (workflow, input, queue, priority, run_at, unique_key, concurrency_key, labels, traceparent, session_id) ON stepd.jobs TO stepd_serve;
 GRANT UPDATE (definition) ON stepd.jobs TO stepd_serve;
 GRANT SELECT ON ALL TABLES IN SCHEMA stepd TO stepd_serve;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA stepd TO stepd_serve;

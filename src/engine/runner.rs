@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::model::{Claimed, Class, Failure, Payload, RunState, StepRecord, StepState, code};
 use crate::rules::retry::next_resume;
 use crate::steps::{BoxFuture, StopReason};
+use crate::telemetry::redact;
 
 use super::ctx::{Ctx, Ports, Quiet};
 use super::ending::End;
@@ -112,7 +113,7 @@ pub async fn run(
     let deadline = run_deadline(&ctx, &claimed, &*workflow);
     let code = workflow.run(&ctx, claimed.input.clone());
     let ended = match drive(&ctx, code, deadline).await {
-        Ok(ended) => ended.and_then(|output| ctx.sized(output).map_err(Halt::failed)),
+        Ok(ended) => ended.and_then(|output| ctx.sized(redact::recorded(output)).map_err(Halt::failed)),
         Err(outcome) => return outcome,
     };
     match ended {

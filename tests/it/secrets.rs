@@ -82,8 +82,13 @@ steps:
   - id: told
     set: {a: "${{ secrets.variable }}", b: "x ${{ secrets.file }}"}
   - id: each
-    map: [1]
-    steps: [{id: one, set: "${{ secrets.variable }}"}]
+    map: ["${{ secrets.variable }}"]
+    as: it
+    label: it
+    steps: [{id: one, set: "${{ it }}"}]
+  - {id: named, set: 1, label: secrets.variable}
+  - {id: asked, approve: "With ${{ secrets.variable }}?", timeout: 200ms, on_error: continue}
+  - {id: child, workflow: giver}
   - id: last
     run: echo "$A" >&2; exit 3
     env: {A: "${{ secrets.variable }}"}
@@ -251,6 +256,7 @@ async fn no_secret_is_found_in_anything_that_is_kept_or_told() {
     let (db, files, server) = (Db::new().await, Files::new::<&str>([]), echo().await);
     let site = server.uri().replace("http://", "");
     files.write("leaky.yaml", &WORKFLOW.replace("@SITE@", &site));
+    files.write("giver.yaml", "name: giver\nsteps: [{id: a, set: 1}]\noutput: \"{'given': secrets.variable}\"\n");
     std::fs::write(files.path("key.pem"), planted("file")).unwrap();
     std::fs::write(files.path("server.sh"), PROGRAM).unwrap();
     let config = format!(

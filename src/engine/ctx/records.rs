@@ -1,5 +1,6 @@
 //! How a run's records leave it: deferred, flushed, awaited, and last of all its transition.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -7,6 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::model::{Failure, Payload, StepKey, StepRecord, StepState, code};
 use crate::rules::policy::{OnError, StepPolicy};
 use crate::steps::{CHILD, StopReason};
+use crate::telemetry::redact;
 
 use super::super::halt::Halt;
 use super::super::journal::{CommitError, Entry, Note, NoteKind, StepRow, Ticket, Transition};
@@ -49,6 +51,11 @@ impl Ctx {
 
     /// Says what people call a step; every record of it carries that.
     pub(in crate::engine) fn label(&self, key: &StepKey, label: Arc<str>) {
+        // What people read, and what is stored.
+        let label = match redact::hide(&label) {
+            Cow::Owned(hidden) => hidden.into(),
+            Cow::Borrowed(_) => label.clone(),
+        };
         self.state().labels.insert(key.clone(), label);
     }
 
@@ -113,6 +120,7 @@ impl Ctx {
     ) -> Entry {
         for row in &mut steps {
             row.record.label = self.label_of(&row.record.key);
+            row.record.decision = row.record.decision.take().map(redact::recorded);
         }
         let (run, worker, epoch, keeps_key) = (self.info.id, self.worker, self.epoch, self.keeps_key);
         Entry { run, worker, epoch, keeps_key, steps, notes, transition, ticket }
