@@ -287,6 +287,7 @@ CREATE TABLE stepd.jobs (
     unique_key text CONSTRAINT unique_key_has_at_most_1000_characters CHECK (length(unique_key) <= 1000),
     concurrency_key text CONSTRAINT concurrency_key_has_at_most_1000_characters CHECK (length(concurrency_key) <= 1000),
     traceparent text CONSTRAINT traceparent_has_at_most_200_characters CHECK (length(traceparent) <= 200),
+    session_id text CONSTRAINT session_id_has_1_to_200_characters CHECK (length(session_id) BETWEEN 1 AND 200),
     created_by text,
     error text,
     unique_keep interval CONSTRAINT unique_keep_is_a_time CHECK (unique_keep > '0'),
@@ -357,6 +358,7 @@ COMMENT ON COLUMN stepd.jobs.unique_key IS 'Yours to write; NULL means as the wo
 COMMENT ON COLUMN stepd.jobs.concurrency_key IS 'Yours to write; NULL means as the workflow says. What the workflow''s concurrency limit counts by.';
 COMMENT ON COLUMN stepd.jobs.labels IS 'Yours to write. A flat JSON object to find runs by.';
 COMMENT ON COLUMN stepd.jobs.traceparent IS 'Yours to write. The W3C trace context of the enqueuer; the run''s trace links to it.';
+COMMENT ON COLUMN stepd.jobs.session_id IS 'Yours to write. What several runs belong to: a conversation, an order; logs and traces name it, and the run''s children are of it, too.';
 COMMENT ON COLUMN stepd.jobs.created_by IS 'The database role that inserted the row.';
 COMMENT ON COLUMN stepd.jobs.state IS 'Where the run stands. Written by the engine alone, like all that follow.';
 COMMENT ON COLUMN stepd.jobs.epoch IS 'Claims and take-overs so far; every write of a worker names it.';
@@ -398,6 +400,7 @@ CREATE TABLE stepd_engine.ended (
     unique_key text,
     concurrency_key text,
     traceparent text,
+    session_id text,
     created_by text,
     output text,
     error text,
@@ -415,8 +418,11 @@ CREATE TABLE stepd_engine.ended (
 CREATE INDEX ended_by_time ON stepd_engine.ended USING brin (ended_at, workflow text_bloom_ops, queue text_bloom_ops) WITH (pages_per_range = 16, autosummarize = on);
 -- A run without labels is not in it.
 CREATE INDEX ended_labelled ON stepd_engine.ended USING gin (labels jsonb_path_ops) WHERE labels <> '{}';
+-- Nor is one without a session: it costs it nothing.
+CREATE INDEX ended_session ON stepd_engine.ended (session_id, id) WHERE session_id IS NOT NULL;
 COMMENT ON INDEX stepd_engine.ended_by_time IS 'What has ended lately, and the runs of a rare workflow or queue, are found without reading all the rest.';
 COMMENT ON INDEX stepd_engine.ended_labelled IS 'The runs that have a label.';
+COMMENT ON INDEX stepd_engine.ended_session IS 'The runs of a session, newest first.';
 COMMENT ON TABLE stepd_engine.ended IS 'Finished runs. last_* is the checkpoint of the step that the run ended with; the views show it like any other.';
 COMMENT ON COLUMN stepd_engine.ended.id IS 'The id of job, run and trace.';
 COMMENT ON COLUMN stepd_engine.ended.state IS 'How it ended: completed, failed or cancelled.';
@@ -437,6 +443,7 @@ COMMENT ON COLUMN stepd_engine.ended.labels IS 'A flat JSON object to find runs 
 COMMENT ON COLUMN stepd_engine.ended.unique_key IS 'The unique key that the run held while it lived.';
 COMMENT ON COLUMN stepd_engine.ended.concurrency_key IS 'What the workflow''s concurrency limit counted it by.';
 COMMENT ON COLUMN stepd_engine.ended.traceparent IS 'The enqueuer''s W3C trace context.';
+COMMENT ON COLUMN stepd_engine.ended.session_id IS 'The session that the run belongs to.';
 COMMENT ON COLUMN stepd_engine.ended.created_by IS 'The database role that inserted the job.';
 COMMENT ON COLUMN stepd_engine.ended.output IS 'The workflows output as JSON text, byte for byte; NULL unless completed.';
 COMMENT ON COLUMN stepd_engine.ended.error IS 'The failure as JSON text: {class, code, message, details}; NULL unless failed.';

@@ -923,7 +923,7 @@ BEGIN
     DELETE FROM stepd.jobs j WHERE j.id = ANY (ids) AND j.unique_keep IS NULL;
     -- As write_batch.sql does.
     UPDATE stepd.jobs j SET state = e.state, lane = 3, due_at = stepd_engine.key_ends(j.unique_keep), worker = NULL, started = false, taken = false,
-            streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, error = NULL, target = NULL
+            streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, session_id = NULL, error = NULL, target = NULL
         FROM stepd_engine.ended e WHERE j.id = ANY (ids) AND j.unique_keep IS NOT NULL AND e.id = j.id;
 END
 $$;
@@ -959,9 +959,9 @@ BEGIN
     END LOOP;
     WITH kept AS (
         INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
-                worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, error)
+                worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, session_id, created_by, error)
             SELECT g.id, 'failed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(),
-                (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by,
+                (evidence ->> 'worker')::uuid, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.session_id, g.created_by,
                 stepd_engine.crash_loop(g.id, g.crashes, evidence)
             FROM stepd.jobs g WHERE g.id = ANY (ids) AND g.state IN ('queued', 'held') RETURNING id
     )
@@ -1093,7 +1093,7 @@ DECLARE
 BEGIN
     PERFORM FROM stepd_engine.workers w WHERE w.id = worker_ FOR KEY SHARE;
     IF NOT FOUND THEN RETURN; END IF;
-    SELECT j.queue, j.traceparent INTO own FROM stepd.jobs j WHERE j.id = run_ AND j.epoch = epoch_ AND j.worker = worker_ AND j.state = 'running';
+    SELECT j.queue, j.traceparent, j.session_id INTO own FROM stepd.jobs j WHERE j.id = run_ AND j.epoch = epoch_ AND j.worker = worker_ AND j.state = 'running';
     IF NOT FOUND THEN RETURN; END IF;
     SELECT k.child, k.n, k.depth, k.settled, stepd_engine.state_of(k.child) AS state INTO was FROM stepd_engine.children k
         WHERE k.parent = run_ AND k.key = key_ ORDER BY k.n DESC LIMIT 1;
@@ -1105,8 +1105,8 @@ BEGIN
     END IF;
     IF depth_ > most THEN RETURN; END IF;
     -- What is tried out on a queue that only its own `stepd run` serves stays there.
-    INSERT INTO stepd.jobs AS j (workflow, input, traceparent, queue)
-        VALUES (workflow_, input_, own.traceparent, CASE WHEN own.queue ~ '^run-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN own.queue END)
+    INSERT INTO stepd.jobs AS j (workflow, input, traceparent, session_id, queue)
+        VALUES (workflow_, input_, own.traceparent, own.session_id, CASE WHEN own.queue ~ '^run-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN own.queue END)
         RETURNING j.id INTO spawned;
     IF attached_ THEN UPDATE stepd.jobs j SET parent = run_ WHERE j.id = spawned; END IF;
     INSERT INTO stepd_engine.children (parent, key, n, child, depth, attached) VALUES (run_, key_, coalesce(was.n, 0) + 1, spawned, depth_, attached_);

@@ -74,9 +74,9 @@ BEGIN
     SELECT j.state INTO was FROM stepd.jobs j WHERE j.id = run_ AND j.state <> 'running' AND j.state NOT IN ('completed', 'failed', 'cancelled') FOR UPDATE;
     IF was IS NULL THEN RETURN false; END IF;
     INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at,
-            worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by)
+            worker, workflow, queue, input, labels, unique_key, concurrency_key, traceparent, session_id, created_by)
         SELECT g.id, 'cancelled', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at),
-            clock_timestamp(), NULL, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by
+            clock_timestamp(), NULL, g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.session_id, g.created_by
         FROM stepd.jobs g WHERE g.id = run_;
     PERFORM stepd_engine.bury(ARRAY[run_]);
     UPDATE stepd_engine.checkpoints c SET state = 'cancelled', checkpoint = false, ended_at = clock_timestamp(), due_at = NULL
@@ -144,7 +144,7 @@ COMMENT ON FUNCTION stepd.unique_key(text, jsonb) IS
 
 CREATE FUNCTION stepd.enqueue(workflow text, input jsonb DEFAULT '{}', queue text DEFAULT NULL, priority integer DEFAULT NULL,
     run_at timestamptz DEFAULT NULL, unique_key text DEFAULT NULL, concurrency_key text DEFAULT NULL,
-    labels jsonb DEFAULT '{}', traceparent text DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql
+    labels jsonb DEFAULT '{}', traceparent text DEFAULT NULL, session_id text DEFAULT NULL) RETURNS uuid LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -152,9 +152,9 @@ DECLARE
 BEGIN
     -- The conflicting run may end between the two statements; then the next INSERT succeeds.
     LOOP
-        INSERT INTO stepd.jobs AS j (workflow, input, queue, priority, run_at, unique_key, concurrency_key, labels, traceparent)
+        INSERT INTO stepd.jobs AS j (workflow, input, queue, priority, run_at, unique_key, concurrency_key, labels, traceparent, session_id)
             VALUES (enqueue.workflow, enqueue.input, enqueue.queue, enqueue.priority, enqueue.run_at, enqueue.unique_key,
-                enqueue.concurrency_key, enqueue.labels, enqueue.traceparent)
+                enqueue.concurrency_key, enqueue.labels, enqueue.traceparent, enqueue.session_id)
             ON CONFLICT DO NOTHING RETURNING j.id INTO found_;
         IF found_ IS NOT NULL THEN RETURN found_; END IF;
         SELECT j.id INTO found_ FROM stepd.jobs j
@@ -163,7 +163,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION stepd.enqueue(text, jsonb, text, integer, timestamptz, text, text, jsonb, text) IS
+COMMENT ON FUNCTION stepd.enqueue(text, jsonb, text, integer, timestamptz, text, text, jsonb, text, text) IS
     'Enqueues a run and returns its id; when the workflow already has a run with this unique key (its own, or the one that the workflow''s setting makes of the input), returns that run''s id. Same as INSERT INTO stepd.jobs, with the caller''s own rights: needs INSERT on those columns and SELECT on id, workflow, unique_key.';
 
 -- Cancel and retry -----------------------------------------------------------------------------------
@@ -278,8 +278,8 @@ BEGIN
     -- The run takes its key back from its tombstone.
     DELETE FROM stepd.jobs j WHERE j.id = e.id AND j.state IN ('completed', 'failed', 'cancelled');
     -- The trigger gives an inserted row first values; what the run already is, follows in the same transaction.
-    INSERT INTO stepd.jobs AS j (workflow, queue, priority, input, labels, unique_key, concurrency_key, traceparent)
-        VALUES (e.workflow, e.queue, e.priority, e.input, e.labels, e.unique_key, e.concurrency_key, e.traceparent)
+    INSERT INTO stepd.jobs AS j (workflow, queue, priority, input, labels, unique_key, concurrency_key, traceparent, session_id)
+        VALUES (e.workflow, e.queue, e.priority, e.input, e.labels, e.unique_key, e.concurrency_key, e.traceparent, e.session_id)
         ON CONFLICT DO NOTHING RETURNING j.id INTO fresh;
     IF fresh IS NULL THEN
         SELECT j.id INTO other FROM stepd.jobs j WHERE j.workflow = e.workflow AND j.unique_key = e.unique_key;
@@ -352,7 +352,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'SD016', MESSAGE = 'stepd SD016: fork needs the step from which on everything runs anew',
             HINT = format('SELECT key FROM stepd.steps WHERE run = %L ORDER BY seq lists them. (stepd explain SD016)', fork.id);
     END IF;
-    SELECT x.id, x.state, x.workflow, x.queue, x.priority, x.input, x.labels, x.concurrency_key, x.traceparent, x.definition INTO r
+    SELECT x.id, x.state, x.workflow, x.queue, x.priority, x.input, x.labels, x.concurrency_key, x.traceparent, x.session_id, x.definition INTO r
         FROM stepd.runs x WHERE x.id = fork.id;
     IF NOT FOUND THEN
         PERFORM stepd_engine.refuse_unknown(fork.id);
@@ -367,9 +367,9 @@ BEGIN
     END IF;
 
     -- A fork takes no unique key: that belongs to the run that it is forked from. One of its own keeps the workflow from giving it that.
-    INSERT INTO stepd.jobs AS j (workflow, queue, priority, input, labels, concurrency_key, traceparent, unique_key)
+    INSERT INTO stepd.jobs AS j (workflow, queue, priority, input, labels, concurrency_key, traceparent, session_id, unique_key)
         VALUES (r.workflow, r.queue, r.priority, coalesce(fork.input, r.input), r.labels,
-            CASE WHEN fork.input IS NULL THEN r.concurrency_key END, r.traceparent, 'fork ' || gen_random_uuid())
+            CASE WHEN fork.input IS NULL THEN r.concurrency_key END, r.traceparent, r.session_id, 'fork ' || gen_random_uuid())
         RETURNING j.id INTO fresh;
     -- The first claim of a run whose epoch is not 0 loads its checkpoints.
     UPDATE stepd.jobs j SET unique_key = NULL, unique_keep = NULL, epoch = 1, definition = CASE WHEN fork.latest

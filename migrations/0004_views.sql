@@ -21,8 +21,9 @@ SELECT r.id, r.state, r.workflow, stepd_engine.uuid_time(r.id) AS created_at, r.
             AND c.state = ANY (r.telling) ORDER BY (r.ended_at IS NOT NULL AND c.state = 'failed') DESC, c.seq DESC LIMIT 1) END AS attempts,
     stepd_engine.failure_field(r.error, 'code') AS error_code, stepd_engine.failure_field(r.error, 'message') AS error_message,
     r.resumes, r.crashes, r.queue, r.priority, r.due_at, r.worker, r.unique_key, r.concurrency_key, r.labels, r.input, r.output,
-    stepd_engine.failure_json(r.error) AS error, r.created_by, r.traceparent, r.epoch, r.definition,
+    stepd_engine.failure_json(r.error) AS error, r.created_by, r.traceparent, r.session_id, r.epoch, r.definition,
     (SELECT stepd_engine.failure_field(v.data, 'from')::uuid FROM stepd_engine.events v WHERE v.run = r.id AND v.kind = 'forked' LIMIT 1) AS forked_from,
+    (SELECT sum(stepd_engine.failure_field(c.usage, 'calls')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS calls,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS tokens_in,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint)::bigint FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS tokens_out,
     (SELECT sum(stepd_engine.failure_field(c.usage, 'cost')::numeric)::numeric FROM stepd_engine.checkpoints c WHERE c.run = r.id AND c.usage IS NOT NULL) AS cost,
@@ -31,13 +32,13 @@ FROM (
     SELECT j.id, j.state, j.workflow, j.run_at, coalesce(j.first_started_at, j.started_at) AS started_at, NULL::timestamptz AS ended_at,
         NULL::text AS last_key, NULL::integer AS last_attempts, '{running,waiting,failed}'::stepd.step_state[] AS telling,
         j.error, j.resumes::integer AS resumes, j.crashes::integer AS crashes, j.queue, j.priority::integer AS priority, j.due_at, j.worker,
-        j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, j.created_by, j.traceparent, j.epoch, j.definition
+        j.unique_key, j.concurrency_key, j.labels, j.input, NULL::json AS output, j.created_by, j.traceparent, j.session_id, j.epoch, j.definition
     FROM stepd.jobs j
     UNION ALL
     SELECT e.id, e.state, e.workflow, e.run_at, e.started_at, e.ended_at,
         CASE WHEN e.last_output IS NULL THEN e.last_key END, e.last_attempts::integer, '{failed,cancelled}'::stepd.step_state[],
         e.error, e.resumes::integer, e.crashes::integer, e.queue, e.priority::integer, NULL::timestamptz, e.worker,
-        e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, e.created_by, e.traceparent, e.epoch, e.definition
+        e.unique_key, e.concurrency_key, e.labels, e.input, e.output::json, e.created_by, e.traceparent, e.session_id, e.epoch, e.definition
     FROM stepd_engine.ended e
 ) r
 -- Out here: the planner walks the two primary keys for ORDER BY id LIMIT only where neither half of a union has a condition of its own.
@@ -69,9 +70,11 @@ COMMENT ON COLUMN stepd.runs.output IS 'The workflow''s output, once completed; 
 COMMENT ON COLUMN stepd.runs.error IS 'The failure with its details: {class, code, message, details}.';
 COMMENT ON COLUMN stepd.runs.created_by IS 'The database role that inserted the job.';
 COMMENT ON COLUMN stepd.runs.traceparent IS 'The enqueuer''s W3C trace context.';
+COMMENT ON COLUMN stepd.runs.session_id IS 'What it belongs to together with other runs, as the enqueuer says; forks and children are of the same session.';
 COMMENT ON COLUMN stepd.runs.epoch IS 'Claims and take-overs so far.';
 COMMENT ON COLUMN stepd.runs.definition IS 'The definition that the run is pinned to.';
 COMMENT ON COLUMN stepd.runs.forked_from IS 'The run that this one was forked from; its steps before the fork keep their results here.';
+COMMENT ON COLUMN stepd.runs.calls IS 'Calls of models, over all steps, those included that failed; NULL: no model was called.';
 COMMENT ON COLUMN stepd.runs.tokens_in IS 'Tokens of prompts, over all steps; NULL: no model was called.';
 COMMENT ON COLUMN stepd.runs.tokens_out IS 'Tokens of the models'' answers.';
 COMMENT ON COLUMN stepd.runs.cost IS 'What they cost, by the configured prices.';
@@ -82,8 +85,8 @@ SELECT c.run, c.seq, c.key, c.label, c.state, c.kind, c.attempts::integer AS att
     coalesce(c.ended_at, greatest(statement_timestamp(), c.started_at)) - c.started_at AS duration, c.due_at,
     stepd_engine.failure_field(c.error, 'code') AS error_code, stepd_engine.failure_field(c.error, 'message') AS error_message,
     c.output::json AS output, stepd_engine.failure_json(c.error) AS error, c.decision::json AS decision, c.event, c.match, c.checkpoint, c.epoch,
-    stepd_engine.failure_field(c.usage, 'tokens_in')::bigint AS tokens_in, stepd_engine.failure_field(c.usage, 'tokens_out')::bigint AS tokens_out,
-    stepd_engine.failure_field(c.usage, 'cost')::numeric AS cost,
+    stepd_engine.failure_field(c.usage, 'calls')::bigint AS calls, stepd_engine.failure_field(c.usage, 'tokens_in')::bigint AS tokens_in,
+    stepd_engine.failure_field(c.usage, 'tokens_out')::bigint AS tokens_out, stepd_engine.failure_field(c.usage, 'cost')::numeric AS cost,
     CASE WHEN c.kind = 'workflow' THEN (SELECT k.child FROM stepd_engine.children k WHERE k.parent = c.run AND k.key = c.key ORDER BY k.n DESC LIMIT 1) END AS child
 FROM stepd_engine.checkpoints c
 -- The step that a run ended with stands in ended; what is left of it here, from before, is not done. A scalar subquery on purpose: a join
@@ -96,7 +99,7 @@ SELECT e.id, e.last_seq, e.last_key, NULL::text,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'code') END,
     CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_field(e.error, 'message') END,
     e.last_output::json, CASE WHEN e.last_output IS NULL AND e.state = 'failed' THEN stepd_engine.failure_json(e.error) END,
-    NULL::json, NULL::text, NULL::jsonb, e.last_output IS NOT NULL OR e.state = 'completed', e.epoch, NULL::bigint, NULL::bigint, NULL::numeric,
+    NULL::json, NULL::text, NULL::jsonb, e.last_output IS NOT NULL OR e.state = 'completed', e.epoch, NULL::bigint, NULL::bigint, NULL::bigint, NULL::numeric,
     CASE WHEN e.last_kind = 'workflow' THEN (SELECT k.child FROM stepd_engine.children k WHERE k.parent = e.id AND k.key = e.last_key ORDER BY k.n DESC LIMIT 1) END
 FROM stepd_engine.ended e WHERE e.last_key IS NOT NULL;
 COMMENT ON VIEW stepd.steps IS 'Every step of every run, one row each. Those of one run in order: WHERE run = … ORDER BY seq.';
@@ -120,6 +123,7 @@ COMMENT ON COLUMN stepd.steps.event IS 'The event or signal that a waiting step 
 COMMENT ON COLUMN stepd.steps.match IS 'What that event''s payload must contain.';
 COMMENT ON COLUMN stepd.steps.checkpoint IS 'Is the step done for good? Such a step never runs again.';
 COMMENT ON COLUMN stepd.steps.epoch IS 'The claim that recorded it.';
+COMMENT ON COLUMN stepd.steps.calls IS 'Calls of models, over all its attempts, those included that failed; NULL: it has called none.';
 COMMENT ON COLUMN stepd.steps.tokens_in IS 'Tokens of prompts, over all its attempts; NULL: it has called no model.';
 COMMENT ON COLUMN stepd.steps.tokens_out IS 'Tokens of the model''s answers, over all its attempts.';
 COMMENT ON COLUMN stepd.steps.cost IS 'What they cost, by the configured prices.';
@@ -134,6 +138,7 @@ SELECT v.run, v.key, v.attempt::integer AS attempt, 'failed'::stepd.step_state A
     stepd_engine.failure_field(stepd_engine.failure_json(v.data) ->> 'failure', 'message') AS error_message,
     stepd_engine.failure_json(v.data) -> 'failure' AS error,
     stepd_engine.failure_field(v.data, 'retry_in_ms')::bigint * interval '1 millisecond' AS retry_in, v.epoch,
+    (stepd_engine.failure_json(v.data) -> 'usage' ->> 'calls')::bigint AS calls,
     (stepd_engine.failure_json(v.data) -> 'usage' ->> 'tokens_in')::bigint AS tokens_in,
     (stepd_engine.failure_json(v.data) -> 'usage' ->> 'tokens_out')::bigint AS tokens_out,
     (stepd_engine.failure_json(v.data) -> 'usage' ->> 'cost')::numeric AS cost
@@ -141,6 +146,8 @@ FROM stepd_engine.events v WHERE v.kind = 'attempt_failed'
 UNION ALL
 SELECT s.run, s.key, s.attempts, s.state, b.began, s.ended_at, s.ended_at - b.began, s.error_code, s.error_message, s.error, NULL::interval, s.epoch,
     -- What a step has used up is the sum of its attempts; the failed ones have said theirs.
+    s.calls - (SELECT coalesce(sum((stepd_engine.failure_json(v.data) -> 'usage' ->> 'calls')::bigint), 0)::bigint FROM stepd_engine.events v
+        WHERE s.calls IS NOT NULL AND v.run = s.run AND v.key = s.key AND v.kind = 'attempt_failed'),
     s.tokens_in - (SELECT coalesce(sum((stepd_engine.failure_json(v.data) -> 'usage' ->> 'tokens_in')::bigint), 0)::bigint FROM stepd_engine.events v
         WHERE s.tokens_in IS NOT NULL AND v.run = s.run AND v.key = s.key AND v.kind = 'attempt_failed'),
     s.tokens_out - (SELECT coalesce(sum((stepd_engine.failure_json(v.data) -> 'usage' ->> 'tokens_out')::bigint), 0)::bigint FROM stepd_engine.events v
@@ -172,9 +179,37 @@ COMMENT ON COLUMN stepd.attempts.error_message IS 'The failure in one sentence.'
 COMMENT ON COLUMN stepd.attempts.error IS 'The failure with its details.';
 COMMENT ON COLUMN stepd.attempts.retry_in IS 'The pause before the next try; NULL for the last one.';
 COMMENT ON COLUMN stepd.attempts.epoch IS 'The claim under which it ran.';
+COMMENT ON COLUMN stepd.attempts.calls IS 'Calls of models, those included that failed; NULL: it has called none.';
 COMMENT ON COLUMN stepd.attempts.tokens_in IS 'Tokens of prompts; NULL: it has called no model.';
 COMMENT ON COLUMN stepd.attempts.tokens_out IS 'Tokens of the model''s answers.';
 COMMENT ON COLUMN stepd.attempts.cost IS 'What they cost, by the configured prices.';
+
+-- The few steps that have called a model have an index of their own; their run is looked up by its key.
+CREATE VIEW stepd.costs AS
+SELECT c.run, c.key, r.workflow, r.state, r.queue, r.concurrency_key, r.labels, stepd_engine.uuid_time(c.run) AS created_at, r.ended_at,
+    stepd_engine.failure_field(c.usage, 'calls')::bigint AS calls, stepd_engine.failure_field(c.usage, 'tokens_in')::bigint AS tokens_in,
+    stepd_engine.failure_field(c.usage, 'tokens_out')::bigint AS tokens_out, stepd_engine.failure_field(c.usage, 'cost')::numeric AS cost
+FROM stepd_engine.checkpoints c CROSS JOIN LATERAL (
+    SELECT j.workflow, j.state, j.queue, j.concurrency_key, j.labels, NULL::timestamptz AS ended_at FROM stepd.jobs j
+        WHERE j.id = c.run AND j.state NOT IN ('completed', 'failed', 'cancelled')
+    UNION ALL
+    SELECT e.workflow, e.state, e.queue, e.concurrency_key, e.labels, e.ended_at FROM stepd_engine.ended e WHERE e.id = c.run
+) r
+WHERE c.usage IS NOT NULL;
+COMMENT ON VIEW stepd.costs IS 'What models have cost: a row for each step that has called any, to be summed by workflow, key, label or time. Of runs that are there; stepd.daily_costs has those too that are gone.';
+COMMENT ON COLUMN stepd.costs.run IS 'The run''s id.';
+COMMENT ON COLUMN stepd.costs.key IS 'The step''s key.';
+COMMENT ON COLUMN stepd.costs.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd.costs.state IS 'Where the run stands.';
+COMMENT ON COLUMN stepd.costs.queue IS 'The queue it came through.';
+COMMENT ON COLUMN stepd.costs.concurrency_key IS 'What the workflow''s concurrency limit counts by: most often the customer.';
+COMMENT ON COLUMN stepd.costs.labels IS 'The run''s labels.';
+COMMENT ON COLUMN stepd.costs.created_at IS 'When the run was enqueued.';
+COMMENT ON COLUMN stepd.costs.ended_at IS 'When it ended; NULL while it lives.';
+COMMENT ON COLUMN stepd.costs.calls IS 'Calls of models, over all attempts, those included that failed.';
+COMMENT ON COLUMN stepd.costs.tokens_in IS 'Tokens of prompts.';
+COMMENT ON COLUMN stepd.costs.tokens_out IS 'Tokens of the models'' answers.';
+COMMENT ON COLUMN stepd.costs.cost IS 'What they cost, by the configured prices.';
 
 -- One run at a time (LATERAL), so that a LIMIT reads no more runs than it shows.
 CREATE VIEW stepd.history AS

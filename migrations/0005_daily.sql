@@ -16,6 +16,7 @@ CREATE TABLE stepd_engine.tallies (
     runs integer NOT NULL,
     resumes bigint NOT NULL,
     crashes bigint NOT NULL,
+    calls bigint,
     tokens_in bigint,
     tokens_out bigint,
     ms double precision,
@@ -33,6 +34,7 @@ COMMENT ON COLUMN stepd_engine.tallies.bucket IS 'How long they took: see stepd_
 COMMENT ON COLUMN stepd_engine.tallies.runs IS 'How many; less than nothing where their end is taken back.';
 COMMENT ON COLUMN stepd_engine.tallies.resumes IS 'Their automatic resumes.';
 COMMENT ON COLUMN stepd_engine.tallies.crashes IS 'The workers that died with them.';
+COMMENT ON COLUMN stepd_engine.tallies.calls IS 'Calls of models; NULL: none was called.';
 COMMENT ON COLUMN stepd_engine.tallies.tokens_in IS 'Tokens of prompts; NULL: no model was called.';
 COMMENT ON COLUMN stepd_engine.tallies.tokens_out IS 'Tokens of the models'' answers.';
 COMMENT ON COLUMN stepd_engine.tallies.ms IS 'Milliseconds from their first claim to their end; NULL: they had not started.';
@@ -51,6 +53,7 @@ CREATE TABLE stepd_engine.daily (
     crashes bigint NOT NULL,
     ms double precision,
     waited_ms double precision,
+    calls bigint,
     tokens_in bigint,
     tokens_out bigint,
     cost numeric,
@@ -65,6 +68,7 @@ COMMENT ON COLUMN stepd_engine.daily.resumes IS 'Their automatic resumes.';
 COMMENT ON COLUMN stepd_engine.daily.crashes IS 'The workers that died with them.';
 COMMENT ON COLUMN stepd_engine.daily.ms IS 'Milliseconds from first claim to end, of all that had started.';
 COMMENT ON COLUMN stepd_engine.daily.waited_ms IS 'Milliseconds from when they were ready until their first claim, of all that had started.';
+COMMENT ON COLUMN stepd_engine.daily.calls IS 'Calls of models; NULL: none was called.';
 COMMENT ON COLUMN stepd_engine.daily.tokens_in IS 'Tokens of prompts; NULL: no model was called.';
 COMMENT ON COLUMN stepd_engine.daily.tokens_out IS 'Tokens of the models'' answers.';
 COMMENT ON COLUMN stepd_engine.daily.cost IS 'What they cost.';
@@ -102,6 +106,50 @@ COMMENT ON COLUMN stepd_engine.daily_failures.code IS 'The failure''s code; empt
 COMMENT ON COLUMN stepd_engine.daily_failures.runs IS 'How many runs.';
 COMMENT ON INDEX stepd_engine.daily_failures_pkey IS 'A day''s failures, by workflow, step and code.';
 
+-- Apart from the tallies, which most runs are in: a row for each key, and only of runs that have called a model.
+CREATE TABLE stepd_engine.spendings (
+    day date NOT NULL,
+    workflow text NOT NULL,
+    key text NOT NULL,
+    runs integer NOT NULL,
+    calls bigint NOT NULL,
+    tokens_in bigint NOT NULL,
+    tokens_out bigint NOT NULL,
+    cost numeric NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_insert_threshold = -1,
+        autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
+COMMENT ON TABLE stepd_engine.spendings IS 'What ended runs have spent on models, not yet in the daily costs. Only ever inserted and removed.';
+COMMENT ON COLUMN stepd_engine.spendings.day IS 'The day of the end, by UTC.';
+COMMENT ON COLUMN stepd_engine.spendings.workflow IS 'Their workflow.';
+COMMENT ON COLUMN stepd_engine.spendings.key IS 'Their concurrency key; empty: none.';
+COMMENT ON COLUMN stepd_engine.spendings.runs IS 'How many; less than nothing where their end is taken back.';
+COMMENT ON COLUMN stepd_engine.spendings.calls IS 'Calls of models.';
+COMMENT ON COLUMN stepd_engine.spendings.tokens_in IS 'Tokens of prompts.';
+COMMENT ON COLUMN stepd_engine.spendings.tokens_out IS 'Tokens of the models'' answers.';
+COMMENT ON COLUMN stepd_engine.spendings.cost IS 'What they cost.';
+
+CREATE TABLE stepd_engine.daily_costs (
+    day date NOT NULL,
+    workflow text NOT NULL,
+    key text NOT NULL,
+    runs bigint NOT NULL,
+    calls bigint NOT NULL,
+    tokens_in bigint NOT NULL,
+    tokens_out bigint NOT NULL,
+    cost numeric NOT NULL,
+    CONSTRAINT daily_costs_pkey PRIMARY KEY (day, workflow, key)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE stepd_engine.daily_costs IS 'What the runs of a day have spent on models, by workflow and concurrency key: kept when the runs are gone.';
+COMMENT ON COLUMN stepd_engine.daily_costs.day IS 'The day of the end, by UTC.';
+COMMENT ON COLUMN stepd_engine.daily_costs.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd_engine.daily_costs.key IS 'The concurrency key; empty: none.';
+COMMENT ON COLUMN stepd_engine.daily_costs.runs IS 'How many runs have called a model.';
+COMMENT ON COLUMN stepd_engine.daily_costs.calls IS 'Calls of models.';
+COMMENT ON COLUMN stepd_engine.daily_costs.tokens_in IS 'Tokens of prompts.';
+COMMENT ON COLUMN stepd_engine.daily_costs.tokens_out IS 'Tokens of the models'' answers.';
+COMMENT ON COLUMN stepd_engine.daily_costs.cost IS 'What they cost.';
+COMMENT ON INDEX stepd_engine.daily_costs_pkey IS 'A day''s costs, by workflow and key.';
+
 -- Four buckets for each doubling: what is read from them is at most 9 % off. Not STRICT, which would keep it from being inlined, and it
 -- is called for each run that ends; 4 / ln 2 is 5.77.
 CREATE FUNCTION stepd_engine.bucket_of(took interval) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -127,6 +175,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION stepd_engine.failing_step(uuid, text, text) IS 'The step that failed an ended run, without the numbers of items; empty: no step did.';
 
+CREATE FUNCTION stepd_engine.spent(run_ uuid) RETURNS TABLE (calls bigint, tokens_in bigint, tokens_out bigint, cost numeric) LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT sum(coalesce(stepd_engine.failure_field(c.usage, 'calls')::bigint, 0))::bigint, sum(coalesce(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint, 0))::bigint,
+        sum(coalesce(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint, 0))::bigint, sum(coalesce(stepd_engine.failure_field(c.usage, 'cost')::numeric, 0))
+    FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.usage IS NOT NULL
+$$;
+COMMENT ON FUNCTION stepd_engine.spent(uuid) IS 'What a run has spent on models; NULL: it has called none.';
+
 -- Sums what one statement has ended. By index whatever the statistics say: its plan is kept.
 CREATE FUNCTION stepd_engine.ended_after_insert() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -139,16 +196,24 @@ BEGIN
     IF NOT EXISTS (SELECT FROM fresh) THEN RETURN NULL; END IF;
     -- Where no model is called, none is looked for.
     models := EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.usage IS NOT NULL);
-    INSERT INTO stepd_engine.tallies (day, state, bucket, runs, resumes, crashes, tokens_in, tokens_out, ms, waited_ms, workflow, step, code, cost)
+    INSERT INTO stepd_engine.tallies (day, state, bucket, runs, resumes, crashes, calls, tokens_in, tokens_out, ms, waited_ms, workflow, step, code, cost)
         SELECT (e.ended_at AT TIME ZONE 'UTC')::date, e.state, stepd_engine.bucket_of(e.ended_at - e.started_at), count(*), sum(e.resumes), sum(e.crashes),
-            sum(u.tokens_in)::bigint, sum(u.tokens_out)::bigint, sum(date_part('epoch', e.ended_at - e.started_at) * 1000),
+            sum(u.calls)::bigint, sum(u.tokens_in)::bigint, sum(u.tokens_out)::bigint, sum(date_part('epoch', e.ended_at - e.started_at) * 1000),
             sum(greatest(0, date_part('epoch', e.started_at - e.ready_at) * 1000)), e.workflow,
             CASE WHEN e.state = 'failed' THEN stepd_engine.failing_step(e.id, e.last_key, e.last_output) END,
             CASE WHEN e.state = 'failed' THEN coalesce(left(stepd_engine.failure_field(e.error, 'code'), 200), '') END, sum(u.cost)
         FROM fresh e CROSS JOIN LATERAL (
-            SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint) AS tokens_in, sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint) AS tokens_out,
+            SELECT sum(stepd_engine.failure_field(c.usage, 'calls')::bigint) AS calls,
+                sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint) AS tokens_in, sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint) AS tokens_out,
                 sum(stepd_engine.failure_field(c.usage, 'cost')::numeric) AS cost FROM stepd_engine.checkpoints c WHERE models AND c.run = e.id AND c.usage IS NOT NULL) u
-        GROUP BY 1, 2, 3, 11, 12, 13;
+        GROUP BY 1, 2, 3, 12, 13, 14;
+    IF models THEN
+        INSERT INTO stepd_engine.spendings (day, workflow, key, runs, calls, tokens_in, tokens_out, cost)
+            SELECT (e.ended_at AT TIME ZONE 'UTC')::date, e.workflow, coalesce(e.concurrency_key, ''), count(DISTINCT e.id),
+                sum(coalesce(stepd_engine.failure_field(c.usage, 'calls')::bigint, 0)), sum(coalesce(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint, 0)),
+                sum(coalesce(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint, 0)), sum(coalesce(stepd_engine.failure_field(c.usage, 'cost')::numeric, 0))
+            FROM fresh e JOIN stepd_engine.checkpoints c ON c.run = e.id AND c.usage IS NOT NULL GROUP BY 1, 2, 3;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -161,13 +226,17 @@ COMMENT ON TRIGGER ended_after_insert ON stepd_engine.ended IS 'Notes the runs t
 CREATE FUNCTION stepd_engine.take_back(e stepd_engine.ended) RETURNS void LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO stepd_engine.tallies (day, state, bucket, runs, resumes, crashes, tokens_in, tokens_out, ms, waited_ms, workflow, step, code, cost)
+    INSERT INTO stepd_engine.spendings (day, workflow, key, runs, calls, tokens_in, tokens_out, cost)
+        SELECT (e.ended_at AT TIME ZONE 'UTC')::date, e.workflow, coalesce(e.concurrency_key, ''), -1, -u.calls, -u.tokens_in, -u.tokens_out, -u.cost
+        FROM stepd_engine.spent(e.id) u WHERE u.calls IS NOT NULL;
+    INSERT INTO stepd_engine.tallies (day, state, bucket, runs, resumes, crashes, calls, tokens_in, tokens_out, ms, waited_ms, workflow, step, code, cost)
         SELECT (e.ended_at AT TIME ZONE 'UTC')::date, e.state, stepd_engine.bucket_of(e.ended_at - e.started_at), -1, -e.resumes, -e.crashes,
-            -u.tokens_in::bigint, -u.tokens_out::bigint, -date_part('epoch', e.ended_at - e.started_at) * 1000,
+            -u.calls::bigint, -u.tokens_in::bigint, -u.tokens_out::bigint, -date_part('epoch', e.ended_at - e.started_at) * 1000,
             -greatest(0, date_part('epoch', e.started_at - e.ready_at) * 1000), e.workflow,
             CASE WHEN e.state = 'failed' THEN stepd_engine.failing_step(e.id, e.last_key, e.last_output) END,
             CASE WHEN e.state = 'failed' THEN coalesce(left(stepd_engine.failure_field(e.error, 'code'), 200), '') END, -u.cost
-        FROM (SELECT sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint) AS tokens_in, sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint) AS tokens_out,
+        FROM (SELECT sum(stepd_engine.failure_field(c.usage, 'calls')::bigint) AS calls,
+                sum(stepd_engine.failure_field(c.usage, 'tokens_in')::bigint) AS tokens_in, sum(stepd_engine.failure_field(c.usage, 'tokens_out')::bigint) AS tokens_out,
                 sum(stepd_engine.failure_field(c.usage, 'cost')::numeric) AS cost FROM stepd_engine.checkpoints c WHERE c.run = e.id AND c.usage IS NOT NULL) u
 $$;
 COMMENT ON FUNCTION stepd_engine.take_back(stepd_engine.ended) IS 'Takes the end of a run back from the daily figures: it goes on.';
@@ -184,12 +253,13 @@ BEGIN
         DELETE FROM stepd_engine.tallies t WHERE t.ctid = ANY (ARRAY(SELECT x.ctid FROM stepd_engine.tallies x LIMIT batch FOR UPDATE SKIP LOCKED))
         RETURNING t.*
     ), days AS (
-        INSERT INTO stepd_engine.daily AS d (day, workflow, state, runs, resumes, crashes, ms, waited_ms, tokens_in, tokens_out, cost)
-            SELECT t.day, t.workflow, t.state, sum(t.runs), sum(t.resumes), sum(t.crashes), sum(t.ms), sum(t.waited_ms), sum(t.tokens_in), sum(t.tokens_out), sum(t.cost)
+        INSERT INTO stepd_engine.daily AS d (day, workflow, state, runs, resumes, crashes, ms, waited_ms, calls, tokens_in, tokens_out, cost)
+            SELECT t.day, t.workflow, t.state, sum(t.runs), sum(t.resumes), sum(t.crashes), sum(t.ms), sum(t.waited_ms), sum(t.calls), sum(t.tokens_in), sum(t.tokens_out), sum(t.cost)
             FROM taken t GROUP BY t.day, t.workflow, t.state
         ON CONFLICT (day, workflow, state) DO UPDATE SET runs = d.runs + excluded.runs, resumes = d.resumes + excluded.resumes, crashes = d.crashes + excluded.crashes,
             -- A sum of what is there: NULL stays NULL until somebody has some.
             ms = coalesce(d.ms + excluded.ms, d.ms, excluded.ms), waited_ms = coalesce(d.waited_ms + excluded.waited_ms, d.waited_ms, excluded.waited_ms),
+            calls = coalesce(d.calls + excluded.calls, d.calls, excluded.calls),
             tokens_in = coalesce(d.tokens_in + excluded.tokens_in, d.tokens_in, excluded.tokens_in),
             tokens_out = coalesce(d.tokens_out + excluded.tokens_out, d.tokens_out, excluded.tokens_out),
             cost = coalesce(d.cost + excluded.cost, d.cost, excluded.cost)
@@ -201,8 +271,16 @@ BEGIN
         INSERT INTO stepd_engine.daily_failures AS d (day, workflow, step, code, runs)
             SELECT t.day, t.workflow, t.step, t.code, sum(t.runs) FROM taken t WHERE t.state = 'failed' GROUP BY t.day, t.workflow, t.step, t.code
         ON CONFLICT (day, workflow, step, code) DO UPDATE SET runs = d.runs + excluded.runs
+    ), spent AS (
+        DELETE FROM stepd_engine.spendings t WHERE t.ctid = ANY (ARRAY(SELECT x.ctid FROM stepd_engine.spendings x LIMIT batch FOR UPDATE SKIP LOCKED))
+        RETURNING t.*
+    ), costs AS (
+        INSERT INTO stepd_engine.daily_costs AS d (day, workflow, key, runs, calls, tokens_in, tokens_out, cost)
+            SELECT t.day, t.workflow, t.key, sum(t.runs), sum(t.calls), sum(t.tokens_in), sum(t.tokens_out), sum(t.cost) FROM spent t GROUP BY t.day, t.workflow, t.key
+        ON CONFLICT (day, workflow, key) DO UPDATE SET runs = d.runs + excluded.runs, calls = d.calls + excluded.calls,
+            tokens_in = d.tokens_in + excluded.tokens_in, tokens_out = d.tokens_out + excluded.tokens_out, cost = d.cost + excluded.cost
     )
-    SELECT count(*) INTO n FROM taken;
+    SELECT greatest((SELECT count(*) FROM taken), (SELECT count(*) FROM spent)) INTO n;
     RETURN n;
 END
 $$;
@@ -229,6 +307,8 @@ BEGIN
         DELETE FROM stepd_engine.checkpoints c WHERE c.run = ANY (mine) RETURNING 1
     ), events AS (
         DELETE FROM stepd_engine.events v WHERE v.run = ANY (mine) RETURNING 1
+    ), logs AS (
+        DELETE FROM stepd_engine.logs l WHERE l.run = ANY (mine)
     ), signals AS (
         DELETE FROM stepd_engine.signals g WHERE g.run = ANY (mine)
     ), waits AS (
@@ -258,7 +338,7 @@ SELECT d.day, d.workflow, d.state, d.runs, nullif(d.ms, 0) / nullif((SELECT sum(
         FROM stepd_engine.daily_durations b WHERE b.day = d.day AND b.workflow = d.workflow AND b.state = d.state) h
         WHERE h.upto >= h.total * 0.95 AND h.total > 0 ORDER BY h.bucket LIMIT 1) AS duration_p95,
     d.ms * interval '1 millisecond' AS duration_sum, d.waited_ms * interval '1 millisecond' AS waited_sum,
-    d.resumes, d.crashes, d.tokens_in, d.tokens_out, d.cost
+    d.resumes, d.crashes, d.calls, d.tokens_in, d.tokens_out, d.cost
 FROM stepd_engine.daily d WHERE d.runs > 0;
 COMMENT ON VIEW stepd.daily IS 'Ended runs by day, workflow and state: how many, how long, at what cost. Kept when the runs are gone; a few seconds behind them.';
 COMMENT ON COLUMN stepd.daily.day IS 'The day on which they ended, by UTC.';
@@ -272,6 +352,7 @@ COMMENT ON COLUMN stepd.daily.duration_sum IS 'All their durations together.';
 COMMENT ON COLUMN stepd.daily.waited_sum IS 'All their times from ready to first claim together.';
 COMMENT ON COLUMN stepd.daily.resumes IS 'Automatic resumes after failures.';
 COMMENT ON COLUMN stepd.daily.crashes IS 'Workers that died with them.';
+COMMENT ON COLUMN stepd.daily.calls IS 'Calls of models, those included that failed; NULL: no model was called.';
 COMMENT ON COLUMN stepd.daily.tokens_in IS 'Tokens of prompts; NULL: no model was called.';
 COMMENT ON COLUMN stepd.daily.tokens_out IS 'Tokens of the models'' answers.';
 COMMENT ON COLUMN stepd.daily.cost IS 'What they cost, by the configured prices.';
@@ -296,15 +377,28 @@ COMMENT ON COLUMN stepd.daily_failures.step IS 'The step that failed them, witho
 COMMENT ON COLUMN stepd.daily_failures.code IS 'The failure''s code: http_503, timeout, exit_1.';
 COMMENT ON COLUMN stepd.daily_failures.runs IS 'How many runs ended so.';
 
+CREATE VIEW stepd.daily_costs AS
+SELECT c.day, c.workflow, nullif(c.key, '') AS concurrency_key, c.runs, c.calls, c.tokens_in, c.tokens_out, c.cost
+FROM stepd_engine.daily_costs c WHERE c.runs > 0;
+COMMENT ON VIEW stepd.daily_costs IS 'What ended runs have spent on models, by day, workflow and concurrency key. Kept when the runs are gone; a few seconds behind them.';
+COMMENT ON COLUMN stepd.daily_costs.day IS 'The day on which they ended, by UTC.';
+COMMENT ON COLUMN stepd.daily_costs.workflow IS 'The workflow''s name.';
+COMMENT ON COLUMN stepd.daily_costs.concurrency_key IS 'What the workflow''s concurrency limit counts by: most often the customer; NULL: they had none.';
+COMMENT ON COLUMN stepd.daily_costs.runs IS 'How many runs have called a model. One that was retried counts once, by its last end, with all that it has cost.';
+COMMENT ON COLUMN stepd.daily_costs.calls IS 'Calls of models, those included that failed.';
+COMMENT ON COLUMN stepd.daily_costs.tokens_in IS 'Tokens of prompts.';
+COMMENT ON COLUMN stepd.daily_costs.tokens_out IS 'Tokens of the models'' answers.';
+COMMENT ON COLUMN stepd.daily_costs.cost IS 'What they cost, by the configured prices.';
+
 -- With the caller's own rights: it reads the views. Its body is parsed here (BEGIN ATOMIC), so that its caller needs no right on
 -- stepd_engine, where one of its functions stands.
 CREATE FUNCTION stepd.stats(since date DEFAULT NULL, until date DEFAULT NULL, name text DEFAULT NULL)
     RETURNS TABLE (workflow text, runs bigint, completed bigint, failed bigint, cancelled bigint, success_rate numeric,
         duration_avg interval, duration_p50 interval, duration_p95 interval, waited_avg interval, resumes bigint, crashes bigint,
-        tokens_in bigint, tokens_out bigint, cost numeric) LANGUAGE sql STABLE
+        calls bigint, tokens_in bigint, tokens_out bigint, cost numeric) LANGUAGE sql STABLE
 BEGIN ATOMIC
     WITH days AS (
-        SELECT d.workflow, d.state, d.runs, d.duration_sum, d.waited_sum, d.resumes, d.crashes, d.tokens_in, d.tokens_out, d.cost FROM stepd.daily d
+        SELECT d.workflow, d.state, d.runs, d.duration_sum, d.waited_sum, d.resumes, d.crashes, d.calls, d.tokens_in, d.tokens_out, d.cost FROM stepd.daily d
         WHERE (stats.name IS NULL OR d.workflow = stats.name) AND d.day >= coalesce(since, '-infinity') AND d.day <= coalesce(until, 'infinity')
     ), took AS (
         SELECT h.workflow, h.bucket, sum(h.runs) AS runs FROM stepd.daily_durations h
@@ -320,7 +414,7 @@ BEGIN ATOMIC
         coalesce(sum(d.runs) FILTER (WHERE d.state = 'cancelled'), 0)::bigint,
         round(coalesce(sum(d.runs) FILTER (WHERE d.state = 'completed'), 0) / nullif(sum(d.runs) FILTER (WHERE d.state IN ('completed', 'failed')), 0), 4),
         sum(d.duration_sum) / min(s.total)::double precision, stepd_engine.bucket_middle(min(s.p50)), stepd_engine.bucket_middle(min(s.p95)), sum(d.waited_sum) / min(s.total)::double precision,
-        sum(d.resumes)::bigint, sum(d.crashes)::bigint, sum(d.tokens_in)::bigint, sum(d.tokens_out)::bigint, sum(d.cost)
+        sum(d.resumes)::bigint, sum(d.crashes)::bigint, sum(d.calls)::bigint, sum(d.tokens_in)::bigint, sum(d.tokens_out)::bigint, sum(d.cost)
     FROM days d LEFT JOIN spread s ON s.workflow = d.workflow GROUP BY d.workflow ORDER BY sum(d.runs) DESC, d.workflow;
 END;
 COMMENT ON FUNCTION stepd.stats(date, date, text) IS
@@ -341,5 +435,5 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.catch_up(integer) IS 'Brings so many runs of the older systems'' tables up to date; NULL: these are not installed. Returns how many, 0 while another is at it.';
 
-REVOKE ALL ON FUNCTION stepd_engine.catch_up(integer), stepd_engine.failing_step(uuid, text, text), stepd_engine.ended_after_insert(), stepd_engine.take_back(stepd_engine.ended),
+REVOKE ALL ON FUNCTION stepd_engine.catch_up(integer), stepd_engine.failing_step(uuid, text, text), stepd_engine.ended_after_insert(), stepd_engine.take_back(stepd_engine.ended), stepd_engine.spent(uuid),
     stepd_engine.fold(integer), stepd_engine.bucket_of(interval), stepd_engine.remove_runs(uuid[]), stepd.stats(date, date, text) FROM PUBLIC;

@@ -148,4 +148,6 @@ pub use library::{
 pub use model::{Class, Failure, Payload, RunId, StepKey, Wait, WorkerId};
 pub use rules::cron::CatchUp;
 pub use rules::policy::{Backoff, OnInterrupt, ResumePolicy, RetryPolicy};
-pub use steps::{After, BoxFuture, Flow, Question, Reply, Shape, Step, StepCx, StepOutput, StopReason, StopSignal};
+pub use steps::{
+    After, BoxFuture, Flow, LogLevel, Question, Reply, Shape, Step, StepCx, StepLog, StepOutput, StopReason, StopSignal,
+};

@@ -69,6 +69,7 @@ const LONG: [(&str, &str); 10] = [
     ("held", "drain and pickup beside a transaction that has been open under load"),
     ("pages", "the API's pages with 1 million ended runs, 100,000 live ones, and runs of 10,000 steps"),
     ("streams", "what 1, 10 and 100 open streams cost: statements, CPU, and the drain beside them"),
+    ("scrapes", "the drain beside a scrape of the metrics every second"),
 ];
 
 /// What the command line says.
@@ -156,6 +157,7 @@ async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<
             "queues" => flat::queues(bench, report).await,
             "pages" => site::pages(bench, report).await,
             "streams" => site::streams(bench, report).await,
+            "scrapes" => site::scrapes(bench, report).await,
             "traces" => traces::measure(bench, report).await,
             "retention" => retention::measure(bench, report).await,
             _ => flat::held(bench, report).await,

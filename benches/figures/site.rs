@@ -168,11 +168,7 @@ pub async fn streams(bench: &Bench, report: &mut Report) -> Result<()> {
         report.plain(&format!("{n} open streams, idle"), each(before.0, after.0), "statements/s", cpu);
         let mut rates = Vec::new();
         for _ in 0..3 {
-            let place = db.place().await?;
-            db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT 'noop' FROM generate_series(1, {JOBS})"))
-                .await?;
-            db.ended(&place, JOBS).await?;
-            rates.push(db.drained_per_second(&place).await?);
+            rates.push(drained(&db).await?);
         }
         let rate = median(&rates);
         if n == 0 {
@@ -184,6 +180,48 @@ pub async fn streams(bench: &Bench, report: &mut Report) -> Result<()> {
         worker.stop().await?;
     }
     Ok(())
+}
+
+/// A drain; its rate.
+async fn drained(db: &Db) -> Result<f64> {
+    let place = db.place().await?;
+    db.execute(&format!("INSERT INTO stepd.jobs (workflow) SELECT 'noop' FROM generate_series(1, {JOBS})")).await?;
+    db.ended(&place, JOBS).await?;
+    db.drained_per_second(&place).await
+}
+
+/// What a scrape of the metrics every second costs the drain: drains with it and without, in turn.
+pub async fn scrapes(bench: &Bench, report: &mut Report) -> Result<()> {
+    let db = bench.server.database().await?;
+    let (worker, site) = serving(bench, &db, None).await?;
+    let (client, url) = (client()?, format!("{site}/metrics"));
+    let (mut without, mut with, mut times, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    // The first one finds everything cold.
+    drained(&db).await?;
+    for _ in 0..if bench.full { 10 } else { 4 } {
+        without.push(drained(&db).await?);
+        let mut drain = std::pin::pin!(drained(&db));
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                rate = &mut drain => break with.push(rate?),
+                _ = second.tick() => {
+                    let began = Instant::now();
+                    let answer = client.get(&url).send().await?;
+                    ensure!(answer.status().is_success(), "{url}: {}", answer.status());
+                    bytes = answer.bytes().await?.len();
+                    times.push(began.elapsed().as_secs_f64() * 1e3);
+                }
+            }
+        }
+    }
+    report.plain("drain, not scraped", median(&without), "jobs/s", listed(&without));
+    report.plain("drain, scraped every second", median(&with), "jobs/s", listed(&with));
+    let target = Some(Target::AtLeast(0.95));
+    report.add("drain, scraped / not scraped", median(&with) / median(&without), "", target, "medians, in turn");
+    let note = format!("{} scrapes, {} kB", times.len(), bytes / 1024);
+    report.plain("scrape beside a drain, median", median(&times), "ms", note);
+    worker.stop().await
 }
 
 /// Opens streams, each of which is read for as long as this lives.

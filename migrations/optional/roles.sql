@@ -27,9 +27,9 @@ GRANT USAGE ON SCHEMA stepd TO stepd_enqueue, stepd_read, stepd_operate, stepd_s
 GRANT SELECT ON stepd.versions TO stepd_enqueue, stepd_read, stepd_operate, stepd_serve, stepd_daemon;
 
 -- Enqueue: the user's columns and no other; of what is there only what ON CONFLICT and a look for one's own key need.
-GRANT INSERT (workflow, input, queue, priority, run_at, unique_key, concurrency_key, labels, traceparent),
+GRANT INSERT (workflow, input, queue, priority, run_at, unique_key, concurrency_key, labels, traceparent, session_id),
     SELECT (id, workflow, unique_key, state) ON stepd.jobs TO stepd_enqueue;
-GRANT EXECUTE ON FUNCTION stepd.enqueue(text, jsonb, text, integer, timestamptz, text, text, jsonb, text), stepd.unique_key(text, jsonb),
+GRANT EXECUTE ON FUNCTION stepd.enqueue(text, jsonb, text, integer, timestamptz, text, text, jsonb, text, text), stepd.unique_key(text, jsonb),
     stepd.signal(uuid, text, jsonb), stepd.emit(text, jsonb) TO stepd_enqueue;
 
 -- Read: every view, and whatever says something about a run.

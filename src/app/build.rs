@@ -1,6 +1,7 @@
 //! Builds the daemon: every service with what it needs, nothing started that has not been told to.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
 use crate::services::daily::Daily;
+use crate::services::logs::Logs;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
 use crate::services::progress::Progress;
@@ -33,10 +35,13 @@ use crate::services::tables::Tables;
 use crate::services::tracer::{self, AllFigures, Keeper};
 use crate::services::writer::{PgJournal, Writers};
 use crate::steps::{Child, Models, ProcessOptions, Registry, Servers, Sql, StepOptions, standard_registry};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::metrics::{Form, Metrics};
+use crate::telemetry::step_log::StepLogs;
 use crate::testing::Failpoints;
 
 use super::config::{Config, ConfigError};
-use super::{outside, traces};
+use super::{gauges, outside, traces};
 
 /// The presence ticks every second; a reconnect may take some.
 const PRESENCE_BOUND: Duration = Duration::from_secs(20);
@@ -59,6 +64,14 @@ pub enum BuildError {
     /// A server or a model of the configuration.
     #[error("{0}")]
     Outside(String),
+    /// The file for failures.
+    #[error("error_log: {path} cannot be opened: {error}")]
+    ErrorLog {
+        /// Which.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
     /// A secret that is named and not there.
     #[error("{key} names the secret `{name}`, which is not there: add it to [secrets]")]
     MissingSecret {
@@ -85,11 +98,14 @@ pub struct Daemon {
     pub catalog: Arc<Catalog>,
     /// Its database.
     pub db: Database,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
     /// What has come of its traces, by target.
     pub traced: AllFigures,
     pub(super) outside: Outside,
     pub(super) connectivity: Arc<Connectivity>,
     pub(super) progress: Arc<Progress>,
+    pub(super) failures: Failures,
     pub(super) grace: Duration,
     pub(super) stop: watch::Sender<bool>,
     /// The stop of what must go on until the drain has ended.
@@ -222,7 +238,8 @@ impl Daemon {
     pub async fn start(config: &Config, db: Database, parts: Parts) -> Result<Self, BuildError> {
         let progress = Arc::new(Progress::default());
         let hints = Arc::new(Hints::default());
-        let connectivity = Arc::new(Connectivity::default());
+        let metrics = gauges::of_process(&db);
+        let connectivity = Arc::new(Connectivity::new(metrics.clone()));
         #[expect(clippy::disallowed_methods, reason = "until the registration brings the database's time")]
         let clock = Arc::new(ServerClock::new(Utc::now()));
         let (keeper, gate) = GateKeeper::new();
@@ -236,13 +253,18 @@ impl Daemon {
         let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
-        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
+        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &metrics, &parts.failpoints);
+        let (logs, failures) = (StepLogs::new(config.step_log_bytes), Failures::default());
+        tell_failures(&failures, config)?;
         let ports = Arc::new(Ports {
             journal: Arc::new(journal),
             registry: Arc::new(registry),
             gate: gate.clone(),
             clock: clock.clone(),
             max_output: config.max_output_bytes,
+            logs: logs.clone(),
+            failures: failures.clone(),
+            metrics: metrics.clone(),
             traces: traces::noted(config),
         });
         let runs = Runs::new(config.concurrency, ports, catalog.clone(), hints.clone());
@@ -256,7 +278,7 @@ impl Daemon {
             connectivity: connectivity.clone(),
             gate: keeper,
             pulse: progress.pulse("presence", PRESENCE_BOUND),
-            clock,
+            clock: clock.clone(),
             suspects: suspects_tx,
             on_lost: Box::new(move |worker| {
                 if let Some(runs) = lost.upgrade() {
@@ -277,6 +299,7 @@ impl Daemon {
             catalog: catalog.clone(),
             hints: hints.clone(),
             connectivity: connectivity.clone(),
+            metrics: metrics.clone(),
             gate,
             serves,
             pulse: progress.pulse("claimer", CLAIMER_BOUND),
@@ -289,10 +312,11 @@ impl Daemon {
             hints: hints.clone(),
             suspects,
             pulse: progress.pulse("sweeper", pool_bound),
+            metrics: metrics.clone(),
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
-        let scheduler = Scheduler { db: db.clone(), hints: hints.clone() };
+        let scheduler = Scheduler { db: db.clone(), hints: hints.clone(), metrics: metrics.clone() };
         services.spawn(drive(scheduler, progress.pulse("scheduler", pool_bound), stopping.clone()));
         let stager = Stager { db: db.clone(), hints: hints.clone(), cost: Duration::ZERO, after: None, staged: None };
         services.spawn(drive(stager, progress.pulse("stager", pool_bound), stopping.clone()));
@@ -313,7 +337,11 @@ impl Daemon {
         services.spawn(drive(keeper, progress.pulse("traces", pool_bound * 2), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
         // A run that is drained may still be cancelled, and answered.
-        services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining));
+        services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining.clone()));
+        // What the last steps write is kept, too.
+        services.spawn(Logs { db: db.clone(), logs, clock }.run(draining));
+        gauges::of_worker(&metrics, &runs, &presence, &progress, config.concurrency);
+        gauges::of_outside(&metrics, &outside);
         let grace = Duration::from_secs(config.grace_seconds);
         let thread = Some(thread);
         Ok(Self {
@@ -321,10 +349,12 @@ impl Daemon {
             runs,
             catalog,
             db,
+            metrics,
             traced,
             outside,
             connectivity,
             progress,
+            failures,
             grace,
             stop,
             drained,
@@ -347,6 +377,12 @@ impl Daemon {
         })
     }
 
+    /// What it counts and knows of itself, in Prometheus' text format.
+    #[must_use]
+    pub fn metrics_page(&self) -> String {
+        self.metrics.page(Form::Plain)
+    }
+
     /// The servers of tools: a reload replaces them.
     #[must_use]
     pub fn servers(&self) -> Arc<Servers> {
@@ -361,6 +397,16 @@ impl Daemon {
         let patience = Duration::from_secs(config.statement_timeout_seconds);
         Ok(Database::new(config.database()?, config.database_pool, patience))
     }
+}
+
+/// Tells failures where a configuration says.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(super) fn tell_failures(failures: &Failures, config: &Config) -> Result<(), BuildError> {
+    let path = config.error_log.as_deref();
+    let named = |error| BuildError::ErrorLog { path: path.unwrap_or(Path::new("")).display().to_string(), error };
+    failures.open(path).map_err(named)
 }
 
 fn registration(config: &Config) -> Registration {

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod config;
 pub mod files;
+pub mod gauges;
 pub mod herald;
 mod hooks;
 pub mod outside;

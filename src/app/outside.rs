@@ -89,6 +89,7 @@ fn profile(config: &Config, key: &str, model: &Model) -> Result<ModelProfile, Bu
         headers: table(config, &format!("{key}.headers"), &model.headers)?,
         price_input: model.price_input.unwrap_or(0.0),
         price_output: model.price_output.unwrap_or(0.0),
+        price_cached: model.price_cached_input.or(model.price_input).unwrap_or(0.0),
         timeout: Duration::from_secs(model.timeout_seconds.unwrap_or(ANSWER)),
         rest: Duration::from_secs(model.rest_seconds.unwrap_or(REST)),
         structured: match model.structured.as_deref() {

@@ -12,13 +12,14 @@ use super::files::{self, LoadError};
 use super::site::{self, SiteError};
 
 /// What a reload takes up; the rest is built into a running daemon.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 12] = [
     "workflows",
     "env",
     "secrets",
     "mcp",
     "models",
     "log_level",
+    "error_log",
     "grace_seconds",
     "on_unknown_workflow",
     "http_hosts",
@@ -78,6 +79,7 @@ impl Daemon {
         let host = build::host(&new);
         new.hide_secrets();
         let loaded = files::load(&new.workflows, &host)?;
+        build::tell_failures(&self.failures, &new)?;
         let (keys, restart) = running.differing(&new).into_iter().partition(|key| LIVE.contains(key));
         let workflows = loaded.len();
         let changed = self.catalog.swap(loaded, files::compiler(host)).await?;
@@ -98,6 +100,7 @@ impl Daemon {
             mcp: new.mcp,
             models: new.models,
             log_level: new.log_level,
+            error_log: new.error_log,
             grace_seconds: new.grace_seconds,
             on_unknown_workflow: new.on_unknown_workflow,
             http_hosts: new.http_hosts,

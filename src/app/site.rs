@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::db::Database;
 use crate::http::{Access, Older, Readiness, Rules, Scope, Server, Site, Token};
 use crate::steps::Servers;
+use crate::telemetry::metrics::Metrics;
 
 use super::config::{Config, DEFAULT_LISTEN};
 use super::hooks::hooks;
@@ -75,6 +76,7 @@ pub async fn bind(
     db: &Database,
     ready: Readiness,
     servers: Arc<Servers>,
+    metrics: Arc<Metrics>,
     stop: watch::Receiver<bool>,
 ) -> Result<Option<Bound>, SiteError> {
     if config.http_listen == OFF {
@@ -92,7 +94,7 @@ pub async fn bind(
     let access = Access::new(server.address(), rules);
     let patience = Duration::from_secs(config.http_timeout_seconds);
     let older = Older::new(config.http_documents == "on", servers);
-    let site = Arc::new(Site::new(db, access, ready, stop.clone()).with_older(older).with_patience(patience));
+    let site = Arc::new(Site::new(db, access, ready, metrics, stop.clone()).with_older(older).with_patience(patience));
     Ok(Some(Bound { server, site, limit: config.max_output_bytes + AROUND, stop }))
 }
 

@@ -53,6 +53,7 @@ impl Daemon {
         // Bounded by itself; their runs have ended, or have been let go.
         self.outside.servers.close().await;
         let left = self.tell_what_is_left();
+        self.failures.flush(AWAY).await;
         // The last handles to the journal: the writers end when all is written.
         let Self { presence, runs, mut writers, mut thread, .. } = self;
         drop(runs);

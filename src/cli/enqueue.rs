@@ -36,6 +36,9 @@ pub(super) struct Args {
     /// Something to find the run by; may be given several times
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = values::label)]
     label: Vec<(String, String)>,
+    /// What the run belongs to together with other runs: a conversation, an order
+    #[arg(long, value_name = "SESSION")]
+    session: Option<String>,
     /// Wait for the end: print the output, and end with the run's result
     #[arg(long)]
     wait: bool,
@@ -55,6 +58,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         priority: args.priority,
         run_at: args.run_at,
         unique_key: args.unique_key,
+        session_id: args.session,
         labels: values::labels(&args.label),
     };
     let id = actions::enqueue(&mut conn, &job).await?;

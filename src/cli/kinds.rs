@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::app::Config;
+use crate::app::config::masked;
 use crate::definition::kinds_of_step;
 
 use super::output::{Format, columns, json_list, say};
@@ -36,11 +37,11 @@ pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
 /// What the configuration names. Of a server and a model where it is, and nothing that lets anybody in.
 fn configured(config: &Config) -> impl Iterator<Item = Row<'_>> {
     let servers = config.mcp.iter().map(|(name, server)| {
-        let place = server.url.as_deref().or(server.command.as_deref()).unwrap_or_default();
+        let place = server.url.as_deref().map(masked).or(server.command.clone()).unwrap_or_default();
         ("server", name.as_str(), format!("`mcp: {name}.<tool>`, and `tools:` of agents: {place}"))
     });
     let models = config.models.iter().map(|(name, model)| {
-        let (model, place) = (model.model.as_deref(), model.base_url.as_deref());
+        let (model, place) = (model.model.as_deref(), model.base_url.as_deref().map(masked));
         let about =
             format!("For `llm` and `agent` steps: {} at {}", model.unwrap_or_default(), place.unwrap_or_default());
         ("model", name.as_str(), about)

@@ -101,7 +101,7 @@ fn document(l: &RunLine) -> serde_json::Value {
         "id": l.id, "state": l.state, "workflow": l.workflow, "queue": l.queue, "priority": l.priority,
         "created_at": l.created_at, "started_at": l.started_at, "ended_at": l.ended_at, "due_at": l.due_at,
         "step": l.step, "error_code": l.error_code, "error_message": l.error_message, "resumes": l.resumes,
-        "crashes": l.crashes, "unique_key": l.unique_key, "labels": raw(&l.labels),
+        "crashes": l.crashes, "unique_key": l.unique_key, "session_id": l.session_id, "labels": raw(&l.labels),
     })
 }
 
@@ -131,6 +131,7 @@ mod tests {
             resumes: 0,
             crashes: 0,
             unique_key: None,
+            session_id: None,
             labels: "{}".into(),
             now,
         };

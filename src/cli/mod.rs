@@ -7,6 +7,7 @@ mod approve;
 mod check;
 mod client;
 mod config;
+mod cost;
 mod demo;
 mod dev;
 mod diff;
@@ -206,6 +207,8 @@ enum Command {
         #[arg(value_parser = ["size"], default_value = "size", hide_default_value = true)]
         what: String,
     },
+    /// Show what models have cost: by workflow, day, key or label
+    Cost(cost::Args),
     /// Try an expression out: print its value as JSON, or what is wrong with it
     Eval(eval::Args),
     /// List what a step can be, and the servers, models, connections and secrets that the configuration names
@@ -306,6 +309,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Stats(args) => stats::run(&cli.global, &args).await,
         Command::Workflow(command) => workflow::run(&cli.global, &command).await,
         Command::Db { .. } => sizes::run(&cli.global).await,
+        Command::Cost(args) => cost::run(&cli.global, &args).await,
         Command::Eval(args) => eval::run(&cli.global, &args),
         Command::Kinds => kinds::run(&cli.global),
         Command::Schema => schema::run(),

@@ -10,7 +10,7 @@ use crate::app::Daemon;
 use crate::db::retention::{self, Count};
 use crate::definition::parse_duration;
 use crate::rules::retention::{ENDED, Retention, Rule};
-use crate::services::retention::{Export, prune};
+use crate::services::retention::{Export, PruneError, prune};
 
 use super::client::connect;
 use super::errors::{refused, refused_with};
@@ -68,7 +68,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let mut removed: Vec<Count> = Vec::new();
     let mut after = Uuid::nil();
     loop {
-        let pass = prune(&db, &rules, after, export.as_ref()).await?;
+        let pass = prune(&db, &rules, after, export.as_ref()).await.map_err(told)?;
         add(&mut removed, pass.removed);
         match pass.last {
             _ if pass.busy => tokio::time::sleep(AGAIN).await,
@@ -79,6 +79,14 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     tell(global, &removed)?;
     talk(&format!("{} removed", counted(&removed)));
     Ok(Exit::Ok)
+}
+
+/// What the database says is told as everywhere, with what to do about it.
+fn told(error: PruneError) -> anyhow::Error {
+    match error {
+        PruneError::Database(error) => error.into(),
+        error @ PruneError::Export { .. } => error.into(),
+    }
 }
 
 /// What is to go: as the flags say, else as the configuration does, narrowed down by the flags.

@@ -50,11 +50,14 @@ pub(super) struct Args {
     /// What is logged: a level, or a filter as in info,stepd=debug
     #[arg(long, value_name = "FILTER")]
     log_level: Option<String>,
+    /// A file for a JSON line about each attempt that has failed
+    #[arg(long, value_name = "FILE")]
+    error_log: Option<PathBuf>,
     /// Do not create or update the schema at start
     #[arg(long)]
     no_migrate: bool,
     /// Serve HTTP alone: run nothing, and be no worker
-    #[arg(long, conflicts_with_all = ["workflows", "queue", "concurrency"])]
+    #[arg(long, conflicts_with_all = ["workflows", "queue", "concurrency", "error_log"])]
     no_work: bool,
 }
 
@@ -69,6 +72,7 @@ impl Args {
             ("--concurrency", "concurrency", number),
             ("--log-format", "log_format", self.log_format.iter().cloned().collect()),
             ("--log-level", "log_level", self.log_level.iter().cloned().collect()),
+            ("--error-log", "error_log", self.error_log.iter().map(|p| p.display().to_string()).collect()),
         ];
         let given = given.into_iter().filter(|(_, _, texts): &(_, _, Vec<String>)| !texts.is_empty());
         sources.flags.extend(given.map(|(flag, key, texts)| Flag { flag, key, texts }));
@@ -115,7 +119,8 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
     let daemon = Daemon::start(&config, db, parts).await?;
     let (stop_site, stopped) = watch::channel(false);
-    let site = site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), stopped).await?;
+    let site =
+        site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), daemon.metrics.clone(), stopped).await?;
     if let Some(site) = &site {
         tracing::info!(address = %site.address(), "listening");
     }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::app::config::Sources;
 use crate::app::systemd::{Systemd, watchdog};
-use crate::app::{Config, Daemon, build, site};
+use crate::app::{Config, Daemon, build, gauges, site};
 use crate::http::{Readiness, Site};
 use crate::steps::ProcessOptions;
 
@@ -33,7 +33,8 @@ pub(super) async fn serve(sources: Sources, mut config: Config, migrate_now: boo
     // Whether the database answers is asked anew each time.
     let ready: Readiness = Arc::new(|| Ok(false));
     let (_, outside) = build::kinds(&config, ProcessOptions::own_guard())?;
-    let Some(bound) = site::bind(&config, &db, ready, outside.servers.clone(), stopped).await? else {
+    let metrics = gauges::of_process(&db);
+    let Some(bound) = site::bind(&config, &db, ready, outside.servers.clone(), metrics, stopped).await? else {
         return Err(refused(
             Exit::Error,
             "--no-work serves HTTP alone, and there is no address: http_listen names a free one",

@@ -121,6 +121,9 @@ pub(super) struct FilterArgs {
     /// Runs with this label; given several times, with all of them
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
+    /// Runs of this session
+    #[arg(long, value_name = "SESSION")]
+    session: Option<String>,
     /// Runs enqueued since: a time (2026-07-01T12:00:00Z), a day, or a span (1h: in the last hour)
     #[arg(long, value_name = "TIME", value_parser = past)]
     since: Option<DateTime<Utc>>,
@@ -139,6 +142,7 @@ impl FilterArgs {
             workflows: self.workflow.clone(),
             queues: self.queue.clone(),
             labels: self.label.clone(),
+            session: self.session.clone(),
             since: self.since,
         }
     }

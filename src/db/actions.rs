@@ -17,6 +17,7 @@ pub struct NewJob {
     pub priority: Option<i32>,
     pub run_at: Option<DateTime<Utc>>,
     pub unique_key: Option<String>,
+    pub session_id: Option<String>,
     pub labels: serde_json::Value,
 }
 
@@ -33,7 +34,8 @@ pub async fn enqueue<'c>(db: impl Executor<'c, Database = Postgres>, job: &NewJo
         job.priority,
         job.run_at,
         job.unique_key.as_deref(),
-        job.labels
+        job.labels,
+        job.session_id.as_deref()
     )
     .fetch_one(db)
     .await?)

@@ -59,6 +59,7 @@ macro_rules! claimed_row {
                 taken: r.taken,
                 after_failure: r.after_failure,
                 traceparent: r.traceparent,
+                session_id: r.session_id.map(Arc::from),
                 is_child: r.is_child,
                 keeps_key: r.keeps_key,
             },

@@ -46,6 +46,19 @@ struct Follower {
     settings: Vec<(String, String)>,
 }
 
+/// How a pool stands.
+#[derive(Clone, Debug)]
+pub struct PoolState {
+    /// As its sessions are named in `pg_stat_activity`.
+    pub name: String,
+    /// Connections that are open.
+    pub open: usize,
+    /// Those of them that nobody uses.
+    pub idle: usize,
+    /// How many there may be.
+    pub most: usize,
+}
+
 impl Database {
     /// Prepares the pool; connects at the first use. A statement of the pool may take as long as `patience`.
     #[must_use]
@@ -85,6 +98,20 @@ impl Database {
         let side = pool(size).test_before_acquire(false).connect_lazy_with(options);
         self.clone().follow(side.clone(), name, settings);
         side
+    }
+
+    /// How all pools stand: this one, and those for reading.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolState> {
+        let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = |one: &Follower| PoolState {
+            name: one.name.clone(),
+            open: number(one.pool.size()),
+            idle: one.pool.num_idle(),
+            most: number(one.pool.options().get_max_connections()),
+        };
+        pools.iter().map(state).collect()
     }
 
     /// The pool.

@@ -33,7 +33,8 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, name: "functions", serves: 3, text: include_str!("../../migrations/0003_functions.sql") },
     Migration { version: 4, name: "views", serves: 4, text: include_str!("../../migrations/0004_views.sql") },
     Migration { version: 5, name: "daily", serves: 5, text: include_str!("../../migrations/0005_daily.sql") },
-    Migration { version: 6, name: "traces", serves: 5, text: include_str!("../../migrations/0006_traces.sql") },
+    Migration { version: 6, name: "logs", serves: 6, text: include_str!("../../migrations/0006_logs.sql") },
+    Migration { version: 7, name: "traces", serves: 7, text: include_str!("../../migrations/0007_traces.sql") },
 ];
 
 /// The schema version that this binary is made for.

@@ -23,6 +23,8 @@ pub struct Filter {
     pub queues: Vec<String>,
     /// Labels that a run must have, by their text: `1` finds the number and the string.
     pub labels: Vec<(String, String)>,
+    /// The session that a run must belong to.
+    pub session: Option<String>,
     /// Enqueued at this time or later.
     pub since: Option<DateTime<Utc>>,
 }
@@ -46,6 +48,7 @@ pub struct RunLine {
     pub resumes: i32,
     pub crashes: i32,
     pub unique_key: Option<String>,
+    pub session_id: Option<String>,
     /// JSON text.
     #[serde(serialize_with = "json::text")]
     #[schema(value_type = Value)]
@@ -69,6 +72,9 @@ impl Filter {
             if !words.is_empty() {
                 sql.push(format_args!(" AND {column} = ANY (")).push_bind(words.clone()).push(")");
             }
+        }
+        if let Some(session) = &self.session {
+            sql.push(" AND r.session_id = ").push_bind(session.clone());
         }
         for (key, value) in &self.labels {
             // By containment, which an index knows; a number or a truth is found by its text, too.
@@ -105,7 +111,7 @@ pub async fn page<'c>(
 ) -> Result<Vec<RunLine>, DbError> {
     let mut sql = QueryBuilder::new(
         "SELECT r.id, r.state::text AS state, r.workflow, r.queue, r.priority, r.created_at, r.started_at, r.ended_at, r.due_at,
-            r.step, r.error_code, r.error_message, r.resumes, r.crashes, r.unique_key, r.labels::text AS labels, statement_timestamp() AS now
+            r.step, r.error_code, r.error_message, r.resumes, r.crashes, r.unique_key, r.session_id, r.labels::text AS labels, statement_timestamp() AS now
         FROM stepd.runs r WHERE true",
     );
     filter.conditions(&mut sql);
@@ -134,6 +140,7 @@ fn line(row: &sqlx::postgres::PgRow) -> Result<RunLine, sqlx::Error> {
         resumes: row.try_get("resumes")?,
         crashes: row.try_get("crashes")?,
         unique_key: row.try_get("unique_key")?,
+        session_id: row.try_get("session_id")?,
         labels: row.try_get("labels")?,
         now: row.try_get("now")?,
     })
@@ -213,11 +220,14 @@ pub struct RunDetail {
     #[schema(value_type = Option<Value>)]
     pub error: Option<String>,
     pub created_by: Option<String>,
+    pub session_id: Option<String>,
     pub epoch: i32,
     /// The run that this one replays …
     pub forked_from: Option<Uuid>,
     /// … from this step on.
     pub from_step: Option<String>,
+    /// Calls of models, those included that failed.
+    pub calls: Option<i64>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,
@@ -255,6 +265,8 @@ pub struct StepLine {
     pub event: Option<String>,
     pub epoch: i32,
     pub label: Option<String>,
+    /// Calls of models, those included that failed.
+    pub calls: Option<i64>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,

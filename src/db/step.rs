@@ -32,6 +32,8 @@ pub struct AttemptLine {
     /// The pause before the next one.
     pub retry_in_ms: Option<i64>,
     pub epoch: Option<i32>,
+    /// Calls of models, those included that failed.
+    pub calls: Option<i64>,
     pub tokens_in: Option<i64>,
     pub tokens_out: Option<i64>,
     pub cost: Option<f64>,

@@ -76,8 +76,8 @@ pub(super) fn taken(names: Option<&Names<'_>>, id: &str) -> bool {
 }
 
 const STEP: [&str; 3] = ["key", "attempt", "idempotency_key"];
-const RUN: [&str; 3] = ["id", "workflow", "scheduled_for"];
-const RUN_AT_END: [&str; 4] = ["id", "workflow", "scheduled_for", "state"];
+const RUN: [&str; 4] = ["id", "workflow", "scheduled_for", "session_id"];
+const RUN_AT_END: [&str; 5] = ["id", "workflow", "scheduled_for", "session_id", "state"];
 const ERROR: [&str; 4] = ["class", "code", "message", "details"];
 const ATTRIBUTES: [&str; 5] = ["output", "state", "error", "count", "failed"];
 

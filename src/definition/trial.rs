@@ -49,7 +49,9 @@ impl Trial {
             slots.fill(place, view);
         }
         let run = RunId(uuid::Uuid::nil());
-        let told = json!({"id": run.to_string(), "workflow": "trial", "scheduled_for": "2026-01-01T00:00:00Z"});
+        let told = json!({
+            "id": run.to_string(), "workflow": "trial", "scheduled_for": "2026-01-01T00:00:00Z", "session_id": null,
+        });
         let scope = Scope {
             input: Arc::new(LazyJson::new(input)),
             run: Arc::new(LazyRun::new(Box::new(move || Arc::new(told)))),

@@ -15,7 +15,9 @@ use crate::rules::policy::{OnInterrupt, RetryPolicy, StepPolicy};
 use crate::rules::retry::next_attempt;
 use crate::steps::{Reply, StopReason, stop_pair};
 use crate::telemetry::context::{Place, within};
+use crate::telemetry::failures::Failed;
 use crate::telemetry::redact;
+use crate::telemetry::step_log::Whose;
 
 use super::ctx::{Attempted, Ctx, StepDone};
 use super::halt::Halt;
@@ -99,6 +101,7 @@ impl Ctx {
                             return self.finish(record, Ok(redact::recorded(output)), policy);
                         }
                         Ok(Attempted::Committed(output)) => {
+                            self.count_end(&record, StepState::Completed);
                             return Ok(StepDone { state: StepState::Completed, output, error: None });
                         }
                         Ok(Attempted::Suspend(wait)) => Next::Wait(Purpose::Wait(wait)),
@@ -131,6 +134,7 @@ impl Ctx {
                 }
                 Next::Finish(Ok(output)) if record.state == StepState::Waiting && answerable(&record) => {
                     // The answer's own row is the checkpoint already.
+                    self.count_end(&record, StepState::Completed);
                     return Ok(StepDone { state: StepState::Completed, output, error: None });
                 }
                 Next::Finish(result) => return self.finish(record, result, policy),
@@ -206,6 +210,7 @@ impl Ctx {
         let attempt = record.attempts - first + 1;
         let pause =
             next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
+        self.ports.metrics.work.attempt_failed(&record.kind, &failure.code, pause.is_some());
         let now = self.ports.clock.now();
         let mut data = json!({
             "started_at": began, "ended_at": now, "failure": failure,
@@ -214,6 +219,21 @@ impl Ctx {
         if let Some(used) = used {
             data["usage"] = serde_json::to_value(used).unwrap_or_default();
         }
+        tracing::info!(
+            step.key = %record.key, attempt = record.attempts, code = &*failure.code, error = &*failure.message,
+            retry_in_ms = pause.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX)), "attempt failed"
+        );
+        self.ports.failures.tell(|| Failed {
+            run: self.info.id,
+            workflow: self.info.workflow.clone(),
+            session_id: self.info.session_id.clone(),
+            worker: self.worker,
+            key: record.key.clone(),
+            attempt: record.attempts,
+            failure: failure.clone(),
+            at: now,
+            retry_in: pause,
+        });
         let attempt = Some(record.attempts);
         self.note(NoteKind::AttemptFailed, Some(record.key.clone()), attempt, Payload::from_value(&data));
         match pause {
@@ -273,7 +293,10 @@ impl Ctx {
         let record = &*record;
         let _at_work = self.inbox.begin_work();
         let work = std::panic::AssertUnwindSafe(body.attempt(self, record, n, (signal, reply)));
-        let place = Place { run: self.info.id, worker: self.worker, step: Some((record.key.clone(), n)) };
+        let session_id = self.info.session_id.clone();
+        let (run, worker, epoch) = (self.info.id, self.worker, self.epoch);
+        let log = self.ports.logs.of(Whose { run, worker, epoch, key: record.key.clone(), attempt: n });
+        let place = Place { run, worker, session_id, step: Some((record.key.clone(), n)), log };
         let work = within(Some(place), futures_util::FutureExt::catch_unwind(work));
         tokio::pin!(work);
         // Most steps of plain data are done at once, and need no watch.

@@ -22,6 +22,10 @@ use crate::model::{Claimed, Failure, Payload, RunId, StepKey, StepRecord, StepSt
 use crate::rules::policy::StepPolicy;
 use crate::rules::sampling::Sampling;
 use crate::steps::{After, BoxFuture, Calls, Flow, Meter, Registry, Reply, Shape, StepCx, StepOutput};
+use crate::telemetry::context;
+use crate::telemetry::failures::Failures;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::step_log::StepLogs;
 
 use super::clock::ServerClock;
 use super::gate::Gate;
@@ -41,6 +45,8 @@ pub struct RunInfo {
     pub workflow: Arc<str>,
     /// Its `run_at`.
     pub scheduled_for: DateTime<Utc>,
+    /// What it belongs to together with other runs.
+    pub session_id: Option<Arc<str>>,
 }
 
 /// Everything outside the run that a run needs.
@@ -55,6 +61,12 @@ pub struct Ports {
     pub clock: Arc<ServerClock>,
     /// The largest output, in bytes of JSON text.
     pub max_output: usize,
+    /// Where steps write while they work.
+    pub logs: Arc<StepLogs>,
+    /// Told of each failed attempt.
+    pub failures: Failures,
+    /// Where steps and their attempts are counted.
+    pub metrics: Arc<Metrics>,
     /// What is noted for traces beside the records; `None`: nothing is traced.
     pub traces: Option<Tracing>,
 }
@@ -159,6 +171,7 @@ impl Ctx {
                 id: claimed.lease.run(),
                 workflow: claimed.workflow.clone(),
                 scheduled_for: claimed.scheduled_for,
+                session_id: claimed.session_id.clone(),
             },
             worker: claimed.lease.worker(),
             epoch: claimed.lease.epoch(),
@@ -167,10 +180,10 @@ impl Ctx {
             is_child: claimed.is_child,
             keeps_key: claimed.keeps_key,
             suspect: claimed.crashes > 0,
+            meter: Arc::new(Meter::of(claimed.workflow.clone(), ports.metrics.clone())),
             calls: ports.traces.as_ref().and_then(|traces| traces.of(claimed)),
             ports,
             inbox,
-            meter: Arc::default(),
             asking: tokio::sync::Mutex::default(),
             records: HashMap::new(),
             acks: Arc::default(),
@@ -251,6 +264,7 @@ impl Ctx {
         self.settled().await?;
         let now = self.ports.clock.now();
         let record = self.record(key, kind, StepState::Skipped, now);
+        self.count_end(&record, StepState::Skipped);
         self.defer(StepRow {
             record: StepRecord { checkpoint: true, ended_at: Some(now), ..record },
             wait: None,
@@ -419,6 +433,8 @@ impl Ctx {
         shape: Shape,
         (stop, reply): (crate::steps::StopSignal, Option<Reply>),
     ) -> StepCx {
+        // The attempt's own, by the place in which it is polled.
+        let log = context::here().map(|place| place.log).unwrap_or_default();
         StepCx {
             run: self.info.id,
             workflow: self.info.workflow.clone(),
@@ -427,6 +443,7 @@ impl Ctx {
             epoch: self.epoch,
             worker: self.worker,
             seq: record.seq,
+            session_id: self.info.session_id.clone(),
             traceparent: match &self.calls {
                 Some(calls) => Some(calls.of_attempt(&record.key, attempt)),
                 None => self.traceparent.clone(),
@@ -439,6 +456,7 @@ impl Ctx {
             calls: self.calls.clone(),
             kept: record.decision.as_ref().and_then(|decision| Kept::of(Some(decision)).kept),
             reply,
+            log,
         }
     }
 

@@ -99,6 +99,7 @@ fn names_of_run(info: RunInfo, end: Option<(&'static str, Value)>) -> LazyRun {
             "id": info.id.to_string(),
             "workflow": &*info.workflow,
             "scheduled_for": info.scheduled_for.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
+            "session_id": info.session_id.as_deref(),
         });
         if let Some((state, error)) = end {
             names["state"] = state.into();

@@ -47,6 +47,34 @@ pub enum Outcome {
     LeaseLost,
 }
 
+impl Outcome {
+    /// The word for it in metrics.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "completed",
+            Self::Suspended => "suspended",
+            Self::Failed => "failed",
+            Self::Resuming => "resuming",
+            Self::Cancelled => "cancelled",
+            Self::Paused => "paused",
+            Self::Interrupted => "interrupted",
+            Self::LeaseLost => "lease_lost",
+        }
+    }
+
+    /// The state in which the run has ended, if it has.
+    #[must_use]
+    pub fn ends(self) -> Option<RunState> {
+        match self {
+            Self::Done => Some(RunState::Completed),
+            Self::Failed => Some(RunState::Failed),
+            Self::Cancelled => Some(RunState::Cancelled),
+            Self::Suspended | Self::Resuming | Self::Paused | Self::Interrupted | Self::LeaseLost => None,
+        }
+    }
+}
+
 enum Turn<T> {
     Ended(Result<T, Halt>),
     Quiet(Option<Duration>),
@@ -359,6 +387,7 @@ async fn let_go(ctx: &Ctx) -> Outcome {
         Some(StopReason::LeaseLost) => Outcome::LeaseLost,
         Some(StopReason::Shutdown) => {
             ctx.note(NoteKind::Released, None, None, Payload::null());
+            ctx.keep_usage();
             end(ctx, Transition::Release, Outcome::Interrupted).await
         }
         None | Some(StopReason::Paused) if ctx.inbox.is_pausing() => {

@@ -20,7 +20,7 @@ use super::listen::CONNECTIONS;
 use super::told::Line;
 
 /// Streams at once: a quarter of all connections is for requests.
-const STREAMS: usize = CONNECTIONS / 4 * 3;
+pub(super) const STREAMS: usize = CONNECTIONS / 4 * 3;
 
 /// Between two looks at the runs that are watched: what happens is told within half a second. At all runs.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -63,6 +63,7 @@ impl Server {
         readers.spawn(site.clone().watch_runs());
         readers.spawn(site.clone().watch_all());
         let patience = site.patience;
+        readers.spawn(site.clone().watch_figures());
         let (bulk, router) = (site.clone(), super::router(site, body_limit));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);

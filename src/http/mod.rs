@@ -7,6 +7,7 @@ mod access;
 mod acts;
 mod bulk;
 mod compare;
+mod costs;
 mod definitions;
 mod explained;
 mod health;
@@ -14,6 +15,8 @@ mod hooks;
 mod hub;
 mod listen;
 mod lists;
+mod logs;
+mod metrics;
 mod older;
 mod openapi;
 mod page;
@@ -44,12 +47,14 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 
 use crate::db::{Database, server};
+use crate::telemetry::metrics::{Metrics, about};
 
 pub use access::{Access, Rules, Scope, Token};
 use bulk::Bulk;
 pub use hooks::{Does, Hook};
 use hub::Hub;
 pub use listen::Server;
+use metrics::Figures;
 pub use older::Older;
 use problem::Problem;
 
@@ -61,6 +66,7 @@ const ACTORS: u32 = 2;
 
 /// A statement of a page that takes longer helps nobody; and to compile one takes longer than it does.
 const SESSION: [(&str, &str); 3] = [("statement_timeout", "15s"), ("lock_timeout", "5s"), ("jit", "off")];
+
 /// Where nobody says how long clients may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -84,12 +90,26 @@ pub struct Site {
     /// How long a client may take to send a body, and to take up what it is sent.
     patience: Duration,
     bulk: Bulk,
+    metrics: Arc<Metrics>,
+    figures: Arc<Figures>,
 }
 
 impl Site {
     /// On this database, under these rules.
     #[must_use]
-    pub fn new(db: &Database, access: Access, ready: Readiness, stop: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        db: &Database,
+        access: Access,
+        ready: Readiness,
+        metrics: Arc<Metrics>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let (figures, hub) = (Arc::new(Figures::new()), Hub::new());
+        let (known, places) = (figures.clone(), hub.places.clone());
+        metrics.shelf().reads(move |page| {
+            known.write(page);
+            page.count(&about::STREAMS, &[], hub::STREAMS.saturating_sub(places.available_permits()));
+        });
         let readers = db.reading_pool("http", READERS, &SESSION);
         let actors = db.reading_pool("http act", ACTORS, &SESSION);
         let older = Older::default();
@@ -100,11 +120,13 @@ impl Site {
             key: OnceCell::new(),
             ready,
             older,
-            hub: Hub::new(),
+            hub,
             stop,
             kept: stats::Kept::new(),
             patience: PATIENCE,
             bulk: Bulk::default(),
+            metrics,
+            figures,
         }
     }
 
@@ -125,6 +147,11 @@ impl Site {
         self.access.replace(rules);
     }
 
+    /// Makes the figures of the whole database for the metrics, as long as somebody scrapes.
+    async fn watch_figures(self: Arc<Self>) {
+        self.figures.make(&self.readers).await;
+    }
+
     async fn session_key(&self) -> Result<&str, Problem> {
         Ok(self.key.get_or_try_init(|| server::session_key(&self.readers)).await?)
     }
@@ -135,6 +162,7 @@ pub fn router(site: Arc<Site>, body_limit: usize) -> Router {
     let (api, document) = openapi::routes().split_for_parts();
     api.merge(openapi::served(document))
         .merge(health::routes())
+        .merge(metrics::routes())
         .merge(page::routes())
         .merge(explained::routes())
         .merge(hooks::routes())
@@ -151,6 +179,7 @@ pub fn router(site: Arc<Site>, body_limit: usize) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(CompressionLayer::new().compress_when(SizeAbove::new(SMALL).and(NotForContentType::SSE)))
         .layer(middleware::map_response(walled))
+        .layer(middleware::from_fn_with_state(site.clone(), metrics::count))
         .with_state(site)
 }
 

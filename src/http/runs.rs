@@ -46,12 +46,14 @@ pub(super) struct Which {
     queue: Option<String>,
     /// With these labels: `key=value`, separated by commas.
     label: Option<String>,
+    /// Of this session.
+    session: Option<String>,
     /// Enqueued at this time or later.
     since: Option<DateTime<Utc>>,
 }
 
 impl Known for Which {
-    const KEYS: &'static [&'static str] = &["state", "workflow", "queue", "label", "since"];
+    const KEYS: &'static [&'static str] = &["state", "workflow", "queue", "label", "session", "since"];
 }
 
 impl Which {
@@ -70,7 +72,8 @@ impl Which {
             _ => Err(Problem::bad(format!("`{text}` is no label")).hint("write key=value")),
         };
         let labels = list(&self.label).iter().map(label).collect::<Result<_, _>>()?;
-        Ok(Filter { states, workflows: list(&self.workflow), queues: list(&self.queue), labels, since: self.since })
+        let (workflows, queues) = (list(&self.workflow), list(&self.queue));
+        Ok(Filter { states, workflows, queues, labels, session: self.session.clone(), since: self.since })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -140,6 +143,9 @@ struct NewRun {
     run_at: Option<DateTime<Utc>>,
     /// At most one unfinished run of the workflow has this key. The header `Idempotency-Key` says the same.
     unique_key: Option<String>,
+    /// What it belongs to together with other runs: a conversation, an order.
+    #[schema(min_length = 1, max_length = 200)]
+    session_id: Option<String>,
     /// A flat object to find the run by.
     #[schema(value_type = Option<Value>)]
     labels: Option<Value>,
@@ -185,6 +191,7 @@ async fn create(
         priority: run.priority,
         run_at: run.run_at,
         unique_key: run.unique_key.or(key),
+        session_id: run.session_id,
         labels: run.labels.unwrap_or_else(|| serde_json::json!({})),
     };
     let (id, created) = enqueued(&site, caller.name.as_deref().unwrap_or_default(), &input, job).await?;

@@ -156,7 +156,7 @@ async fn run(
 }
 
 /// What comes next in a stream, and whether it is the end.
-trait Feed: Send + 'static {
+pub(super) trait Feed: Send + 'static {
     fn events(&mut self) -> impl Future<Output = (Vec<Event>, bool)> + Send;
 }
 
@@ -171,7 +171,8 @@ impl Feed for OneRun {
     }
 }
 
-fn served<F: Feed>(feed: F) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<F>> {
+/// A feed as an answer.
+pub(super) fn served<F: Feed>(feed: F) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<F>> {
     let start = (feed, VecDeque::new(), false);
     let stream = stream::unfold(start, |(mut feed, mut events, mut ended)| async move {
         loop {

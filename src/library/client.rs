@@ -216,6 +216,13 @@ impl<'a> Enqueue<'a> {
         self
     }
 
+    /// What the run belongs to together with other runs: a conversation, an order. Logs and traces name it; the run's children are of
+    /// it, too.
+    pub fn session(mut self, id: impl Into<String>) -> Self {
+        self.job.session_id = Some(id.into());
+        self
+    }
+
     /// Something to find the run by.
     pub fn label(mut self, key: &str, value: impl Into<serde_json::Value>) -> Self {
         self.job.labels[key] = value.into();

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::engine::{self, Halt, StepDone};
 use crate::model::{Failure, Payload, RunId, StepKey, code};
-use crate::steps::StepCx;
+use crate::steps::{LogLevel, StepCx, log_here};
 
 use super::child::ChildCall;
 use super::map::MapCall;
@@ -49,6 +49,31 @@ impl<'r> Ctx<'r> {
     #[must_use]
     pub fn scheduled_for(&self) -> DateTime<Utc> {
         self.run.info().scheduled_for
+    }
+
+    /// What the run belongs to together with other runs, as its enqueuer said ([`Enqueue::session`](crate::Enqueue::session)).
+    #[must_use]
+    pub fn session_id(&self) -> Option<&str> {
+        self.run.info().session_id.as_deref()
+    }
+
+    /// Writes a line into the log of the step at work (`stepd logs`, `stepd.logs`), from within its code. Never waits. Between steps there
+    /// is no log to write to: that code runs again at each start of the run.
+    ///
+    /// ```
+    /// # use stepd::{Ctx, Halt};
+    /// # async fn pages(n: u64) -> std::io::Result<u64> { Ok(n) }
+    /// async fn print(ctx: &Ctx<'_>, order: u64) -> Result<u64, Halt> {
+    ///     ctx.step("print", || async move {
+    ///         ctx.log(format!("printing the order {order}"));
+    ///         Ok(pages(order).await?)
+    ///     })
+    ///     .await
+    /// }
+    /// # fn main() {}
+    /// ```
+    pub fn log(&self, text: impl std::fmt::Display) {
+        log_here(LogLevel::Info, text);
     }
 
     /// A step: `work` is called for each attempt, and what it returns is recorded as JSON before anything else of the run goes on.

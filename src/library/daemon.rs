@@ -41,6 +41,13 @@ impl Stepd {
         &self.client
     }
 
+    /// What this process has counted, in Prometheus' text format, for a page of your own server (`docs/metrics.md`); the figures of the whole
+    /// database are not among it.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.daemon.metrics_page()
+    }
+
     /// Stops claiming, lets running steps end within the grace time, interrupts the rest (nothing counts against them; they
     /// are resumed by the next process), and writes what is finished. True when all of that was done.
     pub async fn shutdown(self) -> bool {

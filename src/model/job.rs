@@ -160,6 +160,8 @@ pub struct Claimed {
     pub after_failure: bool,
     /// The enqueuer's trace context.
     pub traceparent: Option<String>,
+    /// What it belongs to together with other runs, as the enqueuer says.
+    pub session_id: Option<Arc<str>>,
     /// Does another run wait for its end?
     pub is_child: bool,
     /// Does its unique key outlive it?
@@ -184,6 +186,7 @@ impl Claimed {
             taken: false,
             after_failure: false,
             traceparent: None,
+            session_id: None,
             is_child: false,
             keeps_key: false,
         }

@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_budget_is_spent_when_any_part_of_it_is_and_each_grant_adds_the_whole() {
         let budget = Budget { tokens: Some(100), cost: Some(0.3), calls: Some(5), action: WhenSpent::Approve };
-        let used = |calls, tokens_in, cost| Usage { calls, tokens_in, tokens_out: 1, cost };
+        let used = |calls, tokens_in, cost| Usage { calls, tokens_in, tokens_out: 1, cost, ..Usage::default() };
         assert_eq!(budget.spent(&used(4, 98, 0.2), 0), None);
         assert_eq!(budget.spent(&used(4, 99, 0.2), 0).unwrap(), "100 of 100 tokens");
         assert_eq!(budget.spent(&used(5, 9, 0.2), 0).unwrap(), "5 of 5 calls");

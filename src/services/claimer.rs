@@ -4,6 +4,10 @@
 //! look, twice a second at most while there is work, finds what was committed late below the watermark, and new pairs; it
 //! leaves out what can hold nothing any more (`rules::horizon`). Hints wake the claimer early; the poll is the truth.
 
+mod rate;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +21,7 @@ use crate::db::{Database, DbError, within};
 use crate::engine::Gate;
 use crate::model::WorkerId;
 use crate::rules::horizon::{Horizon, Pair, Place};
+use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
 
 use super::catalog::Catalog;
@@ -24,6 +29,8 @@ use super::presence::Presence;
 use super::progress::Pulse;
 use super::runs::Runs;
 use super::shared::{Backoff, Connectivity, Hints, Stop, stopped};
+
+use rate::Rate;
 
 /// The poll that bounds every wake-up.
 const POLL: Duration = Duration::from_secs(2);
@@ -86,6 +93,8 @@ pub struct Claimer {
     pub hints: Arc<Hints>,
     /// Where to say that Postgres is away.
     pub connectivity: Arc<Connectivity>,
+    /// Where claims are counted.
+    pub metrics: Arc<Metrics>,
     /// Shut while the leases are in doubt.
     pub gate: Gate,
     /// The queues served; `None`: all that are not exclusive.
@@ -128,32 +137,6 @@ struct Position {
     checked: Instant,
 }
 
-/// Runs started a second, smoothed.
-struct Rate {
-    per_second: f64,
-    seen: u64,
-    at: Instant,
-}
-
-impl Rate {
-    fn update(&mut self, started: u64) {
-        let span = self.at.elapsed();
-        if span < Duration::from_millis(20) {
-            return;
-        }
-        #[allow(clippy::cast_precision_loss)]
-        let now = (started - self.seen) as f64 / span.as_secs_f64();
-        self.per_second = 0.5f64.mul_add(self.per_second, 0.5 * now);
-        self.seen = started;
-        self.at = Instant::now();
-    }
-
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    fn ahead(&self) -> usize {
-        ((self.per_second * AHEAD.as_secs_f64()) as usize).min(MAX_AHEAD)
-    }
-}
-
 impl Claimer {
     /// Runs until the stop.
     pub async fn run(self, mut stop: Stop) {
@@ -179,6 +162,7 @@ impl Claimer {
                 }
                 Err(error) => {
                     if error.trouble == crate::db::Trouble::Lost {
+                        self.connectivity.dropped("claimer");
                         // A connection kept from before an outage tells of that outage; one that cannot be made, of a new one.
                         if conn.is_none() {
                             self.connectivity.lost(&error);
@@ -378,7 +362,9 @@ impl Claimer {
             pairs: &pairs,
         };
         self.failpoints.hit("claimer.before_claim").await;
+        let began = Instant::now();
         let rows = within(ANSWERS, claims::claim(conn, &req)).await?;
+        self.count(&rows, began.elapsed());
         let taken = Taken { all: rows.len(), back: rows.iter().filter(|r| r.place.is_none()).count() };
         if taken.all < want {
             p.drained(&pairs);
@@ -390,6 +376,19 @@ impl Claimer {
             self.runs.accept(rows.into_iter().map(|r| r.claimed), p.rate.ahead() / 2);
         }
         Ok(taken)
+    }
+
+    fn count(&self, rows: &[ClaimedRow], took: Duration) {
+        let claims = &self.metrics.claims;
+        claims.duration.took(took);
+        for of_one in rows.chunk_by(|a, b| a.claimed.queue == b.claimed.queue) {
+            let queue = claims.queue(&of_one[0].claimed.queue);
+            queue.runs.inc_by(of_one.len() as u64);
+            // A run that comes back has its first claim behind it.
+            for (ready_at, claimed) in of_one.iter().filter_map(|r| Some((r.place.as_ref()?.1.0, &r.claimed))) {
+                queue.waits.took((claimed.started_at - ready_at).to_std().unwrap_or_default());
+            }
+        }
     }
 
     /// A run that has killed several workers is run alone. True while this worker is emptying itself, or runs it.
@@ -419,6 +418,7 @@ impl Claimer {
             return Ok(false);
         };
         tracing::warn!(run.id = %row.claimed.lease.run(), streak = row.claimed.streak, "running alone: this run has killed several workers");
+        self.metrics.claims.queue(&row.claimed.queue).runs.inc();
         self.runs.accept([row.claimed], 0);
         // However long that run takes.
         self.pulse.rest();
@@ -439,7 +439,7 @@ impl Position {
             look_cost: Duration::ZERO,
             claimed_at: None,
             rotation: 0,
-            rate: Rate { per_second: 0.0, seen: 0, at: Instant::now() },
+            rate: Rate::new(),
             back: true,
             solo: false,
             emptying: false,
@@ -495,6 +495,3 @@ impl Position {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,7 +3,7 @@
 //! ```text
 //!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
 //!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
-//!                                 scheduler  retention  daily  tables  tracer
+//!                                 scheduler  retention  daily  tables  logs  tracer
 //! ```
 
 pub mod catalog;
@@ -12,6 +12,7 @@ pub mod claimer;
 pub mod daily;
 pub mod export;
 pub mod known;
+pub mod logs;
 pub mod periodic;
 pub mod presence;
 pub mod progress;

@@ -40,7 +40,9 @@ pub async fn drive<P: Periodic>(mut service: P, pulse: Arc<Pulse>, mut stop: Sto
     loop {
         let began = Instant::now();
         pulse.beat();
-        let pause = match service.tick().await {
+        let tick = service.tick().await;
+        pulse.passed(tick.is_ok());
+        let pause = match tick {
             Ok(pause) => {
                 backoff.reset();
                 pause

@@ -207,6 +207,7 @@ impl Keeper {
                     }
                 }
                 Ended::Lost(error) => {
+                    self.s.connectivity.dropped("presence");
                     // Until the row has been read back no step starts: the others may be about to take over.
                     self.s.gate.shut();
                     let lived = self.established.take().is_some_and(|at| at.elapsed() > TICK);

@@ -13,6 +13,17 @@ pub struct Pulse {
     bound: Duration,
     beats: AtomicU64,
     resting: AtomicBool,
+    passes: Passes,
+}
+
+/// What came of a loop's passes.
+#[derive(Debug)]
+struct Passes {
+    born: Instant,
+    /// When the last one succeeded, in milliseconds from then on, and 1; 0: none has.
+    last: AtomicU64,
+    ok: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl Pulse {
@@ -26,6 +37,18 @@ impl Pulse {
     pub fn rest(&self) {
         self.resting.store(true, Ordering::Relaxed);
     }
+
+    /// A pass has been made, well or not.
+    pub fn passed(&self, well: bool) {
+        let passes = &self.passes;
+        if well {
+            let since = u64::try_from(passes.born.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+            passes.last.store(since + 1, Ordering::Relaxed);
+            passes.ok.fetch_add(1, Ordering::Relaxed);
+        } else {
+            passes.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The counters of one daemon.
@@ -37,10 +60,40 @@ pub struct Progress {
 impl Progress {
     /// A counter for a loop, at rest until its first beat.
     pub fn pulse(&self, name: &'static str, bound: Duration) -> Arc<Pulse> {
-        let pulse = Pulse { name, bound, beats: AtomicU64::new(0), resting: AtomicBool::new(true) };
+        let (beats, resting) = (AtomicU64::new(0), AtomicBool::new(true));
+        let (last, ok, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let pulse = Pulse { name, bound, beats, resting, passes: Passes { born: Instant::now(), last, ok, failed } };
         let pulse = Arc::new(pulse);
         self.pulses.lock().unwrap_or_else(PoisonError::into_inner).push(pulse.clone());
         pulse
+    }
+}
+
+/// What a loop that makes passes has come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    /// Which loop.
+    pub name: &'static str,
+    /// Passes that were made well.
+    pub ok: u64,
+    /// … and those that were not.
+    pub failed: u64,
+    /// How long ago the last one was made well; or the loop began, where none was.
+    pub age: Duration,
+}
+
+impl Progress {
+    /// Every loop that has made a pass.
+    #[must_use]
+    pub fn passes(&self) -> Vec<Passed> {
+        let pulses = self.pulses.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = pulses.iter().map(|pulse| {
+            let (name, passes) = (pulse.name, &pulse.passes);
+            let last = Duration::from_millis(passes.last.load(Ordering::Relaxed).saturating_sub(1));
+            let age = passes.born.elapsed().saturating_sub(last);
+            Passed { name, ok: passes.ok.load(Ordering::Relaxed), failed: passes.failed.load(Ordering::Relaxed), age }
+        });
+        passed.filter(|p| p.ok + p.failed > 0).collect()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -13,6 +14,7 @@ use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
 use crate::model::{Claimed, Lease, RunId, StepKey, WorkerId};
 use crate::steps::StopReason;
 use crate::telemetry::context::{self, Place};
+use crate::telemetry::step_log::StepLog;
 
 use super::catalog::Catalog;
 use super::shared::Hints;
@@ -151,20 +153,38 @@ impl Runs {
         while let Some((claimed, inbox)) = next {
             let run = claimed.lease.run();
             self.started.fetch_add(1, Ordering::Relaxed);
-            let name = claimed.workflow.clone();
-            let place = Place { run, worker: claimed.lease.worker(), step: None };
+            let (name, since) = (claimed.workflow.clone(), claimed.started_at);
+            let session_id = claimed.session_id.clone();
+            let place = Place { run, worker: claimed.lease.worker(), session_id, step: None, log: StepLog::default() };
             let work = async {
+                tracing::debug!(workflow = &*name, epoch = claimed.lease.epoch(), "run taken up");
                 let workflow = self.catalog.workflow(&claimed.workflow, claimed.definition).await;
                 crate::engine::run(claimed, workflow, self.ports.clone(), inbox.clone()).await
             };
-            let work = std::pin::pin!(std::panic::AssertUnwindSafe(work).catch_unwind());
-            match context::within(Some(place), work).await {
-                Ok(outcome) => report(run, &name, outcome),
-                // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
-                Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
-            }
+            let told = async {
+                match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+                    Ok(outcome) => self.report(run, (&name, since), outcome),
+                    // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
+                    Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
+                }
+            };
+            context::within(Some(place), std::pin::pin!(told)).await;
             next = self.after(run, &inbox);
         }
+    }
+
+    /// Counts what came of a run whose first claim was at `since`, and tells it.
+    fn report(&self, run: RunId, (workflow, since): (&str, DateTime<Utc>), outcome: Outcome) {
+        let work = &self.ports.metrics.work;
+        work.left(outcome.word());
+        match (outcome, outcome.ends()) {
+            (_, Some(state)) => {
+                work.run_ended(workflow, state, (self.ports.clock.now() - since).to_std().unwrap_or_default());
+            }
+            (Outcome::Resuming, None) => work.resumes(workflow),
+            _ => {}
+        }
+        tell(run, workflow, outcome);
     }
 
     fn after(self: &Arc<Self>, run: RunId, inbox: &Arc<Inbox>) -> Option<(Box<Claimed>, Arc<Inbox>)> {
@@ -319,7 +339,7 @@ impl Runs {
     }
 }
 
-fn report(run: RunId, workflow: &str, outcome: Outcome) {
+fn tell(run: RunId, workflow: &str, outcome: Outcome) {
     match outcome {
         Outcome::Done | Outcome::Suspended => tracing::debug!(run.id = %run, workflow, ?outcome, "run left"),
         Outcome::Failed | Outcome::Resuming | Outcome::Cancelled | Outcome::Paused | Outcome::Interrupted => {
@@ -337,6 +357,8 @@ mod tests {
     use crate::engine::{Gate, MemoryJournal, ServerClock};
     use crate::model::Payload;
     use crate::steps::Registry;
+    use crate::telemetry::failures::Failures;
+    use crate::telemetry::step_log::StepLogs;
 
     fn claimed(n: u128) -> Claimed {
         Claimed::of(RunId(Uuid::from_u128(n)), 1, "w", Payload::null())
@@ -351,6 +373,8 @@ mod tests {
             gate: Gate::always_open(),
             clock: Arc::new(ServerClock::new(chrono::DateTime::UNIX_EPOCH)),
             max_output: 1,
+            logs: StepLogs::new(0),
+            failures: Failures::default(),
             traces: None,
         };
         let db = crate::db::Database::new(

@@ -8,6 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::db::schedules::{self, Schedule};
 use crate::db::{Database, DbError, Trouble};
 use crate::rules::cron::{CatchUp, Cron};
+use crate::telemetry::metrics::Metrics;
 
 use super::periodic::Periodic;
 use super::shared::Hints;
@@ -27,6 +28,8 @@ pub struct Scheduler {
     pub db: Database,
     /// Where wake-ups come from.
     pub hints: Arc<Hints>,
+    /// Where the runs are counted that it starts.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Periodic for Scheduler {
@@ -72,6 +75,7 @@ impl Scheduler {
         let next = cron.next(s.now);
         match self.db.ask(async |conn| schedules::fire(conn, s, &due, next).await).await {
             Ok(Some(runs)) if runs > 0 => {
+                self.metrics.services.scheduled.inc_by(u64::try_from(runs).unwrap_or(0));
                 let instant = due.last().map(DateTime::to_rfc3339);
                 tracing::info!(workflow, instant, runs, "a schedule has started a run");
                 self.hints.claim.notify_one();

@@ -1,10 +1,12 @@
 //! What the services tell each other: hints to look, and whether Postgres is there.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
+
+use crate::telemetry::metrics::Metrics;
 
 /// Reasons to look before the next poll. A hint is never the only way: every consumer polls too.
 #[derive(Debug, Default)]
@@ -44,9 +46,10 @@ impl Hints {
 }
 
 /// Says once when Postgres goes away and once when it is back, however many services notice.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connectivity {
     state: Mutex<Known>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +63,17 @@ struct Known {
 const ECHO: Duration = Duration::from_secs(1);
 
 impl Connectivity {
+    /// There, as far as is known.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { state: Mutex::default(), metrics }
+    }
+
+    /// The connection of a service, or a try to make one, has failed: perhaps only that one.
+    pub fn dropped(&self, service: &str) {
+        self.metrics.services.connection_lost(service);
+    }
+
     /// Is Postgres away, as far as is known?
     #[must_use]
     pub fn is_away(&self) -> bool {
@@ -85,6 +99,9 @@ impl Connectivity {
         let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let news = !known.away && known.back_at.is_none_or(|at| at.elapsed() > ECHO);
         known.away |= news;
+        if news {
+            self.metrics.services.outages.inc();
+        }
         news
     }
 

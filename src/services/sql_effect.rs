@@ -11,6 +11,7 @@ use crate::db::sql_step::{
 use crate::db::{Database, waits};
 use crate::model::{Failure, Payload, SqlRequest, SqlResult, code};
 use crate::steps::{BoxFuture, Flow, SqlEffect, StepCx, StepOutput};
+use crate::telemetry::redact;
 use crate::testing::Failpoints;
 
 use super::shared::Backoff;
@@ -116,7 +117,7 @@ fn has_outcome(failure: &Failure, outcome: &str) -> bool {
 
 /// Shapes the result and commits it under the lease, inside the statement's transaction.
 async fn checkpoint(conn: &mut PgConnection, cx: &StepCx, result: SqlResult) -> Result<Payload, Failure> {
-    let output = (cx.shape)(StepOutput::from(result))?;
+    let output = redact::recorded((cx.shape)(StepOutput::from(result))?);
     let done = FinishedStep {
         run: cx.run.0,
         worker: cx.worker.0,

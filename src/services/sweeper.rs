@@ -11,6 +11,7 @@ use crate::db::{Database, Trouble, liveness, maintenance};
 use crate::model::WorkerId;
 use crate::os::evidence;
 use crate::rules::sweep::Suspect;
+use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
 
 use super::presence::Presence;
@@ -41,6 +42,8 @@ pub struct Sweeper {
     pub suspects: mpsc::Receiver<Suspect>,
     /// Proof that it turns.
     pub pulse: Arc<Pulse>,
+    /// Where take-overs are counted.
+    pub metrics: Arc<Metrics>,
     /// For tests.
     pub failpoints: Failpoints,
 }
@@ -82,6 +85,9 @@ impl Sweeper {
             match self.db.ask(async |conn| liveness::take_over(conn, worker, by_lock, beat, me.0).await).await {
                 Ok(Some(done)) => {
                     self.failpoints.hit("sweeper.after_take_over").await;
+                    let counted = &self.metrics.services;
+                    if suspect.by_lock { &counted.by_lock } else { &counted.by_lease }.inc();
+                    self.count(done.requeued, done.quarantined);
                     tracing::warn!(
                         dead.worker = %suspect.worker, found_by = if suspect.by_lock { "lock" } else { "lease" },
                         requeued = done.requeued, quarantined = done.quarantined, locked = done.locked, "took over a dead worker's runs"
@@ -108,12 +114,19 @@ impl Sweeper {
         None
     }
 
+    fn count(&self, requeued: i32, quarantined: i32) {
+        let number = |n: i32| u64::try_from(n).unwrap_or(0);
+        self.metrics.services.taken.inc_by(number(requeued));
+        self.metrics.services.quarantined.inc_by(number(quarantined));
+    }
+
     /// Runs that somebody had locked when their worker was taken over. Should this worker die before them, the repair finds them.
     async fn fetch(&self, left: Vec<Left>) -> Vec<Left> {
         let mut still = Vec::new();
         for one in left {
             match self.db.ask(async |conn| liveness::requeue(conn, one.victim, &one.evidence).await).await {
                 Ok(Some(done)) if done.requeued + done.quarantined > 0 => {
+                    self.count(done.requeued, done.quarantined);
                     tracing::info!(dead.worker = %one.victim, requeued = done.requeued, quarantined = done.quarantined,
                         locked = done.locked, "took over runs that somebody had locked");
                     self.hints.claim.notify_one();
@@ -151,13 +164,16 @@ impl Sweeper {
         let (batch, after) = (repair.batch, repair.after);
         match self.db.ask(async |conn| maintenance::repair(conn, batch, after).await).await {
             Ok((mended, last)) => {
+                self.pulse.passed(true);
                 if mended > 0 {
+                    self.metrics.services.mended.inc_by(u64::try_from(mended).unwrap_or(0));
                     tracing::info!(mended, "mended lost wake-ups");
                 }
                 repair.batch = (repair.batch * 2).min(REPAIR_BATCH);
                 repair.after = last;
             }
             Err(error) => {
+                self.pulse.passed(false);
                 // Perhaps it took too long: rather less at a time than never past these rows.
                 tracing::debug!(%error, "repair failed");
                 repair.batch = (repair.batch / 2).max(1);

@@ -11,7 +11,7 @@ mod plain;
 mod records;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, mpsc};
@@ -21,6 +21,7 @@ use crate::db::{Database, DbError, Trouble, children, waits, within};
 use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
 use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
+use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
 
 use super::progress::{Progress, Pulse};
@@ -83,6 +84,7 @@ impl PgJournal {
         hints: &Arc<Hints>,
         connectivity: &Arc<Connectivity>,
         progress: &Progress,
+        metrics: &Arc<Metrics>,
         failpoints: &Failpoints,
     ) -> (Self, Writers) {
         let mut tasks = Writers::new();
@@ -95,6 +97,7 @@ impl PgJournal {
                     hints: hints.clone(),
                     connectivity: connectivity.clone(),
                     pulse: progress.pulse(name, BOUND),
+                    metrics: metrics.clone(),
                     failpoints: failpoints.clone(),
                     conn: None,
                     parked: Vec::new(),
@@ -232,6 +235,7 @@ struct Writer {
     hints: Arc<Hints>,
     connectivity: Arc<Connectivity>,
     pulse: Arc<Pulse>,
+    metrics: Arc<Metrics>,
     failpoints: Failpoints,
     conn: Option<PgConnection>,
     parked: Vec<Parked>,
@@ -304,6 +308,7 @@ impl Writer {
         let (ready, parked) = std::mem::take(&mut self.parked).into_iter().partition(|p| p.due <= due);
         self.parked = parked;
         for one in Vec::<Parked>::into_iter(ready) {
+            self.metrics.services.parked.dec();
             self.tries = one.tries;
             self.commit(vec![one.group]).await;
         }
@@ -316,6 +321,7 @@ impl Writer {
             tracing::warn!(%error, run.id = %group.run, "a run's records wait behind somebody's lock; the other runs go on");
         }
         let pause = Duration::from_millis(100).saturating_mul(1 << self.tries.min(5)).min(Duration::from_secs(2));
+        self.metrics.services.parked.inc();
         self.parked.push(Parked { group, due: tokio::time::Instant::now() + pause, tries: self.tries + 1 });
     }
 
@@ -368,6 +374,7 @@ impl Writer {
             self.failpoints.hit("writer.before_commit").await;
             let common = if general { None } else { plain::of(&groups) };
             let was_common = common.is_some();
+            let began = Instant::now();
             let result = match common {
                 Some(batch) => within(ANSWERS, batch.commit(&mut conn, worker)).await,
                 None => within(ANSWERS, columns(&groups).commit(&mut conn, worker)).await,
@@ -377,10 +384,13 @@ impl Writer {
                 Ok(lost) => {
                     self.conn = Some(conn);
                     backoff.reset();
+                    self.metrics.services.batch.held(groups.len());
+                    self.metrics.services.commit.took(began.elapsed());
                     self.committed(groups, &lost);
                 }
                 Err(error) if error.trouble == Trouble::Lost => {
                     // Perhaps only this connection, kept from before an outage; whether Postgres is away, the reconnect shows.
+                    self.connectivity.dropped("writer");
                     tracing::debug!(%error, "the writer's connection is gone");
                     unknown = true;
                     todo.push(groups);
@@ -433,6 +443,7 @@ impl Writer {
                 Some(conn)
             }
             Err(error) => {
+                self.connectivity.dropped("writer");
                 self.connectivity.lost(&error);
                 tokio::time::sleep(backoff.pause()).await;
                 None

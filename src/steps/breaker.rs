@@ -39,6 +39,29 @@ struct State {
     trying: bool,
 }
 
+/// How a breaker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circuit {
+    /// Calls are made.
+    Closed,
+    /// The rest is over: one call may try, or is trying.
+    Trying,
+    /// Nobody calls.
+    Open,
+}
+
+impl Circuit {
+    /// 0 closed, 1 open.
+    #[must_use]
+    pub fn openness(self) -> f64 {
+        match self {
+            Self::Closed => 0.0,
+            Self::Trying => 0.5,
+            Self::Open => 1.0,
+        }
+    }
+}
+
 /// The right to make one call.
 #[derive(Debug)]
 pub(super) struct Permit<'a> {
@@ -62,6 +85,15 @@ impl Breaker {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it stands now.
+    pub(super) fn circuit(&self) -> Circuit {
+        match self.state().open_until {
+            None => Circuit::Closed,
+            Some(until) if until <= Instant::now() => Circuit::Trying,
+            Some(_) => Circuit::Open,
+        }
     }
 
     /// May a call be made? If not, how long it is to wait.
@@ -173,8 +205,10 @@ mod tests {
     async fn after_five_failures_nobody_calls_until_one_tries_and_finds_it_up() {
         let breaker = Breaker::new("it".into(), Duration::from_secs(30));
         for _ in 0..FAILURES {
+            assert_eq!(breaker.circuit(), Circuit::Closed);
             assert_eq!(call(&breaker, down()).await, "failed");
         }
+        assert_eq!(breaker.circuit(), Circuit::Open);
         for _ in 0..3 {
             assert_eq!(call(&breaker, Ok(())).await, "waits");
         }
@@ -182,12 +216,14 @@ mod tests {
         assert_eq!(call(&breaker, Ok(())).await, "waits");
         tokio::time::advance(Duration::from_secs(1)).await;
         let trying = breaker.enter().unwrap();
+        assert_eq!(breaker.circuit(), Circuit::Trying);
         assert_eq!(call(&breaker, Ok(())).await, "waits", "one at a time");
         drop(trying);
         assert_eq!(call(&breaker, down()).await, "waits", "what tries in vain uses up nothing");
         assert_eq!(call(&breaker, Ok(())).await, "waits", "and it rests again");
         tokio::time::advance(Duration::from_secs(30)).await;
         assert_eq!(call(&breaker, Ok(())).await, "done");
+        assert_eq!(breaker.circuit(), Circuit::Closed);
         assert_eq!(call(&breaker, down()).await, "failed", "closed");
     }
 

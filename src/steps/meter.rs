@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::model::{Failure, StepKey, Usage, code};
 use crate::rules::budget::Budget;
+use crate::telemetry::metrics::Metrics;
 
 /// One run's.
 #[derive(Debug, Default)]
 pub struct Meter {
+    /// The run's workflow, and where the process counts what its models use.
+    told: Option<(Arc<str>, Arc<Metrics>)>,
     budget: OnceLock<Budget>,
     /// Has anything been used? Most runs never call a model, and their steps never lock.
     used: AtomicBool,
@@ -24,6 +28,12 @@ struct State {
 }
 
 impl Meter {
+    /// Of a run of this workflow.
+    #[must_use]
+    pub fn of(workflow: Arc<str>, metrics: Arc<Metrics>) -> Self {
+        Self { told: Some((workflow, metrics)), ..Self::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,24 +67,38 @@ impl Meter {
         budget.spent(&state.total, state.granted)
     }
 
-    /// Counts a call before it starts.
+    /// Counts a call of a model before it starts.
     ///
     /// # Errors
     /// `budget_exceeded`: it must not start.
-    pub fn begin_call(&self, key: &StepKey) -> Result<(), Failure> {
+    pub fn begin_call(&self, key: &StepKey, model: &str) -> Result<(), Failure> {
         let mut state = self.state();
         if let Some(spent) = self.budget.get().and_then(|budget| budget.spent(&state.total, state.granted)) {
             return Err(over(&spent));
         }
         state.add(key, Usage { calls: 1, ..Usage::default() });
+        drop(state);
         self.used.store(true, Ordering::Release);
+        if let Some((workflow, metrics)) = &self.told {
+            metrics.models.called(workflow, model);
+        }
         Ok(())
     }
 
-    /// Counts what a call has used.
-    pub fn add(&self, key: &StepKey, usage: Usage) {
+    /// Counts what a call of a model has used.
+    pub fn add(&self, key: &StepKey, model: &str, usage: Usage) {
         self.state().add(key, usage);
         self.used.store(true, Ordering::Release);
+        if let Some((workflow, metrics)) = &self.told {
+            metrics.models.used(workflow, model, &usage);
+        }
+    }
+
+    /// Counts how long a call of a model took, however it went.
+    pub fn took(&self, model: &str, span: Duration) {
+        if let Some((_, metrics)) = &self.told {
+            metrics.models.took(model, span);
+        }
     }
 
     /// What an attempt has used; the next one begins at nothing.
@@ -108,21 +132,21 @@ mod tests {
         let (meter, key) = (Meter::default(), StepKey::new("a"));
         meter.limit(Budget { calls: Some(2), ..Budget::default() });
         meter.recall(Usage { calls: 1, tokens_in: 7, ..Usage::default() });
-        meter.begin_call(&key).unwrap();
-        meter.add(&key, Usage { tokens_in: 5, ..Usage::default() });
-        assert_eq!(meter.begin_call(&key).unwrap_err().code, "budget_exceeded");
+        meter.begin_call(&key, "m").unwrap();
+        meter.add(&key, "m", Usage { tokens_in: 5, ..Usage::default() });
+        assert_eq!(meter.begin_call(&key, "m").unwrap_err().code, "budget_exceeded");
         assert_eq!(meter.take(&key), Some(Usage { calls: 1, tokens_in: 5, ..Usage::default() }));
         assert_eq!(meter.take(&key), None);
         assert_eq!(meter.spent().as_deref(), Some("2 of 2 calls"));
         meter.grant();
-        meter.begin_call(&key).unwrap();
+        meter.begin_call(&key, "m").unwrap();
     }
 
     #[test]
     fn without_a_budget_nothing_is_refused() {
         let (meter, key) = (Meter::default(), StepKey::new("a"));
         assert_eq!(meter.take(&key), None);
-        (0..100).for_each(|_| meter.begin_call(&key).unwrap());
+        (0..100).for_each(|_| meter.begin_call(&key, "m").unwrap());
         assert_eq!(meter.spent(), None);
     }
 }

@@ -17,6 +17,7 @@ mod testing;
 
 use std::sync::Arc;
 
+pub use breaker::Circuit;
 pub use calls::{Calling, Calls};
 pub use child::{CHILD, Child, ChildRequest, Children};
 pub use http::{Allowed, Http, HttpOptions, InvalidTarget};
@@ -28,8 +29,8 @@ pub use plain::{Approve, Set, Sleep, WaitFor};
 pub use process::{Exec, ProcessOptions, Run, guard_main, kill_marked_on_end_of_input, kinds as process_kinds};
 pub use sql::{AtLeastOnce, Sql, SqlEffect};
 pub use step::{
-    After, BoxFuture, Flow, Question, Registry, Reply, Secrets, Shape, Step, StepCx, StepOutput, StopReason,
-    StopSignal, StopTrigger, stop_pair,
+    After, BoxFuture, Flow, LogLevel, Question, Registry, Reply, Secrets, Shape, Step, StepCx, StepLog, StepOutput,
+    StopReason, StopSignal, StopTrigger, log_here, stop_pair,
 };
 
 /// How the kinds do their work.

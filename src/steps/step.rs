@@ -1,6 +1,7 @@
 //! What a kind of step is, and what its code is given.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +12,9 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::model::{Failure, Payload, RunId, StepKey, Wait, WorkerId};
+use crate::telemetry::context;
+use crate::telemetry::step_log::Stream;
+pub use crate::telemetry::step_log::{LogLevel, StepLog};
 
 use super::calls::Calls;
 use super::meter::Meter;
@@ -231,6 +235,8 @@ pub struct StepCx {
     pub seq: i32,
     /// The trace context to hand on.
     pub traceparent: Option<Arc<str>>,
+    /// What the run belongs to together with other runs, as its enqueuer says.
+    pub session_id: Option<Arc<str>>,
     /// When the step's first attempt started, by the server's clock carried on monotonically.
     pub started_at: chrono::DateTime<chrono::Utc>,
     /// What people call the step, where it has a label.
@@ -247,13 +253,34 @@ pub struct StepCx {
     pub kept: Option<Value>,
     /// The answer to the question for which it was kept.
     pub reply: Option<Reply>,
+    /// What the attempt has to say while it works.
+    pub log: StepLog,
 }
 
 impl StepCx {
+    /// Writes a line into the attempt's log (`stepd logs`, `stepd.logs`). Never waits.
+    pub fn log(&self, text: impl fmt::Display) {
+        self.log_as(LogLevel::Info, text);
+    }
+
+    /// As [`StepCx::log`], with what the line matters.
+    pub fn log_as(&self, level: LogLevel, text: impl fmt::Display) {
+        if self.log.is_kept() {
+            self.log.push(Stream::Code, level, &text.to_string());
+        }
+    }
+
     /// `<run id>/<step key>`: the same on every attempt and resume. Made on demand: most steps never ask.
     #[must_use]
     pub fn idempotency_key(&self) -> Arc<str> {
         format!("{}/{}", self.run, self.key).into()
+    }
+}
+
+/// As [`StepCx::log_as`], for whatever attempt is at work here; outside of one nothing is written.
+pub fn log_here(level: LogLevel, text: impl fmt::Display) {
+    if let Some(place) = context::here().filter(|place| place.log.is_kept()) {
+        place.log.push(Stream::Code, level, &text.to_string());
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Payload, RunId, StepKey, WorkerId};
+use crate::telemetry::step_log::StepLog;
 
 use super::step::{StepCx, StepOutput, StopTrigger, stop_pair};
 
@@ -19,6 +20,7 @@ pub(crate) fn context() -> (StepCx, StopTrigger) {
         worker: WorkerId(uuid::Uuid::new_v4()),
         seq: 1,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        session_id: Some("conversation 7".into()),
         started_at: chrono::DateTime::UNIX_EPOCH,
         label: None,
         shape: Arc::new(|out: StepOutput| Ok(Payload::from_value(&out.default))),
@@ -27,6 +29,7 @@ pub(crate) fn context() -> (StepCx, StopTrigger) {
         calls: None,
         kept: None,
         reply: None,
+        log: StepLog::default(),
     };
     (cx, trigger)
 }

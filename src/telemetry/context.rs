@@ -1,13 +1,16 @@
 //! What this thread works on just now: the run, the step and the attempt that log lines name.
 //!
-//! Not spans: ten thousand runs in flight would hold two of them each, and pay for them at every poll. A place is five words
+//! Not spans: ten thousand runs in flight would hold two of them each, and pay for them at every poll. A place is eight words
 //! in the future that it belongs to; only a line that is really written looks at it. So lines of libraries have it, too.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 
 use crate::model::{RunId, StepKey, WorkerId};
+
+use super::step_log::StepLog;
 
 /// Whose work it is.
 #[derive(Clone, Debug)]
@@ -16,8 +19,12 @@ pub struct Place {
     pub run: RunId,
     /// The registration that has it.
     pub worker: WorkerId,
+    /// What the run belongs to together with other runs.
+    pub session_id: Option<Arc<str>>,
     /// The step, and its attempt.
     pub step: Option<(StepKey, u32)>,
+    /// Where the attempt writes.
+    pub log: StepLog,
 }
 
 thread_local! {
@@ -68,7 +75,7 @@ mod tests {
 
     fn place(attempt: u32) -> Option<Place> {
         let (run, worker) = (RunId(uuid::Uuid::now_v7()), WorkerId(uuid::Uuid::new_v4()));
-        Some(Place { run, worker, step: Some((StepKey::new("a"), attempt)) })
+        Some(Place { run, worker, session_id: None, step: Some((StepKey::new("a"), attempt)), log: StepLog::default() })
     }
 
     fn attempt() -> Option<u32> {

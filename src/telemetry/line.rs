@@ -41,8 +41,11 @@ impl Line {
         event.record(&mut line);
         let here = context::here();
         let worker = here.as_ref().map(|p| p.worker).or(worker);
-        if let Some(Place { run, step, .. }) = here {
+        if let Some(Place { run, step, session_id, .. }) = here {
             line.add("run.id", || run.to_string().into());
+            if let Some(session) = session_id {
+                line.add("session.id", || redact::hide(&session).into());
+            }
             if let Some((key, attempt)) = step {
                 line.add("step.key", || redact::hide(key.as_str()).into());
                 line.add("attempt", || attempt.into());

@@ -128,6 +128,7 @@ mod tests {
     use crate::model::{RunId, StepKey};
     use crate::telemetry::context::{Place, within};
     use crate::telemetry::redact;
+    use crate::telemetry::step_log::StepLog;
     use std::sync::{Arc, Mutex};
 
     /// Keeps the lines.
@@ -149,7 +150,8 @@ mod tests {
     fn a_line_names_the_run_the_step_the_attempt_the_worker_and_the_trace() {
         let run = RunId(uuid::Uuid::now_v7());
         let worker = WorkerId(uuid::Uuid::new_v4());
-        let place = Place { run, worker, step: Some((StepKey::new("charge[3]"), 2)) };
+        let step = Some((StepKey::new("charge[3]"), 2));
+        let place = Place { run, worker, session_id: Some("chat 7".into()), step, log: StepLog::default() };
         let lines = logged(|| {
             futures_util::FutureExt::now_or_never(within(Some(place), async {
                 tracing::info!(amount = 5, ok = true, "charged");
@@ -162,6 +164,7 @@ mod tests {
         assert_eq!(json["run.id"], run.to_string());
         assert_eq!(json["trace_id"], run.0.simple().to_string());
         assert_eq!(json["worker.id"], worker.to_string());
+        assert_eq!(json["session.id"], "chat 7");
         assert_eq!((&json["step.key"], &json["attempt"]), (&"charge[3]".into(), &2.into()));
         assert_eq!((&json["message"], &json["amount"], &json["ok"]), (&"charged".into(), &5.into(), &true.into()));
         assert!(json["timestamp"].as_str().unwrap().ends_with('Z'));

@@ -2,8 +2,11 @@
 
 pub mod context;
 pub(crate) mod escape;
+pub mod failures;
 mod journal;
 mod line;
 pub mod logs;
+pub mod metrics;
 pub mod redact;
+pub mod step_log;
 pub mod traces;

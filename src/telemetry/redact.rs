@@ -16,6 +16,9 @@ const HIDDEN: &str = "***";
 /// Shorter ones hide nothing worth hiding, and would turn every second word into asterisks.
 const SHORTEST: usize = 4;
 
+/// As much of a line of a longer secret.
+const SHORTEST_LINE: usize = 8;
+
 /// What is hidden, in all its forms, the longest first: one secret may be the beginning of another.
 struct Set(RwLock<Option<Arc<[String]>>>);
 
@@ -50,6 +53,40 @@ pub fn add(secrets: &[String], passwords: &[String]) {
 #[must_use]
 pub fn hide(text: &str) -> Cow<'_, str> {
     hidden(text, TOLD.forms().as_deref().unwrap_or_default())
+}
+
+/// A text that was cut: what is left at its end of a secret is hidden, too.
+#[must_use]
+pub fn hide_end(text: &str) -> Cow<'_, str> {
+    let forms = TOLD.forms();
+    let known = |n: usize| {
+        let mut forms = forms.as_deref().unwrap_or_default().iter();
+        text.get(text.len() - n..).is_some_and(|end| forms.any(|form| form.len() > n && form.starts_with(end)))
+    };
+    match cut_at(text, forms.as_deref(), known) {
+        Some(n) => Cow::Owned(format!("{}{HIDDEN}", &text[..text.len() - n])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// A text whose beginning was cut off: what is left there of a secret is hidden, too.
+#[must_use]
+pub fn hide_start(text: &str) -> Cow<'_, str> {
+    let forms = TOLD.forms();
+    let known = |n: usize| {
+        let mut forms = forms.as_deref().unwrap_or_default().iter();
+        text.get(..n).is_some_and(|start| forms.any(|form| form.len() > n && form.ends_with(start)))
+    };
+    match cut_at(text, forms.as_deref(), known) {
+        Some(n) => Cow::Owned(format!("{HIDDEN}{}", &text[n..])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// The longest piece of a text's end or beginning that is a piece of a form; none where too little is left of it to be worth hiding.
+fn cut_at(text: &str, forms: Option<&[String]>, is_piece: impl Fn(usize) -> bool) -> Option<usize> {
+    let longest = forms?.first()?.len().min(text.len());
+    (SHORTEST..=longest).rev().find(|n| is_piece(*n))
 }
 
 /// A value with no secrets in its texts.
@@ -99,6 +136,9 @@ fn forms(secret: &str) -> Vec<String> {
     }
     let json = Value::from(secret).to_string();
     let mut forms = vec![secret.to_owned(), json[1..json.len() - 1].to_owned()];
+    // A key of several lines, where it is told line by line.
+    let lines = secret.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE);
+    forms.extend(lines.filter(|line| *line != secret).map(ToOwned::to_owned));
     let percent = percent_encoded(secret);
     forms.extend([lower_hex(&percent), percent.replace("%20", "+"), percent]);
     for before in 0..3 {
@@ -158,6 +198,15 @@ mod tests {
             let hidden = hidden(text, &forms);
             assert!(hidden.contains("***") && hidden.len() < 14, "{text}: {hidden}");
         }
+    }
+
+    #[test]
+    fn a_secret_of_several_lines_is_hidden_line_by_line_and_a_piece_of_one_at_a_cut() {
+        add(&["-----BEGIN KEY-----\nMC4CAQAwBQYDK2Vw\nBCIEINTuctv5E1hK\n-----END KEY-----\n".to_owned()], &[]);
+        assert_eq!(hide("2: BCIEINTuctv5E1hK"), "2: ***");
+        assert_eq!((&*hide_end("abc BCIEINTuct"), &*hide_start("Ctv5E1hK abc")), ("abc ***", "Ctv5E1hK abc"));
+        assert_eq!((&*hide_end("BCI"), &*hide_start("ctv5E1hK abc")), ("BCI", "*** abc"));
+        assert_eq!(hide_end("nothing of it"), "nothing of it");
     }
 
     #[test]

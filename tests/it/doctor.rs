@@ -66,7 +66,8 @@ async fn nothing_is_wrong_where_nothing_is_wrong() {
             "workers",
             "queue lag",
             "runs without a worker",
-            "disk"
+            "disk",
+            "tool servers"
         ]
     );
     // How full this machine's disk is, is not for this test to say. And it is a superuser: that is noted, and no more.

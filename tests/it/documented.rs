@@ -47,24 +47,28 @@ async fn every_query_of_the_handbook_runs_as_its_role_and_finds_what_it_says() {
         tx.commit().await.unwrap();
         let wanted = match name.as_str() {
             "" => None,
-            "Recent runs" => Some(22..=22),
+            "Recent runs" => Some(23..=23),
             "Failed runs with their failed step" => Some(1..=1),
             "Average step duration by name" => Some(2..=2),
             // None has completed before somebody approves.
             "p95 by workflow, of the runs that are there" => Some(0..=0),
-            "Who is asked for what" => Some(20..=22),
-            "What happened to the newest run, and who did it" | "Every try of its steps" => None,
+            "Who is asked for what" => Some(21..=23),
+            "What happened to the newest run, and who did it"
+            | "Every try of its steps"
+            | "What its steps have written (docs/logs.md)" => None,
             "The last thirty days, by workflow"
             | "Day by day"
             | "What fails most"
             | "Queues, the longest wait first" => Some(1..=1),
+            "Runs of a session" => Some(1..=1),
+            "What models cost, by day and concurrency key" | "What models cost, by a label" => Some(0..=0),
             "What a run waits for, in a sentence" | "Runs with a label" => Some(20..=20),
             other => panic!("what does {other:?} find?"),
         };
         assert!(wanted.as_ref().is_none_or(|w| w.contains(&rows)), "{name}: {rows} rows, not {wanted:?}");
         if role == "stepd_enqueue" && blocks[n + 1].0 != "stepd_enqueue" {
             wait_until("all ask, or have failed, or wait for their time, and that is counted", SOON, async || {
-                db.count("SELECT count(*) FROM stepd.waiting WHERE waits_for = 'approval'").await == 21
+                db.count("SELECT count(*) FROM stepd.waiting WHERE waits_for = 'approval'").await == 22
                     && db.count("SELECT coalesce(sum(runs), 0)::bigint FROM stepd.daily").await == 1
                     && db.count("SELECT count(*) FROM stepd.jobs WHERE state = 'running'").await == 0
             })

@@ -63,6 +63,8 @@ async fn inputs_and_outputs_are_the_functions_own_types() {
     assert_eq!(keys, ["charge", "items", "items[0].pack", "items[1].pack", "items[2].pack", "mail.charge"]);
     let wrong = stepd.result::<u64>(run).await.unwrap_err();
     assert!(matches!(&wrong, Error::Json(why) if why.contains("asked for")), "{wrong}");
+    let counted = "stepd_runs_ended_total{workflow=\"fulfil\",state=\"completed\"} 1";
+    wait_until("it is counted", SOON, async || stepd.metrics().lines().any(|line| line == counted)).await;
     assert!(stepd.shutdown().await);
 }
 

@@ -14,13 +14,16 @@ const ROLES: [&str; 6] =
 const RELATIONS: &[(&str, &str)] = &[
     ("attempts", "rosd"),
     ("breakers", "rosd"),
+    ("costs", "rosd"),
     ("daily", "rosd"),
+    ("daily_costs", "rosd"),
     ("daily_durations", "rosd"),
     ("daily_failures", "rosd"),
     ("definitions", "rosd"),
     ("history", "rosd"),
     ("jobs", "rosd"),
     ("locks", "rosd"),
+    ("logs", "rosd"),
     ("queues", "rosd"),
     ("runs", "rosd"),
     ("schedules", "rosd"),
@@ -67,8 +70,18 @@ const READ_BY_SERVE: [&str; 8] =
 const WRITTEN_BY_SERVE: [&str; 3] = ["definitions", "deliveries", "workflows"];
 
 /// The user's columns.
-const COLUMNS: [&str; 9] =
-    ["workflow", "input", "queue", "priority", "run_at", "unique_key", "concurrency_key", "labels", "traceparent"];
+const COLUMNS: [&str; 10] = [
+    "workflow",
+    "input",
+    "queue",
+    "priority",
+    "run_at",
+    "unique_key",
+    "concurrency_key",
+    "labels",
+    "traceparent",
+    "session_id",
+];
 
 /// Tries a statement as a role, and takes it back: '' where it went through, else its SQLSTATE.
 const TRY: &str = "CREATE FUNCTION public.try(role_ text, sql_ text) RETURNS text LANGUAGE plpgsql AS $$

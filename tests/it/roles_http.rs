@@ -92,6 +92,7 @@ impl Ground {
             ("post", "/api/executions/{id}/pause") => (of(&waiting), Some(by), 200),
             ("post", "/api/workflows/{id}/trigger") => (of("asks"), Some(by), 200),
             ("get", path) if path.starts_with("/api/workflows/") => (of("asks"), None, 200),
+            ("get", "/api/v1/compare") => (format!("{path}?a={waiting}&b={waiting}"), None, 200),
             ("get", path) if path.ends_with("/ws") => (of(&waiting), None, 426),
             ("get", path) if path.ends_with("/step") || path.ends_with("/state") => {
                 (of(&waiting) + "?key=one", None, 200)

@@ -65,7 +65,7 @@ steps:
     on_error: continue
   - id: slow
     needs: [effect]
-    run: sleep 0.7
+    run: echo "by $STEPD_EPOCH" >&2; sleep 0.7
   - id: nap
     needs: [ask, slow]
     sleep: 300ms
@@ -213,6 +213,10 @@ async fn play(case: &Case, known: HashMap<String, String>) {
 
 /// Every run has ended as it must: each effect in Postgres once, those outside at most once for each claim, each step finished once.
 async fn check(db: &Db, files: &Files, runs: &[String], what: &str) {
+    // What was sent again is there once.
+    let twice =
+        "SELECT count(*) FROM (SELECT FROM stepd.logs GROUP BY run, epoch, key, attempt, line HAVING count(*) > 1) t";
+    assert_eq!(db.count(twice).await, 0, "{what}: lines of logs");
     for run in runs {
         assert_eq!(
             db.state(run).await,

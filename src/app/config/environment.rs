@@ -10,7 +10,7 @@ use super::layer::Layer;
 pub(super) type Variable = (String, Result<String, String>);
 
 /// Variables that are `STEPD_*` and no configuration: read elsewhere, or given to steps.
-const ELSEWHERE: [&str; 10] = [
+const ELSEWHERE: [&str; 11] = [
     "STEPD_CONFIG",
     "STEPD_POSTGRES_BIN",
     "STEPD_FAILPOINTS",
@@ -19,6 +19,7 @@ const ELSEWHERE: [&str; 10] = [
     "STEPD_IDEMPOTENCY_KEY",
     "STEPD_EPOCH",
     "STEPD_ATTEMPT",
+    "STEPD_SESSION_ID",
     "STEPD_ATTEMPT_TOKEN",
     "STEPD_GUARD_TOKEN",
 ];

@@ -59,7 +59,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 48] = [
+pub(super) const KEYS: [Key; 50] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -85,6 +85,8 @@ pub(super) const KEYS: [Key; 48] = [
     key("max_output_bytes", Form::Number(1_024, MAX)),
     key("log_format", Form::Word(&["auto", "json", "pretty", "journald"])),
     key("log_level", Form::Level),
+    key("step_log_bytes", Form::Number(0, MAX)),
+    key("error_log", Form::Path),
     key("http_allow", Form::Texts),
     key("http_listen", Form::Text),
     key("http_hosts", Form::Texts),

@@ -8,6 +8,7 @@ mod environment;
 mod file;
 mod keys;
 mod layer;
+mod outside;
 mod profiles;
 mod shown;
 mod tracing;
@@ -27,6 +28,7 @@ use layer::{Folders, Layer};
 
 pub(crate) use database::hosts_of;
 pub use layer::Complaint;
+pub(crate) use outside::masked;
 pub(crate) use profiles::is_name;
 pub use profiles::{HttpHook, HttpToken, McpServer, Model, TraceTarget};
 pub use shown::Shown;
@@ -69,6 +71,8 @@ pub struct Config {
     pub max_output_bytes: usize,
     pub log_format: String,
     pub log_level: String,
+    pub step_log_bytes: usize,
+    pub error_log: Option<PathBuf>,
     pub http_allow: Vec<String>,
     pub http_listen: String,
     pub http_hosts: Vec<String>,
@@ -123,6 +127,8 @@ impl Default for Config {
             max_output_bytes: 16 << 20,
             log_format: "auto".into(),
             log_level: "info".into(),
+            step_log_bytes: 256 << 10,
+            error_log: None,
             http_allow: Vec::new(),
             http_listen: DEFAULT_LISTEN.into(),
             http_hosts: Vec::new(),
@@ -331,17 +337,15 @@ impl Config {
         let tables =
             self.mcp.values().flat_map(|s| [&s.env, &s.headers]).chain(self.models.values().map(|m| &m.headers));
         let tables = tables.chain(self.traces.values().map(|t| &t.headers));
-        let telling = |name: &str| {
-            let name = name.to_ascii_lowercase();
-            ["authorization", "key", "token", "secret", "password"].iter().any(|word| name.contains(word))
-        };
         let signed = self.http_hooks.values().filter_map(|h| h.secret.as_ref());
-        let told = tables.flatten().filter(move |(name, _)| telling(name)).map(|(_, value)| value);
-        told.chain(signed)
-            .chain(self.models.values().filter_map(|m| m.api_key.as_ref()))
-            .chain(self.traces.values().flat_map(|t| [&t.api_key, &t.secret_key]).flatten())
-            .filter(|v| !v.contains("${{"))
-            .cloned()
+        let traced = self.traces.values().flat_map(|t| [&t.api_key, &t.secret_key]).flatten();
+        let told = tables.clone().flatten().filter(|(name, _)| outside::is_telling(name)).map(|(_, value)| value);
+        let whole = told.chain(signed).chain(traced).chain(self.models.values().filter_map(|m| m.api_key.as_ref()));
+        let urls = self.mcp.values().filter_map(|s| s.url.as_ref());
+        let urls = urls.chain(self.models.values().filter_map(|m| m.base_url.as_ref()));
+        let urls = urls.chain(self.traces.values().filter_map(|t| t.url.as_ref()));
+        let urls = urls.chain(tables.flatten().map(|(_, value)| value));
+        whole.flat_map(|value| outside::credentials(value)).chain(urls.flat_map(|url| outside::in_url(url)))
     }
 
     /// The passwords of databases.

@@ -53,6 +53,8 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_output: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_cached_input: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest_seconds: Option<u64>,
@@ -169,13 +171,14 @@ pub(super) const SERVER: [Key; 10] = [
 ];
 
 /// The parts of a model.
-pub(super) const MODEL: [Key; 9] = [
+pub(super) const MODEL: [Key; 10] = [
     key("base_url", Form::Text),
     key("model", Form::Text),
     secret("api_key", Form::Text),
     secret("headers", Form::Table),
     key("price_input", Form::Price),
     key("price_output", Form::Price),
+    key("price_cached_input", Form::Price),
     key("timeout_seconds", Form::Number(1, 86_400)),
     key("rest_seconds", Form::Number(1, 86_400)),
     key("structured", Form::Word(&["schema", "json", "none"])),

@@ -4,7 +4,7 @@ use config::{Value, ValueKind};
 use serde::Serialize;
 
 use super::keys::{Form, KEYS, Key};
-use super::{Config, Loaded, database};
+use super::{Config, Loaded, database, outside};
 
 /// One effective value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,6 +90,7 @@ fn hidden(key: &Key, value: serde_json::Value) -> serde_json::Value {
             database::masked(text).into()
         }
         serde_json::Value::String(_) if key.secret => HIDDEN.into(),
+        serde_json::Value::String(text) if matches!(key.name, "url" | "base_url") => outside::masked(text).into(),
         serde_json::Value::Object(entries) if key.secret => {
             entries.keys().map(|name| (name.clone(), serde_json::Value::from(HIDDEN))).collect()
         }

@@ -309,7 +309,7 @@ fn what_is_wrong_with_a_server_or_a_model_is_said_part_by_part() {
         ":8: `models.big` must be a table: [models.big]; it is a whole number",
         ":10: `price_input` must be a price: a number not below 0; it is `-1`",
         ":11: `structured` must be one of \"schema\", \"json\", \"none\"; it is `xml`",
-        ":12: `models.m` has no `url`; it may have: base_url, model, api_key, headers, price_input, price_output, timeout_seconds, rest_seconds, structured",
+        ":12: `models.m` has no `url`; it may have: base_url, model, api_key, headers, price_input, price_output, price_cached_input, timeout_seconds, rest_seconds, structured",
         "STEPD_MCP__STORE__ULR: `mcp.store` has no part `ulr` here; did you mean `mcp.store.url`?",
         "STEPD_MODELS: `models` is a table; name one of its entries: STEPD_MODELS__NAME",
     ]

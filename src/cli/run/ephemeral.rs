@@ -18,6 +18,8 @@ use crate::model::{
     Claimed, Failure, Lease, Payload, RunId, SqlRequest, StepKey, StepRecord, StepState, WorkerId, code,
 };
 use crate::steps::{BoxFuture, Child, ChildRequest, Children, Flow, Sql, SqlEffect, StepCx, StopReason};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::step_log::StepLogs;
 
 use super::super::follow::{Turning, tell};
 use super::super::output::talk;
@@ -57,6 +59,7 @@ struct Memory {
     workflow: Arc<dyn Workflow>,
     name: Arc<str>,
     input: Payload,
+    session_id: Option<Arc<str>>,
     turning: Turning,
     interrupted: bool,
 }
@@ -65,8 +68,8 @@ struct Memory {
 pub(super) async fn run(
     global: &Global,
     config: &Config,
-    definition: Definition,
-    input: Payload,
+    (definition, input): (Definition, Payload),
+    session_id: Option<String>,
     mut signals: Signals,
 ) -> anyhow::Result<Exit> {
     talk("ephemeral: nothing of this run is kept, and nothing of it survives this process");
@@ -81,6 +84,9 @@ pub(super) async fn run(
         gate: Gate::always_open(),
         clock: Arc::new(clock),
         max_output: config.max_output_bytes,
+        logs: StepLogs::new(0),
+        failures: Failures::default(),
+        metrics: Arc::default(),
         traces: None,
     };
     let name = definition.name.clone();
@@ -91,6 +97,7 @@ pub(super) async fn run(
         workflow: Arc::new(Interpreter::new(Arc::new(definition), build::host(config))),
         name,
         input,
+        session_id: session_id.map(Arc::from),
         turning: Turning::new(),
         interrupted: false,
     };
@@ -173,6 +180,7 @@ impl Memory {
             taken: false,
             after_failure: false,
             traceparent: None,
+            session_id: self.session_id.clone(),
             is_child: false,
             keeps_key: false,
         }

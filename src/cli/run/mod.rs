@@ -51,6 +51,9 @@ pub(super) struct Args {
     /// Something to find the run by; may be given several times
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = values::label)]
     label: Vec<(String, String)>,
+    /// What the run belongs to together with other runs: a conversation, an order
+    #[arg(long, value_name = "SESSION")]
+    session: Option<String>,
     /// Without a database: nothing is kept, nothing survives this process
     #[arg(long)]
     ephemeral: bool,
@@ -80,7 +83,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         })?;
         let definition = adjusted(definition, &args);
         check_input(&definition, &input)?;
-        return ephemeral::run(global, &config, definition, input, signals).await;
+        return ephemeral::run(global, &config, (definition, input), args.session, signals).await;
     }
     let db = Daemon::database(&config)?;
     server::check(&db).await.with_context(|| place(&db))?;
@@ -100,6 +103,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         labels: values::labels(&args.label),
         queue: Some(format!("run-{}", Uuid::now_v7())),
         unique_key: args.key,
+        session_id: args.session,
         ..NewJob::default()
     };
     with_queue(global, config, db, &mut conn, loaded, (&job, args.on_conflict), signals).await

@@ -112,6 +112,7 @@ fn header(run: &RunDetail) -> String {
     lines.extend(run.parent.map(|id| ("parent", id.to_string())));
     lines.extend(used(run.tokens_in, run.tokens_out, run.cost).map(|used| ("models", used)));
     lines.extend(run.unique_key.as_ref().map(|k| ("unique key", clean(k))));
+    lines.extend(run.session_id.as_ref().map(|s| ("session", clean(s))));
     if run.labels != "{}" {
         lines.push(("labels", payload(&run.labels)));
     }
@@ -227,9 +228,9 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
             "id": run.id, "state": run.state, "workflow": run.workflow, "why": run.why, "queue": run.queue, "priority": run.priority,
             "created_at": run.created_at, "run_at": run.run_at, "started_at": run.started_at, "ended_at": run.ended_at,
             "due_at": run.due_at, "step": run.step, "attempts": run.attempts, "resumes": run.resumes, "crashes": run.crashes,
-            "unique_key": run.unique_key, "labels": raw(&run.labels), "created_by": run.created_by, "epoch": run.epoch,
+            "unique_key": run.unique_key, "labels": raw(&run.labels), "created_by": run.created_by, "session_id": run.session_id, "epoch": run.epoch,
             "forked_from": run.forked_from, "from_step": run.from_step, "parent": run.parent,
-            "tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cost": run.cost,
+            "calls": run.calls, "tokens_in": run.tokens_in, "tokens_out": run.tokens_out, "cost": run.cost,
         }),
         input: raw(&run.input),
         output: run.output.as_deref().map(raw),
@@ -240,7 +241,7 @@ fn document(run: &RunDetail, steps: &[StepLine], history: &[HistoryLine]) -> Doc
                 json!({
                     "key": s.key, "label": s.label, "kind": s.kind, "state": s.state, "attempts": s.attempts, "started_at": s.started_at,
                     "ended_at": s.ended_at, "due_at": s.due_at, "event": s.event, "child": s.child, "chosen": s.chosen, "epoch": s.epoch,
-                    "tokens_in": s.tokens_in, "tokens_out": s.tokens_out, "cost": s.cost,
+                    "calls": s.calls, "tokens_in": s.tokens_in, "tokens_out": s.tokens_out, "cost": s.cost,
                     "output": s.output.as_deref().map(raw), "error": s.error.as_deref().map(raw),
                 })
             })

@@ -2,7 +2,7 @@
 -- line's show, the HTTP API; $2 brings the outputs along. Index: checkpoints_pkey.
 SELECT s.seq AS "seq!", s.key AS "key!", s.kind AS "kind!", s.state::text AS "state!", s.attempts AS "attempts!", s.started_at AS "started_at!", s.ended_at, s.due_at,
     s.error_code, s.error_message, CASE WHEN $2 THEN s.output::text END AS output, s.error::text AS error, s.event, s.epoch AS "epoch!", s.label, s.child,
-    s.tokens_in, s.tokens_out, s.cost::float8 AS cost,
+    s.calls, s.tokens_in, s.tokens_out, s.cost::float8 AS cost,
     CASE s.kind WHEN 'switch' THEN s.decision ->> 'case' WHEN 'end' THEN s.decision ->> 'state' END AS chosen
 FROM stepd.steps s WHERE s.run = $1 AND ($3::text[] IS NULL OR s.state::text = ANY ($3)) AND ($4::integer IS NULL OR (s.seq, s.key) > ($4, $5::text))
 ORDER BY s.seq, s.key LIMIT $6

@@ -62,7 +62,7 @@ WITH me AS MATERIALIZED (
 ), stone AS (
     -- A unique key that outlives its run: the row stays, as a tombstone (see stepd_engine.bury).
     UPDATE stepd.jobs j SET state = o.final, lane = 3, due_at = stepd_engine.key_ends(j.unique_keep), worker = NULL, started = false, taken = false,
-        streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, error = NULL, target = NULL
+        streak = 0, definition = NULL, input = '{}', labels = '{}', traceparent = NULL, session_id = NULL, error = NULL, target = NULL
     FROM (SELECT o AS was, x.state::stepd.run_state AS final, l.ctid AS place, l.epoch FROM lease l JOIN unnest($29::uuid[], $30::text[]) AS x(run, state) ON x.run = l.id,
         LATERAL (SELECT o FROM stepd.jobs o WHERE o.ctid = l.ctid OFFSET 0) o(o) WHERE l.keeps OFFSET 0) o
     WHERE j.ctid = ANY (ARRAY(SELECT l.ctid FROM lease l WHERE l.keeps)) AND j.ctid = o.place AND j.epoch = o.epoch AND j.state = 'running' AND j.worker = $1
@@ -71,10 +71,10 @@ WITH me AS MATERIALIZED (
     SELECT * FROM gone UNION ALL SELECT * FROM stone
 ), kept AS (
     INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at, worker,
-        workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, output, error,
+        workflow, queue, input, labels, unique_key, concurrency_key, traceparent, session_id, created_by, output, error,
         last_seq, last_attempts, last_started_at, last_key, last_kind, last_output)
     SELECT g.id, e.state::stepd.run_state, g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, coalesce(g.first_started_at, g.started_at), clock_timestamp(), g.worker,
-        g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by, e.output, e.error,
+        g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.session_id, g.created_by, e.output, e.error,
         e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
     FROM over g JOIN unnest($29::uuid[], $30::text[], $31::text[], $32::text[], $33::integer[], $34::smallint[], $35::timestamptz[],
         $36::text[], $37::text[], $38::text[])

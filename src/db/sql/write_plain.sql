@@ -27,14 +27,14 @@ WITH me AS MATERIALIZED (
     DELETE FROM stepd.jobs j USING ending e
     WHERE j.ctid = e.place AND j.epoch = e.epoch AND j.state = 'running' AND j.worker = $1 AND j.unique_keep IS NULL
     RETURNING j.id, j.epoch, j.definition, j.priority, j.resumes, j.crashes, j.ready_at, j.run_at, coalesce(j.first_started_at, j.started_at) AS started_at, j.workflow, j.queue, j.input, j.labels,
-        j.unique_key, j.concurrency_key, j.traceparent, j.created_by,
+        j.unique_key, j.concurrency_key, j.traceparent, j.session_id, j.created_by,
         e.output, e.last_seq, e.last_attempts, e.last_started_at, e.last_key, e.last_kind, e.last_output
 ), kept AS (
     INSERT INTO stepd_engine.ended (id, state, epoch, definition, priority, resumes, crashes, ready_at, run_at, started_at, ended_at, worker,
-        workflow, queue, input, labels, unique_key, concurrency_key, traceparent, created_by, output,
+        workflow, queue, input, labels, unique_key, concurrency_key, traceparent, session_id, created_by, output,
         last_seq, last_attempts, last_started_at, last_key, last_kind, last_output)
     SELECT g.id, 'completed', g.epoch, g.definition, g.priority, g.resumes, g.crashes, g.ready_at, g.run_at, g.started_at, clock_timestamp(), $1,
-        g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.created_by, g.output,
+        g.workflow, g.queue, g.input, g.labels, g.unique_key, g.concurrency_key, g.traceparent, g.session_id, g.created_by, g.output,
         g.last_seq, g.last_attempts, g.last_started_at, g.last_key, g.last_kind, g.last_output
     FROM gone g
 )

@@ -180,12 +180,29 @@ impl Ctx {
         let now = self.ports.clock.now();
         let open: Vec<_> = self.state().open.values().cloned().collect();
         for mut row in open {
+            self.charge(&mut row);
             row.record.state = StepState::Cancelled;
             row.record.ended_at = Some(now);
             row.wait = None;
             row.due_in = None;
             self.defer(*row);
         }
+    }
+
+    /// Records what attempts have used up that are broken off: whoever repeats them pays again.
+    pub(in crate::engine) fn keep_usage(&self) {
+        let open: Vec<_> = self.state().open.values().cloned().collect();
+        for mut row in open {
+            if self.charge(&mut row) {
+                self.defer(*row);
+            }
+        }
+    }
+
+    /// Adds to a step what its attempt under way has used up; false where that is nothing.
+    fn charge(&self, row: &mut StepRow) -> bool {
+        let used = self.meter.take(&row.record.key);
+        used.map(|used| row.record.usage.get_or_insert_default().add(used)).is_some()
     }
 
     /// Is one of the steps that have not ended a child run?
@@ -203,6 +220,13 @@ impl Ctx {
         }
     }
 
+    /// Counts the end of a step.
+    pub(in crate::engine) fn count_end(&self, record: &StepRecord, state: StepState) {
+        let ended_at = record.ended_at.unwrap_or_else(|| self.ports.clock.now());
+        let took = (ended_at - record.started_at).to_std().unwrap_or_default();
+        self.ports.metrics.work.step_ended(&record.kind, state, took);
+    }
+
     /// Ends a step: records the result and says what it means for the run.
     pub(in crate::engine) fn finish(
         &self,
@@ -213,6 +237,7 @@ impl Ctx {
         record.ended_at = Some(self.ports.clock.now());
         record.epoch = self.epoch;
         record.due_in_ms = None;
+        self.count_end(&record, if result.is_ok() { StepState::Completed } else { StepState::Failed });
         let kept = record.decision.take_if(|decision| Kept::is_all_of(decision));
         match result {
             Ok(output) => {

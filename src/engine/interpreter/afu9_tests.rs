@@ -10,6 +10,8 @@ use super::*;
 use crate::definition::load;
 use crate::model::{Claimed, RunId};
 use crate::steps::{Flow, Registry, StepCx};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::step_log::StepLogs;
 
 /// Tools: `fail` fails (as often as its argument says), `give` gives its argument, `nothing` gives nothing.
 #[derive(Clone, Default)]
@@ -90,6 +92,9 @@ async fn named(name: &str, document: Value, input: Value) -> Seen {
         gate: Gate::always_open(),
         clock: Arc::new(ServerClock::new(now)),
         max_output: limits::RESULT_BYTES,
+        logs: StepLogs::new(0),
+        failures: Failures::default(),
+        metrics: Arc::default(),
         traces: None,
     };
     let claimed = Claimed::of(id, 1, name, Payload::from_value(&input));

@@ -32,6 +32,7 @@ impl Fake {
                 id: RunId(uuid::Uuid::nil()),
                 workflow: "test".into(),
                 scheduled_for: chrono::DateTime::UNIX_EPOCH,
+                session_id: None,
             },
             behave: Box::new(behave),
             log: Mutex::default(),

@@ -7,6 +7,8 @@ use super::*;
 use crate::definition::load;
 use crate::model::{Claimed, RunId, StepState};
 use crate::steps::{Flow, Registry, StepCx};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::step_log::StepLogs;
 
 /// `set`, but the value `fail` does what it says until it is healed; counts what it does.
 #[derive(Clone, Default)]
@@ -48,6 +50,9 @@ pub(super) async fn activation(text: &str, input: Value, journal: &Arc<MemoryJou
         gate: Gate::always_open(),
         clock: Arc::new(ServerClock::new(now)),
         max_output: limits::RESULT_BYTES,
+        logs: StepLogs::new(0),
+        failures: Failures::default(),
+        metrics: Arc::default(),
         traces: None,
     };
     let epoch = if journal.run(id).commits == 0 { 1 } else { 2 };

@@ -29,6 +29,8 @@ use crate::definition::load;
 use crate::expression::Host;
 use crate::model::{Claimed, Failure, Lease, Payload, RunId, StepKey, WorkerId};
 use crate::steps::{Approve, BoxFuture, Flow, Registry, Set, Sleep, Step, StepCx, StepOutput, StopReason, WaitFor};
+use crate::telemetry::failures::Failures;
+use crate::telemetry::step_log::StepLogs;
 use people::people;
 use program::Program;
 use world::{State, World};
@@ -185,6 +187,9 @@ impl Simulation {
             gate: Gate::always_open(),
             clock: Arc::new(ServerClock::new(started)),
             max_output: 1 << 20,
+            logs: StepLogs::new(0),
+            failures: Failures::default(),
+            metrics: Arc::default(),
             traces: None,
         };
         let workflow = Arc::new(Interpreter::new(Arc::new(definition), Arc::new(Host::default())));
@@ -219,6 +224,7 @@ impl Simulation {
             taken: t.taken,
             after_failure: t.after_failure,
             traceparent: None,
+            session_id: None,
             is_child: false,
             keeps_key: false,
         }

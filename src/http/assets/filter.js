@@ -3,7 +3,7 @@
 import { now } from './format.js';
 import { STATES } from './parts.js';
 
-export const WORDS = ['state', 'workflow', 'queue', 'label', 'since'];
+export const WORDS = ['state', 'workflow', 'queue', 'label', 'session', 'since'];
 
 // "state:failed workflow:ship label:tier=gold since:1h": what is left is a workflow.
 export function parseFilter(text) {
@@ -14,7 +14,7 @@ export function parseFilter(text) {
   for (const [, key, quoted, plain] of text.matchAll(/(?:(\w+):)?(?:"([^"]*)"|(\S+))/g)) {
     const value = quoted ?? plain;
     if (!value) continue;
-    if (key === 'since') filter.since = value;
+    if (key === 'since' || key === 'session') filter[key] = value;
     else if (key && WORDS.includes(key)) add(key, value);
     else if (!key && STATES.includes(value)) add('state', value);
     else if (!key && value.includes('=')) add('label', value);
@@ -27,7 +27,7 @@ export function parseFilter(text) {
 const quote = value => (/\s/.test(value) ? `"${value}"` : value);
 export const written = filter =>
   WORDS.flatMap(key =>
-    filter[key] ? (key === 'since' ? [filter[key]] : filter[key].split(',')).map(v => `${key}:${quote(v)}`) : [],
+    filter[key] ? (['since', 'session'].includes(key) ? [filter[key]] : filter[key].split(',')).map(v => `${key}:${quote(v)}`) : [],
   ).join(' ');
 
 const UNITS = { s: 1e3, m: 6e4, h: 36e5, d: 864e5, w: 6048e5 };

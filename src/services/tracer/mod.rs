@@ -6,7 +6,7 @@
 //!                                 └── keeper: bounds, figures
 //! ```
 //!
-//! What is to be exported is noted in the transaction that ends a run (`migrations/0006_traces.sql`); any daemon that knows the target sends
+//! What is to be exported is noted in the transaction that ends a run (`migrations/0007_traces.sql`); any daemon that knows the target sends
 //! it, made from the rows ([`loader`]). Each target has notes, a pace and a backoff of its own ([`courier`]). All targets have what a note
 //! names at least once; sent again, a span has the same id.
 

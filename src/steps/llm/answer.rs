@@ -67,6 +67,8 @@ pub(super) fn read(place: &str, bytes: &[u8]) -> Result<(Completion, Option<Fail
     let usage = Usage {
         tokens_in: count("/usage/prompt_tokens"),
         tokens_out: count("/usage/completion_tokens"),
+        // The one word is OpenAI's, the other DeepSeek's; both are part of the prompt's.
+        tokens_cached: count("/usage/prompt_tokens_details/cached_tokens").max(count("/usage/prompt_cache_hit_tokens")),
         ..Usage::default()
     };
     let refusal = message.get("refusal").and_then(Value::as_str).filter(|text| !text.is_empty());

@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use crate::definition::Schema;
 use crate::model::{Failure, Usage, code};
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Circuit};
 use super::calls::Calling;
 use super::http::{self, Web};
 use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
@@ -59,12 +59,26 @@ pub struct ModelProfile {
     pub price_input: f64,
     /// What a million tokens of answers cost.
     pub price_output: f64,
+    /// What a million tokens of prompts cost that the provider has in its cache.
+    pub price_cached: f64,
     /// The longest that one call may take.
     pub timeout: Duration,
     /// How long the endpoint is left alone when it does not answer at all.
     pub rest: Duration,
     /// How the provider is told of a schema.
     pub structured: Structured,
+}
+
+impl ModelProfile {
+    /// What a call has cost.
+    fn price_of(&self, used: &Usage) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "tokens are far below 2^52")]
+        let price = |tokens: u64, per_million: f64| tokens as f64 * per_million / 1e6;
+        let fresh = used.tokens_in.saturating_sub(used.tokens_cached);
+        price(fresh, self.price_input)
+            + price(used.tokens_in - fresh, self.price_cached)
+            + price(used.tokens_out, self.price_output)
+    }
 }
 
 /// How a provider is told that the answer must be JSON.
@@ -107,6 +121,13 @@ impl Models {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// How the breaker of each of them stands.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<(String, Circuit)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.iter().map(|(name, (_, breaker))| (name.clone(), breaker.circuit())).collect()
     }
 
     fn profile(&self, name: &str) -> Result<Known, Failure> {
@@ -176,7 +197,8 @@ impl Llm {
     ) -> Result<Completion, Failure> {
         let request = question.build(self.0.web.client()?, profile, call.context(cx))?;
         question.describe(call, profile);
-        cx.meter.begin_call(&cx.key)?;
+        cx.meter.begin_call(&cx.key, &question.model)?;
+        let began = tokio::time::Instant::now();
         let place = format!("the model `{}` at {}", question.model, http::place(request.url()));
         let client = self.0.web.client()?;
         let done = tokio::time::timeout(profile.timeout, async {
@@ -195,12 +217,11 @@ impl Llm {
             answer::read(&place, &bytes)
         });
         let late = || Failure::transient(code::TIMEOUT, format!("{place} took longer than {:?}", profile.timeout));
-        let (mut said, withheld) = done.await.map_err(|_| late())??;
-        #[expect(clippy::cast_precision_loss, reason = "tokens are far below 2^52")]
-        let price = |tokens: u64, per_million: f64| tokens as f64 * per_million / 1e6;
-        said.usage.cost =
-            price(said.usage.tokens_in, profile.price_input) + price(said.usage.tokens_out, profile.price_output);
-        cx.meter.add(&cx.key, said.usage);
+        let done = done.await;
+        cx.meter.took(&question.model, began.elapsed());
+        let (mut said, withheld) = done.map_err(|_| late())??;
+        said.usage.cost = profile.price_of(&said.usage);
+        cx.meter.add(&cx.key, &question.model, said.usage);
         said.usage.calls = 1;
         said.describe(call);
         match withheld {

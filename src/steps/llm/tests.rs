@@ -47,6 +47,7 @@ fn profile(server: &MockServer) -> ModelProfile {
         headers: BTreeMap::from([("x-team".to_owned(), "a".to_owned())]),
         price_input: 2.0,
         price_output: 10.0,
+        price_cached: 0.5,
         timeout: Duration::from_millis(500),
         rest: Duration::from_secs(30),
         structured: Structured::Schema,

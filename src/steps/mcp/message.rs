@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::telemetry::step_log::LogLevel;
+
 /// The revision without sessions; each request says it.
 pub(super) const MODERN: &str = "2026-07-28";
 
@@ -58,6 +60,8 @@ pub(super) enum Incoming {
     Progress(u64),
     /// Its tools have changed.
     ToolsChanged,
+    /// What it has to say.
+    Log(LogLevel, String),
     /// It asks something of us.
     Request(Value, String),
     Other,
@@ -90,6 +94,10 @@ impl Era {
                 meta.insert("io.modelcontextprotocol/clientInfo".into(), client());
                 meta.insert("io.modelcontextprotocol/clientCapabilities".into(), capabilities());
                 meta.insert("progressToken".into(), request.id.into());
+                if request.method == "tools/call" {
+                    // Unasked, a server of this era says nothing while it works.
+                    meta.insert("io.modelcontextprotocol/logLevel".into(), "info".into());
+                }
                 params.insert("_meta".into(), meta.into());
             }
             Self::Legacy { .. } => {
@@ -142,6 +150,7 @@ pub(super) fn read(mut message: Value) -> Incoming {
             return token.map_or(Incoming::Other, Incoming::Progress);
         }
         Some("notifications/tools/list_changed") => return Incoming::ToolsChanged,
+        Some("notifications/message") => return said(&message["params"]),
         Some(method) if !id.is_null() => return Incoming::Request(id, method.to_owned()),
         Some(_) => return Incoming::Other,
         None => {}
@@ -154,6 +163,19 @@ pub(super) fn read(mut message: Value) -> Incoming {
         Some(result) => Incoming::Answer(id, Answer::Result(result.take())),
         None => Incoming::Other,
     }
+}
+
+/// A line of a server's log.
+fn said(params: &Value) -> Incoming {
+    let level = match params["level"].as_str() {
+        Some("debug") => LogLevel::Debug,
+        Some("warning") => LogLevel::Warn,
+        Some("error" | "critical" | "alert" | "emergency") => LogLevel::Error,
+        _ => LogLevel::Info,
+    };
+    let text = params["data"].as_str().map_or_else(|| params["data"].to_string(), str::to_owned);
+    let logger = params["logger"].as_str().map(|logger| format!("{logger}: ")).unwrap_or_default();
+    Incoming::Log(level, logger + &text)
 }
 
 /// The error of an answer that carries no id that we know.

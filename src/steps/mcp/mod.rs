@@ -45,6 +45,7 @@ use serde_json::{Map, Value};
 
 use crate::model::{Failure, code};
 
+use super::breaker::Circuit;
 use super::calls::Calling;
 use super::http::Web;
 use super::params::Params;
@@ -137,6 +138,13 @@ impl Servers {
             (server.name().to_owned(), answer)
         };
         futures_util::future::join_all(all.into_iter().map(ask)).await.into_iter().collect()
+    }
+
+    /// How the breaker of each of them stands.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<(String, Circuit)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(name, server)| (name.clone(), server.breaker.circuit())).collect()
     }
 
     /// Ends all programs, and waits for that.

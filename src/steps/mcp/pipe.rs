@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use crate::model::{Failure, code};
 use crate::steps::process::{Kept, Launcher};
+use crate::telemetry::context;
 use crate::telemetry::logs::STDERR;
+use crate::telemetry::step_log::{LogLevel, StepLog, Stream};
 
 use super::message::{self, Answer, Era, Incoming, Request};
 use super::{Limits, ServerOptions};
@@ -42,12 +44,18 @@ pub(super) struct Pipe {
 /// What the tasks and the callers share.
 #[derive(Default)]
 struct Shared {
-    pending: Mutex<HashMap<u64, mpsc::UnboundedSender<Option<Answer>>>>,
+    pending: Mutex<HashMap<u64, Caller>>,
     ended: AtomicBool,
     tools_changed: AtomicBool,
     last_words: Mutex<VecDeque<String>>,
     /// When the server last said anything.
     heard: Mutex<Option<Instant>>,
+}
+
+/// Who waits for an answer, and the log of the attempt for which it is.
+struct Caller {
+    answer: mpsc::UnboundedSender<Option<Answer>>,
+    log: StepLog,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -105,7 +113,8 @@ impl Pipe {
         limits: Limits,
     ) -> Result<Answer, Failure> {
         let (answer, mut answers) = mpsc::unbounded_channel();
-        locked(&self.shared.pending).insert(request.id, answer);
+        let log = context::here().map(|place| place.log).unwrap_or_default();
+        locked(&self.shared.pending).insert(request.id, Caller { answer, log });
         let mut open = Open { pipe: self, id: request.id, answered: false };
         let began = Instant::now();
         let hard = began + limits.longest;
@@ -175,6 +184,13 @@ impl Pipe {
 }
 
 impl Shared {
+    /// What the server says belongs to the calls that are under way: to which of several, nobody can tell.
+    fn say(&self, level: LogLevel, text: &str) {
+        for caller in locked(&self.pending).values() {
+            caller.log.push(Stream::Server, level, text.trim_end());
+        }
+    }
+
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
         // The callers' ends of these channels tell them.
@@ -207,15 +223,16 @@ async fn read(stdout: ChildStdout, out: mpsc::Sender<Vec<u8>>, shared: Arc<Share
         match incoming {
             Incoming::Answer(id, answer) => {
                 if let Some(caller) = locked(&shared.pending).remove(&id) {
-                    let _ = caller.send(Some(answer));
+                    let _ = caller.answer.send(Some(answer));
                 }
             }
             Incoming::Progress(id) => {
                 if let Some(caller) = locked(&shared.pending).get(&id) {
-                    let _ = caller.send(None);
+                    let _ = caller.answer.send(None);
                 }
             }
             Incoming::ToolsChanged => shared.tools_changed.store(true, Ordering::Release),
+            Incoming::Log(level, text) => shared.say(level, &text),
             Incoming::Request(id, method) => {
                 let _ = out.try_send(line(&message::reply(&id, &method)));
             }
@@ -258,6 +275,7 @@ async fn listen(stderr: impl AsyncRead + Unpin, server: Arc<str>, shared: Arc<Sh
     while let Ok(true) = next_line(&mut lines, &mut text, 1 << 20).await {
         let said = String::from_utf8_lossy(&text[..text.len().min(WORDS)]).trim_end().to_owned();
         tracing::debug!(target: STDERR, server = &*server, "{said}");
+        shared.say(LogLevel::Info, &String::from_utf8_lossy(&text));
         let mut words = locked(&shared.last_words);
         if words.len() == LAST_WORDS {
             words.pop_front();

@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::model::{Failure, code};
 use crate::steps::http::{self, Web};
+use crate::telemetry::context;
+use crate::telemetry::step_log::{LogLevel, Stream};
 
 use super::message::{self, Answer, Era, Incoming, MODERN, Request, RpcError};
 use super::{Limits, ServerOptions};
@@ -183,16 +185,18 @@ impl Remote {
                 (Some(events), Some(chunk)) => {
                     events.push(&chunk);
                     while let Some(data) = events.next() {
-                        if let Some(answer) = answer_in(&data, request.id) {
-                            return Ok(answer);
+                        match incoming(&data) {
+                            Incoming::Answer(id, answer) if id == request.id => return Ok(answer),
+                            Incoming::Log(level, text) => log(level, &text),
+                            _ => {}
                         }
                     }
                 }
                 (None, Some(chunk)) => whole.extend_from_slice(&chunk),
                 (Some(_), None) => break,
-                (None, None) => match answer_in(&whole, request.id) {
-                    Some(answer) => return Ok(answer),
-                    None => break,
+                (None, None) => match incoming(&whole) {
+                    Incoming::Answer(id, answer) if id == request.id => return Ok(answer),
+                    _ => break,
                 },
             }
             if whole.len() + events.as_ref().map_or(0, Events::held) > self.max_message {
@@ -218,10 +222,14 @@ impl Remote {
 }
 
 /// The answer to a request, if that is what the text is.
-fn answer_in(text: &[u8], id: u64) -> Option<Answer> {
-    match message::read(serde_json::from_slice(text).ok()?) {
-        Incoming::Answer(of, answer) if of == id => Some(answer),
-        _ => None,
+fn incoming(text: &[u8]) -> Incoming {
+    serde_json::from_slice(text).map_or(Incoming::Other, message::read)
+}
+
+/// What the server says on the way belongs to the attempt at hand.
+fn log(level: LogLevel, text: &str) {
+    if let Some(place) = context::here() {
+        place.log.push(Stream::Server, level, text.trim_end());
     }
 }
 

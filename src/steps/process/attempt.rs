@@ -46,7 +46,7 @@ async fn to_its_end(
     if let Some(pid) = running.child.id() {
         call.set("process.pid", pid);
     }
-    let (mut out, mut err) = (Capture::whole(shared.options.output_limit), Capture::ends());
+    let (mut out, mut err) = (Capture::whole(shared.options.output_limit, &cx.log), Capture::ends(&cx.log));
     let end = running.drive(stdin, &mut out, &mut err, shared.options.grace, cx).await;
     match end {
         End::Exited(status) => {

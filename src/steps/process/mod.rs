@@ -18,9 +18,9 @@ mod attempt;
 mod guard;
 mod kept;
 mod kill;
+mod lines;
 mod output;
 mod program;
-mod stderr;
 #[cfg(test)]
 mod tests;
 

@@ -1,19 +1,31 @@
 //! What a program writes: kept whole up to a limit, or its beginning and its end.
 
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::{Instant, timeout};
 
 use crate::model::Failure;
 use crate::steps::step::StepOutput;
 
-use super::stderr::Lines;
+use crate::telemetry::redact;
+use crate::telemetry::step_log::{StepLog, Stream};
 
-/// Bytes kept of the beginning and of the end of a stream that is not kept whole. Together they are
-/// the 256 KiB that a failure's details hold of each stream.
+use super::lines::Lines;
+
+/// Bytes kept of the beginning and of the end of a stream that is not kept whole.
 const HEAD: usize = 64 << 10;
 const TAIL: usize = 192 << 10;
+
+/// As many of each stream go into a failure's details; the rest is in the attempt's log.
+const TOLD_HEAD: usize = 4 << 10;
+const TOLD_TAIL: usize = 12 << 10;
+
+/// A program that takes longer has its stdout logged as it comes; what a shorter one writes there is its output, and logged only where
+/// it fails. After the same time without more, the beginning of a line is logged as a line.
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// The program wrote more than the limit.
 #[derive(Debug)]
@@ -28,23 +40,27 @@ pub(super) struct Capture {
     tail: Vec<u8>,
     /// Bytes between head and tail that are gone.
     dropped: u64,
-    /// Also said in the log, line by line.
+    /// Also logged, line by line …
     log: Option<Lines>,
+    /// … from this moment on; `None`: at once.
+    later: Option<Instant>,
 }
 
 impl Capture {
     /// For stdout: all of it, up to a limit.
-    pub(super) fn whole(limit: usize) -> Self {
-        Self { whole: limit, head: Vec::new(), tail: Vec::new(), dropped: 0, log: None }
+    pub(super) fn whole(limit: usize, log: &StepLog) -> Self {
+        let (log, later) = (Lines::wanted(log, Stream::Stdout), Some(Instant::now() + BRIEF));
+        Self { whole: limit, head: Vec::new(), tail: Vec::new(), dropped: 0, log, later }
     }
 
-    /// For stderr: its two ends, and the log where that wants it.
-    pub(super) fn ends() -> Self {
-        Self { log: Lines::wanted(), ..Self::whole(HEAD) }
+    /// For stderr: its two ends.
+    pub(super) fn ends(log: &StepLog) -> Self {
+        let log = Lines::wanted(log, Stream::Stderr);
+        Self { whole: HEAD, head: Vec::new(), tail: Vec::new(), dropped: 0, log, later: None }
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        if let Some(log) = &mut self.log {
+        if let (Some(log), None) = (&mut self.log, self.later) {
             log.push(bytes);
         }
         let room = self.whole.saturating_sub(self.head.len()).min(bytes.len());
@@ -62,18 +78,47 @@ impl Capture {
         self.dropped += extra as u64;
     }
 
+    /// Logs what has come so far, and from now on all that comes.
+    fn log_now(&mut self) {
+        if let (Some(log), Some(_)) = (&mut self.log, self.later.take()) {
+            log.push(&self.head);
+            log.push(&self.tail);
+        }
+    }
+
+    /// How long the next piece is waited for before there is something to be logged without it.
+    fn patience(&self) -> Option<Duration> {
+        let log = self.log.as_ref()?;
+        match self.later {
+            Some(at) => Some(at.saturating_duration_since(Instant::now())),
+            None => log.is_open().then_some(BRIEF),
+        }
+    }
+
     /// Reads to the end. A stream that breaks is at its end.
     pub(super) async fn read(&mut self, mut pipe: impl AsyncRead + Unpin, strict: bool) -> Result<(), TooLarge> {
         // As much as a pipe holds; most programs write far less, and then it is read in one go.
         let mut buffer = vec![0; 16 << 10];
         loop {
-            match pipe.read(&mut buffer).await {
-                Ok(0) | Err(_) => {
-                    if let Some(mut log) = self.log.take() {
-                        log.end();
+            if self.later.is_some_and(|at| at <= Instant::now()) {
+                self.log_now();
+            }
+            let read = match self.patience() {
+                None => pipe.read(&mut buffer).await,
+                Some(patience) => match timeout(patience, pipe.read(&mut buffer)).await {
+                    Ok(read) => read,
+                    Err(_) if self.later.is_some() => {
+                        self.log_now();
+                        continue;
                     }
-                    return Ok(());
-                }
+                    Err(_) => {
+                        self.log.iter_mut().for_each(Lines::pause);
+                        continue;
+                    }
+                },
+            };
+            match read {
+                Ok(0) | Err(_) => return Ok(()),
                 Ok(n) => self.push(&buffer[..n]),
             }
             if strict && !self.tail.is_empty() {
@@ -89,30 +134,43 @@ impl Capture {
     /// UTF-8 become U+FFFD; NUL bytes stay.
     fn text(&mut self) -> String {
         self.cut();
-        let mut text = String::from_utf8_lossy(&self.head).into_owned();
-        if self.dropped > 0 {
-            text.push_str(&format!("\n[… {} bytes left out …]\n", self.dropped));
-        }
-        text.push_str(&String::from_utf8_lossy(&self.tail));
+        let (head, tail) = (String::from_utf8_lossy(&self.head), String::from_utf8_lossy(&self.tail));
+        let mut text = match self.dropped {
+            0 => head.into_owned() + &tail,
+            dropped => without_middle(&head, dropped, &tail),
+        };
         text.truncate(text.trim_end_matches(['\n', '\r']).len());
         text
     }
 
-    /// The text for a failure's details: the two ends, even where all has been kept.
+    /// The text for a failure's details: all of it goes into the log, and its two ends come here, without secrets.
     fn excerpt(mut self) -> String {
-        if self.head.len() > HEAD + TAIL {
-            let mut rest = self.head.split_off(HEAD);
-            rest.append(&mut self.tail);
-            self.tail = rest;
+        self.log_now();
+        if let Some(mut log) = self.log.take() {
+            log.end();
         }
-        self.text()
+        let text = self.text();
+        let text = redact::hide(&text);
+        if text.len() <= TOLD_HEAD + TOLD_TAIL {
+            return text.into_owned();
+        }
+        let (head, tail) = (text.floor_char_boundary(TOLD_HEAD), text.ceil_char_boundary(text.len() - TOLD_TAIL));
+        without_middle(&text[..head], self.dropped + (tail - head) as u64, &text[tail..])
     }
+}
+
+/// The two ends of a text, with no piece of a secret where it was cut.
+fn without_middle(head: &str, dropped: u64, tail: &str) -> String {
+    format!("{}\n[… {dropped} bytes left out …]\n{}", redact::hide_end(head), redact::hide_start(tail))
 }
 
 /// Turns an ended program into the step's result: exit code 0 is success.
 pub(super) fn result(status: ExitStatus, mut out: Capture, mut err: Capture) -> Result<StepOutput, Failure> {
     if !status.success() {
         return Err(unsuccessful(status, out, err));
+    }
+    for log in [&mut out, &mut err].into_iter().filter(|c| c.later.is_none()).filter_map(|c| c.log.as_mut()) {
+        log.end();
     }
     let stdout = out.text();
     let parsed: Option<Value> = serde_json::from_str(&stdout).ok();
@@ -171,7 +229,7 @@ mod tests {
         let mut written = b"begin".to_vec();
         written.resize(3 << 20, b'.');
         written.extend_from_slice(b"end\n\n");
-        let mut capture = Capture::ends();
+        let mut capture = Capture::ends(&StepLog::default());
         capture.read(&written[..], false).await.unwrap();
         let text = capture.text();
         assert!(text.starts_with("begin") && text.ends_with("end") && text.len() < HEAD + TAIL + 100);
@@ -180,7 +238,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_must_be_whole_ends_at_its_limit() {
-        assert!(Capture::whole(10).read(&b"0123456789"[..], true).await.is_ok());
-        assert!(Capture::whole(10).read(&b"0123456789a"[..], true).await.is_err());
+        let read = async |text: &[u8]| Capture::whole(10, &StepLog::default()).read(text, true).await;
+        assert!(read(b"0123456789").await.is_ok());
+        assert!(read(b"0123456789a").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_failures_details_hold_no_piece_of_a_secret_at_a_cut() {
+        let secret = "excerpt-secret-4711";
+        redact::add(&[secret.to_owned()], &[]);
+        for place in TOLD_HEAD - 30..TOLD_HEAD + 10 {
+            let mut written = vec![b'.'; place];
+            written.extend_from_slice(secret.as_bytes());
+            written.resize(60_000, b'.');
+            let mut capture = Capture::ends(&StepLog::default());
+            capture.read(&written[..], false).await.unwrap();
+            let text = capture.excerpt();
+            assert!(!text.contains("exce") && text.len() < TOLD_HEAD + TOLD_TAIL + 100, "{place}");
+        }
+        for place in HEAD - 30..HEAD + 10 {
+            let mut written = vec![b'.'; place];
+            written.extend_from_slice(secret.as_bytes());
+            written.resize(place + TAIL + 1_000, b'.');
+            let mut capture = Capture::ends(&StepLog::default());
+            capture.read(&written[..], false).await.unwrap();
+            assert!(!capture.text().replace(secret, "").contains("exce"), "{place}");
+        }
     }
 }

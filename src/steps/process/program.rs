@@ -150,5 +150,6 @@ pub(super) fn identity(cx: &StepCx, trace: Option<Arc<str>>) -> impl Iterator<It
         ("STEPD_ATTEMPT", cx.attempt.to_string()),
     ]
     .into_iter()
+    .chain(cx.session_id.as_ref().map(|s| ("STEPD_SESSION_ID", s.to_string())))
     .chain(trace.map(|t| ("TRACEPARENT", t.to_string())))
 }

@@ -75,6 +75,8 @@ async fn a_column_that_cannot_be_right_is_refused_by_a_constraint_whose_name_say
         "unique_key) VALUES ('echo', repeat('k', 1001))",
         "concurrency_key) VALUES ('echo', repeat('k', 1001))",
         "traceparent) VALUES ('echo', repeat('t', 201))",
+        "session_id) VALUES ('echo', repeat('s', 201))",
+        "session_id) VALUES ('echo', '')",
     ] {
         seen.sql(&db, &format!("INSERT INTO stepd.jobs (workflow, {values}")).await;
     }

@@ -108,10 +108,10 @@ fn pause(from: RunState, due: bool) -> String {
 pub async fn put(conn: &mut PgConnection, job: &Job, act: &Act, queue: Queue) {
     let (id, state, worker) = (RUN, job.state.as_str(), quoted(job.worker));
     let lane = Lane::ALL.iter().position(|l| *l == job.lane).unwrap();
-    let common = "id, workflow, queue, priority, definition, input, labels, unique_key, concurrency_key, traceparent, created_by,
+    let common = "id, workflow, queue, priority, definition, input, labels, unique_key, concurrency_key, traceparent, session_id, created_by,
         ready_at, run_at, state, epoch, crashes, resumes, worker";
     let values = format!(
-        "'{id}', 'w', 'q', 5, d.id, '{{\"a\": 1}}', '{{\"b\": 2}}', 'k', 'c', 't', 'me', '2026-01-01', '2026-01-01',
+        "'{id}', 'w', 'q', 5, d.id, '{{\"a\": 1}}', '{{\"b\": 2}}', 'k', 'c', 't', 's', 'me', '2026-01-01', '2026-01-01',
         '{state}', {}, {}, {}, {worker}",
         job.epoch, job.crashes, job.resumes
     );
@@ -176,16 +176,16 @@ const READ: &str = "
     WITH found AS (
         SELECT true AS live, id, state::text, lane, epoch, worker, started, taken, crashes, streak, resumes, due_at IS NOT NULL AS due,
             to_jsonb(j)::text AS whole, ready_at, workflow, queue, priority, definition, input, labels, unique_key,
-            concurrency_key, traceparent, created_by, run_at
+            concurrency_key, traceparent, session_id, created_by, run_at
         FROM stepd.jobs j WHERE workflow = 'w'
         UNION ALL
         SELECT false, id, state::text, 3::int2, epoch, worker, false, false, crashes, 0::int2, resumes, false,
             to_jsonb(e)::text, ready_at, workflow, queue, priority, definition, input, labels, unique_key,
-            concurrency_key, traceparent, created_by, run_at
+            concurrency_key, traceparent, session_id, created_by, run_at
         FROM stepd_engine.ended e WHERE workflow = 'w')
     SELECT *, ready_at::text AS ready, EXISTS (SELECT FROM stepd_engine.signals s WHERE s.kind = 'cancel' OR s.kind = 'pause' AND state = 'running') AS asked,
         jsonb_build_array(id, workflow, queue, priority, definition, input, labels, unique_key, concurrency_key,
-            traceparent, created_by, run_at)::text AS kept
+            traceparent, session_id, created_by, run_at)::text AS kept
     FROM found";
 
 /// Reads the run.

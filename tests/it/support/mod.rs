@@ -10,6 +10,7 @@ mod db;
 mod files;
 mod manager;
 pub mod outside;
+pub mod prometheus;
 mod proxy;
 mod saboteur;
 mod worker;

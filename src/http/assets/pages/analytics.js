@@ -3,7 +3,7 @@
 import { h, put, s } from '../dom.js';
 import { get } from '../api.js';
 import { every } from '../live.js';
-import { clock, count, day, money, percent, span } from '../format.js';
+import { clock, count, day, money, percent, plural, span } from '../format.js';
 import { panel, table } from '../parts.js';
 import { columns, twin } from '../chart.js';
 import { failures } from './overview.js';
@@ -111,7 +111,7 @@ export default {
           tile('Half took', seconds(all.p50), 'at the most, from the first claim'),
           tile('95 % took', seconds(all.p95), 'at the most'),
           days ? null : tile('95 % stood in line', seconds(all.wait_p95), 'at the most'),
-          tile('Resumes', count(all.resumes ?? 0), `${count(all.crashes ?? 0)} crashes`),
+          tile('Resumes', count(all.resumes ?? 0), plural(all.crashes ?? 0, 'crash', 'crashes')),
           all.cost != null || all.tokens_in != null
             ? tile('Cost', money(all.cost), `${count(all.tokens_in ?? 0)} tokens in, ${count(all.tokens_out ?? 0)} out`)
             : null,

@@ -108,7 +108,7 @@ export default {
         }),
         tile('Resuming', count(n.resuming ?? 0), {
           to: '/runs?filter=state:resuming',
-          note: `${count(all?.resumes ?? 0)} resumes, ${count(all?.crashes ?? 0)} crashes in an hour`,
+          note: `${plural(all?.resumes ?? 0, 'resume')}, ${plural(all?.crashes ?? 0, 'crash', 'crashes')} in an hour`,
         }),
         tile('Held', count((n.held ?? 0) + (n.paused ?? 0)), {
           to: '/runs?filter=state:held state:paused',

@@ -3,7 +3,7 @@
 import { h } from '../dom.js';
 import { count, exact, span } from '../format.js';
 import { json } from '../json.js';
-import { copy, table, when } from '../parts.js';
+import { copy, table } from '../parts.js';
 
 export function failure(error) {
   return h(
@@ -66,44 +66,6 @@ function more(line, called) {
         ? `on ${called(d.worker) ?? d.worker?.slice(0, 8) ?? 'a worker'}`
         : (d.failure?.message ?? d.message ?? d.reason ?? d.note ?? null);
   return h('details', { class: 'inline' }, h('summary', {}, words ?? 'data'), json(d, 'data'));
-}
-
-export function logs(events, steps) {
-  const said = [];
-  const from = (key, attempt, at, details) =>
-    ['stdout', 'stderr'].forEach(stream => {
-      if (details?.[stream]) said.push({ key, attempt, at, stream, text: details[stream] });
-    });
-  for (const e of events) if (e.event === 'attempt failed') from(e.key, e.attempt, e.at, e.data?.failure?.details);
-  for (const s of steps)
-    if (s.error && !said.some(x => x.key === s.key && x.attempt === s.attempts))
-      from(s.key, s.attempts, s.ended_at, s.error.details);
-  return h(
-    'div',
-    {},
-    h(
-      'p',
-      { class: 'dim' },
-      "What failed attempts have left behind. All lines of the run's programs are in the daemon's log: ",
-      h('code', {}, 'journalctl -u stepd RUN_ID=…'),
-    ),
-    said.length
-      ? said.map(x =>
-          h(
-            'section',
-            { class: 'panel' },
-            h(
-              'header',
-              {},
-              h('h2', { class: 'mono' }, x.key),
-              h('span', { class: 'dim' }, `attempt ${x.attempt}, ${x.stream}, `, when(x.at)),
-              copy(x.text, 'log'),
-            ),
-            h('pre', { class: 'output' }, x.text),
-          ),
-        )
-      : h('p', { class: 'empty' }, 'No attempt has left anything.'),
-  );
 }
 
 export function source(definition) {

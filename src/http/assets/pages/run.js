@@ -7,11 +7,13 @@ import { count, exact, money, now, plural, shortId, span } from '../format.js';
 import { badge, button, complain, copy, FINAL, labels, link, table, tabs, told, when } from '../parts.js';
 import { json } from '../json.js';
 import { Levels } from '../levels.js';
+import { written } from '../filter.js';
 import { Timeline } from '../timeline.js';
 import { graph } from '../graph.js';
 import { answerForm } from './waiting.js';
 import { acts } from './run-acts.js';
-import { failure, historyTable, logs, source } from './run-tabs.js';
+import { RunLogs } from './run-logs.js';
+import { failure, historyTable, source } from './run-tabs.js';
 
 const TABS = [
   ['timeline', 'Timeline'],
@@ -37,7 +39,8 @@ export default {
       definition = null,
       tab = TABS.some(t => t[0] === query.get('tab')) ? query.get('tab') : 'timeline',
       chosen = query.get('step'),
-      asTable = false;
+      asTable = false,
+      logs = null;
     const head = h('div', { class: 'run-head' });
     const sentence = h('p', { class: 'why', 'aria-live': 'polite' });
     const asks = h('div');
@@ -106,6 +109,10 @@ export default {
         fact('Resumes', run.resumes || null),
         fact('Crashes', run.crashes ? h('span', { class: 'crashes' }, run.crashes) : null),
         fact('Key', run.unique_key ? h('code', {}, run.unique_key) : null),
+        fact(
+          'Session',
+          run.session_id ? link(`/runs?filter=${encodeURIComponent(written({ session: run.session_id }))}`, run.session_id) : null,
+        ),
         fact('Tokens', run.tokens_in != null ? `${count(run.tokens_in)} in, ${count(run.tokens_out)} out` : null),
         fact('Cost', run.cost != null ? money(run.cost) : null),
         fact('Forked from', run.forked_from ? link(`/runs/${run.forked_from}`, shortId(run.forked_from)) : null),
@@ -145,15 +152,24 @@ export default {
         ),
       );
     }
-    function choose(to) {
+    function choose(to, step) {
       tab = to;
-      history.replaceState({}, '', `${location.pathname}${to === 'timeline' ? '' : `?tab=${to}`}`);
+      const of = step ? `&of=${encodeURIComponent(step)}` : '';
+      history.replaceState({}, '', `${location.pathname}${to === 'timeline' ? '' : `?tab=${to}${of}`}`);
+      if (logs && (to !== 'logs' || step)) {
+        logs.destroy();
+        logs = null;
+      }
+      if (step) query.set('of', step);
       drawTabs();
       drawView().catch(complain);
     }
 
     async function drawView() {
       const mine = tab;
+      // What has to be read first leaves nothing of another tab standing.
+      if (view._tab !== tab) put(view, h('p', { class: 'dim' }, 'Loading…'));
+      view._tab = tab;
       if (tab === 'timeline') {
         timeline.set(run, read, now());
         if (asTable) put(view, switcher(), timeline.asTable());
@@ -198,9 +214,8 @@ export default {
           ),
         );
       } else if (tab === 'logs') {
-        const failed = (await get(`/runs/${id}/steps?state=failed`)).steps;
-        const { events } = await get(`/runs/${id}/events`);
-        if (mine === tab) put(view, logs(events, failed));
+        logs ??= new RunLogs(id, { over: () => FINAL.has(run.state), step: query.get('of') });
+        if (!view.contains(logs.root)) put(view, logs.root);
       } else {
         definition ??= await get(`/runs/${id}/definition`);
         if (mine === tab) put(view, source(definition));
@@ -311,6 +326,7 @@ export default {
         h(
           'div',
           { class: 'side-actions' },
+          button('Logs', () => choose('logs', step.key), { name: 'runs' }),
           button('Fork from here', () => fork(step.key), { scope: 'operate', name: 'fork' }),
         ),
       );
@@ -388,6 +404,7 @@ export default {
       clearInterval(clock);
       stop();
       timeline.destroy();
+      logs?.destroy();
     };
   },
 };

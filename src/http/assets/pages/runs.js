@@ -134,7 +134,7 @@ export default {
             { type: 'button', class: `chip is-${state}`, 'aria-pressed': String(on), onclick: () => toggle(state) },
             icon(state),
             state,
-            h('span', { class: 'count' }, n ? `${n.estimated ? '~' : ''}${compact(n.n)}` : 0),
+            h('span', { class: 'count' }, n ? `${n.estimated ? '~' : ''}${compact(n.n)}` : states ? 0 : ''),
           );
         }),
       );
@@ -327,6 +327,7 @@ export default {
 
     if (wrong) put(error, h('div', { class: 'problem' }, icon('warn'), wrong));
     loading = true;
+    put(empty, 'Loading…');
     try {
       await refresh();
     } catch (e) {

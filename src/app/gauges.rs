@@ -1,0 +1,67 @@
+//! What the metrics read of a process when somebody scrapes. It keeps nothing of a daemon alive.
+
+use std::sync::Arc;
+
+use crate::db::{Database, migrate};
+use crate::services::presence::Presence;
+use crate::services::progress::Progress;
+use crate::services::runs::Runs;
+use crate::telemetry::metrics::{Metrics, about};
+
+use super::build::Outside;
+
+/// The metrics of a process that has this database.
+#[must_use]
+pub fn of_process(db: &Database) -> Arc<Metrics> {
+    let (metrics, db) = (Arc::new(Metrics::default()), db.clone());
+    let schema = migrate::latest().to_string();
+    metrics.shelf().reads(move |page| {
+        page.flag(&about::BUILD, &[env!("CARGO_PKG_VERSION"), &schema], true);
+        for pool in db.pools() {
+            page.count(&about::POOL, &[&pool.name, "used"], pool.open.saturating_sub(pool.idle));
+            page.count(&about::POOL, &[&pool.name, "idle"], pool.idle);
+            page.count(&about::POOL_MOST, &[&pool.name], pool.most);
+        }
+    });
+    metrics
+}
+
+/// What only a worker has.
+pub(super) fn of_worker(
+    metrics: &Metrics,
+    runs: &Arc<Runs>,
+    presence: &Presence,
+    progress: &Arc<Progress>,
+    slots: usize,
+) {
+    let (runs, presence, progress) = (Arc::downgrade(runs), presence.clone(), progress.clone());
+    metrics.shelf().reads(move |page| {
+        page.count(&about::SLOTS, &[], slots);
+        page.flag(&about::REGISTERED, &[], presence.worker().is_some());
+        if let Some(runs) = runs.upgrade() {
+            let (used, buffered) = runs.counts();
+            page.count(&about::SLOTS_USED, &[], used);
+            page.count(&about::BUFFERED, &[], buffered);
+            page.count(&about::AT_WORK, &[], runs.at_work());
+        }
+        for pass in progress.passes() {
+            page.set(&about::PASS_AGE, &[pass.name], pass.age.as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "passes of one process")]
+            for (outcome, n) in [("ok", pass.ok), ("failed", pass.failed)] {
+                page.set(&about::PASSES, &[pass.name, outcome], n as f64);
+            }
+        }
+    });
+}
+
+/// What steps talk to.
+pub(super) fn of_outside(metrics: &Metrics, outside: &Outside) {
+    let outside = outside.clone();
+    metrics.shelf().reads(move |page| {
+        for (kind, breakers) in [("mcp", outside.servers.breakers()), ("model", outside.models.breakers())] {
+            for (name, circuit) in breakers {
+                page.set(&about::BREAKER, &[kind, &name], circuit.openness());
+            }
+        }
+    });
+}
