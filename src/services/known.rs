@@ -15,7 +15,11 @@ pub async fn state_at(conn: &mut PgConnection, run: Uuid, key: &str) -> Result<O
     let Some(detail) = runs::detail(&mut *conn, run).await? else { return Ok(None) };
     let body = definitions::of_run(&mut *conn, run).await?.and_then(|stored| stored.body);
     let definition = body.and_then(|body| definition::load(&detail.workflow, &body).ok());
-    let steps: Vec<Past> = runs::steps(conn, run, &runs::StepsWanted { outputs: true, ..runs::StepsWanted::default() }).await?.into_iter().map(past).collect();
+    let steps: Vec<Past> = runs::steps(conn, run, &runs::StepsWanted { outputs: true, ..runs::StepsWanted::default() })
+        .await?
+        .into_iter()
+        .map(past)
+        .collect();
     let document = definition.as_ref().and_then(|d| d.document.as_deref());
     Ok(definition::state_at(document, &read(&detail.input), &steps, key))
 }
