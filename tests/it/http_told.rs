@@ -112,7 +112,7 @@ async fn a_list_is_narrowed_down_and_turned_over_page_by_page() {
     };
     let failed = ids(&["--state", "failed", "--since", "1h"]).await;
     assert_eq!(failed.len(), 3);
-    assert_eq!(ids(&["--workflow", "asks", "--since", "1h"]).await, [waits.clone()]);
+    assert_eq!(ids(&["--workflow", "asks", "--since", "1h"]).await, std::slice::from_ref(&waits));
     assert_eq!(ids(&["--state", "failed", "--workflow", "asks"]).await, [""; 0]);
     assert_eq!(ids(&["--since", "2100-01-01"]).await, [""; 0]);
     let first = ids(&["--limit", "2"]).await;

@@ -35,7 +35,7 @@ pub(super) fn in_url(text: &str) -> Vec<String> {
 }
 
 /// A URL to be shown: without its user's part and the values of its query.
-pub(super) fn masked(text: &str) -> String {
+pub(crate) fn masked(text: &str) -> String {
     let Ok(mut url) = reqwest::Url::parse(text) else { return text.to_owned() };
     let query: Vec<(String, bool)> =
         url.query_pairs().map(|(name, value)| (name.into_owned(), value.is_empty())).collect();
