@@ -1,11 +1,13 @@
 //! What the metrics read of a process when somebody scrapes. It keeps nothing of a daemon alive.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::db::{Database, migrate};
 use crate::services::presence::Presence;
 use crate::services::progress::Progress;
 use crate::services::runs::Runs;
+use crate::services::tracer::AllFigures;
 use crate::telemetry::metrics::{Metrics, about};
 
 use super::build::Outside;
@@ -50,6 +52,25 @@ pub(super) fn of_worker(
             for (outcome, n) in [("ok", pass.ok), ("failed", pass.failed)] {
                 page.set(&about::PASSES, &[pass.name, outcome], n as f64);
             }
+        }
+    });
+}
+
+/// What has come of traces.
+pub(super) fn of_traces(metrics: &Metrics, traced: &AllFigures) {
+    let traced = traced.clone();
+    #[expect(clippy::cast_precision_loss, reason = "counts of one process")]
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    metrics.shelf().reads(move |page| {
+        for (name, figures) in traced.iter() {
+            let target = &[name.as_str()];
+            page.set(&about::TRACE_SPANS, target, read(&figures.spans));
+            page.set(&about::TRACE_BYTES, target, read(&figures.bytes));
+            page.set(&about::TRACE_FAILURES, target, read(&figures.failed));
+            page.set(&about::TRACE_REFUSED, target, read(&figures.refused));
+            page.set(&about::TRACE_DROPPED, target, read(&figures.dropped));
+            page.set(&about::TRACE_BACKLOG, target, read(&figures.backlog));
+            page.set(&about::TRACE_AGE, target, read(&figures.age_ms) / 1000.0);
         }
     });
 }

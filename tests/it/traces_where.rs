@@ -7,6 +7,7 @@ use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::cli::{stepd, stepd_at};
+use crate::metrics::Page;
 use crate::models::configured;
 use crate::support::collector::{Collector, Mood};
 use crate::support::outside::RpcServer;
@@ -98,7 +99,7 @@ async fn a_share_of_the_runs_is_exported_and_what_failed_in_any_case() {
         Collector::start().await,
     );
     let spec = Spec::new(&db, &files).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.place());
-    let _worker = spec.env("STEPD_TRACE_RATIO", "0").env("STEPD_TRACE_WORKFLOWS__C", "1.0").ready().await;
+    let mut worker = spec.http().env("STEPD_TRACE_RATIO", "0").env("STEPD_TRACE_WORKFLOWS__C", "1.0").ready().await;
     let (quiet, failed, loud) = (db.enqueue("a", "{}").await, db.enqueue("b", "{}").await, db.enqueue("c", "{}").await);
     db.all_ended(SOON).await;
     sent(&collector, &failed).await;
@@ -106,6 +107,10 @@ async fn a_share_of_the_runs_is_exported_and_what_failed_in_any_case() {
     wait_until("all is done", SOON, async || db.count("SELECT count(*) FROM stepd_engine.trace_notes").await == 0)
         .await;
     assert!(!collector.runs().contains(&quiet));
+    let page = Page::of(&worker.site().await).await;
+    assert!(page.value("stepd_trace_export_spans_total{target=\"otlp\"}") >= 6.0, "{}", page.text);
+    assert!(page.value("stepd_trace_export_sent_bytes_total{target=\"otlp\"}") > 0.0);
+    assert!(page.found("stepd_trace_export_backlog_runs{target=\"otlp\"}").is_some());
 }
 
 #[tokio::test]
@@ -167,4 +172,22 @@ async fn a_run_of_many_steps_is_told_whole_however_many_requests_that_takes() {
     assert_eq!((ids.len(), spans.len()), (1_402, 1_402), "a root, a map, 700 items, 700 attempts");
     assert!(spans.iter().all(|s| s.parent_span_id.is_empty() || ids.contains(&s.parent_span_id)));
     assert!(collector.heard().len() > 1 && collector.heard().iter().all(|h| h.body.len() < 5_000_000));
+}
+
+#[tokio::test]
+async fn two_runs_of_one_session_are_two_traces_with_the_same_session() {
+    let (db, files, fuse) =
+        (Db::new().await, Files::new(["name: a\nsteps: [{id: a, set: 1}]\n"]), Collector::start().await);
+    let spec = Spec::new(&db, &files).env("LANGFUSE_HOST", fuse.place());
+    let _worker = spec.env("LANGFUSE_PUBLIC_KEY", "p").env("LANGFUSE_SECRET_KEY", "geheim").ready().await;
+    db.exec("INSERT INTO stepd.jobs (workflow, session_id) VALUES ('a', 'chat-7'), ('a', 'chat-7')").await;
+    db.all_ended(SOON).await;
+    wait_until("both are there", SOON, async || fuse.runs().len() == 2).await;
+    let spans = fuse.spans();
+    let traces: BTreeSet<_> = spans.iter().map(|s| s.trace_id.clone()).collect();
+    assert_eq!(traces.len(), 2);
+    for name in ["session.id", "langfuse.session.id", "gen_ai.conversation.id"] {
+        let of = |span: &stepd::telemetry::traces::otlp::Span| span.attributes.iter().find(|a| a.key == name).cloned();
+        assert!(spans.iter().all(|s| format!("{:?}", of(s)).contains("chat-7")), "{name} on every span");
+    }
 }

@@ -128,6 +128,15 @@ metrics! {
     REQUEST_TIME: Histogram "stepd_http_request_duration_seconds" ["route"] in "seconds", "Until the answer began";
     STREAMS: Gauge "stepd_http_streams_open" [] in "streams", "Open streams and WebSockets";
 
+    // Traces.
+    TRACE_SPANS: Counter "stepd_trace_export_spans" ["target"] in "spans", "Spans that a target of traces has taken from this process";
+    TRACE_BYTES: Counter "stepd_trace_export_sent_bytes" ["target"] in "bytes", "What that was, packed";
+    TRACE_FAILURES: Counter "stepd_trace_export_failures" ["target"] in "requests", "Requests that it has not taken: they are sent again";
+    TRACE_REFUSED: Counter "stepd_trace_export_refused_spans" ["target"] in "spans", "Spans that it has refused for good";
+    TRACE_DROPPED: Counter "stepd_trace_export_dropped_runs" ["target"] in "runs", "Runs whose traces this process has dropped for it: too old, too many, or removed before they were sent";
+    TRACE_BACKLOG: Gauge "stepd_trace_export_backlog_runs" ["target"] in "runs", "Runs of all workers whose traces it does not have yet, as this process last looked";
+    TRACE_AGE: Gauge "stepd_trace_export_backlog_age_seconds" ["target"] in "seconds", "How long the oldest of them has waited";
+
     // This process.
     BUILD: Gauge "stepd_build_info" ["version", "schema"] in "1", "Always 1: the version of stepd, and of the schema that it knows";
     PROCESS_CPU: Counter "process_cpu_seconds" [] in "seconds", "CPU time, of user and system";
