@@ -342,6 +342,7 @@ impl Daemon {
         services.spawn(Logs { db: db.clone(), logs, clock }.run(draining));
         gauges::of_worker(&metrics, &runs, &presence, &progress, config.concurrency);
         gauges::of_outside(&metrics, &outside);
+        gauges::of_traces(&metrics, &traced);
         let grace = Duration::from_secs(config.grace_seconds);
         let thread = Some(thread);
         Ok(Self {

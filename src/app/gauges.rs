@@ -1,12 +1,15 @@
 //! What the metrics read of a process when somebody scrapes. It keeps nothing of a daemon alive.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::db::{Database, migrate};
 use crate::services::presence::Presence;
 use crate::services::progress::Progress;
 use crate::services::runs::Runs;
-use crate::telemetry::metrics::{Metrics, about};
+use crate::services::tracer::AllFigures;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::about::{self, About};
 
 use super::build::Outside;
 
@@ -50,6 +53,26 @@ pub(super) fn of_worker(
             for (outcome, n) in [("ok", pass.ok), ("failed", pass.failed)] {
                 page.set(&about::PASSES, &[pass.name, outcome], n as f64);
             }
+        }
+    });
+}
+
+/// The export of traces.
+pub(super) fn of_traces(metrics: &Metrics, traced: &AllFigures) {
+    let traced = traced.clone();
+    metrics.shelf().reads(move |page| {
+        for (target, figures) in traced.iter() {
+            let mut tell = |about: &'static About, figure: &AtomicU64, unit: f64| {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+                page.set(about, &[target], figure.load(Ordering::Relaxed) as f64 * unit);
+            };
+            tell(&about::TRACE_SPANS, &figures.spans, 1.0);
+            tell(&about::TRACE_BYTES, &figures.bytes, 1.0);
+            tell(&about::TRACE_FAILED, &figures.failed, 1.0);
+            tell(&about::TRACE_REFUSED, &figures.refused, 1.0);
+            tell(&about::TRACE_DROPPED, &figures.dropped, 1.0);
+            tell(&about::TRACE_BACKLOG, &figures.backlog, 1.0);
+            tell(&about::TRACE_LAG, &figures.age_ms, 0.001);
         }
     });
 }

@@ -9,7 +9,9 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::{Site, acts, compare, costs, definitions, lists, logs, older, runs, session, stats, step, stream, timeline};
+use super::{
+    Site, acts, compare, costs, definitions, lists, logs, older, runs, session, stats, step, stream, timeline,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -45,7 +47,11 @@ impl utoipa::Modify for Bearer {
 
 /// All handlers under `/api/v1`, each with its description.
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    let runs = runs::routes().merge(step::routes()).merge(timeline::routes()).merge(definitions::routes()).merge(logs::routes());
+    let runs = runs::routes()
+        .merge(step::routes())
+        .merge(timeline::routes())
+        .merge(definitions::routes())
+        .merge(logs::routes());
     let api = runs.merge(acts::routes()).merge(lists::routes()).merge(stream::routes()).merge(session::routes());
     let api = api.merge(stats::routes()).merge(compare::routes()).merge(costs::routes());
     OpenApiRouter::with_openapi(Api::openapi()).nest("/api/v1", api).nest("/api", older::routes())
