@@ -8,7 +8,8 @@ use crate::services::presence::Presence;
 use crate::services::progress::Progress;
 use crate::services::runs::Runs;
 use crate::services::tracer::AllFigures;
-use crate::telemetry::metrics::{Metrics, about};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::about::{self, About};
 
 use super::build::Outside;
 
@@ -56,21 +57,22 @@ pub(super) fn of_worker(
     });
 }
 
-/// What has come of traces.
+/// The export of traces.
 pub(super) fn of_traces(metrics: &Metrics, traced: &AllFigures) {
     let traced = traced.clone();
-    #[expect(clippy::cast_precision_loss, reason = "counts of one process")]
-    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
     metrics.shelf().reads(move |page| {
-        for (name, figures) in traced.iter() {
-            let target = &[name.as_str()];
-            page.set(&about::TRACE_SPANS, target, read(&figures.spans));
-            page.set(&about::TRACE_BYTES, target, read(&figures.bytes));
-            page.set(&about::TRACE_FAILURES, target, read(&figures.failed));
-            page.set(&about::TRACE_REFUSED, target, read(&figures.refused));
-            page.set(&about::TRACE_DROPPED, target, read(&figures.dropped));
-            page.set(&about::TRACE_BACKLOG, target, read(&figures.backlog));
-            page.set(&about::TRACE_AGE, target, read(&figures.age_ms) / 1000.0);
+        for (target, figures) in traced.iter() {
+            let mut tell = |about: &'static About, figure: &AtomicU64, unit: f64| {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+                page.set(about, &[target], figure.load(Ordering::Relaxed) as f64 * unit);
+            };
+            tell(&about::TRACE_SPANS, &figures.spans, 1.0);
+            tell(&about::TRACE_BYTES, &figures.bytes, 1.0);
+            tell(&about::TRACE_FAILED, &figures.failed, 1.0);
+            tell(&about::TRACE_REFUSED, &figures.refused, 1.0);
+            tell(&about::TRACE_DROPPED, &figures.dropped, 1.0);
+            tell(&about::TRACE_BACKLOG, &figures.backlog, 1.0);
+            tell(&about::TRACE_LAG, &figures.age_ms, 0.001);
         }
     });
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::metrics::{ASKS, FAILS, KEYED, Page};
 use crate::models::configured;
+use crate::support::collector::Collector;
 use crate::support::outside::{ModelServer, ToolServer, says};
 use crate::support::prometheus::{Prometheus, programs, promtool};
 use crate::support::{Db, Files, SOON, wait_until};
@@ -88,7 +89,9 @@ async fn prometheus_takes_the_page_and_every_panel_of_the_dashboard_and_every_al
     let model = ModelServer::start(|_, _| says("fine")).await;
     let tools = ToolServer::start(&["look"], &[], |_, _| Ok(serde_json::json!({"n": 1}))).await;
     let sections = [model.section("small"), tools.section("tools")];
-    let mut worker = configured(&db, &files, &sections).http().ready().await;
+    let collector = Collector::start().await;
+    let spec = configured(&db, &files, &sections).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.place());
+    let mut worker = spec.http().ready().await;
     let site = worker.site().await;
     let prometheus =
         Prometheus::start(&programs, &[site.trim_start_matches("http://")], &config("prometheus/stepd-alerts.yml"))

@@ -131,6 +131,12 @@ async fn with_its_own_role_the_server_alone_serves_every_endpoint_of_both_apis()
     for path in ["/", "/readyz", "/healthz", "/errors/SD001"] {
         assert_eq!(g.send("get", path, None).await.status().as_u16(), 200, "{path}");
     }
+    let page = g.send("get", "/metrics", None).await.text().await.unwrap();
+    for figure in
+        ["stepd_database_up 1", "stepd_runs{", "stepd_failed_runs{", "stepd_locks_held{", "stepd_table_size_bytes{"]
+    {
+        assert!(page.lines().any(|line| line.starts_with(figure)), "{figure} is not there:\n{page}");
+    }
     hook(&g).await;
     session(&g).await;
     assert_eq!(g.server.logged("permission denied"), 0, "{}", g.server.log());

@@ -115,6 +115,13 @@ metrics! {
     PASSES: Counter "stepd_service_passes" ["service", "outcome"] in "passes", "Passes of the services: ok, failed";
     PASS_AGE: Gauge "stepd_service_pass_age_seconds" ["service"] in "seconds", "How long ago a pass of each service last succeeded: how far the sweeper, the stager, the scheduler and the retention lag";
     BREAKER: Gauge "stepd_breaker_open" ["kind", "name"] in "0, 0.5 or 1", "The circuit breakers of MCP servers and models: 0 closed, 0.5 one call tries, 1 open";
+    TRACE_SPANS: Counter "stepd_trace_export_spans" ["target"] in "spans", "Spans that a target of traces has taken";
+    TRACE_BYTES: Counter "stepd_trace_export_sent_bytes" ["target"] in "bytes", "Bytes that have been sent to it, packed";
+    TRACE_FAILED: Counter "stepd_trace_export_failures" ["target"] in "requests", "Requests that it has not taken: they are sent again";
+    TRACE_REFUSED: Counter "stepd_trace_export_refused_spans" ["target"] in "spans", "Spans that it has refused for good";
+    TRACE_DROPPED: Counter "stepd_trace_export_dropped_runs" ["target"] in "runs", "Runs whose traces were dropped before they were sent: too old, too many, or removed";
+    TRACE_BACKLOG: Gauge "stepd_trace_export_queue_runs" ["target"] in "runs", "Runs whose traces are still to be sent, of the whole database, as last looked at";
+    TRACE_LAG: Gauge "stepd_trace_export_lag_seconds" ["target"] in "seconds", "How old the oldest of them is";
 
     // Models.
     MODEL_CALLS: Counter "stepd_model_calls" ["workflow", "model"] in "calls", "Requests to models, those included that failed";
@@ -129,13 +136,6 @@ metrics! {
     STREAMS: Gauge "stepd_http_streams_open" [] in "streams", "Open streams and WebSockets";
 
     // Traces.
-    TRACE_SPANS: Counter "stepd_trace_export_spans" ["target"] in "spans", "Spans that a target of traces has taken from this process";
-    TRACE_BYTES: Counter "stepd_trace_export_sent_bytes" ["target"] in "bytes", "What that was, packed";
-    TRACE_FAILURES: Counter "stepd_trace_export_failures" ["target"] in "requests", "Requests that it has not taken: they are sent again";
-    TRACE_REFUSED: Counter "stepd_trace_export_refused_spans" ["target"] in "spans", "Spans that it has refused for good";
-    TRACE_DROPPED: Counter "stepd_trace_export_dropped_runs" ["target"] in "runs", "Runs whose traces this process has dropped for it: too old, too many, or removed before they were sent";
-    TRACE_BACKLOG: Gauge "stepd_trace_export_backlog_runs" ["target"] in "runs", "Runs of all workers whose traces it does not have yet, as this process last looked";
-    TRACE_AGE: Gauge "stepd_trace_export_backlog_age_seconds" ["target"] in "seconds", "How long the oldest of them has waited";
 
     // This process.
     BUILD: Gauge "stepd_build_info" ["version", "schema"] in "1", "Always 1: the version of stepd, and of the schema that it knows";
