@@ -9,6 +9,7 @@ mod db;
 mod files;
 mod manager;
 pub mod outside;
+mod pair;
 mod proxy;
 mod saboteur;
 mod worker;
@@ -24,6 +25,8 @@ pub use db::{Db, Server};
 pub use files::Files;
 #[allow(unused_imports)]
 pub use manager::Manager;
+#[allow(unused_imports)]
+pub use pair::Pair;
 #[allow(unused_imports)]
 pub use proxy::Proxy;
 #[allow(unused_imports)]
