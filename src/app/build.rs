@@ -14,6 +14,7 @@ use crate::db::{Database, DbError};
 use crate::engine::{GateKeeper, Ports, ServerClock};
 use crate::expression::Host;
 use crate::http::Readiness;
+use crate::services::acknowledged::Acknowledged;
 use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
@@ -230,7 +231,9 @@ impl Daemon {
         let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
-        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &parts.failpoints);
+        let acknowledged = Arc::new(Acknowledged::default());
+        let (journal, writers) =
+            PgJournal::start(&db, &hints, &connectivity, &acknowledged, &progress, &parts.failpoints);
         let ports = Arc::new(Ports {
             journal: Arc::new(journal),
             registry: Arc::new(registry),
@@ -247,6 +250,7 @@ impl Daemon {
             registration: registration(config),
             hints: hints.clone(),
             connectivity: connectivity.clone(),
+            acknowledged,
             gate: keeper,
             pulse: progress.pulse("presence", PRESENCE_BOUND),
             clock,
@@ -276,6 +280,7 @@ impl Daemon {
             failpoints: parts.failpoints.clone(),
         };
         services.spawn(claimer.run(stopping.clone()));
+        services.spawn(runs.clone().give_back_at_losses(connectivity.losses(), stopping.clone()));
         let sweeper = Sweeper {
             db: db.clone(),
             presence: presence.clone(),

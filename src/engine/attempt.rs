@@ -297,7 +297,7 @@ impl Ctx {
         }
         match why {
             StopReason::Timeout => Ok(Err(timed_out(record, limit))),
-            StopReason::Cancelled | StopReason::LeaseLost | StopReason::Shutdown => Err(Halt::Stopped),
+            StopReason::Cancelled | StopReason::LeaseLost | StopReason::GivenBack => Err(Halt::Stopped),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
@@ -15,7 +15,7 @@ use crate::steps::StopReason;
 use crate::telemetry::context::{self, Place};
 
 use super::catalog::Catalog;
-use super::shared::Hints;
+use super::shared::{Hints, Stop, stopped};
 
 /// The executor: `slots` runs at once, and a buffer of claimed runs ahead of them.
 pub struct Runs {
@@ -141,7 +141,10 @@ impl Runs {
 
     fn admit(inner: &mut Inner, next: &Claimed) -> Arc<Inbox> {
         let inbox = Arc::new(Inbox::default());
-        inner.inflight.insert(next.lease.run(), inbox.clone());
+        // The one before has let the run go, and ends. Or Postgres has forgotten that it has it: then its lease is worth nothing.
+        if let Some(before) = inner.inflight.insert(next.lease.run(), inbox.clone()) {
+            before.stop(StopReason::LeaseLost);
+        }
         inbox
     }
 
@@ -285,6 +288,19 @@ impl Runs {
             inner.buffer.clear();
         }
         self.stop_all(StopReason::LeaseLost);
+    }
+
+    /// Each time that Postgres has lost commits, what runs here knows more than is recorded: it is given back, to start again from that.
+    pub async fn give_back_at_losses(self: Arc<Self>, mut losses: watch::Receiver<u64>, mut stop: Stop) {
+        loop {
+            tokio::select! {
+                () = stopped(&mut stop) => return,
+                lost = losses.changed() => match lost {
+                    Ok(()) => self.stop_all(StopReason::GivenBack),
+                    Err(_) => return,
+                },
+            }
+        }
     }
 
     /// Resolves when nothing runs.

@@ -47,6 +47,8 @@ impl Hints {
 #[derive(Debug, Default)]
 pub struct Connectivity {
     state: Mutex<Known>,
+    /// How often it came back without what it had acknowledged.
+    losses: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,20 @@ impl Connectivity {
         let news = !known.away && known.back_at.is_none_or(|at| at.elapsed() > ECHO);
         known.away |= news;
         news
+    }
+
+    /// Postgres is there, and lacks what it had acknowledged.
+    pub fn has_lost_commits(&self) {
+        tracing::error!(
+            "postgres has lost commits that it had acknowledged (synchronous_commit is off, or a standby was promoted that had not \
+             received them): what runs here is given back, and goes on from what is recorded"
+        );
+        self.losses.send_modify(|n| *n += 1);
+    }
+
+    /// To be told of each loss of commits.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
     }
 
     /// A service has reached Postgres again.

@@ -23,6 +23,7 @@ use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
+use super::acknowledged::Acknowledged;
 use super::progress::{Progress, Pulse};
 use super::shared::{Backoff, Connectivity, Hints};
 
@@ -82,6 +83,7 @@ impl PgJournal {
         db: &Database,
         hints: &Arc<Hints>,
         connectivity: &Arc<Connectivity>,
+        acknowledged: &Arc<Acknowledged>,
         progress: &Progress,
         failpoints: &Failpoints,
     ) -> (Self, Writers) {
@@ -97,6 +99,7 @@ impl PgJournal {
                     pulse: progress.pulse(name, BOUND),
                     failpoints: failpoints.clone(),
                     conn: None,
+                    acknowledged: acknowledged.clone(),
                     parked: Vec::new(),
                     tries: 0,
                 };
@@ -234,6 +237,7 @@ struct Writer {
     pulse: Arc<Pulse>,
     failpoints: Failpoints,
     conn: Option<PgConnection>,
+    acknowledged: Arc<Acknowledged>,
     parked: Vec<Parked>,
     /// How often the group at hand has been parked.
     tries: u32,
@@ -366,6 +370,7 @@ impl Writer {
                 }
             }
             self.failpoints.hit("writer.before_commit").await;
+            let last = group::last_row(&groups);
             let common = if general { None } else { plain::of(&groups) };
             let was_common = common.is_some();
             let result = match common {
@@ -377,6 +382,10 @@ impl Writer {
                 Ok(lost) => {
                     self.conn = Some(conn);
                     backoff.reset();
+                    // Of a batch that was refused in part the row may be missing.
+                    if let Some(last) = last.filter(|_| lost.is_empty()) {
+                        self.acknowledged.note(last);
+                    }
                     self.committed(groups, &lost);
                 }
                 Err(error) if error.trouble == Trouble::Lost => {

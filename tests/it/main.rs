@@ -26,6 +26,7 @@ mod doctor;
 mod documented;
 mod ends;
 mod errors;
+mod failover;
 mod figures;
 mod flow;
 mod fork;

@@ -1,14 +1,10 @@
 //! A Postgres on one host, or on two: a primary, and a standby that has all that the primary has acknowledged.
 
-use std::time::Duration;
-
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use stepd::postgres::{Options, PrivatePostgres, StopMode};
 use tokio::runtime::Handle;
 
-use super::wait_until;
-
-const SOON: Duration = Duration::from_secs(60);
+use super::{SOON, wait_until};
 
 /// Every method blocks, and asks by way of the runtime: call them from `spawn_blocking`.
 pub struct Pair {
@@ -51,7 +47,7 @@ impl Pair {
     pub fn fail_over(&mut self) {
         self.primary_mut().stop(StopMode::Immediate);
         self.primary = 1 - self.primary;
-        self.say("SELECT pg_promote()");
+        self.say(self.primary, "SELECT pg_promote()");
     }
 
     /// A new standby stands where the lost host was. Until it has all, commits wait for nobody.
@@ -61,20 +57,33 @@ impl Pair {
         self.wait_for_each_other();
     }
 
+    /// From now on the standby receives nothing more, and no commit waits for it.
+    pub fn part(&self) {
+        self.say(self.primary, "ALTER SYSTEM SET synchronous_standby_names = ''");
+        self.say(self.primary, "SELECT pg_reload_conf()");
+        self.say(1 - self.primary, "ALTER SYSTEM SET primary_conninfo = ''");
+        self.say(1 - self.primary, "SELECT pg_reload_conf()");
+        self.standbys_are("the standby is alone", "", 0);
+    }
+
     /// From now on a commit is acknowledged when both have it.
     fn wait_for_each_other(&self) {
-        self.say("ALTER SYSTEM SET synchronous_standby_names = 'standby'");
-        self.say("SELECT pg_reload_conf()");
+        self.say(self.primary, "ALTER SYSTEM SET synchronous_standby_names = 'standby'");
+        self.say(self.primary, "SELECT pg_reload_conf()");
+        self.standbys_are("the standby is synchronous", "WHERE sync_state = 'sync'", 1);
+    }
+
+    fn standbys_are(&self, what: &str, of: &str, n: i64) {
         let url = self.primary().url("postgres");
-        let state = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
-        Handle::current().block_on(wait_until("the standby is synchronous", SOON, async || {
+        let count = format!("SELECT count(*) FROM pg_stat_replication {of}");
+        Handle::current().block_on(wait_until(what, SOON, async || {
             let mut connection = PgConnection::connect(&url).await.unwrap();
-            sqlx::query_scalar::<_, i64>(state).fetch_one(&mut connection).await.unwrap() == 1
+            sqlx::query_scalar::<_, i64>(AssertSqlSafe(count.clone())).fetch_one(&mut connection).await.unwrap() == n
         }));
     }
 
-    fn say(&self, statement: &str) {
-        let url = self.primary().url("postgres");
+    fn say(&self, host: usize, statement: &str) {
+        let url = self.hosts[host].url("postgres");
         Handle::current().block_on(async {
             let mut connection = PgConnection::connect(&url).await.unwrap();
             sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.unwrap();
