@@ -110,7 +110,7 @@ async fn a_share_of_the_runs_is_exported_and_what_failed_in_any_case() {
     let page = Page::of(&worker.site().await).await;
     assert!(page.value("stepd_trace_export_spans_total{target=\"otlp\"}") >= 6.0, "{}", page.text);
     assert!(page.value("stepd_trace_export_sent_bytes_total{target=\"otlp\"}") > 0.0);
-    assert!(page.found("stepd_trace_export_backlog_runs{target=\"otlp\"}").is_some());
+    assert!(page.found("stepd_trace_export_queue_runs{target=\"otlp\"}").is_some());
 }
 
 #[tokio::test]

@@ -135,8 +135,6 @@ metrics! {
     REQUEST_TIME: Histogram "stepd_http_request_duration_seconds" ["route"] in "seconds", "Until the answer began";
     STREAMS: Gauge "stepd_http_streams_open" [] in "streams", "Open streams and WebSockets";
 
-    // Traces.
-
     // This process.
     BUILD: Gauge "stepd_build_info" ["version", "schema"] in "1", "Always 1: the version of stepd, and of the schema that it knows";
     PROCESS_CPU: Counter "process_cpu_seconds" [] in "seconds", "CPU time, of user and system";
