@@ -58,7 +58,7 @@ const FIGURES: [(&str, &str); 12] = [
 ];
 
 /// Those that take minutes each: with `--full`, or by name.
-const LONG: [(&str, &str); 10] = [
+const LONG: [(&str, &str); 11] = [
     ("churn", "drain and pickup after 5 million jobs"),
     ("history", "drain and pickup with 10 million ended runs"),
     ("scheduled", "drain and pickup with 1 million jobs for tomorrow"),

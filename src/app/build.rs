@@ -15,6 +15,7 @@ use crate::db::{Database, DbError};
 use crate::engine::{GateKeeper, Ports, ServerClock};
 use crate::expression::Host;
 use crate::http::Readiness;
+use crate::services::acknowledged::Acknowledged;
 use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
@@ -253,7 +254,9 @@ impl Daemon {
         let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         catalog.load(parts.workflows).await?;
-        let (journal, writers) = PgJournal::start(&db, &hints, &connectivity, &progress, &metrics, &parts.failpoints);
+        let acknowledged = Arc::new(Acknowledged::default());
+        let (journal, writers) =
+            PgJournal::start(&db, &hints, &connectivity, &acknowledged, &progress, &metrics, &parts.failpoints);
         let (logs, failures) = (StepLogs::new(config.step_log_bytes), Failures::default());
         tell_failures(&failures, config)?;
         let ports = Arc::new(Ports {
@@ -276,6 +279,7 @@ impl Daemon {
             registration: registration(config),
             hints: hints.clone(),
             connectivity: connectivity.clone(),
+            acknowledged,
             gate: keeper,
             pulse: progress.pulse("presence", PRESENCE_BOUND),
             clock: clock.clone(),
@@ -306,6 +310,7 @@ impl Daemon {
             failpoints: parts.failpoints.clone(),
         };
         services.spawn(claimer.run(stopping.clone()));
+        services.spawn(runs.clone().give_back_at_losses(connectivity.losses(), stopping.clone()));
         let sweeper = Sweeper {
             db: db.clone(),
             presence: presence.clone(),

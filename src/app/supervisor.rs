@@ -39,7 +39,7 @@ impl Daemon {
         self.runs.lock();
         if tokio::time::timeout(self.grace, self.runs.emptied()).await.is_err() {
             tracing::info!(running = self.runs.counts().0, "grace time is over: interrupting what still runs");
-            self.runs.stop_all(StopReason::Shutdown);
+            self.runs.stop_all(StopReason::GivenBack);
             if tokio::time::timeout(INTERRUPT, self.interrupted()).await.is_err() && self.runs.at_work() > 0 {
                 tracing::warn!("some steps did not stop; their runs will be taken over");
             }

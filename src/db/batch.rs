@@ -1,7 +1,7 @@
 //! One batch of writes, as columns: what `write_batch.sql` takes.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{Executor, PgConnection, Postgres};
 use uuid::Uuid;
 
 use super::error::DbError;
@@ -144,6 +144,19 @@ pub struct ReadBack {
     pub ended: bool,
     /// It left `running` under this epoch.
     pub moved: bool,
+}
+
+/// Does the database still hold what a claim has recorded: a step, or the run's end?
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn kept<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    epoch: i32,
+    key: &str,
+) -> Result<bool, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/kept.sql", run, key, epoch).fetch_one(db).await?)
 }
 
 /// Reads back what became of a batch.

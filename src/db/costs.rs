@@ -6,6 +6,7 @@ use sqlx::{Executor, Postgres};
 use utoipa::ToSchema;
 
 use super::error::DbError;
+use super::runs::first_id_at;
 
 /// Lines of one answer.
 const MOST: i32 = 1_000;
@@ -76,7 +77,7 @@ pub async fn costs<'c>(
         By::Workflow => "workflow",
         By::Key => "key",
         By::Label(label) => {
-            let (since, until) = (midnight(span.since), midnight(span.until + Days::new(1)));
+            let (since, until) = (first_id_at(midnight(span.since)), first_id_at(midnight(span.until + Days::new(1))));
             let rows = sqlx::query_file_as!(Row, "src/db/sql/costs_by_label.sql", label, since, until, workflow, MOST);
             return Ok(told(rows.fetch_all(db).await?));
         }

@@ -321,7 +321,7 @@ impl Ctx {
         }
         match why {
             StopReason::Timeout => Ok(Err(timed_out(record, limit))),
-            StopReason::Cancelled | StopReason::LeaseLost | StopReason::Shutdown | StopReason::Paused => {
+            StopReason::Cancelled | StopReason::LeaseLost | StopReason::GivenBack | StopReason::Paused => {
                 Err(Halt::Stopped)
             }
         }

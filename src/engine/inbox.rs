@@ -64,7 +64,7 @@ impl Inbox {
     pub fn stop(&self, reason: StopReason) {
         let must = match reason {
             StopReason::LeaseLost => 1,
-            StopReason::Shutdown => 2,
+            StopReason::GivenBack => 2,
             StopReason::Cancelled | StopReason::Timeout | StopReason::Paused => 0,
         };
         if must > 0 {
@@ -85,7 +85,7 @@ impl Inbox {
         let Some(last) = self.last.get() else { return };
         match self.must.load(Ordering::Acquire) {
             1 => last.0.stop(StopReason::LeaseLost),
-            2 => last.0.stop(StopReason::Shutdown),
+            2 => last.0.stop(StopReason::GivenBack),
             _ => {}
         }
     }

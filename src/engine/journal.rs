@@ -167,7 +167,7 @@ pub enum Transition {
 
 impl Transition {
     /// Is the run over then?
-    pub(super) fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Complete { .. } | Self::Fail { .. } | Self::Cancel { .. })
     }
 }

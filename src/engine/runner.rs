@@ -386,7 +386,7 @@ fn at_step(mut failure: Failure, key: &str) -> Failure {
 async fn let_go(ctx: &Ctx) -> Outcome {
     match ctx.inbox.signal().reason() {
         Some(StopReason::LeaseLost) => Outcome::LeaseLost,
-        Some(StopReason::Shutdown) => {
+        Some(StopReason::GivenBack) => {
             ctx.note(NoteKind::Released, None, None, Payload::null());
             ctx.keep_usage();
             end(ctx, Transition::Release, Outcome::Interrupted).await

@@ -1,4 +1,4 @@
-//! One private server: made, started, stopped, started again, removed.
+//! One private server: made, copied, started, stopped, started again, removed.
 
 use std::fs::{self, File};
 use std::io;
@@ -84,14 +84,7 @@ impl PrivatePostgres {
     /// No binaries, no user to run as, no folder, or a program that fails; each message is one line
     /// for people.
     pub fn start(options: &Options) -> Result<Self, PostgresError> {
-        let binaries = binaries::find()?;
-        let user = folder::server_user()?;
-        // Beside the start: what a killed test run has left can be large. What is not done at our end, the next one does.
-        drop(std::thread::Builder::new().name("stepd-sweep".into()).spawn(move || folder::sweep(user)));
-        // From here on the drop cleans up, whatever fails.
-        let folder = folder::create(user)?;
-        let data = options.data.as_ref().map_or_else(|| folder.join("data"), |kept| absolute(kept).join(KEPT));
-        let mut made = Self { binaries, folder, data, user, server: None };
+        let mut made = Self::new(options)?;
         match &options.data {
             None => made.initdb(&made.data)?,
             Some(kept) if !made.data.exists() => made.initdb_to_keep(kept)?,
@@ -101,6 +94,37 @@ impl PrivatePostgres {
         made.configure(options)?;
         made.start_again()?;
         Ok(made)
+    }
+
+    /// A standby: a copy of this server that follows it, in recovery, until `pg_promote()` makes it a primary. It is called
+    /// `standby` in `pg_stat_replication` and in `synchronous_standby_names`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); the copy needs this server to run.
+    pub fn standby(&self, options: &Options) -> Result<Self, PostgresError> {
+        let mut made = Self::new(options)?;
+        let to_primary = format!("host={} port=5432 user=postgres application_name=standby", self.folder.display());
+        let mut copy = made.command("pg_basebackup");
+        copy.args(["--no-sync", "--checkpoint=fast", "--wal-method=stream", "-d", &to_primary, "-D"]).arg(&made.data);
+        ran("pg_basebackup", copy)?;
+        let mut options = options.clone();
+        options.settings.push(("primary_conninfo".into(), to_primary));
+        made.configure(&options)?;
+        let signal = made.data.join("standby.signal");
+        fs::write(&signal, "").map_err(|error| PostgresError::Folder { path: signal, error })?;
+        made.start_again()?;
+        Ok(made)
+    }
+
+    /// A folder for it, and nothing in it. From here on the drop cleans up, whatever fails.
+    fn new(options: &Options) -> Result<Self, PostgresError> {
+        let binaries = binaries::find()?;
+        let user = folder::server_user()?;
+        // Beside the start: what a killed test run has left can be large. What is not done at our end, the next one does.
+        drop(std::thread::Builder::new().name("stepd-sweep".into()).spawn(move || folder::sweep(user)));
+        let folder = folder::create(user)?;
+        let data = options.data.as_ref().map_or_else(|| folder.join("data"), |kept| absolute(kept).join(KEPT));
+        Ok(Self { binaries, folder, data, user, server: None })
     }
 
     /// Made under another name first: a start that was killed half-way leaves nothing that looks like data.
@@ -114,14 +138,8 @@ impl PrivatePostgres {
     fn initdb(&self, data: &Path) -> Result<(), PostgresError> {
         let mut command = self.command("initdb");
         command.args(["--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D"]);
-        command.arg(data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let output = spawner::spawn(command).and_then(|(child, _owned)| child.wait_with_output());
-        let output = output.map_err(|error| PostgresError::Run { program: "initdb", error })?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let written = String::from_utf8_lossy(&output.stderr);
-        Err(PostgresError::Failed { program: "initdb", output: last_lines(&written) })
+        command.arg(data);
+        ran("initdb", command)
     }
 
     fn configure(&self, options: &Options) -> Result<(), PostgresError> {
@@ -174,7 +192,7 @@ impl PrivatePostgres {
             // Line 1 is the postmaster's id, line 8 its state: how pg_ctl waits, too.
             let text = fs::read_to_string(&file).unwrap_or_default();
             let mut lines = text.lines().map(str::trim);
-            if lines.next() == Some(&id) && lines.nth(6) == Some("ready") {
+            if lines.next() == Some(&id) && matches!(lines.nth(6), Some("ready" | "standby")) {
                 return Ok(());
             }
             if !matches!(child.try_wait(), Ok(None)) {
@@ -287,6 +305,17 @@ impl Drop for PrivatePostgres {
         self.stop(StopMode::Immediate);
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Runs a program to its end.
+fn ran(program: &'static str, mut command: Command) -> Result<(), PostgresError> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = spawner::spawn(command).and_then(|(child, _owned)| child.wait_with_output());
+    let output = output.map_err(|error| PostgresError::Run { program, error })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(PostgresError::Failed { program, output: last_lines(&String::from_utf8_lossy(&output.stderr)) })
 }
 
 /// Sends the signal and waits for the end; false when it did not come in time.

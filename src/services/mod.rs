@@ -6,6 +6,7 @@
 //!                                 scheduler  retention  daily  tables  logs  tracer
 //! ```
 
+pub mod acknowledged;
 pub mod catalog;
 pub mod children;
 pub mod claimer;

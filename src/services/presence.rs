@@ -19,6 +19,7 @@ use crate::os::evidence::facts;
 use crate::rules::sweep::{Plan, Sighting, Suspect, Watch};
 use crate::telemetry::logs;
 
+use super::acknowledged::Acknowledged;
 use super::progress::Pulse;
 use super::shared::{Backoff, Connectivity, Hints};
 
@@ -126,6 +127,8 @@ pub struct Start {
     pub hints: Arc<Hints>,
     /// Where to say that Postgres is away.
     pub connectivity: Arc<Connectivity>,
+    /// What was acknowledged last.
+    pub acknowledged: Arc<Acknowledged>,
     /// The gate before every step.
     pub gate: GateKeeper,
     /// Proof that the thread turns.
@@ -303,6 +306,9 @@ impl Keeper {
     /// Beats before it locks: who sees the lock free before and after sees another heartbeat, however short this session's life.
     async fn establish(&mut self, listener: &mut PgListener, backoff: &mut Backoff) -> Result<bool, DbError> {
         let asked = Instant::now();
+        if !self.s.acknowledged.is_kept(&mut *listener).await? {
+            self.s.connectivity.has_lost_commits();
+        }
         let me = match self.me {
             Some(me) => me,
             None => {

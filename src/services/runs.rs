@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
@@ -17,7 +17,7 @@ use crate::telemetry::context::{self, Place};
 use crate::telemetry::step_log::StepLog;
 
 use super::catalog::Catalog;
-use super::shared::Hints;
+use super::shared::{Hints, Stop, stopped};
 
 /// The executor: `slots` runs at once, and a buffer of claimed runs ahead of them.
 pub struct Runs {
@@ -143,7 +143,10 @@ impl Runs {
 
     fn admit(inner: &mut Inner, next: &Claimed) -> Arc<Inbox> {
         let inbox = Arc::new(Inbox::default());
-        inner.inflight.insert(next.lease.run(), inbox.clone());
+        // The one before has let the run go, and ends. Or Postgres has forgotten that it has it: then its lease is worth nothing.
+        if let Some(before) = inner.inflight.insert(next.lease.run(), inbox.clone()) {
+            before.stop(StopReason::LeaseLost);
+        }
         inbox
     }
 
@@ -305,6 +308,19 @@ impl Runs {
             inner.buffer.clear();
         }
         self.stop_all(StopReason::LeaseLost);
+    }
+
+    /// Each time that Postgres has lost commits, what runs here knows more than is recorded: it is given back, to start again from that.
+    pub async fn give_back_at_losses(self: Arc<Self>, mut losses: watch::Receiver<u64>, mut stop: Stop) {
+        loop {
+            tokio::select! {
+                () = stopped(&mut stop) => return,
+                lost = losses.changed() => match lost {
+                    Ok(()) => self.stop_all(StopReason::GivenBack),
+                    Err(_) => return,
+                },
+            }
+        }
     }
 
     /// Resolves when nothing runs.

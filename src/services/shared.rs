@@ -50,6 +50,8 @@ impl Hints {
 pub struct Connectivity {
     state: Mutex<Known>,
     metrics: Arc<Metrics>,
+    /// How often it came back without what it had acknowledged.
+    losses: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +68,7 @@ impl Connectivity {
     /// There, as far as is known.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { state: Mutex::default(), metrics }
+        Self { state: Mutex::default(), metrics, losses: watch::Sender::new(0) }
     }
 
     /// The connection of a service, or a try to make one, has failed: perhaps only that one.
@@ -103,6 +105,20 @@ impl Connectivity {
             self.metrics.services.outages.inc();
         }
         news
+    }
+
+    /// Postgres is there, and lacks what it had acknowledged.
+    pub fn has_lost_commits(&self) {
+        tracing::error!(
+            "postgres has lost commits that it had acknowledged (synchronous_commit is off, or a standby was promoted that had not \
+             received them): what runs here is given back, and goes on from what is recorded"
+        );
+        self.losses.send_modify(|n| *n += 1);
+    }
+
+    /// To be told of each loss of commits.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
     }
 
     /// A service has reached Postgres again.

@@ -24,6 +24,7 @@ use crate::steps::BoxFuture;
 use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
 
+use super::acknowledged::Acknowledged;
 use super::progress::{Progress, Pulse};
 use super::shared::{Backoff, Connectivity, Hints};
 
@@ -83,6 +84,7 @@ impl PgJournal {
         db: &Database,
         hints: &Arc<Hints>,
         connectivity: &Arc<Connectivity>,
+        acknowledged: &Arc<Acknowledged>,
         progress: &Progress,
         metrics: &Arc<Metrics>,
         failpoints: &Failpoints,
@@ -100,6 +102,7 @@ impl PgJournal {
                     metrics: metrics.clone(),
                     failpoints: failpoints.clone(),
                     conn: None,
+                    acknowledged: acknowledged.clone(),
                     parked: Vec::new(),
                     tries: 0,
                 };
@@ -238,6 +241,7 @@ struct Writer {
     metrics: Arc<Metrics>,
     failpoints: Failpoints,
     conn: Option<PgConnection>,
+    acknowledged: Arc<Acknowledged>,
     parked: Vec<Parked>,
     /// How often the group at hand has been parked.
     tries: u32,
@@ -372,6 +376,7 @@ impl Writer {
                 }
             }
             self.failpoints.hit("writer.before_commit").await;
+            let last = group::last_row(&groups);
             let common = if general { None } else { plain::of(&groups) };
             let was_common = common.is_some();
             let began = Instant::now();
@@ -386,6 +391,10 @@ impl Writer {
                     backoff.reset();
                     self.metrics.services.batch.held(groups.len());
                     self.metrics.services.commit.took(began.elapsed());
+                    // Of a batch that was refused in part the row may be missing.
+                    if let Some(last) = last.filter(|_| lost.is_empty()) {
+                        self.acknowledged.note(last);
+                    }
                     self.committed(groups, &lost);
                 }
                 Err(error) if error.trouble == Trouble::Lost => {

@@ -152,14 +152,14 @@ pub enum StopReason {
     Cancelled,
     /// The lease is lost: another worker has, or will have, the run.
     LeaseLost,
-    /// The daemon shuts down and the grace time is over.
-    Shutdown,
+    /// The daemon lets go of its runs, unharmed: it shuts down and the grace time is over, or Postgres has lost what it knew of them.
+    GivenBack,
     /// The run is paused, and not when its steps have ended but now.
     Paused,
 }
 
 impl StopReason {
-    const ALL: [Self; 5] = [Self::Timeout, Self::Cancelled, Self::LeaseLost, Self::Shutdown, Self::Paused];
+    const ALL: [Self; 5] = [Self::Timeout, Self::Cancelled, Self::LeaseLost, Self::GivenBack, Self::Paused];
 }
 
 /// A watch channel would do; every run has one of these, and it is a tenth of the size.

@@ -80,6 +80,7 @@ async fn inject(cluster: &Arc<Cluster>, options: &Options) {
                 Fault::Sigkill => cluster.sigkill(slot).await,
                 Fault::Sigterm => cluster.sigterm(slot),
                 Fault::PgFast | Fault::PgImmediate => cluster.postgres(fault, lasts).await,
+                Fault::Promote => cluster.promote().await,
                 Fault::BackendKill => cluster.backend_kill(draw).await,
                 Fault::Terminate => cluster.terminate(draw).await,
                 Fault::Sigstop | Fault::Cut | Fault::Delay | Fault::Silence | Fault::Isolate => {

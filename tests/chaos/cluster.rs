@@ -11,12 +11,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sqlx::postgres::PgPoolOptions;
 use stepd::os::proc;
-use stepd::postgres::{Options as PostgresOptions, PrivatePostgres, StopMode};
+use stepd::postgres::{Options as PostgresOptions, StopMode};
 
 use crate::arguments::Options;
 use crate::plan::Fault;
 use crate::support::outside::{ModelServer, ToolServer, calls, says};
-use crate::support::{Db, Files, Proxy, Spec, Worker};
+use crate::support::{Db, Files, Pair, Proxy, Spec, Worker};
 
 const DATABASE: &str = "chaos";
 
@@ -50,7 +50,8 @@ pub struct Instance {
 
 /// A place for a daemon.
 struct Slot {
-    proxy: Proxy,
+    /// The network before each host of Postgres.
+    proxies: Vec<Proxy>,
     spec: Spec,
     pid: AtomicI32,
     worker: tokio::sync::Mutex<Worker>,
@@ -71,7 +72,7 @@ pub struct Cluster {
     pub db: Db,
     pub files: Files,
     pub notes: Mutex<Notes>,
-    postgres: Arc<Mutex<PrivatePostgres>>,
+    postgres: Arc<Mutex<Pair>>,
     slots: Vec<Slot>,
     /// What the workflows reach outside.
     _outside: (ToolServer, ModelServer),
@@ -94,11 +95,13 @@ impl Cluster {
             shared_buffers_mib: 64,
             settings: more.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         };
-        let postgres = tokio::task::spawn_blocking(move || PrivatePostgres::start(&settings)).await.unwrap().unwrap();
-        postgres.create_database(DATABASE, None).await.unwrap();
-        let url = postgres.url(DATABASE);
+        let fails_over = options.faults.iter().any(|(fault, _)| *fault == Fault::Promote);
+        let start = move || if fails_over { Pair::synchronous(settings) } else { Pair::alone(settings) };
+        let postgres = tokio::task::spawn_blocking(start).await.unwrap();
+        postgres.primary().create_database(DATABASE, None).await.unwrap();
+        let url = postgres.primary().url(DATABASE);
         let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(10));
-        let pool = pool.connect_lazy_with(postgres.options(DATABASE).application_name("chaos"));
+        let pool = pool.connect_lazy_with(postgres.primary().options(DATABASE).application_name("chaos"));
         let db = Db { pool, url: url.clone(), name: DATABASE.to_owned() };
         migrate(&options.binary, &url).await;
         db.exec(
@@ -126,13 +129,17 @@ impl Cluster {
         std::fs::write(&config, [tools.section("tools"), model.section("small")].concat()).unwrap();
         let mut slots = Vec::new();
         for _ in 0..options.workers {
-            let proxy = Proxy::new(&db).await;
-            proxy.distance(Duration::from_millis(options.latency));
+            let mut proxies = Vec::new();
+            for host in postgres.hosts() {
+                proxies.push(Proxy::new(&Db { url: host.url(DATABASE), ..db.clone() }).await);
+            }
+            proxies.iter().for_each(|p| p.distance(Duration::from_millis(options.latency)));
+            let by_proxy = Db { url: of_several(&proxies), ..db.clone() };
             let spec =
-                Spec::new(&proxy.db, &files).binary(&options.binary).lease(options.lease).grace(2).concurrency(12);
+                Spec::new(&by_proxy, &files).binary(&options.binary).lease(options.lease).grace(2).concurrency(12);
             let spec = spec.arg("--config").arg(&config.display().to_string());
             let worker = spec.start();
-            slots.push(Slot { proxy, spec, pid: AtomicI32::new(worker.pid()), worker: worker.into() });
+            slots.push(Slot { proxies, spec, pid: AtomicI32::new(worker.pid()), worker: worker.into() });
         }
         let cluster = Self {
             db,
@@ -238,10 +245,10 @@ impl Cluster {
         let place = &self.slots[slot];
         match fault {
             Fault::Sigstop => place.send(Signal::SIGSTOP),
-            Fault::Delay => place.proxy.freeze(),
-            Fault::Isolate => place.proxy.mute("stepd presence"),
-            Fault::Silence => place.proxy.silence(),
-            Fault::Cut => place.proxy.cut(),
+            Fault::Delay => place.network(Proxy::freeze),
+            Fault::Isolate => place.network(|p| p.mute("stepd presence")),
+            Fault::Silence => place.network(Proxy::silence),
+            Fault::Cut => place.network(Proxy::cut),
             _ => unreachable!("{fault:?} has no beginning and end"),
         }
         self.hit(fault, Some(slot), now(), if fault == Fault::Cut { now() } else { f64::INFINITY });
@@ -256,11 +263,11 @@ impl Cluster {
                 &[Fault::Sigstop]
             }
             Fault::Silence => {
-                place.proxy.end_silent();
+                place.network(Proxy::end_silent);
                 &[Fault::Silence]
             }
             _ => {
-                place.proxy.pass();
+                place.network(Proxy::pass);
                 &[Fault::Delay, Fault::Isolate]
             }
         };
@@ -280,19 +287,38 @@ impl Cluster {
         let postgres = self.postgres.clone();
         let back = tokio::task::spawn_blocking(move || {
             let mut postgres = postgres.lock().unwrap();
-            postgres.stop(mode);
+            postgres.primary_mut().stop(mode);
             std::thread::sleep(away);
-            postgres.start_again()
+            postgres.primary_mut().start_again()
         });
         back.await.unwrap().unwrap();
         self.hit(fault, None, from, now());
+    }
+
+    /// The primary's host is lost, and its standby takes its place; then a new standby is made where the lost host was.
+    pub async fn promote(&self) {
+        let from = now();
+        let postgres = self.postgres.clone();
+        let options = tokio::task::spawn_blocking(move || {
+            let mut postgres = postgres.lock().unwrap();
+            postgres.fail_over();
+            postgres.primary().options(DATABASE)
+        });
+        self.db.pool.set_connect_options(options.await.unwrap().application_name("chaos"));
+        self.hit(Fault::Promote, None, from, now());
+        let postgres = self.postgres.clone();
+        tokio::task::spawn_blocking(move || postgres.lock().unwrap().replace_the_lost()).await.unwrap();
+        for (place, host) in self.postgres.lock().unwrap().hosts().iter().enumerate() {
+            let db = Db { url: host.url(DATABASE), ..self.db.clone() };
+            self.slots.iter().for_each(|slot| slot.proxies[place].leads_to(&db));
+        }
     }
 
     /// kill -9 of a backend: every session ends, Postgres recovers.
     pub async fn backend_kill(&self, draw: u64) {
         let Some(pid) = self.backend("stepd %", draw).await else { return };
         let from = now();
-        if self.postgres.lock().unwrap().kill_backend(pid).is_err() {
+        if self.postgres.lock().unwrap().primary().kill_backend(pid).is_err() {
             return;
         }
         while self.db.ask::<i32>("SELECT 1").await.is_err() {
@@ -322,13 +348,16 @@ impl Cluster {
     /// The faults are over: everything runs, everything passes, and at once.
     pub async fn heal(&self) {
         for slot in 0..self.slots.len() {
-            self.slots[slot].proxy.distance(Duration::ZERO);
+            self.slots[slot].network(|p| p.distance(Duration::ZERO));
             for fault in [Fault::Sigstop, Fault::Silence, Fault::Delay] {
                 self.end(fault, slot);
             }
         }
         let postgres = self.postgres.clone();
-        tokio::task::spawn_blocking(move || postgres.lock().unwrap().start_again()).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || postgres.lock().unwrap().primary_mut().start_again())
+            .await
+            .unwrap()
+            .unwrap();
         for (n, slot) in self.slots.iter().enumerate() {
             let mut worker = slot.worker.lock().await;
             if !worker.is_running() {
@@ -372,10 +401,21 @@ impl Cluster {
 }
 
 impl Slot {
+    /// Does it to the network before each host.
+    fn network(&self, what: impl Fn(&Proxy)) {
+        self.proxies.iter().for_each(what);
+    }
+
     fn send(&self, signal: Signal) {
         // A process that has just been killed by another fault hears nothing, and that is all.
         let _ = kill(Pid::from_raw(self.pid.load(Ordering::SeqCst)), signal);
     }
+}
+
+/// One address that names every host.
+fn of_several(proxies: &[Proxy]) -> String {
+    let hosts: Vec<String> = proxies.iter().map(|p| p.db.url.split(['@', '/']).nth(3).unwrap().to_owned()).collect();
+    format!("postgres://postgres@{}/{DATABASE}", hosts.join(","))
 }
 
 /// The schema, by the same binary as the daemons.

@@ -15,6 +15,8 @@ pub enum Fault {
     PgFast,
     /// Postgres is stopped as a crash does it, and started again.
     PgImmediate,
+    /// The primary's host is lost, and a standby that has all it has acknowledged is promoted.
+    Promote,
     /// kill -9 of a daemon's backend: Postgres ends every session and recovers.
     BackendKill,
     /// `pg_terminate_backend` of a daemon's session.
@@ -30,12 +32,13 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Sigkill,
         Self::Sigstop,
         Self::Sigterm,
         Self::PgFast,
         Self::PgImmediate,
+        Self::Promote,
         Self::BackendKill,
         Self::Terminate,
         Self::Cut,
@@ -51,6 +54,7 @@ impl Fault {
             Self::Sigterm => "sigterm",
             Self::PgFast => "pg-fast",
             Self::PgImmediate => "pg-immediate",
+            Self::Promote => "promote",
             Self::BackendKill => "backend-kill",
             Self::Terminate => "terminate",
             Self::Cut => "cut",
@@ -71,13 +75,13 @@ impl Fault {
             Self::Sigstop => 4,
             Self::Terminate => 3,
             Self::Sigterm | Self::Cut | Self::Delay | Self::Silence | Self::Isolate => 2,
-            Self::PgFast | Self::PgImmediate | Self::BackendKill => 1,
+            Self::PgFast | Self::PgImmediate | Self::Promote | Self::BackendKill => 1,
         }
     }
 
     /// Does it concern all daemons, by way of Postgres?
     pub const fn is_of_postgres(self) -> bool {
-        matches!(self, Self::PgFast | Self::PgImmediate | Self::BackendKill)
+        matches!(self, Self::PgFast | Self::PgImmediate | Self::Promote | Self::BackendKill)
     }
 
     /// May the others rightly take a worker to be dead while this lasts?

@@ -27,6 +27,7 @@ mod doctor;
 mod documented;
 mod ends;
 mod errors;
+mod failover;
 mod failures;
 mod figures;
 mod flow;

@@ -346,6 +346,8 @@ async fn a_daemon_an_application_and_people_do_their_work_each_with_its_own_role
         &["logs", &ask[0]],
         &["lock", "ls"],
         &["stats"],
+        &["cost", "--by", "key"],
+        &["cost", "--by", "label:team"],
         &["check", "--in-flight", &workflows],
     ] {
         run(&reader, args).await.is(0);

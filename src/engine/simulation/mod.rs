@@ -317,7 +317,7 @@ impl Simulation {
         }
         match fault {
             Fault::Shutdown(_) => {
-                inbox.stop(StopReason::Shutdown);
+                inbox.stop(StopReason::GivenBack);
                 run.await;
             }
             Fault::Zombie(_) => {

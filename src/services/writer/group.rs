@@ -1,10 +1,12 @@
 //! What one batch holds of one run: entries folded into a group, later ones behind earlier ones.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use uuid::Uuid;
 
 use crate::engine::{CommitError, Entry, Note, StepRow, Ticket, Transition};
+use crate::services::acknowledged::Row;
 
 /// What one batch holds of one run.
 pub(super) struct Group {
@@ -61,6 +63,19 @@ impl Group {
             ticket.answer(result.clone());
         }
     }
+}
+
+/// A row that these are about to write, and that stays: of the last of them that writes any.
+pub(super) fn last_row(groups: &[Group]) -> Option<Row> {
+    groups.iter().rev().find_map(|group| {
+        let ends = group.transition.as_ref().is_some_and(Transition::is_final);
+        let key = match group.steps.last() {
+            Some(step) => step.record.key.to_string(),
+            None if ends => String::new(),
+            None => return None,
+        };
+        Some(Row { run: group.run, epoch: group.epoch, key, at: Instant::now() })
+    })
 }
 
 pub(super) fn size(entry: &Entry) -> usize {

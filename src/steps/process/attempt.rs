@@ -71,7 +71,9 @@ fn stopped(reason: StopReason) -> Failure {
         StopReason::Timeout => Failure::transient(code::TIMEOUT, "the program was killed: its time was up"),
         StopReason::Cancelled => Failure::transient(code::INTERRUPTED, "the program was killed: the run is cancelled"),
         StopReason::LeaseLost => Failure::transient(code::INTERRUPTED, "the program was killed: the lease is lost"),
-        StopReason::Shutdown => Failure::transient(code::INTERRUPTED, "the program was killed: the daemon stops"),
+        StopReason::GivenBack => {
+            Failure::transient(code::INTERRUPTED, "the program was killed: the daemon lets go of the run")
+        }
         StopReason::Paused => Failure::transient(code::INTERRUPTED, "the program was killed: the run is paused"),
     }
 }

@@ -10,6 +10,7 @@ mod db;
 mod files;
 mod manager;
 pub mod outside;
+mod pair;
 pub mod prometheus;
 mod proxy;
 mod saboteur;
@@ -26,6 +27,8 @@ pub use db::{Db, Server};
 pub use files::Files;
 #[allow(unused_imports)]
 pub use manager::Manager;
+#[allow(unused_imports)]
+pub use pair::Pair;
 #[allow(unused_imports)]
 pub use proxy::Proxy;
 #[allow(unused_imports)]

@@ -1,5 +1,6 @@
 //! The network between a daemon and Postgres, which can be cut without a word, lose answers, or deliver late.
 
+use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -37,6 +38,7 @@ struct Network {
 pub struct Proxy {
     /// The database, by way of the proxy.
     pub db: Db,
+    target: watch::Sender<PathBuf>,
     network: watch::Sender<Network>,
     made: Arc<AtomicU64>,
     waiting: Arc<AtomicU64>,
@@ -69,14 +71,14 @@ impl Proxy {
     pub async fn new(db: &Db) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let options = PgConnectOptions::from_str(&db.url).unwrap();
-        let socket = options.get_socket().expect("a private server").join(format!(".s.PGSQL.{}", options.get_port()));
+        let target = watch::Sender::new(socket(db));
         let network = watch::Sender::new(Network::default());
         let (made, waiting) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (seen, number, held) = (network.subscribe(), made.clone(), waiting.clone());
+        let (seen, place, number, held) = (network.subscribe(), target.subscribe(), made.clone(), waiting.clone());
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                let socket = place.borrow().clone();
                 let Ok(server) = UnixStream::connect(&socket).await else { continue };
                 let wire =
                     Wire { id: number.fetch_add(1, Ordering::SeqCst) + 1, name: Arc::default(), waiting: held.clone() };
@@ -87,7 +89,12 @@ impl Proxy {
             }
         });
         let url = format!("postgres://postgres@127.0.0.1:{port}/{}", db.name);
-        Self { db: Db { url, ..db.clone() }, network, made, waiting }
+        Self { db: Db { url, ..db.clone() }, target, network, made, waiting }
+    }
+
+    /// From now on new connections lead to another server.
+    pub fn leads_to(&self, db: &Db) {
+        self.target.send_replace(socket(db));
     }
 
     /// How many messages to Postgres wait until they may pass.
@@ -155,6 +162,11 @@ impl Proxy {
     pub fn deliver(&self) {
         self.network.send_modify(|n| n.delivered = n.hung_up);
     }
+}
+
+fn socket(db: &Db) -> PathBuf {
+    let options = PgConnectOptions::from_str(&db.url).unwrap();
+    options.get_socket().expect("a private server").join(format!(".s.PGSQL.{}", options.get_port()))
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -1,0 +1,103 @@
+//! The primary's host is lost, and its standby takes its place: under one address that names both.
+
+use std::sync::{Arc, Mutex};
+
+use stepd::postgres::{Options, PrivatePostgres};
+
+use crate::cli::stepd_at;
+use crate::support::{Db, Files, Pair, SOON, Spec, wait_until};
+
+const WORK: &str = r"
+name: work
+steps:
+  - id: before
+    run: echo before >> @DIR@/effects
+  - id: between
+    run: echo between >> @DIR@/effects; until [ -e @DIR@/on ]; do sleep 0.02; done
+  - id: long
+    run: echo long >> @DIR@/effects; until [ -e @DIR@/go ]; do sleep 0.02; done
+  - id: after
+    run: echo after >> @DIR@/effects
+";
+
+/// Two hosts, stepd's schema, and the address of both.
+struct Ground {
+    pair: Arc<Mutex<Pair>>,
+    url: String,
+    files: Files,
+}
+
+impl Ground {
+    async fn new() -> Self {
+        let settings = Options { durable: false, ..Options::default() };
+        let pair = tokio::task::spawn_blocking(move || Pair::synchronous(settings)).await.unwrap();
+        let place = |pg: &PrivatePostgres| pg.folder().display().to_string().replace('/', "%2F");
+        let hosts: Vec<String> = pair.hosts().iter().map(place).collect();
+        let url = format!("postgres://postgres@{}/postgres", hosts.join(","));
+        let at = url.clone();
+        tokio::task::spawn_blocking(move || stepd_at(Some(&at), &["migrate"])).await.unwrap().is(0);
+        Self { pair: Arc::new(Mutex::new(pair)), url, files: Files::new([WORK]) }
+    }
+
+    /// What is said to the hosts blocks.
+    async fn says(&self, what: impl FnOnce(&mut Pair) + Send + 'static) {
+        let pair = self.pair.clone();
+        tokio::task::spawn_blocking(move || what(&mut pair.lock().unwrap())).await.unwrap();
+    }
+
+    /// The primary of now.
+    fn db(&self) -> Db {
+        let url = self.pair.lock().unwrap().primary().url("postgres");
+        Db { pool: sqlx::PgPool::connect_lazy(&url).unwrap(), url: self.url.clone(), name: "postgres".into() }
+    }
+
+    fn touch(&self, name: &str) {
+        std::fs::write(self.files.path(name), "").unwrap();
+    }
+
+    fn effects(&self) -> String {
+        std::fs::read_to_string(self.files.path("effects")).unwrap_or_default().replace('\n', " ")
+    }
+
+    async fn has(&self, effects: &str) {
+        wait_until(effects, SOON, async || self.effects().trim_end() == effects).await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_to_a_synchronous_standby_loses_nothing_and_no_step_runs_twice() {
+    let ground = Ground::new().await;
+    let mut worker = Spec::new(&ground.db(), &ground.files).ready().await;
+    let run = ground.db().enqueue("work", "{}").await;
+    ground.touch("on");
+    ground.has("before between long").await;
+    ground.says(Pair::fail_over).await;
+    ground.touch("go");
+    ground.db().reaches(&run, "completed", SOON).await;
+    assert_eq!(ground.effects(), "before between long after ");
+    assert_eq!(worker.logged("lost commits"), 0);
+    assert_eq!(ground.db().count("SELECT count(*) FROM stepd_engine.events WHERE kind = 'crashed'").await, 0);
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test]
+async fn commits_that_a_failover_has_lost_are_told_and_their_runs_go_on_from_what_is_recorded() {
+    let ground = Ground::new().await;
+    let mut worker = Spec::new(&ground.db(), &ground.files).ready().await;
+    let run = ground.db().enqueue("work", "{}").await;
+    ground.has("before between").await;
+    ground.says(|pair| pair.part()).await;
+    ground.touch("on");
+    ground.has("before between long").await;
+    // The checkpoint of `between` is acknowledged, and the standby does not have it.
+    ground.says(Pair::fail_over).await;
+    worker.logs("postgres has lost commits").await;
+    ground.has("before between long between long").await;
+    ground.touch("go");
+    ground.db().reaches(&run, "completed", SOON).await;
+    assert_eq!(ground.effects(), "before between long between long after ");
+    let steps = "SELECT string_agg(key, ' ' ORDER BY seq) FROM stepd.steps WHERE state = 'completed'";
+    assert_eq!(ground.db().one::<String>(steps).await, "before between long after");
+    assert_eq!(worker.logged("postgres has lost commits"), 1);
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
