@@ -389,8 +389,7 @@ impl Writer {
                 Ok(lost) => {
                     self.conn = Some(conn);
                     backoff.reset();
-                    self.metrics.services.batch.held(groups.len());
-                    self.metrics.services.commit.took(began.elapsed());
+                    self.metrics.services.committed(groups.len(), began.elapsed());
                     // Of a batch that was refused in part the row may be missing.
                     if let Some(last) = last.filter(|_| lost.is_empty()) {
                         self.acknowledged.note(last);

@@ -237,8 +237,8 @@ impl Claims {
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Services {
-    pub batch: Histogram,
-    pub commit: Histogram,
+    batch: Histogram,
+    commit: Histogram,
     pub parked: Gauge<i64, AtomicI64>,
     pub outages: Counter,
     pub by_lock: Counter,
@@ -266,6 +266,12 @@ impl Services {
             scheduled: shelf.one(&about::SCHEDULED, Counter::default()),
             connections_lost: counters(shelf, &about::CONNECTIONS_LOST, &CONNECTED),
         }
+    }
+
+    /// A writer has recorded something of so many runs.
+    pub fn committed(&self, runs: usize, took: Duration) {
+        self.batch.held(runs);
+        self.commit.took(took);
     }
 
     /// A service has lost its connection, or could not make one.
