@@ -116,7 +116,7 @@ async fn a_share_of_the_runs_is_exported_and_what_failed_in_any_case() {
 #[tokio::test]
 async fn requests_and_tools_are_handed_the_span_of_their_call() {
     let calls =
-        "name: calls\nsteps:\n  - {id: get, http: {url: '${{ env.url }}'}}\n  - {id: tool, mcp: own.work, args: {}}\n";
+        "name: calls\nsteps:\n  - {id: get, http: 'GET ${{ env.url }}'}\n  - {id: tool, mcp: own.work, args: {}}\n";
     let (db, files, collector) = (Db::new().await, Files::new([calls]), Collector::start().await);
     let site = MockServer::start().await;
     Mock::given(any()).respond_with(ResponseTemplate::new(200).set_body_json(json!({"ok": true}))).mount(&site).await;
