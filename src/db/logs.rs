@@ -162,6 +162,7 @@ pub async fn next<'c>(
         // What was written together and is cut by the page's end is the next one's.
         rows.retain(|l| (l.epoch, l.chunk) != end);
     }
+    rows.sort_unstable_by_key(|l| (l.epoch, l.chunk, l.line));
     let mut lines = Vec::new();
     for row in rows {
         place.pass(row.epoch, row.chunk);
