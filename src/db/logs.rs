@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{Executor, PgConnection, Postgres};
 use utoipa::ToSchema;
@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::error::DbError;
 
-/// Rows of one page: a megabyte or so of text.
-const ROWS: i64 = 16;
+/// Lines of one page. A row holds a third of it at the most (`telemetry::step_log`), so that a page holds some of them whole.
+const LINES: i64 = 4_000;
 
 /// What an attempt has written within a moment.
 #[derive(Clone, Debug)]
@@ -152,31 +152,23 @@ pub async fn next<'c>(
     which: &Which,
     place: &mut Place,
 ) -> Result<(Vec<LogLine>, bool), DbError> {
-    let rows = sqlx::query_file!(
-        "src/db/sql/run_logs.sql",
-        run,
-        place.last.0,
-        place.last.1,
-        place.before.0,
-        place.before.1,
-        which.key.as_deref(),
-        which.attempt,
-        ROWS
-    )
-    .fetch_all(db)
-    .await?;
-    let more = i64::try_from(rows.len()).is_ok_and(|n| n == ROWS);
+    let attempt = which.attempt.map(i32::from);
+    let (last, before, key) = (place.last, place.before, which.key.as_deref());
+    let rows =
+        sqlx::query_file!("src/db/sql/run_logs.sql", run, last.0, last.1, before.0, before.1, key, attempt, LINES);
+    let mut rows = rows.fetch_all(db).await?;
+    let more = i64::try_from(rows.len()).is_ok_and(|n| n == LINES);
+    if more && let Some(end) = rows.last().map(|l| (l.epoch, l.chunk)) {
+        // What was written together and is cut by the page's end is the next one's.
+        rows.retain(|l| (l.epoch, l.chunk) != end);
+    }
+    rows.sort_unstable_by_key(|l| (l.epoch, l.chunk, l.line));
     let mut lines = Vec::new();
     for row in rows {
-        place.pass(row.epoch, row.n);
-        // What this service has written is JSON of this form.
-        let told: Vec<(i64, String, String, String)> = serde_json::from_str(&row.lines).unwrap_or_default();
-        for (line, (after, stream, level, text)) in (row.first..).zip(told) {
-            let at = row.at + TimeDelta::microseconds(after);
-            if which.since.is_none_or(|since| at >= since) {
-                let (key, attempt) = (row.key.clone(), row.attempt.into());
-                lines.push(LogLine { at, key, attempt, epoch: row.epoch, line, stream, level, text });
-            }
+        place.pass(row.epoch, row.chunk);
+        if which.since.is_none_or(|since| row.at >= since) {
+            let (at, key, attempt, epoch, line) = (row.at, row.key, row.attempt, row.epoch, row.line);
+            lines.push(LogLine { at, key, attempt, epoch, line, stream: row.stream, level: row.level, text: row.text });
         }
     }
     Ok((lines, more))

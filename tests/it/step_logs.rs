@@ -251,6 +251,34 @@ async fn lines_are_written_once_by_those_alone_who_have_or_had_the_run() {
 }
 
 #[tokio::test]
+async fn pages_hold_every_line_once_however_many_there_are() {
+    let db = Db::new().await;
+    let run: Uuid = db
+        .one(
+            "WITH r AS (INSERT INTO stepd_engine.ended (id, state, epoch, priority, resumes, crashes, ready_at, ended_at, workflow, queue, input, labels)
+             VALUES (stepd_engine.uuid7(), 'completed', 2, 5, 0, 0, now(), now(), 'w', 'default', '{}', '{}') RETURNING id),
+             l AS (INSERT INTO stepd_engine.logs (run, epoch, n, first, at, attempt, key, lines)
+                SELECT r.id, e, n, n * 1000, now(), 1, 's', (SELECT json_agg(json_build_array(i, 'stderr', 'info', n * 1000 + i)) FROM generate_series(0, 999) i)::text
+                FROM r, generate_series(1, 2) e, generate_series(1, 7) n)
+             SELECT id FROM r",
+        )
+        .await;
+    let (mut conn, mut place, mut pages, mut lines) =
+        (db.pool.acquire().await.unwrap(), Place::default(), 0, Vec::new());
+    loop {
+        let (page, more) = logs::next(&mut *conn, run, &Which::default(), &mut place).await.unwrap();
+        assert!(!page.is_empty());
+        lines.extend(page.into_iter().map(|l| (l.epoch, l.line)));
+        pages += 1;
+        if !more {
+            break;
+        }
+    }
+    let all: Vec<(i32, i64)> = [1, 2].into_iter().flat_map(|e| (1_000..8_000).map(move |n| (e, n))).collect();
+    assert!(lines == all && pages > 3, "{pages} pages, {} lines", lines.len());
+}
+
+#[tokio::test]
 async fn an_export_tells_what_steps_have_written() {
     let (db, files) = (Db::new().await, Files::new([WRITES]));
     let mut worker = Spec::new(&db, &files).env("STEPD_SECRETS__API", SECRET).ready().await;
