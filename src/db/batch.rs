@@ -146,7 +146,7 @@ pub struct ReadBack {
     pub moved: bool,
 }
 
-/// Does the database still hold what a claim has recorded: a step, or the run's end?
+/// Does the database still hold what a claim has recorded: a step (`done`, where it was), or the run's end?
 ///
 /// # Errors
 /// Whatever the database says.
@@ -155,8 +155,9 @@ pub async fn kept<'c>(
     run: Uuid,
     epoch: i32,
     key: &str,
+    done: bool,
 ) -> Result<bool, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/kept.sql", run, key, epoch).fetch_one(db).await?)
+    Ok(sqlx::query_file_scalar!("src/db/sql/kept.sql", run, key, epoch, done).fetch_one(db).await?)
 }
 
 /// Reads back what became of a batch.

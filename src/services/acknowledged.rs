@@ -26,6 +26,8 @@ pub struct Row {
     pub epoch: i32,
     /// The step; of a run that has ended any will do.
     pub key: String,
+    /// The step was done.
+    pub done: bool,
     /// When it was sent.
     pub at: Instant,
 }
@@ -43,7 +45,7 @@ impl Acknowledged {
     pub async fn is_kept<'c>(&self, db: impl Executor<'c, Database = Postgres>) -> Result<bool, DbError> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(row) = last.filter(|row| row.at.elapsed() < TOLD) else { return Ok(true) };
-        let kept = batch::kept(db, row.run, row.epoch, &row.key).await?;
+        let kept = batch::kept(db, row.run, row.epoch, &row.key, row.done).await?;
         if !kept {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         }

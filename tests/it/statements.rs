@@ -18,7 +18,8 @@ use crate::support::{Db, Files, Plan, SOON, Saboteur, Side, Spec, Strike, Worker
 const AFTER_ANOTHER: [(&str, &str); 2] = [("read_back", "write_step"), ("orphans", "claim")];
 
 /// Not struck at, and why not.
-const LEFT_OUT: [(&str, &str); 18] = [
+const LEFT_OUT: [(&str, &str); 19] = [
+    ("kept", "of a session that takes another one's place: see `failover.rs`"),
     ("trace_targets", "of daemons with a target of traces: see `traces_away.rs`"),
     ("trace_take", "of daemons with a target of traces: see `traces_away.rs`"),
     ("trace_hold", "of daemons with a target of traces: see `traces_away.rs`"),

@@ -69,12 +69,12 @@ impl Group {
 pub(super) fn last_row(groups: &[Group]) -> Option<Row> {
     groups.iter().rev().find_map(|group| {
         let ends = group.transition.as_ref().is_some_and(Transition::is_final);
-        let key = match group.steps.last() {
-            Some(step) => step.record.key.to_string(),
-            None if ends => String::new(),
+        let (key, done) = match group.steps.last() {
+            Some(step) => (step.record.key.to_string(), step.record.ended_at.is_some()),
+            None if ends => (String::new(), true),
             None => return None,
         };
-        Some(Row { run: group.run, epoch: group.epoch, key, at: Instant::now() })
+        Some(Row { run: group.run, epoch: group.epoch, key, done, at: Instant::now() })
     })
 }
 
