@@ -32,7 +32,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     }
     let db = Daemon::database(&global.configuration()?)?;
     server::check(&db).await.with_context(|| place(&db))?;
-    let mut conn = db.connect("migrate", &[]).await?;
+    let mut conn = db.connect_past_pooler("migrate", &[]).await?;
     let done = migrate::migrate(&mut conn).await?;
     match done.last() {
         None => println!("schema is up to date (version {})", migrate::applied(&mut conn).await?.0),

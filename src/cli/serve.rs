@@ -114,10 +114,16 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
         concurrency = config.concurrency,
         "starting"
     );
-    settle(&config, &db).await?;
     tell_traces(&config)?;
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
-    let daemon = Daemon::start(&config, db, parts).await?;
+    let starting = async {
+        build::patiently(async || settle(&config, &db).await).await?;
+        Daemon::start(&config, db.clone(), parts).await
+    };
+    let daemon = tokio::select! {
+        started = starting => started?,
+        () = told_to_end(&mut signals) => return Ok(Exit::Ok),
+    };
     let (stop_site, stopped) = watch::channel(false);
     let site =
         site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), daemon.metrics.clone(), stopped).await?;
@@ -255,7 +261,7 @@ pub(super) async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -
     loop {
         let tried = async {
             server::check(db).await?;
-            let mut conn = db.connect("migrate", &[("lock_timeout", "5s")]).await?;
+            let mut conn = db.connect_past_pooler("migrate", &[("lock_timeout", "5s")]).await?;
             if migrate_now {
                 let done = migrate::migrate(&mut conn).await?;
                 if let Some(version) = done.last() {

@@ -118,8 +118,6 @@ pub async fn applied(conn: &mut PgConnection) -> Result<(i32, i32), DbError> {
 /// Applies what is missing, each migration in a transaction of its own, and makes sure that this program can work with the
 /// result. Returns the versions applied now.
 ///
-/// The connection must be the caller's own, and the future must not be dropped half-way (the lock is released with the session).
-///
 /// # Errors
 /// Whatever the database says, or that the schema is too new; what was applied before stays.
 pub async fn migrate(conn: &mut PgConnection) -> Result<Vec<i32>, DbError> {
@@ -136,62 +134,82 @@ pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Re
         fits(schema, serves, known(migrations))?;
         return Ok(Vec::new());
     }
-    // Asked for again and again, for a session's lock_timeout would end a wait; a migration may take long.
-    let mut told = false;
-    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut *conn).await? {
-        if !told {
-            tracing::info!("another process is migrating this database; waiting until it has ended");
-            told = true;
-        }
-        tokio::time::sleep(ASK_AGAIN).await;
-    }
-    let done = apply_missing(conn, migrations).await;
-    sqlx::query("SELECT pg_advisory_unlock($1)").bind(LOCK).execute(&mut *conn).await?;
-    done
-}
-
-async fn apply_missing(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
-    let (before, mut served) = applied(conn).await?;
-    if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *conn).await? {
-        return Err(Unfit::Unrecorded.into());
-    }
-    if before > 0 && before < known(migrations) {
-        refuse_to_others(conn, before, known(migrations)).await?;
+    if schema > 0 {
+        refuse_to_others(conn, schema, known(migrations)).await?;
     }
     let mut done = Vec::new();
-    for migration in migrations.iter().filter(|m| m.version > before) {
-        let contracts = before > 0 && migration.serves > std::mem::replace(&mut served, migration.serves);
-        let mut tx = conn.begin().await?;
-        if contracts {
-            refuse_under_the_old(&mut tx, migration).await?;
+    for migration in migrations.iter().filter(|m| m.version > schema) {
+        if in_turn(conn, async |tx| apply(tx, migration).await).await? {
+            done.push(migration.version);
         }
-        sqlx::raw_sql(migration.text).execute(&mut *tx).await?;
-        sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
-            .bind(migration.version)
-            .bind(migration.name)
-            .bind(migration.serves)
-            .execute(&mut *tx)
-            .await?;
-        if contracts {
-            // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
-            sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
-            refuse_under_the_old(&mut tx, migration).await?;
-        }
-        tx.commit().await?;
-        done.push(migration.version);
     }
-    if !done.is_empty()
-        && let Some(compat) = compat::installed(conn).await?
-    {
-        compat::install(conn, compat).await?;
-    }
-    // What is new is nobody's yet.
-    if !done.is_empty() && roles::are_granted(conn).await? {
-        roles::install(conn).await?;
+    if !done.is_empty() {
+        in_turn(conn, async |tx| afterwards(tx).await).await?;
     }
     let (schema, serves) = applied(conn).await?;
     fits(schema, serves, known(migrations))?;
     Ok(done)
+}
+
+/// A transaction in which no other process migrates. Its lock is the transaction's: a session's does not hold behind a pooler.
+async fn in_turn<T>(
+    conn: &mut PgConnection,
+    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, DbError>,
+) -> Result<T, DbError> {
+    // Asked for again and again, for a session's lock_timeout would end a wait; a migration may take long.
+    let mut told = false;
+    loop {
+        let mut tx = conn.begin().await?;
+        if sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(LOCK).fetch_one(&mut *tx).await? {
+            let done = work(&mut tx).await?;
+            tx.commit().await?;
+            return Ok(done);
+        }
+        tx.rollback().await?;
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!("another process is migrating this database; waiting until it has ended");
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Applies one migration. False: another process has, meanwhile.
+async fn apply(tx: &mut PgConnection, migration: &Migration) -> Result<bool, DbError> {
+    let (before, served) = applied(tx).await?;
+    if before >= migration.version {
+        return Ok(false);
+    }
+    if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *tx).await? {
+        return Err(Unfit::Unrecorded.into());
+    }
+    let contracts = before > 0 && migration.serves > served;
+    if contracts {
+        refuse_under_the_old(tx, migration).await?;
+    }
+    sqlx::raw_sql(migration.text).execute(&mut *tx).await?;
+    sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
+        .bind(migration.version)
+        .bind(migration.name)
+        .bind(migration.serves)
+        .execute(&mut *tx)
+        .await?;
+    if contracts {
+        // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
+        sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
+        refuse_under_the_old(tx, migration).await?;
+    }
+    Ok(true)
+}
+
+/// What hangs on the schema, made anew. What is new in it is nobody's yet.
+async fn afterwards(tx: &mut PgConnection) -> Result<(), DbError> {
+    if let Some(compat) = compat::installed(tx).await? {
+        compat::install(tx, compat).await?;
+    }
+    if roles::are_granted(tx).await? {
+        roles::install(tx).await?;
+    }
+    Ok(())
 }
 
 /// Whoever may only work with the schema is told who may change it.

@@ -60,6 +60,7 @@ mod operators;
 mod own_kinds;
 mod pause;
 mod pool;
+mod pooler;
 mod postgres_away;
 mod prometheus;
 mod queues;
