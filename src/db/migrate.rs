@@ -139,7 +139,7 @@ pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Re
     }
     let mut done = Vec::new();
     for migration in migrations.iter().filter(|m| m.version > schema) {
-        if in_turn(conn, async |tx| apply(tx, migration).await).await? {
+        if in_turn(conn, async |tx| apply(tx, migration, schema == 0).await).await? {
             done.push(migration.version);
         }
     }
@@ -173,8 +173,8 @@ async fn in_turn<T>(
     }
 }
 
-/// Applies one migration. False: another process has, meanwhile.
-async fn apply(tx: &mut PgConnection, migration: &Migration) -> Result<bool, DbError> {
+/// Applies one migration; of a bare database no daemon is asked whether it knows the next one. False: another process has, meanwhile.
+async fn apply(tx: &mut PgConnection, migration: &Migration, bare: bool) -> Result<bool, DbError> {
     let (before, served) = applied(tx).await?;
     if before >= migration.version {
         return Ok(false);
@@ -182,7 +182,7 @@ async fn apply(tx: &mut PgConnection, migration: &Migration) -> Result<bool, DbE
     if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *tx).await? {
         return Err(Unfit::Unrecorded.into());
     }
-    let contracts = before > 0 && migration.serves > served;
+    let contracts = !bare && migration.serves > served;
     if contracts {
         refuse_under_the_old(tx, migration).await?;
     }

@@ -20,7 +20,9 @@ Without options: a short form of less than two minutes. Options of the long one:
     --latency N      milliseconds that each message is on its way to Postgres (default 0)
     --pace N         seconds between two faults on average (default 0.9)
     --faults A,B     which faults; one of them may be given as NAME=WEIGHT. All by default:
-                     sigkill sigstop sigterm pg-fast pg-immediate backend-kill terminate cut delay silence isolate
+                     sigkill sigstop sigterm pg-fast pg-immediate promote backend-kill terminate cut delay silence isolate,
+                     clock (with libfaketime), and as root, with ip and nft: link-down drop-out drop-in reset loss
+    --pooler         the daemons reach Postgres through a PgBouncer in transaction mode (no promote then)
     --work A,B       which workflows, NAME or NAME=WEIGHT: mixed quick slow nap answers flaky resumed doomed spread
                      shapes family saga keyed paced awhile asks agents; the schedules tick_a, tick_b, tick_c are always there
     --binary PATH    another build of the daemon
@@ -40,6 +42,7 @@ pub struct Options {
     pub latency: u64,
     pub pace: f64,
     pub faults: Vec<(Fault, u32)>,
+    pub pooler: bool,
     pub work: Vec<(String, u32)>,
     pub binary: PathBuf,
     pub json: Option<PathBuf>,
@@ -58,6 +61,7 @@ impl Default for Options {
             latency: 0,
             pace: 0.9,
             faults: Fault::ALL.iter().map(|f| (*f, f.usual_weight())).collect(),
+            pooler: false,
             work: WORK.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
             binary: env!("CARGO_BIN_EXE_stepd").into(),
             json: None,
@@ -134,6 +138,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
                     })
                     .collect::<Result<_, String>>()?;
             }
+            "--pooler" => options.pooler = true,
             "--work" => {
                 let usual = |name: &str| WORK.iter().find(|(known, _)| *known == name).map(|(_, weight)| *weight);
                 options.work = weights(&value()?)?
@@ -195,8 +200,9 @@ pub fn replay(options: &Options) -> String {
     let faults: Vec<String> =
         options.faults.iter().map(|(fault, weight)| format!("{}={weight}", fault.name())).collect();
     let work: Vec<String> = options.work.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
+    let pooler = if options.pooler { " --pooler" } else { "" };
     format!(
-        "--seed {} --seconds {} --workers {} --rate {} --lease {} --latency {} --pace {} --faults {} --work {}",
+        "--seed {} --seconds {} --workers {} --rate {} --lease {} --latency {} --pace {} --faults {} --work {}{pooler}",
         options.seed,
         options.span.as_secs_f64(),
         options.workers,

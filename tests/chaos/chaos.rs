@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use crate::arguments::Options;
 use crate::cluster::Cluster;
 use crate::load::Load;
+use crate::net;
 use crate::plan::{self, Fault, Step, What};
 use crate::record::Record;
 use crate::report::Report;
 use crate::sampler::Sampler;
+use crate::support::tools;
 
 /// Beside two leases: so long may it take after the last fault until every run has ended. What operators and limits have kept back
 /// is worked off in it, on a machine that does other things, too.
@@ -21,7 +23,9 @@ const LEFT: &str = "SELECT count(*) FROM stepd.runs
 
 /// Runs it all.
 pub async fn run(options: &Options) -> Report {
-    let cluster = Arc::new(Cluster::start(options).await);
+    let (options, networks) = possible(options);
+    let options = &options;
+    let cluster = Arc::new(Cluster::start(options, networks).await);
     let (load, sampler) = (Load::new(&cluster, options), Sampler::new(&cluster));
     let enqueuer = tokio::spawn(load.clone().enqueue());
     let operators = tokio::spawn(load.clone().operate(plan::operators(options.seed, options.span)));
@@ -49,7 +53,7 @@ pub async fn run(options: &Options) -> Report {
     cluster.stop().await;
 
     let samples = std::mem::take(&mut *sampler.samples.lock().unwrap());
-    let mut record = Record::read(&cluster, samples, options.lease).await;
+    let mut record = Record::read(&cluster, samples, options).await;
     record.surprises.extend(load.surprises.lock().unwrap().iter().map(|s| format!("an operator was told: {s}")));
     let mut report = Report::new(options, &record, drained);
     report.complaints = cluster.complaints();
@@ -61,6 +65,23 @@ pub async fn run(options: &Options) -> Report {
         assert!(copied.unwrap().success(), "what was to be kept in {} could not be copied", folder.display());
     }
     report
+}
+
+/// What of it can be done here; the rest is said aloud, and left out.
+fn possible(options: &Options) -> (Options, Option<net::Tools>) {
+    let mut options = options.clone();
+    let asked = |options: &Options, which: fn(Fault) -> bool| options.faults.iter().any(|(fault, _)| which(*fault));
+    let networks = if asked(&options, Fault::is_of_a_line) { net::Tools::found() } else { None };
+    if networks.is_none() {
+        options.faults.retain(|(fault, _)| !fault.is_of_a_line());
+    }
+    if asked(&options, |fault| fault == Fault::Clock) && tools::faketime().is_none() {
+        options.faults.retain(|(fault, _)| *fault != Fault::Clock);
+    }
+    if options.pooler {
+        options.faults.retain(|(fault, _)| *fault != Fault::Promote);
+    }
+    (options, networks)
 }
 
 /// Does what the plan says. What takes longer than planned, a restart of Postgres, puts off the rest.
@@ -83,9 +104,8 @@ async fn inject(cluster: &Arc<Cluster>, options: &Options) {
                 Fault::Promote => cluster.promote().await,
                 Fault::BackendKill => cluster.backend_kill(draw).await,
                 Fault::Terminate => cluster.terminate(draw).await,
-                Fault::Sigstop | Fault::Cut | Fault::Delay | Fault::Silence | Fault::Isolate => {
-                    cluster.begin(fault, slot)
-                }
+                Fault::Clock => cluster.clock(slot, draw),
+                _ => cluster.begin(fault, slot),
             },
         }
     }

@@ -13,6 +13,7 @@ mod bad_input;
 mod breaker;
 mod children;
 mod cli;
+mod clocks;
 mod compat;
 mod configuration;
 mod costs;
