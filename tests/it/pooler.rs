@@ -4,6 +4,9 @@ mod talk;
 
 use std::time::Duration;
 
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+
 use crate::cli::{stepd, stepd_at};
 use crate::support::{Db, Files, PgBouncer, Proxy, SOON, Server, Spec, TRANSACTION, holds_for, wait_until};
 
@@ -81,18 +84,14 @@ async fn behind_a_pooler_of_any_mode_two_daemons_run_everything_once_and_leave_n
         assert_eq!((one.drain(SOON).await, two.drain(SOON).await), (Some(0), Some(0)));
         // Whoever is given one of its sessions next finds it as new.
         if settings.contains(TRANSACTION) {
-            let next: sqlx::PgPool = sqlx::postgres::PgPoolOptions::new().connect(&plain(&bouncer.db.url)).await.unwrap();
+            let next: PgConnectOptions = bouncer.db.url.parse().unwrap();
+            let mut next = next.extra_float_digits(None).connect().await.unwrap();
             let left = "SELECT current_setting('statement_timeout') || current_setting('jit') || coalesce(current_setting('stepd.session', true), '')
                 || (SELECT count(*) FROM pg_prepared_statements)";
-            let row = sqlx::raw_sql(left).fetch_one(&next).await.unwrap();
+            let row = sqlx::raw_sql(left).fetch_one(&mut next).await.unwrap();
             assert_eq!(sqlx::Row::try_get_unchecked::<String, _>(&row, 0).unwrap(), "0on0");
         }
     }
-}
-
-/// As other programs connect.
-fn plain(url: &str) -> String {
-    format!("{url}&statement-cache-capacity=0")
 }
 
 #[tokio::test]
@@ -174,7 +173,8 @@ async fn what_cannot_be_done_through_a_pooler_is_refused_with_the_next_step() {
     let (db, files) = ground().await;
     let Some(bouncer) = PgBouncer::before(&db, TRANSACTION).await else { return };
     let Some(statements) = PgBouncer::before(&db, "pool_mode = statement").await else { return };
-    let other = Server::own().await.db().await;
+    let server = Server::own().await;
+    let other = server.db().await;
     let mut refused = Vec::new();
     for (db, direct) in [
         (&statements.db, None),
