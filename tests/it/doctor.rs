@@ -195,8 +195,8 @@ async fn a_pooler_is_found_and_what_it_costs_is_said_with_the_next_step() {
         [(&db.url, "ok", "database_direct_url leads past it"), (&pooler.db.url, "wrong", "leads to a connection pooler, too")]
     {
         let config = files.path("stepd.toml");
-        let text = format!("database_url = {:?}\ndatabase_direct_url = {direct:?}\n", pooler.db.url);
-        std::fs::write(&config, text).unwrap();
+        let both = format!("database_url = {:?}\ndatabase_direct_url = {direct:?}\n", pooler.db.url);
+        std::fs::write(&config, both).unwrap();
         let config = config.display().to_string();
         let asked = move || stepd_at(None, &["--config", &config, "doctor", "-o", "json"]);
         let found = Findings::of(tokio::task::spawn_blocking(asked).await.unwrap());
