@@ -228,7 +228,9 @@ async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<
 
 /// The role that is to keep `sql` steps from stepd's own tables must do that, and be able to record a finished step.
 async fn check_role(statements: &Connections) -> Result<(), BuildError> {
-    let rights = patiently(async || statements.rights().await).await.map_err(|e| BuildError::SqlRole(format!("sql_role, sql_url: {e}")))?;
+    let rights = patiently(async || statements.rights().await)
+        .await
+        .map_err(|e| BuildError::SqlRole(format!("sql_role, sql_url: {e}")))?;
     let role = &rights.role;
     if rights.writes {
         return Err(BuildError::SqlRole(format!(

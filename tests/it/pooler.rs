@@ -43,7 +43,8 @@ async fn ground() -> (Db, Files) {
 }
 
 /// The steps' own session locks aside: the workers'.
-const LOCKS: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+const LOCKS: &str =
+    "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
     WHERE l.locktype = 'advisory' AND l.classid = 'stepd_engine.workers'::regclass::oid AND l.objid < 1000000";
 
 #[tokio::test]
@@ -60,7 +61,8 @@ async fn behind_a_pooler_of_any_mode_two_daemons_run_everything_once_and_leave_n
             db.exec(format!("ALTER DATABASE {} {database}", db.name)).await;
         }
         let Some(bouncer) = PgBouncer::before(&db, &settings).await else { return };
-        let (mut one, mut two) = (Spec::new(&bouncer.db, &files).ready().await, Spec::new(&bouncer.db, &files).ready().await);
+        let (mut one, mut two) =
+            (Spec::new(&bouncer.db, &files).ready().await, Spec::new(&bouncer.db, &files).ready().await);
         let mut runs = Vec::new();
         for n in 0..12 {
             runs.push(db.enqueue("work", &format!("{{\"n\": {n}}}")).await);
@@ -176,11 +178,8 @@ async fn what_cannot_be_done_through_a_pooler_is_refused_with_the_next_step() {
     let server = Server::own().await;
     let other = server.db().await;
     let mut refused = Vec::new();
-    for (db, direct) in [
-        (&statements.db, None),
-        (&bouncer.db, Some(&bouncer.db.url)),
-        (&bouncer.db, Some(&other.url)),
-    ] {
+    for (db, direct) in [(&statements.db, None), (&bouncer.db, Some(&bouncer.db.url)), (&bouncer.db, Some(&other.url))]
+    {
         let mut spec = Spec::new(db, &files);
         if let Some(direct) = direct {
             spec = spec.env("STEPD_DATABASE_DIRECT_URL", direct);
@@ -226,7 +225,7 @@ async fn the_command_line_works_through_a_pooler() {
     db.reaches(&run, "completed", SOON).await;
     assert!(stepd(behind, &["show", &run]).await.is(0).out.contains("items"));
     assert!(stepd(behind, &["ls", "-o", "id"]).await.is(0).out.contains(run.as_str()));
-    assert!(stepd(behind, &["history", &run]).await.is(0).out.contains("completed"));
+    assert!(stepd(behind, &["show", &run, "--attempts"]).await.is(0).out.contains("effect"));
     let other = stepd(behind, &["enqueue", "held"]).await.is(0).line();
     db.step_reaches(&other, "hold", "running", SOON).await;
     stepd(behind, &["cancel", &other, "--reason", "o'clock \\'"]).await.is(0);
@@ -240,7 +239,18 @@ async fn the_command_line_works_through_a_pooler() {
 fn certificate(bouncer_folder: &std::path::Path) -> Option<()> {
     let done = std::process::Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "key", "-out", "cert"])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            "key",
+            "-out",
+            "cert",
+        ])
         .current_dir(bouncer_folder)
         .output()
         .ok()?;

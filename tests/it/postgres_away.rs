@@ -260,7 +260,10 @@ async fn a_connection_that_is_closed_at_any_moment_of_the_start_is_away_and_made
         let way = closing(&db, first..first + 2).await;
         let mut worker = Spec::new(&way, &files).ready().await;
         let log = worker.log();
-        assert!(!log.contains("refused") && worker.logged("\"ERROR\"") == 0, "connections {first} and the next closed: {log}");
+        assert!(
+            !log.contains("refused") && worker.logged("\"ERROR\"") == 0,
+            "connections {first} and the next closed: {log}"
+        );
         assert_eq!(worker.drain(SOON).await, Some(0));
         usize::from(log.contains("trying again"))
     });
