@@ -115,7 +115,7 @@ pub async fn applied(conn: &mut PgConnection) -> Result<(i32, i32), DbError> {
     Ok(sqlx::query_as(sql).fetch_one(conn).await?)
 }
 
-/// Applies what is missing, each migration in a transaction of its own, and makes sure that this program can work with the
+/// Applies what is missing, each migration in a transaction of its own (of a bare database all in one), and makes sure that this program can work with the
 /// result. Returns the versions applied now.
 ///
 /// # Errors
@@ -137,11 +137,11 @@ pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Re
     if schema > 0 {
         refuse_to_others(conn, schema, known(migrations)).await?;
     }
+    let missing: Vec<&Migration> = migrations.iter().filter(|m| m.version > schema).collect();
     let mut done = Vec::new();
-    for migration in migrations.iter().filter(|m| m.version > schema) {
-        if in_turn(conn, async |tx| apply(tx, migration, schema == 0).await).await? {
-            done.push(migration.version);
-        }
+    // A bare database gets all or nothing.
+    for together in if schema == 0 { missing.chunks(missing.len().max(1)) } else { missing.chunks(1) } {
+        done.extend(in_turn(conn, async |tx| apply(tx, together, schema == 0).await).await?);
     }
     if !done.is_empty() {
         in_turn(conn, async |tx| afterwards(tx).await).await?;
@@ -173,8 +173,19 @@ async fn in_turn<T>(
     }
 }
 
-/// Applies one migration; of a bare database no daemon is asked whether it knows the next one. False: another process has, meanwhile.
-async fn apply(tx: &mut PgConnection, migration: &Migration, bare: bool) -> Result<bool, DbError> {
+/// Applies migrations, but those that another process has applied meanwhile. Returns the versions.
+async fn apply(tx: &mut PgConnection, migrations: &[&Migration], bare: bool) -> Result<Vec<i32>, DbError> {
+    let mut done = Vec::new();
+    for migration in migrations {
+        if apply_one(tx, migration, bare).await? {
+            done.push(migration.version);
+        }
+    }
+    Ok(done)
+}
+
+/// Of a bare database no daemon is asked whether it knows the next version. False: another process has applied it.
+async fn apply_one(tx: &mut PgConnection, migration: &Migration, bare: bool) -> Result<bool, DbError> {
     let (before, served) = applied(tx).await?;
     if before >= migration.version {
         return Ok(false);
