@@ -140,7 +140,8 @@ pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Re
     let missing: Vec<&Migration> = migrations.iter().filter(|m| m.version > schema).collect();
     let mut done = Vec::new();
     // A bare database gets all or nothing.
-    for together in if schema == 0 { missing.chunks(missing.len().max(1)) } else { missing.chunks(1) } {
+    let at_once = if schema == 0 { missing.len() } else { 1 };
+    for together in missing.chunks(at_once.max(1)) {
         done.extend(in_turn(conn, async |tx| apply(tx, together, schema == 0).await).await?);
     }
     if !done.is_empty() {
