@@ -12,7 +12,7 @@ use crate::db::Database;
 use crate::services::presence::Presence;
 use crate::services::progress::{Progress, Watcher};
 use crate::services::runs::Runs;
-use crate::services::shared::Connectivity;
+use crate::services::connectivity::Connectivity;
 
 use super::build::Daemon;
 use super::systemd::{Systemd, watchdog};

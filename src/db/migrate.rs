@@ -1,12 +1,22 @@
-//! Migrations: embedded, forward only, in a table of stepd's own, safe to start from many daemons at once.
+//! Migrations: embedded, forward only, in a table of stepd's own, safe to start from many daemons at once, and beside them.
 
+mod beside;
+mod split;
+mod trial;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 
 use super::compat;
+use super::connect::Database;
 use super::error::DbError;
 use super::roles;
+
+use beside::{Tries, settle, watched};
+
+pub use trial::{ENQUEUING, Lock, Statement, Stops, Tried, dry_run};
 
 /// One step of the schema.
 ///
@@ -71,6 +81,18 @@ pub enum Unfit {
         "schema version {version} no longer serves {worker}, which knows only version {known}: stop or upgrade it, then migrate"
     )]
     AtWork { version: i32, worker: String, known: i32 },
+    #[error(
+        "the schema of this database is not whole ({missing} is missing): a restore is under way, or was broken off; nothing is written \
+         before it has ended"
+    )]
+    NotWhole { missing: String },
+    #[error(
+        "schema version {version} keeps others waiting for longer than a moment each time that it is tried: apply it when nobody \
+         enqueues, with stepd migrate --may-block"
+    )]
+    Long { version: i32 },
+    #[error("schema version {version} cannot be tried: {who} is in the way; try again later")]
+    InTheWay { version: i32, who: String },
 }
 
 /// Can a daemon that knows version `known` work with a schema of version `schema`, which serves daemons from `serves` on?
@@ -92,7 +114,22 @@ pub fn fits(schema: i32, serves: i32, known: i32) -> Result<(), Unfit> {
 /// It cannot, or whatever the database says.
 pub async fn check(conn: &mut PgConnection) -> Result<(), DbError> {
     let (schema, serves) = applied(conn).await?;
-    Ok(fits(schema, serves, latest())?)
+    fits(schema, serves, latest())?;
+    whole(conn).await
+}
+
+/// Is the schema whole? A restore makes indexes and triggers last. Who writes before they are there breaks it, and is broken by it.
+///
+/// # Errors
+/// It is not, or whatever the database says.
+pub async fn whole<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<(), DbError> {
+    let sql = "SELECT t.name FROM unnest('{jobs_before_insert,jobs_after_insert,ended_after_insert,ended_traced}'::text[]) t(name)
+        WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgname = t.name
+            AND g.tgrelid IN (to_regclass('stepd.jobs'), to_regclass('stepd_engine.ended'))) LIMIT 1";
+    match sqlx::query_scalar(sql).fetch_optional(db).await? {
+        None => Ok(()),
+        Some(missing) => Err(Unfit::NotWhole { missing }.into()),
+    }
 }
 
 /// Serialises migrations of one database; any number that nobody else uses (\"stepd\" in ASCII).
@@ -115,8 +152,30 @@ pub async fn applied(conn: &mut PgConnection) -> Result<(i32, i32), DbError> {
     Ok(sqlx::query_as(sql).fetch_one(conn).await?)
 }
 
+/// As [`migrate_beside`], as this program does it.
+///
+/// # Errors
+/// As there.
+pub async fn migrate_under_load(db: &Database) -> Result<Vec<i32>, DbError> {
+    migrate_beside(db, MIGRATIONS).await
+}
+
+/// As [`migrate_to`], beside applications and daemons at work: a second session sees to it that none of them waits for a migration for
+/// longer than a moment.
+///
+/// # Errors
+/// As there; and [`Unfit::Long`] for a migration that cannot be done in a moment.
+pub async fn migrate_beside(db: &Database, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
+    let mut conn = db.connect("migrate", &[]).await?;
+    let mut watch = db.connect("migrate watch", &[]).await?;
+    let done = with(&mut conn, Some(&mut watch), migrations).await;
+    let _ = watch.close().await;
+    let _ = conn.close().await;
+    done
+}
+
 /// Applies what is missing, each migration in a transaction of its own, and makes sure that this program can work with the
-/// result. Returns the versions applied now.
+/// result. Returns the versions applied now. Whoever comes meanwhile may have to wait until it is done.
 ///
 /// The connection must be the caller's own, and the future must not be dropped half-way (the lock is released with the session).
 ///
@@ -131,6 +190,14 @@ pub async fn migrate(conn: &mut PgConnection) -> Result<Vec<i32>, DbError> {
 /// # Errors
 /// As for [`migrate`].
 pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
+    with(conn, None, migrations).await
+}
+
+async fn with(
+    conn: &mut PgConnection,
+    watch: Option<&mut PgConnection>,
+    migrations: &[Migration],
+) -> Result<Vec<i32>, DbError> {
     let (schema, serves) = applied(conn).await?;
     if schema >= known(migrations) {
         fits(schema, serves, known(migrations))?;
@@ -145,53 +212,81 @@ pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Re
         }
         tokio::time::sleep(ASK_AGAIN).await;
     }
-    let done = apply_missing(conn, migrations).await;
+    let done = apply_missing(conn, watch, migrations).await;
     sqlx::query("SELECT pg_advisory_unlock($1)").bind(LOCK).execute(&mut *conn).await?;
     done
 }
 
-async fn apply_missing(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
-    let (before, mut served) = applied(conn).await?;
+/// What of them is missing here, where this session's role may apply it.
+async fn pending(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<Migration>, DbError> {
+    let (before, _) = applied(conn).await?;
     if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *conn).await? {
         return Err(Unfit::Unrecorded.into());
     }
     if before > 0 && before < known(migrations) {
         refuse_to_others(conn, before, known(migrations)).await?;
     }
-    let mut done = Vec::new();
-    for migration in migrations.iter().filter(|m| m.version > before) {
+    Ok(migrations.iter().filter(|m| m.version > before).copied().collect())
+}
+
+async fn apply_missing(
+    conn: &mut PgConnection,
+    mut watch: Option<&mut PgConnection>,
+    migrations: &[Migration],
+) -> Result<Vec<i32>, DbError> {
+    let pending = pending(conn, migrations).await?;
+    let (before, mut served) = applied(conn).await?;
+    let (pid, over) = (backend(conn).await?, AtomicBool::new(false));
+    for migration in &pending {
         let contracts = before > 0 && migration.serves > std::mem::replace(&mut served, migration.serves);
-        let mut tx = conn.begin().await?;
-        if contracts {
-            refuse_under_the_old(&mut tx, migration).await?;
+        let mut tries = Tries::new(migration.version, None);
+        loop {
+            let one = apply(conn, migration, contracts, &over);
+            match watched(watch.as_deref_mut(), pid, &over, one).await {
+                (Ok(()), _) => break,
+                (Err(error), in_the_way) => tries.make_way(error, in_the_way).await?,
+            }
         }
-        sqlx::raw_sql(migration.text).execute(&mut *tx).await?;
-        sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
-            .bind(migration.version)
-            .bind(migration.name)
-            .bind(migration.serves)
-            .execute(&mut *tx)
-            .await?;
-        if contracts {
-            // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
-            sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
-            refuse_under_the_old(&mut tx, migration).await?;
-        }
-        tx.commit().await?;
-        done.push(migration.version);
     }
-    if !done.is_empty()
+    if !pending.is_empty()
         && let Some(compat) = compat::installed(conn).await?
     {
         compat::install(conn, compat).await?;
     }
     // What is new is nobody's yet.
-    if !done.is_empty() && roles::are_granted(conn).await? {
+    if !pending.is_empty() && roles::are_granted(conn).await? {
         roles::install(conn).await?;
     }
     let (schema, serves) = applied(conn).await?;
     fits(schema, serves, known(migrations))?;
-    Ok(done)
+    Ok(pending.iter().map(|m| m.version).collect())
+}
+
+async fn apply(conn: &mut PgConnection, m: &Migration, contracts: bool, over: &AtomicBool) -> Result<(), DbError> {
+    let mut tx = conn.begin().await?;
+    settle(&mut tx).await?;
+    if contracts {
+        refuse_under_the_old(&mut tx, m).await?;
+    }
+    sqlx::raw_sql(m.text).execute(&mut *tx).await?;
+    sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
+        .bind(m.version)
+        .bind(m.name)
+        .bind(m.serves)
+        .execute(&mut *tx)
+        .await?;
+    if contracts {
+        // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
+        sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
+        refuse_under_the_old(&mut tx, m).await?;
+    }
+    // A commit is not broken off.
+    over.store(true, Ordering::Relaxed);
+    Ok(tx.commit().await?)
+}
+
+async fn backend(conn: &mut PgConnection) -> Result<i32, DbError> {
+    Ok(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(conn).await?)
 }
 
 /// Whoever may only work with the schema is told who may change it.

@@ -202,10 +202,10 @@ impl Builder {
             },
         };
         let client = Client::with_options(options);
-        let mut conn = client.db.connect("start", &[("lock_timeout", "5s")]).await?;
         if self.migrate {
-            migrate::migrate(&mut conn).await?;
+            migrate::migrate_under_load(&client.db).await?;
         }
+        let mut conn = client.db.connect("start", &[("lock_timeout", "5s")]).await?;
         migrate::check(&mut conn).await?;
         for queue in &self.config.queues {
             definitions::exclusive_queue(&mut conn, queue).await?;

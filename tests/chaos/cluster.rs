@@ -9,16 +9,18 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgPoolOptions;
 use stepd::os::proc;
-use stepd::postgres::{Options as PostgresOptions, StopMode};
+use stepd::postgres::{Options as PostgresOptions, PrivatePostgres, StopMode};
 
 use crate::arguments::Options;
 use crate::plan::Fault;
+use crate::scarcity::Disks;
 use crate::support::outside::{ModelServer, ToolServer, calls, says};
 use crate::support::{Db, Files, Pair, Proxy, Spec, Worker};
 
-const DATABASE: &str = "chaos";
+pub const DATABASE: &str = "chaos";
 
 /// How long a daemon may take to end after a SIGTERM: its grace, and what a slow Postgres or a stop in between adds.
 const ENDS: Duration = Duration::from_secs(30);
@@ -49,12 +51,12 @@ pub struct Instance {
 }
 
 /// A place for a daemon.
-struct Slot {
+pub struct Slot {
     /// The network before each host of Postgres.
     proxies: Vec<Proxy>,
     spec: Spec,
     pid: AtomicI32,
-    worker: tokio::sync::Mutex<Worker>,
+    pub worker: tokio::sync::Mutex<Worker>,
 }
 
 /// What was seen beside the plan.
@@ -72,8 +74,9 @@ pub struct Cluster {
     pub db: Db,
     pub files: Files,
     pub notes: Mutex<Notes>,
+    pub disks: Disks,
     postgres: Arc<Mutex<Pair>>,
-    slots: Vec<Slot>,
+    pub slots: Vec<Slot>,
     /// What the workflows reach outside.
     _outside: (ToolServer, ModelServer),
 }
@@ -83,22 +86,34 @@ impl Cluster {
     pub async fn start(options: &Options) -> Self {
         let more = [
             ("autovacuum_naptime", "5s"),
-            ("max_wal_size", "512MB"),
+            ("max_wal_size", if options.has(Fault::WalFull) { "64MB" } else { "512MB" }),
             // A connection that the network holds up in its first message keeps Postgres from coming back after a crash, for so long:
             // a minute by default (seen).
             ("authentication_timeout", "3s"),
         ];
         let settings = PostgresOptions {
             durable: false,
-            max_connections: 300,
+            // So that they are soon taken, where others take them all.
+            max_connections: if options.has(Fault::Exhaust) { 120 } else { 300 },
             data: None,
             shared_buffers_mib: 64,
             settings: more.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         };
-        let fails_over = options.faults.iter().any(|(fault, _)| *fault == Fault::Promote);
-        let start = move || if fails_over { Pair::synchronous(settings) } else { Pair::alone(settings) };
-        let postgres = tokio::task::spawn_blocking(start).await.unwrap();
+        let fails_over = options.has(Fault::Promote);
+        let chosen = options.clone();
+        let start = move || {
+            let mut pair = if fails_over { Pair::synchronous(settings) } else { Pair::alone(settings) };
+            let disks = Disks::of(&chosen, &mut pair);
+            (pair, disks)
+        };
+        let (postgres, disks) = tokio::task::spawn_blocking(start).await.unwrap();
         postgres.primary().create_database(DATABASE, None).await.unwrap();
+        if let Some(statement) = disks.tablespace() {
+            let mut admin = postgres.primary().options("postgres").connect().await.unwrap();
+            for statement in [statement, format!("ALTER DATABASE {DATABASE} SET TABLESPACE small")] {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
+            }
+        }
         let url = postgres.primary().url(DATABASE);
         let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(10));
         let pool = pool.connect_lazy_with(postgres.primary().options(DATABASE).application_name("chaos"));
@@ -128,15 +143,16 @@ impl Cluster {
         let config = files.path("stepd.toml");
         std::fs::write(&config, [tools.section("tools"), model.section("small")].concat()).unwrap();
         let mut slots = Vec::new();
-        for _ in 0..options.workers {
+        for n in 0..options.workers {
             let mut proxies = Vec::new();
             for host in postgres.hosts() {
                 proxies.push(Proxy::new(&Db { url: host.url(DATABASE), ..db.clone() }).await);
             }
             proxies.iter().for_each(|p| p.distance(Duration::from_millis(options.latency)));
             let by_proxy = Db { url: of_several(&proxies), ..db.clone() };
+            let binary = options.other_binary.as_ref().filter(|_| n % 2 == 1).unwrap_or(&options.binary);
             let spec =
-                Spec::new(&by_proxy, &files).binary(&options.binary).lease(options.lease).grace(2).concurrency(12);
+                Spec::new(&by_proxy, &files).binary(binary).lease(options.lease).grace(2).concurrency(12);
             let spec = spec.arg("--config").arg(&config.display().to_string());
             let worker = spec.start();
             slots.push(Slot { proxies, spec, pid: AtomicI32::new(worker.pid()), worker: worker.into() });
@@ -145,6 +161,7 @@ impl Cluster {
             db,
             files,
             notes: Mutex::default(),
+            disks,
             postgres: Arc::new(Mutex::new(postgres)),
             slots,
             _outside: (tools, model),
@@ -165,6 +182,17 @@ impl Cluster {
         self.slots.iter().map(|s| s.pid.load(Ordering::SeqCst)).collect()
     }
 
+    /// Something of the host that can be written.
+    pub fn primary<T>(&self, of: impl FnOnce(&PrivatePostgres) -> T) -> T {
+        of(self.postgres.lock().unwrap().primary())
+    }
+
+    /// Starts Postgres where it does not run; it may fail.
+    pub async fn start_postgres_again(&self) {
+        let postgres = self.postgres.clone();
+        let _ = tokio::task::spawn_blocking(move || postgres.lock().unwrap().primary_mut().start_again()).await.unwrap();
+    }
+
     fn note(&self, change: impl FnOnce(&mut Notes)) {
         change(&mut self.notes.lock().unwrap());
     }
@@ -174,7 +202,7 @@ impl Cluster {
         self.note(|n| n.instances.push(instance));
     }
 
-    fn dies(&self, slot: usize, by: Fault) {
+    pub fn dies(&self, slot: usize, by: Fault) {
         self.note(|n| {
             if let Some(last) = n.instances.iter_mut().rfind(|i| i.slot == slot) {
                 (last.to, last.ended_by) = (now(), Some(by));
@@ -182,7 +210,7 @@ impl Cluster {
         });
     }
 
-    fn hit(&self, fault: Fault, slot: Option<usize>, from: f64, to: f64) {
+    pub fn hit(&self, fault: Fault, slot: Option<usize>, from: f64, to: f64) {
         self.note(|n| n.hits.push(Hit { fault, slot, from, to }));
     }
 
@@ -225,7 +253,7 @@ impl Cluster {
         });
     }
 
-    fn replace(&self, slot: usize, worker: &mut Worker) {
+    pub fn replace(&self, slot: usize, worker: &mut Worker) {
         self.keep_log(slot, worker);
         *worker = self.slots[slot].spec.start();
         self.slots[slot].pid.store(worker.pid(), Ordering::SeqCst);
