@@ -202,7 +202,10 @@ fn session(options: &PgConnectOptions, name: &str, settings: &[(&str, &str)]) ->
         ("tcp_keepalives_count", "3"),
         ("tcp_user_timeout", "10000"),
     ];
+    // A statement that waits is no news, and its text is long: what concerns people is told in other words.
+    let quiet = tracing::log::LevelFilter::Debug;
     let options = options.clone().log_statements(tracing::log::LevelFilter::Trace);
+    let options = options.log_slow_statements(quiet, Duration::from_secs(1));
     options.application_name(name).options(BASE).options(settings.iter().copied())
 }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
+use stepd::os::proc;
 use stepd::postgres::{PrivatePostgres, StopMode};
 
 use crate::postgres_away::Ground;
@@ -56,15 +57,15 @@ async fn a_full_disk_of_the_write_ahead_log_stops_postgres_and_loses_nothing() {
     server.pg.start_again().unwrap();
     let db = server.db().await;
     let mut ground = Ground::on(server, db).await;
-    small.fill();
-    let down = || async {
-        // A whole segment, and the next.
+    wait_until("Postgres has stopped", SOON, async || {
+        small.fill();
+        // A whole segment, and the next. A recovery makes room, and is filled again.
         let _ = ground.db.ask::<String>("SELECT pg_switch_wal()::text").await;
         let _ = ground.db.ask::<String>("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 20000000))::text").await;
-        ground.db.ask::<i32>("SELECT 1").await.is_err()
-    };
-    wait_until("Postgres has stopped", SOON, down).await;
-    all_say(&mut ground, "postgres is away").await;
+        ground.server.pg.postmaster().and_then(proc::stat).is_none_or(|s| s.state == 'Z')
+    })
+    .await;
+    all_say(&mut ground, "claims pause").await;
     small.empty();
     let began = Instant::now();
     wait_until("Postgres is up", SOON, async || {
@@ -111,7 +112,7 @@ async fn a_server_that_takes_no_writes_for_a_while_loses_nothing_and_takes_nobod
 async fn connections_that_others_have_all_taken_are_waited_for_and_it_is_told_once() {
     let server = Server::of(40).await;
     let db = server.db().await;
-    let mut ground = Ground::on(server, db).await;
+    let ground = Ground::on(server, db).await;
     let others = ground.db.beside();
     // What a daemon needs a connection for, and has to make a new one: all but the presence.
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name ~ '^stepd( writer| claimer| sql step|$)'";
@@ -182,7 +183,7 @@ steps:
     let run = db.enqueue("work", "{}").await;
     db.step_reaches(&run, "b", "waiting", SOON).await;
     let before: String = db.one(sessions).await;
-    assert_eq!(before.split(' ').count(), 4, "{before}");
+    assert!(before.split(' ').count() >= 3, "{before}");
     holds_for("its sessions stand", Duration::from_secs(2), async || db.one::<String>(sessions).await == before).await;
     db.exec(format!("SELECT stepd.signal('{run}', 'go')")).await;
     db.reaches(&run, "completed", SOON).await;

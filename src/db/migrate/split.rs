@@ -3,6 +3,8 @@
 /// The statements of a script, without the comments and blanks around them.
 pub(super) fn statements(script: &str) -> Vec<&str> {
     let (mut found, mut begin, mut at) = (Vec::new(), None, 0);
+    // How deep in a function's body that is SQL itself: BEGIN ATOMIC … END.
+    let (mut depth, mut last) = (0, "");
     while let Some(c) = script[at..].chars().next() {
         let rest = &script[at..];
         let (skip, part) = match c {
@@ -16,11 +18,24 @@ pub(super) fn statements(script: &str) -> Vec<&str> {
             }
             '"' => (quoted(rest, '"', false), true),
             '$' => (dollars(rest, &script[..at]), true),
+            ';' if depth > 0 => (1, true),
             ';' => {
                 if let Some(begin) = begin.take() {
                     found.push(script[begin..at].trim_end());
                 }
                 (1, false)
+            }
+            c if c.is_alphabetic() || c == '_' => {
+                let word = &rest[..rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())];
+                match word {
+                    _ if word.eq_ignore_ascii_case("atomic") && last.eq_ignore_ascii_case("begin") => depth = 1,
+                    _ if depth > 0 && word.eq_ignore_ascii_case("case") => depth += 1,
+                    _ if depth > 0 && word.eq_ignore_ascii_case("end") => depth -= 1,
+                    _ => {}
+                }
+                last = word;
+                // E'…' is a quoted text with a letter before it.
+                (word.len(), true)
             }
             c => (c.len_utf8(), !c.is_whitespace()),
         };
@@ -87,13 +102,16 @@ mod tests {
     #[test]
     fn statements_end_at_semicolons_that_are_not_inside_of_anything() {
         let script = "-- first; of all\nCREATE TABLE a (b text DEFAULT ';' /* ; /* ; */ */);\n\nDO $x$ BEGIN PERFORM '$$;'; END $x$;\n
-            SELECT E'\\';', \"a;b\", $1, 'it''s;' ;; -- the end;\nSELECT 2";
+            SELECT E'\\';', \"a;b\", $1, 'it''s;' ;; -- the end;\nSELECT 2;
+            CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3";
         let found = statements(script);
-        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(found.len(), 6, "{found:?}");
         assert!(found[0].starts_with("CREATE TABLE a") && found[0].ends_with(')'));
         assert_eq!(found[1], "DO $x$ BEGIN PERFORM '$$;'; END $x$");
         assert!(found[2].starts_with("SELECT E'") && found[2].ends_with("'it''s;'"));
         assert_eq!(found[3], "SELECT 2");
+        assert!(found[4].ends_with("SELECT 2; END"));
+        assert_eq!(found[5], "SELECT 3");
     }
 
     #[test]

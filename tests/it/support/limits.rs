@@ -112,8 +112,9 @@ pub fn limit_files(pid: i32, most: Option<usize>) {
     assert!(done.status.success(), "prlimit: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// The number of the highest file that a process has open, and one.
+/// The lowest number that no open file of a process has: with no more than that it can open none.
 pub fn files(pid: i32) -> usize {
     let numbers = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    numbers.filter_map(|e| e.file_name().to_str()?.parse::<usize>().ok()).max().unwrap_or(0) + 1
+    let taken: std::collections::HashSet<usize> = numbers.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    (0..).find(|n| !taken.contains(n)).unwrap()
 }
