@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::db::liveness::Registration;
 use crate::db::sql_step::Database as Connections;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Hosts, Trouble};
 use crate::engine::{GateKeeper, Ports, ServerClock};
 use crate::expression::Host;
 use crate::http::Readiness;
@@ -29,7 +29,7 @@ use crate::services::retention::{Export, Pruner, Walk};
 use crate::services::runs::Runs;
 use crate::services::scheduler::Scheduler;
 use crate::services::connectivity::Connectivity;
-use crate::services::shared::Hints;
+use crate::services::shared::{Backoff, Hints};
 use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
@@ -58,7 +58,7 @@ pub enum BuildError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The database.
-    #[error("the database refused: {0}")]
+    #[error("{}", told(.0))]
     Database(#[from] DbError),
     /// A configured host or network for `http` steps.
     #[error("http_allow: {0}")]
@@ -88,6 +88,32 @@ pub enum BuildError {
     /// A thread.
     #[error("no thread can be started: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+fn told(error: &DbError) -> String {
+    match error.trouble {
+        Trouble::Refused => format!("the database refused: {error}"),
+        Trouble::Lost | Trouble::Busy | Trouble::Short => format!("the database cannot be used now: {error}"),
+    }
+}
+
+/// Asks the database again while it is away, or busy: it may go at any moment, also between two things that a start needs of it.
+///
+/// # Errors
+/// It refuses.
+pub async fn patiently<T>(mut ask: impl AsyncFnMut() -> Result<T, DbError>) -> Result<T, DbError> {
+    let (mut backoff, mut told) = (Backoff::default(), false);
+    loop {
+        match ask().await {
+            Err(error) if error.trouble != Trouble::Refused => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "postgres cannot be used yet; trying again");
+                }
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// A daemon at work.
@@ -203,7 +229,7 @@ async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<
 
 /// The role that is to keep `sql` steps from stepd's own tables must do that, and be able to record a finished step.
 async fn check_role(statements: &Connections) -> Result<(), BuildError> {
-    let rights = statements.rights().await.map_err(|e| BuildError::SqlRole(format!("sql_role, sql_url: {e}")))?;
+    let rights = patiently(async || statements.rights().await).await.map_err(|e| BuildError::SqlRole(format!("sql_role, sql_url: {e}")))?;
     let role = &rights.role;
     if rights.writes {
         return Err(BuildError::SqlRole(format!(
@@ -227,6 +253,7 @@ pub fn connections(config: &Config, mut sql: Sql) -> Result<Sql, ConfigError> {
     for (name, url) in &config.connections {
         let hosts =
             super::config::hosts_of(url).map_err(|why| ConfigError::Url(format!("connections.{name}: {why}")))?;
+        let hosts = Hosts::elsewhere(hosts);
         sql = sql.with_connection(name.clone(), NamedDatabase(Connections::new(hosts, config.sql_connections)));
     }
     Ok(sql)
@@ -250,11 +277,11 @@ impl Daemon {
         let children = Child::new(ChildRuns { db: db.clone(), failpoints: parts.failpoints.clone() });
         let sql = sql(config, &db, &parts.failpoints).await?;
         let tracing = traces::options(config)?;
-        tracing.announce(&db).await?;
+        patiently(async || tracing.announce(&db).await).await?;
         let (registry, outside) = kinds(config, guard)?;
         let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
-        catalog.load(parts.workflows).await?;
+        patiently(async || catalog.load(parts.workflows.clone()).await).await?;
         let acknowledged = Arc::new(Acknowledged::default());
         let (journal, writers) =
             PgJournal::start(&db, &hints, &connectivity, &acknowledged, &progress, &metrics, &parts.failpoints);
@@ -402,7 +429,8 @@ impl Daemon {
     /// There is no URL, or it is none.
     pub fn database(config: &Config) -> Result<Database, ConfigError> {
         let patience = Duration::from_secs(config.statement_timeout_seconds);
-        Ok(Database::new(config.database()?, config.database_pool, patience))
+        let direct = config.direct_database()?.map(Into::into);
+        Ok(Database::new(config.database()?, config.database_pool, patience).with_direct(direct))
     }
 }
 

@@ -73,14 +73,6 @@ fn hint_of(error: &DbError) -> Option<String> {
         Some("3F000" | "42P01" | "42883") => {
             Some("this database has no stepd schema, or an older one: run stepd migrate".to_owned())
         }
-        Some("42P05" | "26000") => Some(
-            "a transaction pooler shares prepared statements between its clients: connect to the server itself, or set max_prepared_statements in PgBouncer 1.21 or later"
-                .to_owned(),
-        ),
-        Some("08P01") if error.to_string().contains("startup parameter") => Some(
-            "connect to the server itself, or set ignore_startup_parameters = options, extra_float_digits in pgbouncer.ini"
-                .to_owned(),
-        ),
         Some("42501") => {
             Some("the database role lacks the right; connect as one that may, or ask for a grant".to_owned())
         }
@@ -111,7 +103,7 @@ fn exit_of(error: &DbError) -> Exit {
         Some("SD002" | "SD015" | "SD016" | "SD018" | "23514") => Exit::Usage,
         // The server is there, the database is not.
         Some("3D000") => Exit::Unreachable,
-        _ if matches!(error.unsuitable(), Some(Unsuitable::Pooler { .. })) => Exit::Unreachable,
+        _ if matches!(error.unsuitable(), Some(Unsuitable::Pooler | Unsuitable::Statements)) => Exit::Unreachable,
         _ if error.trouble == Trouble::Lost => Exit::Unreachable,
         _ => Exit::Error,
     }

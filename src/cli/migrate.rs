@@ -54,10 +54,10 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
         return uninstall::run(&db, args.yes).await;
     }
     let done = match args.may_block {
-        true => migrate::migrate(&mut db.connect("migrate", &[]).await?).await?,
+        true => migrate::migrate(&mut db.connect_past_pooler("migrate", &[]).await?).await?,
         false => migrate::migrate_under_load(&db).await?,
     };
-    let mut conn = db.connect("migrate", &[]).await?;
+    let mut conn = db.connect_past_pooler("migrate", &[]).await?;
     match done.last() {
         None => println!("schema is up to date (version {})", migrate::applied(&mut conn).await?.0),
         Some(version) => println!("schema migrated to version {version}"),

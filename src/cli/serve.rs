@@ -114,10 +114,16 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
         concurrency = config.concurrency,
         "starting"
     );
-    settle(&config, &db).await?;
     tell_traces(&config)?;
     let parts = Parts { workflows, failpoints: failpoints()?, ..Parts::default() };
-    let daemon = Daemon::start(&config, db, parts).await?;
+    let starting = async {
+        build::patiently(async || settle(&config, &db).await).await?;
+        Daemon::start(&config, db.clone(), parts).await
+    };
+    let daemon = tokio::select! {
+        started = starting => started?,
+        () = told_to_end(&mut signals) => return Ok(Exit::Ok),
+    };
     let (stop_site, stopped) = watch::channel(false);
     let site =
         site::bind(&config, &daemon.db, daemon.readiness(), daemon.servers(), daemon.metrics.clone(), stopped).await?;
@@ -261,7 +267,7 @@ pub(super) async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -
                     tracing::info!(version, "schema migrated");
                 }
             }
-            migrate::check(&mut db.connect("migrate", &[]).await?).await
+            migrate::check(&mut db.connect_past_pooler("migrate", &[]).await?).await
         };
         match tried.await {
             Ok(()) => return Ok(()),

@@ -12,7 +12,7 @@ use super::text::clean;
 const NAMED: usize = 20;
 
 pub(super) async fn run(db: &Database, yes: bool) -> anyhow::Result<Exit> {
-    let mut conn = db.connect("uninstall", &[]).await?;
+    let mut conn = db.connect_past_pooler("uninstall", &[]).await?;
     let found = uninstall::look(&mut conn).await?;
     if found.schemas.is_empty() && found.roles.is_empty() {
         talk("there is nothing of stepd in this database");

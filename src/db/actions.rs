@@ -1,10 +1,11 @@
 //! The public functions, as the command line calls them, and what `run` needs to try a workflow out.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection as _, Executor, PgConnection, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::error::DbError;
+use super::pooler::set_for_session;
 
 /// A job to be.
 #[derive(Clone, Debug, Default)]
@@ -230,6 +231,8 @@ pub async fn drop_queue<'c>(
 /// # Errors
 /// Whatever the database says.
 pub async fn act_as<'c>(db: impl Executor<'c, Database = Postgres>, name: &str) -> Result<(), DbError> {
-    sqlx::query_file_scalar!("src/db/sql/act_as.sql", name).fetch_one(db).await?;
+    // For the session, and said as such: behind a pooler the pipe keeps it for this connection.
+    let said = set_for_session("stepd.actor", name);
+    sqlx::raw_sql(AssertSqlSafe(said)).execute(db).await?;
     Ok(())
 }

@@ -1,14 +1,16 @@
 //! Connections: their settings, and the pool for everything that is not the hot path.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Row};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, Row};
 
 use super::error::{DbError, Trouble};
 use super::hosts::Hosts;
+use super::line::Line;
 
 /// A connection attempt that takes longer is given up: a server that is shutting down can keep one waiting for minutes.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -25,20 +27,24 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, DbE
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(DbError::unanswered(limit)))
 }
 
-/// No transaction of a daemon's own stands open for longer. Also the sign that a session's settings have arrived.
-pub(super) const IDLE_IN_TRANSACTION: &str = "10s";
+/// No transaction of a daemon's own stands open for longer.
+const IDLE_IN_TRANSACTION: &str = "10s";
 
 /// Where the database is, and a small pool on it.
 #[derive(Clone, Debug)]
 pub struct Database {
     hosts: Hosts,
+    /// Past a pooler that stands before `hosts`, where a way was given.
+    direct: Option<Hosts>,
     pool: PgPool,
-    pools: Arc<Mutex<Vec<Follower>>>,
+    pools: Pools,
     /// Nothing on the pool takes longer.
     answers: Duration,
 }
 
-/// A pool, and its sessions' settings: when another host is in use, it connects there from then on.
+type Pools = Arc<Mutex<Vec<Follower>>>;
+
+/// A pool, and its sessions' settings: when another host is in use, or a pooler is found before it, it connects that way from then on.
 #[derive(Debug)]
 struct Follower {
     pool: PgPool,
@@ -66,7 +72,8 @@ impl Database {
         let hosts = hosts.into();
         let limit = format!("{}ms", patience.as_millis());
         let settings = [("statement_timeout", limit.as_str()), ("lock_timeout", "5s")];
-        let main = pool(pool_size)
+        let pools = Pools::default();
+        let main = pool(pool_size, &hosts, &pools)
             // The second wall against a connection that comes back inside a transaction (sqlx #4385): the next
             // statement on it would be acknowledged and never committed. Outside one, the two times are equal: in one message, for in
             // the extended protocol a statement's time is that of its last message, and every connection would be closed after its
@@ -79,8 +86,14 @@ impl Database {
                 })
             })
             .connect_lazy_with(session(hosts.used(), "stepd", &settings));
-        let db = Self { hosts, pool: main.clone(), pools: Arc::default(), answers: patience + PATIENCE };
+        let db = Self { hosts, direct: None, pool: main.clone(), pools, answers: patience + PATIENCE };
         db.follow(main, "stepd".to_owned(), &settings)
+    }
+
+    /// What needs a session of its own goes there.
+    #[must_use]
+    pub fn with_direct(self, direct: Option<Hosts>) -> Self {
+        Self { direct, ..self }
     }
 
     fn follow(self, pool: PgPool, name: String, settings: &[(&str, &str)]) -> Self {
@@ -95,7 +108,7 @@ impl Database {
     pub fn reading_pool(&self, purpose: &str, size: u32, settings: &[(&str, &str)]) -> PgPool {
         let name = format!("stepd {purpose}");
         let options = session(self.hosts.used(), &name, settings);
-        let side = pool(size).test_before_acquire(false).connect_lazy_with(options);
+        let side = pool(size, &self.hosts, &self.pools).test_before_acquire(false).connect_lazy_with(options);
         self.clone().follow(side.clone(), name, settings);
         side
     }
@@ -126,12 +139,22 @@ impl Database {
     /// # Errors
     /// Whatever the database says; `Trouble::Lost` when it says nothing.
     pub async fn ask<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, DbError>) -> Result<T, DbError> {
-        let mut conn = self.pool.acquire().await?;
+        let mut conn = self.acquire().await?;
         let done = within(self.answers, work(&mut conn)).await;
         if matches!(&done, Err(error) if error.trouble == Trouble::Lost) {
             drop(conn.detach());
         }
         done
+    }
+
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, DbError> {
+        match self.pool.acquire().await {
+            Err(error) if self.hosts.met_pooler(&error)? => {
+                repoint(&self.hosts, &self.pools);
+                Ok(self.pool.acquire().await?)
+            }
+            acquired => Ok(acquired?),
+        }
     }
 
     /// The hosts.
@@ -140,10 +163,16 @@ impl Database {
         &self.hosts
     }
 
-    /// The plain options of the host in use, without session settings.
+    /// The way past a pooler, where one was given.
+    #[must_use]
+    pub fn direct(&self) -> Option<&Hosts> {
+        self.direct.as_ref()
+    }
+
+    /// The host in use, as it was named.
     #[must_use]
     pub fn options(&self) -> &PgConnectOptions {
-        self.hosts.used()
+        self.hosts.named()
     }
 
     /// A connection of its own, with session settings, named `stepd <purpose>` in `pg_stat_activity`.
@@ -151,40 +180,88 @@ impl Database {
     /// # Errors
     /// `Trouble::Lost` when no connection comes about in time.
     pub async fn connect(&self, purpose: &str, settings: &[(&str, &str)]) -> Result<PgConnection, DbError> {
-        let name = format!("stepd {purpose}");
-        let connecting = self.hosts.connect(|options| session(options, &name, settings));
-        if !self.hosts.are_several() {
-            return match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
-                Ok(conn) => Ok(conn?),
-                Err(_) => Err(timed_out().into()),
-            };
-        }
-        let conn = connecting.await?;
-        for one in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let settings: Vec<_> = one.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-            one.pool.set_connect_options(session(self.hosts.used(), &one.name, &settings));
+        let conn = connect_to(&self.hosts, purpose, settings).await?;
+        if self.hosts.are_several() || self.hosts.are_pooled() {
+            repoint(&self.hosts, &self.pools);
         }
         Ok(conn)
     }
 
-    /// The options of a session with settings, on a host that can be written.
+    /// As [`connect`](Self::connect), past a pooler where a way was given.
     ///
     /// # Errors
-    /// Where there are several hosts, and none of them can be.
-    pub async fn session(&self, purpose: &str, settings: &[(&str, &str)]) -> Result<PgConnectOptions, DbError> {
-        if self.hosts.are_several() {
-            let _ = self.connect(purpose, &[]).await?.close().await;
+    /// As [`connect`](Self::connect).
+    pub async fn connect_past_pooler(&self, purpose: &str, settings: &[(&str, &str)]) -> Result<PgConnection, DbError> {
+        match &self.direct {
+            Some(direct) => connect_to(direct, purpose, settings).await,
+            None => self.connect(purpose, settings).await,
         }
-        Ok(session(self.hosts.used(), &format!("stepd {purpose}"), settings))
+    }
+
+    /// A connection that hears notifications, and whose session is its own, where that can be had.
+    ///
+    /// # Errors
+    /// `Trouble::Lost` when no connection comes about in time.
+    pub async fn line(&self, purpose: &str, settings: &[(&str, &str)]) -> Result<Line, DbError> {
+        let hosts = self.direct.as_ref().unwrap_or(&self.hosts);
+        if hosts.are_several() && !hosts.are_pooled() {
+            let _ = self.connect_past_pooler(purpose, &[]).await?.close().await;
+        }
+        if !hosts.are_pooled() {
+            let options = session(hosts.used(), &format!("stepd {purpose}"), settings);
+            let alone = pool(1, hosts, &Pools::default()).connect_lazy_with(options);
+            match PgListener::connect_with(&alone).await {
+                Ok(listener) => return Ok(Line::listening(listener)),
+                Err(error) if hosts.met_pooler(&error)? || hosts.are_pooled() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Line::Asking(self.connect_past_pooler(purpose, settings).await?))
     }
 }
 
-fn pool(size: u32) -> PgPoolOptions {
+async fn connect_to(hosts: &Hosts, purpose: &str, settings: &[(&str, &str)]) -> Result<PgConnection, DbError> {
+    let name = format!("stepd {purpose}");
+    let connecting = hosts.connect(|options| session(options, &name, settings));
+    if hosts.are_several() {
+        return Ok(connecting.await?);
+    }
+    match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
+        Ok(conn) => Ok(conn?),
+        Err(_) => Err(timed_out().into()),
+    }
+}
+
+/// From now on these pools connect as the hosts say.
+fn repoint(hosts: &Hosts, pools: &Mutex<Vec<Follower>>) {
+    for one in pools.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let settings: Vec<_> = one.settings.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        one.pool.set_connect_options(session(hosts.used(), &one.name, &settings));
+    }
+}
+
+fn pool(size: u32, hosts: &Hosts, pools: &Pools) -> PgPoolOptions {
+    let (hosts, pools) = (hosts.clone(), Arc::downgrade(pools));
     PgPoolOptions::new()
         .max_connections(size)
         .min_connections(0)
         .idle_timeout(Duration::from_secs(30))
         .acquire_timeout(CONNECT_WITHIN)
+        // A pooler may be put between at any time; the pool tries again, and then by another way.
+        .after_connect(move |conn, _| {
+            let (hosts, pools) = (hosts.clone(), pools.clone());
+            Box::pin(async move { recognize(&hosts, &pools, conn).await })
+        })
+}
+
+async fn recognize(hosts: &Hosts, pools: &Weak<Mutex<Vec<Follower>>>, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let recognized = hosts.recognize(conn).await;
+    if let (Err(error), Some(pools)) = (&recognized, pools.upgrade())
+        && hosts.met_pooler(error)?
+    {
+        repoint(hosts, &pools);
+    }
+    recognized
 }
 
 fn session(options: &PgConnectOptions, name: &str, settings: &[(&str, &str)]) -> PgConnectOptions {

@@ -1,52 +1,50 @@
-//! What `stepd doctor` asks the database. Nothing here may rest on what a transaction pooler breaks, for that is one of the findings:
-//! no statement is kept prepared, and each question is asked in a transaction of its own, so on one backend.
+//! What `stepd doctor` asks the database.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgListener;
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Postgres, Row};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 use uuid::Uuid;
 
 use super::connect::Database;
 use super::error::DbError;
+use super::server;
 
 const SESSION: [(&str, &str); 2] = [("statement_timeout", "20s"), ("lock_timeout", "5s")];
-
-/// How often two sessions are compared: a pooler may have several backends to give.
-const LOOKS: usize = 3;
 
 /// A connection for the questions.
 ///
 /// # Errors
 /// None comes about in five seconds.
 pub async fn connect(db: &Database) -> Result<PgConnection, DbError> {
-    let options = db.session("doctor", &SESSION).await?.statement_cache_capacity(0);
-    match tokio::time::timeout(Duration::from_secs(5), options.connect()).await {
-        Ok(conn) => Ok(conn?),
-        Err(_) => Err(DbError::unanswered(Duration::from_secs(5))),
-    }
+    db.connect("doctor", &SESSION).await
 }
 
-/// Are two sessions served by one backend in turns? Then a transaction pooler stands between.
+/// What stands between stepd and Postgres.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Nothing.
+    Direct,
+    /// A connection pooler.
+    Pooled,
+    /// A connection pooler, and a way past it.
+    Past,
+    /// A connection pooler, and a way past it that cannot be gone, and why.
+    Blocked(String),
+}
+
+/// What stands between?
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn is_pooled(db: &Database) -> Result<bool, DbError> {
-    let (mut one, mut two) = (connect(db).await?, connect(db).await?);
-    let mut pooled = false;
-    for _ in 0..LOOKS {
-        pooled |= backend(&mut one).await? == backend(&mut two).await?;
+pub async fn way(db: &Database) -> Result<Way, DbError> {
+    server::look_between(db).await?;
+    match (db.hosts().are_pooled(), db.direct(), server::look_past(db).await) {
+        (_, Some(_), Err(error)) => Ok(Way::Blocked(error.to_string())),
+        (false, _, _) => Ok(Way::Direct),
+        (true, None, _) => Ok(Way::Pooled),
+        (true, Some(_), _) => Ok(Way::Past),
     }
-    let _ = one.close().await;
-    let _ = two.close().await;
-    Ok(pooled)
-}
-
-/// By the simple protocol: one round trip.
-async fn backend(conn: &mut PgConnection) -> Result<i32, DbError> {
-    let row = conn.fetch_one(sqlx::raw_sql("SELECT pg_backend_pid() AS pid")).await?;
-    Ok(row.try_get_unchecked::<String, _>("pid").map_or(0, |pid| pid.parse().unwrap_or(0)))
 }
 
 /// Does a notification arrive that another session sends?
@@ -55,15 +53,17 @@ async fn backend(conn: &mut PgConnection) -> Result<i32, DbError> {
 /// Whatever the database says.
 pub async fn hears(db: &Database, limit: Duration) -> Result<bool, DbError> {
     let channel = format!("stepd_doctor_{}", Uuid::new_v4().simple());
-    let pool = db.reading_pool("doctor", 1, &SESSION);
-    let mut listener = PgListener::connect_with(&pool).await?;
-    listener.listen(&channel).await?;
+    let mut line = db.line("doctor", &SESSION).await?;
+    if !line.holds() {
+        return Ok(false);
+    }
+    line.listen(&channel).await?;
     let mut conn = connect(db).await?;
     conn.execute(sqlx::AssertSqlSafe(format!("NOTIFY {channel}"))).await?;
-    let heard = tokio::time::timeout(limit, listener.recv()).await;
+    let heard = tokio::time::timeout(limit, line.heard()).await;
     let _ = conn.close().await;
     match heard {
-        Ok(heard) => Ok(heard.map(|_| true)?),
+        Ok(heard) => Ok(heard?.is_some()),
         Err(_) => Ok(false),
     }
 }

@@ -4,7 +4,6 @@ mod beside;
 mod split;
 mod trial;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection, Postgres};
@@ -14,7 +13,7 @@ use super::connect::Database;
 use super::error::DbError;
 use super::roles;
 
-use beside::{Tries, settle, watched};
+use beside::{Stage, Tries, watched};
 
 pub use trial::{ENQUEUING, Lock, Statement, Stops, Tried, dry_run};
 
@@ -166,8 +165,8 @@ pub async fn migrate_under_load(db: &Database) -> Result<Vec<i32>, DbError> {
 /// # Errors
 /// As there; and [`Unfit::Long`] for a migration that cannot be done in a moment.
 pub async fn migrate_beside(db: &Database, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
-    let mut conn = db.connect("migrate", &[]).await?;
-    let mut watch = db.connect("migrate watch", &[]).await?;
+    let mut conn = db.connect_past_pooler("migrate", &[]).await?;
+    let mut watch = db.connect_past_pooler("migrate watch", &[]).await?;
     let done = with(&mut conn, Some(&mut watch), migrations).await;
     let _ = watch.close().await;
     let _ = conn.close().await;
@@ -176,8 +175,6 @@ pub async fn migrate_beside(db: &Database, migrations: &[Migration]) -> Result<V
 
 /// Applies what is missing, each migration in a transaction of its own, and makes sure that this program can work with the
 /// result. Returns the versions applied now. Whoever comes meanwhile may have to wait until it is done.
-///
-/// The connection must be the caller's own, and the future must not be dropped half-way (the lock is released with the session).
 ///
 /// # Errors
 /// Whatever the database says, or that the schema is too new; what was applied before stays.
@@ -195,26 +192,21 @@ pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Re
 
 async fn with(
     conn: &mut PgConnection,
-    watch: Option<&mut PgConnection>,
+    mut watch: Option<&mut PgConnection>,
     migrations: &[Migration],
 ) -> Result<Vec<i32>, DbError> {
-    let (schema, serves) = applied(conn).await?;
-    if schema >= known(migrations) {
-        fits(schema, serves, known(migrations))?;
-        return Ok(Vec::new());
-    }
-    // Asked for again and again, for a session's lock_timeout would end a wait; a migration may take long.
-    let mut told = false;
-    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut *conn).await? {
-        if !told {
-            tracing::info!("another process is migrating this database; waiting until it has ended");
-            told = true;
+    let mut done = Vec::new();
+    for m in pending(conn, migrations).await? {
+        if in_a_moment(conn, watch.as_deref_mut(), m.version, async |tx| apply(tx, &m).await).await? {
+            done.push(m.version);
         }
-        tokio::time::sleep(ASK_AGAIN).await;
     }
-    let done = apply_missing(conn, watch, migrations).await;
-    sqlx::query("SELECT pg_advisory_unlock($1)").bind(LOCK).execute(&mut *conn).await?;
-    done
+    if let Some(last) = done.last() {
+        in_a_moment(conn, watch, *last, async |tx| afterwards(tx).await).await?;
+    }
+    let (schema, serves) = applied(conn).await?;
+    fits(schema, serves, known(migrations))?;
+    Ok(done)
 }
 
 /// What of them is missing here, where this session's role may apply it.
@@ -229,44 +221,57 @@ async fn pending(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Ve
     Ok(migrations.iter().filter(|m| m.version > before).copied().collect())
 }
 
-async fn apply_missing(
+/// Tries until it finds its moment.
+async fn in_a_moment<T>(
     conn: &mut PgConnection,
     mut watch: Option<&mut PgConnection>,
-    migrations: &[Migration],
-) -> Result<Vec<i32>, DbError> {
-    let pending = pending(conn, migrations).await?;
-    let (before, mut served) = applied(conn).await?;
-    let (pid, over) = (backend(conn).await?, AtomicBool::new(false));
-    for migration in &pending {
-        let contracts = before > 0 && migration.serves > std::mem::replace(&mut served, migration.serves);
-        let mut tries = Tries::new(migration.version, None);
-        loop {
-            let one = apply(conn, migration, contracts, &over);
-            match watched(watch.as_deref_mut(), pid, &over, one).await {
-                (Ok(()), _) => break,
-                (Err(error), in_the_way) => tries.make_way(error, in_the_way).await?,
-            }
+    version: i32,
+    mut work: impl AsyncFnMut(&mut PgConnection) -> Result<T, DbError>,
+) -> Result<T, DbError> {
+    let (stage, mut tries) = (Stage::default(), Tries::new(version, None));
+    loop {
+        match watched(watch.as_deref_mut(), &stage, in_turn(conn, &stage, &mut work)).await {
+            (Ok(done), _) => return Ok(done),
+            (Err(error), in_the_way) => tries.make_way(error, in_the_way).await?,
         }
     }
-    if !pending.is_empty()
-        && let Some(compat) = compat::installed(conn).await?
-    {
-        compat::install(conn, compat).await?;
-    }
-    // What is new is nobody's yet.
-    if !pending.is_empty() && roles::are_granted(conn).await? {
-        roles::install(conn).await?;
-    }
-    let (schema, serves) = applied(conn).await?;
-    fits(schema, serves, known(migrations))?;
-    Ok(pending.iter().map(|m| m.version).collect())
 }
 
-async fn apply(conn: &mut PgConnection, m: &Migration, contracts: bool, over: &AtomicBool) -> Result<(), DbError> {
-    let mut tx = conn.begin().await?;
-    settle(&mut tx).await?;
+/// A transaction in which no other process migrates. Its lock is the transaction's: a session's does not hold behind a pooler.
+async fn in_turn<T>(
+    conn: &mut PgConnection,
+    stage: &Stage,
+    work: &mut impl AsyncFnMut(&mut PgConnection) -> Result<T, DbError>,
+) -> Result<T, DbError> {
+    // Asked for again and again, for a lock_timeout would end a wait; a migration may take long.
+    let mut told = false;
+    loop {
+        let mut tx = conn.begin().await?;
+        stage.begins(&mut tx).await?;
+        if sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(LOCK).fetch_one(&mut *tx).await? {
+            let done = work(&mut tx).await?;
+            // A commit is not broken off.
+            stage.is_over();
+            tx.commit().await?;
+            return Ok(done);
+        }
+        tx.rollback().await?;
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!("another process is migrating this database; waiting until it has ended");
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Applies one migration. False: another process has, meanwhile.
+async fn apply(tx: &mut PgConnection, m: &Migration) -> Result<bool, DbError> {
+    let (before, served) = applied(tx).await?;
+    if before >= m.version {
+        return Ok(false);
+    }
+    let contracts = before > 0 && m.serves > served;
     if contracts {
-        refuse_under_the_old(&mut tx, m).await?;
+        refuse_under_the_old(tx, m).await?;
     }
     sqlx::raw_sql(m.text).execute(&mut *tx).await?;
     sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
@@ -278,15 +283,20 @@ async fn apply(conn: &mut PgConnection, m: &Migration, contracts: bool, over: &A
     if contracts {
         // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
         sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
-        refuse_under_the_old(&mut tx, m).await?;
+        refuse_under_the_old(tx, m).await?;
     }
-    // A commit is not broken off.
-    over.store(true, Ordering::Relaxed);
-    Ok(tx.commit().await?)
+    Ok(true)
 }
 
-async fn backend(conn: &mut PgConnection) -> Result<i32, DbError> {
-    Ok(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(conn).await?)
+/// What hangs on the schema, made anew. What is new in it is nobody's yet.
+async fn afterwards(tx: &mut PgConnection) -> Result<(), DbError> {
+    if let Some(compat) = compat::installed(tx).await? {
+        compat::install(tx, compat).await?;
+    }
+    if roles::are_granted(tx).await? {
+        roles::install(tx).await?;
+    }
+    Ok(())
 }
 
 /// Whoever may only work with the schema is told who may change it.

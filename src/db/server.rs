@@ -1,12 +1,13 @@
 //! Is what answers at the other end a Postgres that stepd can work with?
 //!
 //! Asked once at every start, before anything is written. What passes by itself (a standby that is about to be promoted, no
-//! connection to be had) is waited for; what does not (an old version, another encoding, a pooler in between) ends the start with
-//! the next step. All of it in the simple protocol: prepared statements are among the things that a pooler breaks.
+//! connection to be had) is waited for; what does not (an old version, another encoding) ends the start with the next step. A pooler in
+//! between is found out, and gone through ([`Hosts`](super::Hosts)). All of it in the simple protocol: prepared statements are among the
+//! things that a pooler breaks.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _};
 
-use super::connect::{Database, IDLE_IN_TRANSACTION};
+use super::connect::Database;
 use super::error::DbError;
 
 /// The oldest Postgres, as `server_version_num`: `client_connection_check_interval` and `idle_session_timeout` came with it.
@@ -27,12 +28,24 @@ pub enum Unsuitable {
          CREATE DATABASE {name}_utf8 TEMPLATE template0 ENCODING 'UTF8', and name that one"
     )]
     Encoding { name: String, encoding: String },
+    /// Never told where it can be gone through.
+    #[error("between stepd and Postgres stands a connection pooler")]
+    Pooler,
     #[error(
-        "between stepd and Postgres stands a connection pooler ({sign}); there session locks, LISTEN and session settings do not \
-         hold, by which workers know who is alive: give stepd the address of Postgres itself. Applications may go on \
-         enqueuing through the pooler"
+        "between stepd and Postgres stands a connection pooler in statement mode, which allows no transactions: set pool_mode = \
+         transaction, or give stepd the address of Postgres itself. Applications may go on enqueuing through the pooler"
     )]
-    Pooler { sign: &'static str },
+    Statements,
+    #[error(
+        "database_direct_url leads to a connection pooler, too: it is there to lead past it, for session locks and notifications; \
+         give it the address of Postgres itself, or remove it"
+    )]
+    Indirect,
+    #[error(
+        "database_direct_url and database_url lead to different databases, or one of them to a standby: workers would neither see \
+         each other nor their runs; give both the same database"
+    )]
+    Different,
 }
 
 /// What a server says of itself.
@@ -44,14 +57,15 @@ struct Server {
     encoding: String,
     /// Nothing can be written, and why.
     read_only: Option<&'static str>,
-    /// Are the settings that came with the connection in force?
-    settings_hold: bool,
 }
 
 /// What a refused connection says of the server: it ends before anything can be asked.
 pub(super) fn of_refusal(message: &str) -> Option<Unsuitable> {
     if message.starts_with("unsupported startup parameter") {
-        return Some(Unsuitable::Pooler { sign: "it refuses the settings of the session" });
+        return Some(Unsuitable::Pooler);
+    }
+    if message.contains("not allowed in statement pooling mode") {
+        return Some(Unsuitable::Statements);
     }
     let parameter = message.strip_prefix("unrecognized configuration parameter ")?.trim_matches('"');
     let ours = ["client_connection_check_interval", "idle_session_timeout", "tcp_user_timeout"].contains(&parameter);
@@ -66,14 +80,11 @@ impl Server {
         if self.encoding != "UTF8" {
             return Err(Unsuitable::Encoding { name: self.name.clone(), encoding: self.encoding.clone() });
         }
-        if !self.settings_hold {
-            return Err(Unsuitable::Pooler { sign: "the settings of the session are not those that it asked for" });
-        }
         Ok(())
     }
 }
 
-/// Can stepd work with what answers there?
+/// Can stepd work with what answers there? Afterwards it is known whether a pooler stands between.
 ///
 /// # Errors
 /// It cannot (`Unsuitable`), not now (`Trouble::Lost` on a server that takes no writes), or whatever the database says.
@@ -84,24 +95,55 @@ pub async fn check(db: &Database) -> Result<(), DbError> {
     if let Some(why) = server.read_only {
         return Err(DbError::read_only(why));
     }
-    let mut second = db.connect("start", &[]).await?;
-    let shared = shared_session(&mut first, &mut second).await?;
-    if let Some(sign) = shared {
-        return Err(Unsuitable::Pooler { sign }.into());
-    }
     // What is not closed in good order is closed by the server, with a line in its log.
     let _ = first.close().await;
-    let _ = second.close().await;
+    look_between(db).await?;
+    look_past(db).await
+}
+
+/// Finds out whether a pooler stands between that connecting alone has not shown: one that hands the settings on, and the session to
+/// the next. And whether what stands there allows transactions.
+///
+/// # Errors
+/// Whatever the database says; a pooler that cannot be gone through.
+pub(super) async fn look_between(db: &Database) -> Result<(), DbError> {
+    let mut first = db.connect("start", &[]).await?;
+    if !db.hosts().are_pooled() {
+        let mut second = db.connect("start", &[]).await?;
+        if is_shared(&mut first, &mut second).await? {
+            db.hosts().go_through_pipe()?;
+        }
+        let _ = second.close().await;
+        if db.hosts().are_pooled() {
+            first = db.connect("start", &[]).await?;
+        }
+    }
+    one(&mut first, "BEGIN; SELECT ''; COMMIT").await?;
+    let _ = first.close().await;
     Ok(())
 }
 
+/// Does the way past a pooler lead to the same database, where one is given?
+///
+/// # Errors
+/// It does not, or whatever the database says.
+pub(super) async fn look_past(db: &Database) -> Result<(), DbError> {
+    let Some(direct) = db.direct() else { return Ok(()) };
+    let mut past = db.connect_past_pooler("start", &[]).await?;
+    if direct.are_pooled() {
+        return Err(Unsuitable::Indirect.into());
+    }
+    let mut first = db.connect("start", &[]).await?;
+    let same = is_the_same(&mut first, &mut past).await?;
+    let _ = past.close().await;
+    let _ = first.close().await;
+    if same { Ok(()) } else { Err(Unsuitable::Different.into()) }
+}
+
 async fn ask(conn: &mut PgConnection) -> Result<Server, DbError> {
-    let sql = format!(
-        "SELECT current_setting('server_version_num'), current_setting('server_version'), current_database()::text,
-            current_setting('server_encoding'), pg_is_in_recovery()::text, current_setting('transaction_read_only'),
-            current_setting('idle_in_transaction_session_timeout') = '{IDLE_IN_TRANSACTION}'"
-    );
-    let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(conn).await?;
+    let sql = "SELECT current_setting('server_version_num'), current_setting('server_version'), current_database()::text,
+            current_setting('server_encoding'), pg_is_in_recovery()::text, current_setting('transaction_read_only')";
+    let row = sqlx::raw_sql(sql).fetch_one(conn).await?;
     let text = |i: usize| row.try_get_unchecked::<String, _>(i);
     let read_only = match (text(4)?.as_str(), text(5)?.as_str()) {
         ("true", _) => Some("it is a standby: name the primary, or promote this one"),
@@ -114,23 +156,42 @@ async fn ask(conn: &mut PgConnection) -> Result<Server, DbError> {
         name: text(2)?,
         encoding: text(3)?,
         read_only,
-        settings_hold: text(6)? == "t",
     })
 }
 
 /// Two connections must be two sessions, each always the same. A pooler in transaction mode hands the session that one has just
 /// used to the other, with the lock that the first took; or it gives the first another one.
-async fn shared_session(first: &mut PgConnection, second: &mut PgConnection) -> Result<Option<&'static str>, DbError> {
-    // Of nobody else: drawn for this one question.
-    let key = fastrand::i64(i64::MAX / 2..);
+async fn is_shared(first: &mut PgConnection, second: &mut PgConnection) -> Result<bool, DbError> {
+    let key = key();
     let before = one(first, "SELECT pg_backend_pid()::text").await?;
     one(first, &format!("SELECT pg_try_advisory_lock({key})::text")).await?;
     let taken_twice = one(second, &format!("SELECT pg_try_advisory_lock({key})::text")).await? == "true";
     let after = one(first, "SELECT pg_backend_pid()::text").await?;
-    if taken_twice {
-        return Ok(Some("two connections have taken the same session lock"));
+    let shared = taken_twice || before != after;
+    if shared {
+        // The pooler's session lives on; the lock is not to live on with it.
+        one(first, &format!("SELECT pg_advisory_unlock({key})::text")).await?;
+        one(second, &format!("SELECT pg_advisory_unlock({key})::text")).await?;
     }
-    Ok((before != after).then_some("one connection is served by changing sessions"))
+    Ok(shared)
+}
+
+/// What the one locks, does the other see it?
+async fn is_the_same(first: &mut PgConnection, other: &mut PgConnection) -> Result<bool, DbError> {
+    let key = key();
+    one(first, &format!("BEGIN; SELECT pg_advisory_xact_lock({key})::text")).await?;
+    let held = format!(
+        "SELECT count(*)::text FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+        WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = {key}"
+    );
+    let seen = one(other, &held).await? == "1";
+    sqlx::raw_sql("ROLLBACK").execute(first).await?;
+    Ok(seen)
+}
+
+/// Of nobody else: drawn for this one question.
+fn key() -> i64 {
+    fastrand::i64(i64::MAX / 2..)
 }
 
 async fn one(conn: &mut PgConnection, sql: &str) -> Result<String, DbError> {
@@ -167,14 +228,14 @@ mod tests {
             name: text("app"),
             encoding: text("UTF8"),
             read_only: None,
-            settings_hold: true,
         }
     }
 
     #[test]
     fn a_refused_connection_tells_of_a_pooler_or_of_an_old_server() {
         let told = |message| of_refusal(message).map(|u| u.to_string()).unwrap_or_default();
-        assert!(told("unsupported startup parameter: options").contains("a connection pooler"));
+        assert_eq!(of_refusal("unsupported startup parameter: options"), Some(Unsuitable::Pooler));
+        assert!(told("transaction blocks not allowed in statement pooling mode").contains("pool_mode = transaction"));
         assert!(told("unrecognized configuration parameter \"idle_session_timeout\"").contains("14 or newer"));
         assert_eq!(told("unrecognized configuration parameter \"app.tenant\""), "");
         assert_eq!(told("password authentication failed for user \"x\""), "");

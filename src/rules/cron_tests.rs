@@ -127,3 +127,25 @@ proptest! {
         prop_assert_eq!(&latest[..], &fired[fired.len().saturating_sub(3)..]);
     }
 }
+
+#[test]
+fn ten_years_of_nights_have_one_instant_each_and_a_leap_day_comes_in_leap_years() {
+    let (from, to) = ("2026-01-01T00:00:00Z", "2036-01-01T00:00:00Z");
+    let days = 10 * 365 + 2;
+    for zone in ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kolkata"] {
+        let cron = Cron::parse("30 2 * * *", zone).unwrap();
+        let nights = cron.fires(at(from), at(to), 10_000);
+        assert_eq!(nights.len(), days, "{zone}");
+        let local: Vec<_> = nights.iter().map(|t| t.with_timezone(&cron.zone).date_naive()).collect();
+        assert!(local.windows(2).all(|two| (two[1] - two[0]).num_days() == 1), "{zone}: each day once, in order");
+        assert!(nights.windows(2).all(|two| two[0] < two[1]));
+    }
+    let leap = calendar_of_years("0 0 29 2 *", from, to);
+    assert_eq!(leap, ["2028-02-29", "2032-02-29"]);
+    assert_eq!(calendar_of_years("0 0 30 2 *", from, to), [""; 0]);
+}
+
+fn calendar_of_years(cron: &str, from: &str, to: &str) -> Vec<String> {
+    let Ok(cron) = Cron::parse(cron, "UTC") else { return Vec::new() };
+    cron.fires(at(from), at(to), 100).iter().map(|t| t.date_naive().to_string()).collect()
+}

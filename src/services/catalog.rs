@@ -18,6 +18,7 @@ use super::shared::Backoff;
 pub type Compile = Arc<dyn Fn(&str, &str) -> Result<Arc<dyn Workflow>, Failure> + Send + Sync>;
 
 /// A workflow on its way into the catalog.
+#[derive(Clone)]
 pub struct Loaded {
     /// Its name.
     pub name: String,

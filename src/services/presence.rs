@@ -8,11 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{mpsc, watch};
 
 use crate::db::liveness::{self, Registered, Registration, Seen};
-use crate::db::{Database, DbError, migrate, server, within};
+use crate::db::{Database, DbError, Line, migrate, server, within};
 use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
 use crate::os::evidence::facts;
@@ -182,7 +181,7 @@ struct Keeper {
     /// Since when the present session stands.
     established: Option<Instant>,
     /// A session that does not answer any more. Perhaps it still holds the lock: it is dropped when there is another.
-    silent: Option<PgListener>,
+    silent: Option<Line>,
 }
 
 /// Why a session ended.
@@ -235,13 +234,13 @@ impl Keeper {
 
     /// One connection's life.
     async fn session(&mut self, backoff: &mut Backoff) -> Ended {
-        let connected = self.connect().await;
+        let connected = self.s.db.line("presence", &SESSION).await;
         self.silent = None;
-        let mut listener = match connected {
-            Ok(listener) => listener,
+        let mut line = match connected {
+            Ok(line) => line,
             Err(e) => return Ended::Lost(Some(e)),
         };
-        match within(REGISTRATION_ANSWERS, self.establish(&mut listener, backoff)).await {
+        match within(REGISTRATION_ANSWERS, self.establish(&mut line, backoff)).await {
             Ok(true) => {}
             Ok(false) => return Ended::TakenOver,
             Err(e) => return Ended::Lost(Some(e)),
@@ -254,98 +253,91 @@ impl Keeper {
         loop {
             tokio::select! {
                 biased;
-                _ = tick.tick() => match self.tick(&mut listener).await {
+                _ = tick.tick() => match self.tick(&mut line).await {
                     Ok(None) => {}
                     Ok(Some(ended)) => return ended,
                     Err(e) => {
-                        self.silent = Some(listener);
+                        self.silent = Some(line);
                         return Ended::Lost(Some(e));
                     }
                 },
                 changed = orders.changed() => {
                     if changed.is_err() || *orders.borrow_and_update() == Order::Leave {
-                        self.leave(&mut listener).await;
+                        self.leave(&mut line).await;
                         return Ended::Left;
                     }
                 }
-                heard = listener.try_recv() => match heard {
-                    Ok(Some(first)) => {
-                        // Any number of notifications is one reason to look.
-                        let mut only_jobs = first.payload() == NEW_JOBS;
-                        while let Some(next) = listener.next_buffered() {
-                            only_jobs &= next.payload() == NEW_JOBS;
-                        }
-                        match only_jobs {
-                            true => self.s.hints.claim.notify_one(),
-                            false => self.s.hints.all(),
-                        }
-                    }
+                heard = line.heard() => match heard {
+                    // Any number of notifications is one reason to look.
+                    Ok(Some(told)) => match told.iter().all(|payload| payload == NEW_JOBS) {
+                        true => self.s.hints.claim.notify_one(),
+                        false => self.s.hints.all(),
+                    },
                     Ok(None) => return Ended::Lost(None),
-                    Err(e) => return Ended::Lost(Some(e.into())),
+                    Err(e) => return Ended::Lost(Some(e)),
                 },
             }
         }
     }
 
-    async fn connect(&self) -> Result<PgListener, DbError> {
-        let session = self.s.db.session("presence", &SESSION).await?;
-        let pool =
-            PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(session);
-        let mut listener = PgListener::connect_with(&pool).await?;
-        listener.eager_reconnect(false);
-        listener.ignore_pool_close_event(true);
-        Ok(listener)
-    }
-
     /// Registers, or finds the registration still standing; beats; locks; marks; looks once. False: the registration is gone.
     /// Beats before it locks: who sees the lock free before and after sees another heartbeat, however short this session's life.
-    async fn establish(&mut self, listener: &mut PgListener, backoff: &mut Backoff) -> Result<bool, DbError> {
+    async fn establish(&mut self, line: &mut Line, backoff: &mut Backoff) -> Result<bool, DbError> {
         let asked = Instant::now();
-        if !self.s.acknowledged.is_kept(&mut *listener).await? {
+        if !self.s.acknowledged.is_kept(&mut *line).await? {
             self.s.connectivity.has_lost_commits();
         }
         let me = match self.me {
             Some(me) => me,
             None => {
-                migrate::whole(&mut *listener).await?;
-                let me = liveness::register(&mut *listener, &self.s.registration).await?;
+                migrate::whole(&mut *line).await?;
+                let me = liveness::register(&mut *line, &self.s.registration).await?;
                 tracing::info!(worker.id = %me.worker, host = %self.s.registration.host, pid = self.s.registration.pid, "registered");
                 logs::set_worker(Some(me.worker));
+                if !line.holds() {
+                    tracing::warn!(
+                        lease_ms = self.s.registration.lease_ms,
+                        "behind a connection pooler: this worker's death is found by its lease alone, and new runs by looking every two \
+                         seconds; database_direct_url, the address of Postgres itself, makes both quick"
+                    );
+                }
                 self.s.clock.set(me.now);
                 self.me = Some(me);
                 me
             }
         };
-        match self.look(listener, true).await {
+        match self.look(line, true).await {
             Ok(seen) if is_there(me, &seen) => {}
             Ok(_) => return Ok(false),
             Err(error) if error.lack().is_some() => {
                 self.holds_out(&error);
-                liveness::lock(&mut *listener, me.number).await?;
-                listener.listen("stepd").await?;
+                if line.holds() {
+                    liveness::lock(&mut *line, me.number).await?;
+                }
+                line.listen("stepd").await?;
                 return Ok(true);
             }
             Err(error) => return Err(error),
         }
         // Restored with this registration in it, perhaps, and not to its end.
-        migrate::whole(&mut *listener).await?;
-        if lock(listener, me).await? {
+        migrate::whole(&mut *line).await?;
+        if lock(line, me).await? {
             // From here on a lost session must be locked again before anyone has looked twice, however long Postgres was away before.
             backoff.reset();
-        } else {
+        } else if line.holds() {
             tracing::warn!(
                 number = me.number,
                 "another session holds this worker's lock; until it lets go only the lease tells that this worker lives"
             );
         }
-        listener.listen("stepd").await?;
-        let seen = self.look(listener, false).await?;
+        line.listen("stepd").await?;
+        let seen = self.look(line, false).await?;
         if !is_there(me, &seen) {
             return Ok(false);
         }
         // A worker that comes up finds the dead before its first claim: a second look, if the first found a free lock.
         let plan = self.digest(&seen);
-        self.follow(listener, plan).await?;
+        self.follow(line, plan).await?;
         self.stands(me, asked);
         self.s.hints.all();
         Ok(true)
@@ -367,26 +359,26 @@ impl Keeper {
         self.watch = Watch::default();
     }
 
-    async fn tick(&mut self, listener: &mut PgListener) -> Result<Option<Ended>, DbError> {
+    async fn tick(&mut self, line: &mut Line) -> Result<Option<Ended>, DbError> {
         let Some(me) = self.me else { return Ok(Some(Ended::TakenOver)) };
         let asked = Instant::now();
         self.s.pulse.beat();
         let beat = self.beaten.is_none_or(|at| at.elapsed() >= self.beat_every());
-        let seen = match within(TICK_ANSWERS, self.look(listener, beat)).await {
+        let seen = match within(TICK_ANSWERS, self.look(line, beat)).await {
             Err(error) if error.lack().is_some() => {
                 self.holds_out(&error);
-                within(TICK_ANSWERS, server::answers(&mut *listener)).await?;
+                within(TICK_ANSWERS, server::answers(&mut *line)).await?;
                 return Ok(None);
             }
             seen => seen?,
         };
         let Some(own) = seen.iter().find(|s| s.worker == me.worker) else { return Ok(Some(Ended::TakenOver)) };
         self.stands(me, asked);
-        if !(own.locked_by_me && own.marked) {
-            within(REGISTRATION_ANSWERS, lock(listener, me)).await?;
+        if line.holds() && !(own.locked_by_me && own.marked) {
+            within(REGISTRATION_ANSWERS, lock(line, me)).await?;
         }
         let plan = self.digest(&seen);
-        self.follow(listener, plan).await?;
+        self.follow(line, plan).await?;
         Ok(None)
     }
 
@@ -396,12 +388,12 @@ impl Keeper {
         (lease / 3).min(BEAT_EVERY).saturating_sub(TICK / 2)
     }
 
-    async fn look(&mut self, listener: &mut PgListener, beat: bool) -> Result<Vec<Seen>, DbError> {
+    async fn look(&mut self, line: &mut Line, beat: bool) -> Result<Vec<Seen>, DbError> {
         let Some(me) = self.me else { return Ok(Vec::new()) };
         let stopping = *self.orders.borrow() != Order::Serve;
         let asked = Instant::now();
         let facts = if beat { serde_json::json!(facts()) } else { serde_json::Value::Null };
-        let seen = liveness::tick(&mut *listener, me.worker, beat, &facts, stopping).await?;
+        let seen = liveness::tick(&mut *line, me.worker, beat, &facts, stopping).await?;
         if let Some(first) = seen.first() {
             self.s.clock.set(first.now);
         }
@@ -427,10 +419,10 @@ impl Keeper {
     }
 
     /// Looks again where the plan says so, and reports who is dead.
-    async fn follow(&mut self, listener: &mut PgListener, mut plan: Plan) -> Result<(), DbError> {
+    async fn follow(&mut self, line: &mut Line, mut plan: Plan) -> Result<(), DbError> {
         if plan.look_again {
             tokio::time::sleep(CONFIRM).await;
-            let seen = within(TICK_ANSWERS, self.look(listener, false)).await?;
+            let seen = within(TICK_ANSWERS, self.look(line, false)).await?;
             plan.suspects.extend(self.digest(&seen).suspects);
         }
         for suspect in plan.suspects {
@@ -444,11 +436,11 @@ impl Keeper {
         Ok(())
     }
 
-    async fn leave(&mut self, listener: &mut PgListener) {
+    async fn leave(&mut self, line: &mut Line) {
         self.s.gate.shut();
         self.standing.send_replace(Standing::Absent);
         if let Some(me) = self.me.take()
-            && let Err(error) = within(REGISTRATION_ANSWERS, liveness::deregister(&mut *listener, me.worker)).await
+            && let Err(error) = within(REGISTRATION_ANSWERS, liveness::deregister(&mut *line, me.worker)).await
         {
             tracing::debug!(%error, "the registration could not be ended; the others will find it");
         }
@@ -459,14 +451,15 @@ fn is_there(me: Registered, seen: &[Seen]) -> bool {
     seen.iter().any(|s| s.worker == me.worker)
 }
 
-/// Takes the lock, and marks that it is held. False when another session has it, and keeps it; then no marker stands.
-async fn lock(listener: &mut PgListener, me: Registered) -> Result<bool, DbError> {
+/// Takes the lock, and marks that it is held. False when another session has it, and keeps it, or where no lock holds; then no
+/// marker stands.
+async fn lock(line: &mut Line, me: Registered) -> Result<bool, DbError> {
     // In line: when an earlier session of this worker ends meanwhile, nobody sees the lock free.
-    let locked =
-        liveness::lock(&mut *listener, me.number).await? || liveness::await_lock(&mut *listener, me.number).await?;
+    let locked = line.holds()
+        && (liveness::lock(&mut *line, me.number).await? || liveness::await_lock(&mut *line, me.number).await?);
     match locked {
-        true => liveness::mark(&mut *listener, me.worker).await?,
-        false => liveness::unmark(&mut *listener, me.worker).await?,
+        true => liveness::mark(&mut *line, me.worker).await?,
+        false => liveness::unmark(&mut *line, me.worker).await?,
     }
     Ok(locked)
 }

@@ -21,8 +21,10 @@ Without options: a short form of less than two minutes. Options of the long one:
     --pace N         seconds between two faults on average (default 0.9)
     --faults A,B     which faults; one of them may be given as NAME=WEIGHT. All by default:
                      sigkill sigstop sigterm pg-fast pg-immediate promote backend-kill terminate cut delay silence isolate
-                     exhaust read-only table-lock files; and, where they are named, as root, those that need a small disk or
-                     a control group: disk-full wal-full (both without promote), processes memory
+                     exhaust read-only table-lock files, clock (with libfaketime), and as root, with ip and nft: link-down
+                     drop-out drop-in reset loss; and, where they are named, as root, those that need a small disk or a
+                     control group: disk-full wal-full (both without promote), processes memory
+    --pooler         the daemons reach Postgres through a PgBouncer in transaction mode (no promote then)
     --work A,B       which workflows, NAME or NAME=WEIGHT: mixed quick slow nap answers flaky resumed doomed spread
                      shapes family saga keyed paced awhile asks agents; the schedules tick_a, tick_b, tick_c are always there
     --binary PATH    another build of the daemon
@@ -44,6 +46,7 @@ pub struct Options {
     pub latency: u64,
     pub pace: f64,
     pub faults: Vec<(Fault, u32)>,
+    pub pooler: bool,
     pub work: Vec<(String, u32)>,
     pub binary: PathBuf,
     pub other_binary: Option<PathBuf>,
@@ -71,6 +74,7 @@ impl Default for Options {
             latency: 0,
             pace: 0.9,
             faults: Fault::ALL.iter().map(|f| (*f, f.usual_weight())).collect(),
+            pooler: false,
             work: WORK.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
             binary: env!("CARGO_BIN_EXE_stepd").into(),
             other_binary: None,
@@ -149,6 +153,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
                     })
                     .collect::<Result<_, String>>()?;
             }
+            "--pooler" => options.pooler = true,
             "--work" => {
                 let usual = |name: &str| WORK.iter().find(|(known, _)| *known == name).map(|(_, weight)| *weight);
                 options.work = weights(&value()?)?
@@ -215,8 +220,9 @@ pub fn replay(options: &Options) -> String {
     let faults: Vec<String> =
         options.faults.iter().map(|(fault, weight)| format!("{}={weight}", fault.name())).collect();
     let work: Vec<String> = options.work.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
+    let pooler = if options.pooler { " --pooler" } else { "" };
     format!(
-        "--seed {} --seconds {} --workers {} --rate {} --lease {} --latency {} --pace {} --faults {} --work {}",
+        "--seed {} --seconds {} --workers {} --rate {} --lease {} --latency {} --pace {} --faults {} --work {}{pooler}",
         options.seed,
         options.span.as_secs_f64(),
         options.workers,

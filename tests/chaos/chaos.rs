@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use crate::arguments::Options;
 use crate::cluster::Cluster;
 use crate::load::Load;
+use crate::net;
 use crate::plan::{self, Fault, Step, What};
 use crate::record::Record;
 use crate::report::Report;
 use crate::sampler::Sampler;
+use crate::support::tools;
 use crate::upgrade;
 
 /// Beside two leases: so long may it take after the last fault until every run has ended. What operators and limits have kept back
@@ -22,7 +24,9 @@ const LEFT: &str = "SELECT count(*) FROM stepd.runs
 
 /// Runs it all.
 pub async fn run(options: &Options) -> Report {
-    let cluster = Arc::new(Cluster::start(options).await);
+    let (options, networks) = possible(options);
+    let options = &options;
+    let cluster = Arc::new(Cluster::start(options, networks).await);
     let (load, sampler) = (Load::new(&cluster, options), Sampler::new(&cluster));
     let enqueuer = tokio::spawn(load.clone().enqueue());
     let operators = tokio::spawn(load.clone().operate(plan::operators(options.seed, options.span)));
@@ -55,7 +59,7 @@ pub async fn run(options: &Options) -> Report {
     cluster.stop().await;
 
     let samples = std::mem::take(&mut *sampler.samples.lock().unwrap());
-    let mut record = Record::read(&cluster, samples, options.lease).await;
+    let mut record = Record::read(&cluster, samples, options).await;
     record.surprises.extend(load.surprises.lock().unwrap().iter().map(|s| format!("an operator was told: {s}")));
     let migrated = migrated.transpose().unwrap_or_else(|why| {
         record.surprises.push(format!("it could not be migrated: {why}"));
@@ -72,6 +76,23 @@ pub async fn run(options: &Options) -> Report {
         assert!(copied.unwrap().success(), "what was to be kept in {} could not be copied", folder.display());
     }
     report
+}
+
+/// What of it can be done here; the rest is said aloud, and left out.
+fn possible(options: &Options) -> (Options, Option<net::Tools>) {
+    let mut options = options.clone();
+    let asked = |options: &Options, which: fn(Fault) -> bool| options.faults.iter().any(|(fault, _)| which(*fault));
+    let networks = if asked(&options, Fault::is_of_a_line) { net::Tools::found() } else { None };
+    if networks.is_none() {
+        options.faults.retain(|(fault, _)| !fault.is_of_a_line());
+    }
+    if asked(&options, |fault| fault == Fault::Clock) && tools::faketime().is_none() {
+        options.faults.retain(|(fault, _)| *fault != Fault::Clock);
+    }
+    if options.pooler {
+        options.faults.retain(|(fault, _)| *fault != Fault::Promote);
+    }
+    (options, networks)
 }
 
 /// Does what the plan says. What takes longer than planned, a restart of Postgres, puts off the rest.
@@ -96,6 +117,7 @@ async fn inject(cluster: &Arc<Cluster>, options: &Options) {
                 Fault::BackendKill => cluster.backend_kill(draw).await,
                 Fault::Terminate => cluster.terminate(draw).await,
                 fault if fault.is_scarcity() => cluster.runs_out(fault, slot, lasts).await,
+                Fault::Clock => cluster.clock(slot, draw),
                 _ => cluster.begin(fault, slot),
             },
         }

@@ -106,7 +106,7 @@ fn every_run_ends(r: &Record) -> Vec<String> {
     let caught = r.losses.iter().filter(|l| l.found_by.as_deref() == Some("repair"));
     let caught = caught.filter(|l| {
         let near = |h: &Hit| h.from <= l.at && h.to >= l.at - NET;
-        !r.hits.iter().any(|h| near(h) && !matches!(h.fault, Fault::Delay | Fault::Isolate))
+        !r.hits.iter().any(|h| near(h) && !matches!(h.fault, Fault::Delay | Fault::Isolate | Fault::Clock))
     });
     stuck
         .chain(deserted.map(|(run, since)| format!("run {run} stood {since:.1} s under a worker that is gone")))
@@ -394,14 +394,16 @@ fn no_step_starts_after_a_cancel(r: &Record) -> Vec<String> {
 fn a_killed_worker_is_found_by_its_lock(r: &Record) -> Vec<String> {
     let mut broken = Vec::new();
     let mut told: HashSet<&str> = HashSet::new();
-    for loss in r.losses.iter().filter(|l| l.is_take_over() && l.found_by.as_deref() != Some("lock")) {
+    for loss in
+        r.losses.iter().filter(|l| !r.pooler && l.is_take_over() && l.found_by.as_deref() != Some("lock"))
+    {
         let Some(cause) = r.cause(loss).filter(|c| c.fault == Fault::Sigkill) else { continue };
         // Around it Postgres lost every lock, or this session was ended, or the network held its end back.
         let excused = r.hits.iter().any(|h| {
             let near = h.from <= loss.at && h.to >= cause.from - r.lease;
             near && (h.fault.is_of_postgres()
                 || h.fault == Fault::Terminate
-                || h.slot == cause.slot && h.fault != Fault::Sigkill)
+                || h.slot == cause.slot && !matches!(h.fault, Fault::Sigkill | Fault::Clock))
         });
         let worker = loss.worker.as_deref().unwrap_or("?");
         if !excused && told.insert(worker) {

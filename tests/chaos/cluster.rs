@@ -1,8 +1,6 @@
 //! The daemons, their Postgres, and the network between them; and what was done to them, when.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -15,10 +13,12 @@ use stepd::os::proc;
 use stepd::postgres::{Options as PostgresOptions, PrivatePostgres, StopMode};
 
 use crate::arguments::Options;
+use crate::ground::{POOLER, descendants, files, migrate, reached, with_clock};
+use crate::net;
 use crate::plan::Fault;
 use crate::scarcity::Disks;
 use crate::support::outside::{ModelServer, ToolServer, calls, says};
-use crate::support::{Db, Files, Pair, Proxy, Spec, Worker};
+use crate::support::{Db, Files, Pair, PgBouncer, Proxy, Spec, Worker};
 
 pub const DATABASE: &str = "chaos";
 
@@ -54,6 +54,8 @@ pub struct Instance {
 pub struct Slot {
     /// The network before each host of Postgres.
     proxies: Vec<Proxy>,
+    /// Its own network, where it has one.
+    line: Option<net::Line>,
     spec: Spec,
     pid: AtomicI32,
     pub worker: tokio::sync::Mutex<Worker>,
@@ -77,13 +79,14 @@ pub struct Cluster {
     pub disks: Disks,
     postgres: Arc<Mutex<Pair>>,
     pub slots: Vec<Slot>,
+    _poolers: Vec<PgBouncer>,
     /// What the workflows reach outside.
     _outside: (ToolServer, ModelServer),
 }
 
 impl Cluster {
     /// Starts everything; returns when every daemon is ready.
-    pub async fn start(options: &Options) -> Self {
+    pub async fn start(options: &Options, networks: Option<net::Tools>) -> Self {
         let more = [
             ("autovacuum_naptime", "5s"),
             ("max_wal_size", if options.has(Fault::WalFull) { "64MB" } else { "512MB" }),
@@ -140,22 +143,41 @@ impl Cluster {
             }
         })
         .await;
-        let config = files.path("stepd.toml");
-        std::fs::write(&config, [tools.section("tools"), model.section("small")].concat()).unwrap();
+        let sections = [tools.section("tools"), model.section("small")].concat();
+        let (mut hosts, mut poolers) = (Vec::new(), Vec::new());
+        for host in postgres.hosts() {
+            let mut place = Db { url: host.url(DATABASE), ..db.clone() };
+            if options.pooler {
+                let pooler = PgBouncer::before(&place, POOLER).await.expect("--pooler needs a PgBouncer");
+                place = pooler.db.clone();
+                poolers.push(pooler);
+            }
+            hosts.push(place);
+        }
         let mut slots = Vec::new();
         for n in 0..options.workers {
+            let line = networks.as_ref().map(|networks| networks.line(n));
+            let at = line.as_ref().map_or("127.0.0.1", |line| &line.postgres);
             let mut proxies = Vec::new();
-            for host in postgres.hosts() {
-                proxies.push(Proxy::new(&Db { url: host.url(DATABASE), ..db.clone() }).await);
+            for host in &hosts {
+                proxies.push(Proxy::at(at, host).await);
             }
             proxies.iter().for_each(|p| p.distance(Duration::from_millis(options.latency)));
             let by_proxy = Db { url: of_several(&proxies), ..db.clone() };
             let binary = options.other_binary.as_ref().filter(|_| n % 2 == 1).unwrap_or(&options.binary);
             let spec =
                 Spec::new(&by_proxy, &files).binary(binary).lease(options.lease).grace(2).concurrency(12);
-            let spec = spec.arg("--config").arg(&config.display().to_string());
+            let config = files.path(&format!("stepd.{n}.toml"));
+            std::fs::write(&config, reached(&sections, line.as_ref()).await).unwrap();
+            let mut spec = spec.arg("--config").arg(&config.display().to_string());
+            if let Some(line) = &line {
+                spec = spec.within(line.within());
+            }
+            if options.has(Fault::Clock) {
+                spec = with_clock(spec, &files.path(&format!("clock.{n}")));
+            }
             let worker = spec.start();
-            slots.push(Slot { proxies, spec, pid: AtomicI32::new(worker.pid()), worker: worker.into() });
+            slots.push(Slot { proxies, line, spec, pid: AtomicI32::new(worker.pid()), worker: worker.into() });
         }
         let cluster = Self {
             db,
@@ -164,6 +186,7 @@ impl Cluster {
             disks,
             postgres: Arc::new(Mutex::new(postgres)),
             slots,
+            _poolers: poolers,
             _outside: (tools, model),
         };
         for (n, slot) in cluster.slots.iter().enumerate() {
@@ -277,6 +300,7 @@ impl Cluster {
             Fault::Isolate => place.network(|p| p.mute("stepd presence")),
             Fault::Silence => place.network(Proxy::silence),
             Fault::Cut => place.network(Proxy::cut),
+            fault if fault.is_of_a_line() => place.line.iter().for_each(|line| line.begin(fault)),
             _ => unreachable!("{fault:?} has no beginning and end"),
         }
         self.hit(fault, Some(slot), now(), if fault == Fault::Cut { now() } else { f64::INFINITY });
@@ -294,6 +318,10 @@ impl Cluster {
                 place.network(Proxy::end_silent);
                 &[Fault::Silence]
             }
+            fault if fault.is_of_a_line() => {
+                place.line.iter().for_each(net::Line::pass);
+                &[Fault::LinkDown, Fault::DropOut, Fault::DropIn, Fault::Reset, Fault::Loss]
+            }
             _ => {
                 place.network(Proxy::pass);
                 &[Fault::Delay, Fault::Isolate]
@@ -306,6 +334,13 @@ impl Cluster {
                 hit.to = now();
             }
         });
+    }
+
+    /// A daemon's clock is an hour ahead, or behind, or runs half as fast again; what measures spans runs on.
+    pub fn clock(&self, slot: usize, draw: u64) {
+        let says = ["+3600", "-3600", "+0 x1.5", "+0"][usize::try_from(draw % 4).unwrap()];
+        std::fs::write(self.files.path(&format!("clock.{slot}")), format!("{says}\n")).unwrap();
+        self.hit(Fault::Clock, Some(slot), now(), now());
     }
 
     /// Postgres goes away for a while, and comes back.
@@ -377,7 +412,7 @@ impl Cluster {
     pub async fn heal(&self) {
         for slot in 0..self.slots.len() {
             self.slots[slot].network(|p| p.distance(Duration::ZERO));
-            for fault in [Fault::Sigstop, Fault::Silence, Fault::Delay] {
+            for fault in [Fault::Sigstop, Fault::Silence, Fault::Delay, Fault::LinkDown] {
                 self.end(fault, slot);
             }
         }
@@ -444,42 +479,4 @@ impl Slot {
 fn of_several(proxies: &[Proxy]) -> String {
     let hosts: Vec<String> = proxies.iter().map(|p| p.db.url.split(['@', '/']).nth(3).unwrap().to_owned()).collect();
     format!("postgres://postgres@{}/{DATABASE}", hosts.join(","))
-}
-
-/// The schema, by the same binary as the daemons.
-async fn migrate(binary: &Path, url: &str) {
-    let mut command = tokio::process::Command::new(binary);
-    command.arg("migrate").env("DATABASE_URL", url).stdin(Stdio::null());
-    let done = command.output().await.unwrap();
-    assert!(done.status.success(), "stepd migrate: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// The workflows, and the programs that their steps call.
-fn files() -> Files {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos");
-    let mut definitions = Vec::new();
-    for entry in std::fs::read_dir(folder.join("workflows")).unwrap() {
-        definitions.push(std::fs::read_to_string(entry.unwrap().path()).unwrap());
-    }
-    let files = Files::new(&definitions);
-    for script in ["witness.sh", "not-the-first-time.sh"] {
-        let text = std::fs::read_to_string(folder.join(script)).unwrap();
-        std::fs::write(files.path(script), text.replace("@DIR@", &files.path("").display().to_string())).unwrap();
-    }
-    std::fs::create_dir(files.path("been-here")).unwrap();
-    files
-}
-
-/// All processes below one, each with its name.
-fn descendants(root: i32) -> Vec<(proc::Stat, String)> {
-    let all = proc::all();
-    let (mut family, mut found) = (vec![root], Vec::new());
-    while let Some(parent) = family.pop() {
-        for stat in all.iter().filter(|s| s.parent == parent) {
-            let name = std::fs::read_to_string(format!("/proc/{}/comm", stat.pid)).unwrap_or_default();
-            family.push(stat.pid);
-            found.push((*stat, name.trim().to_owned()));
-        }
-    }
-    found
 }

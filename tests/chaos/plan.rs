@@ -45,10 +45,22 @@ pub enum Fault {
     Processes,
     /// The kernel kills a daemon for want of memory, and a new one takes its place.
     Memory,
+    /// The line between a daemon and Postgres is down: both ends hear nothing, and are told nothing.
+    LinkDown,
+    /// What a daemon sends to Postgres is lost; what Postgres sends arrives.
+    DropOut,
+    /// What Postgres sends to a daemon is lost; what the daemon sends arrives.
+    DropIn,
+    /// Something between refuses whatever the daemon sends.
+    Reset,
+    /// Every fifth packet is lost, in both directions.
+    Loss,
+    /// A daemon's clock jumps an hour ahead or back, or begins to run half as fast again.
+    Clock,
 }
 
 impl Fault {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 26] = [
         Self::Sigkill,
         Self::Sigstop,
         Self::Sigterm,
@@ -69,6 +81,12 @@ impl Fault {
         Self::Files,
         Self::Processes,
         Self::Memory,
+        Self::LinkDown,
+        Self::DropOut,
+        Self::DropIn,
+        Self::Reset,
+        Self::Loss,
+        Self::Clock,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -93,6 +111,12 @@ impl Fault {
             Self::Files => "files",
             Self::Processes => "processes",
             Self::Memory => "memory",
+            Self::LinkDown => "link-down",
+            Self::DropOut => "drop-out",
+            Self::DropIn => "drop-in",
+            Self::Reset => "reset",
+            Self::Loss => "loss",
+            Self::Clock => "clock",
         }
     }
 
@@ -111,6 +135,7 @@ impl Fault {
             Self::Exhaust | Self::ReadOnly | Self::TableLock | Self::Files => 1,
             // These need root, and small file systems or control groups of their own: only where they are named.
             Self::DiskFull | Self::WalFull | Self::Processes | Self::Memory => 0,
+            Self::LinkDown | Self::DropOut | Self::DropIn | Self::Reset | Self::Loss | Self::Clock => 1,
         }
     }
 
@@ -130,7 +155,17 @@ impl Fault {
 
     /// May the others rightly take a worker to be dead while this lasts?
     pub const fn hides_a_worker(self) -> bool {
-        matches!(self, Self::Sigstop | Self::Delay | Self::Isolate)
+        matches!(self, Self::Sigstop | Self::Delay | Self::Isolate) || self.is_of_a_line()
+    }
+
+    /// Is it one of a network of the daemon's own?
+    pub const fn is_of_a_line(self) -> bool {
+        matches!(self, Self::LinkDown | Self::DropOut | Self::DropIn | Self::Reset | Self::Loss)
+    }
+
+    /// Does it last until it is ended?
+    pub const fn lasts(self) -> bool {
+        matches!(self, Self::Sigstop | Self::Delay | Self::Isolate | Self::Silence) || self.is_of_a_line()
     }
 }
 
@@ -171,7 +206,9 @@ pub fn plan(seed: u64, span: Duration, workers: usize, faults: &[(Fault, u32)], 
         let lasts = match fault {
             // Half of them short: what returns before anybody has noticed.
             Fault::Sigstop | Fault::Delay | Fault::Isolate if draw % 2 == 0 => 0.1 + 1.2 * share,
+            fault if fault.is_of_a_line() && draw % 2 == 0 => 0.1 + 1.2 * share,
             Fault::Sigstop | Fault::Isolate => 2.0 + 6.0 * share,
+            fault if fault.is_of_a_line() => 2.0 + 6.0 * share,
             Fault::Delay | Fault::Silence => 1.0 + 6.0 * share,
             Fault::PgFast | Fault::PgImmediate if draw % 4 == 0 => 6.0 * share,
             Fault::PgFast | Fault::PgImmediate => 0.3 * share,
@@ -182,7 +219,7 @@ pub fn plan(seed: u64, span: Duration, workers: usize, faults: &[(Fault, u32)], 
         };
         let lasts = Duration::from_secs_f64(lasts);
         steps.push(Step { at, what: What::Begin { fault: *fault, slot, lasts, draw } });
-        if matches!(fault, Fault::Sigstop | Fault::Delay | Fault::Isolate | Fault::Silence) {
+        if fault.lasts() {
             steps.push(Step { at: at + lasts, what: What::End { fault: *fault, slot } });
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::Value;
 use sqlx::Row as _;
 
+use crate::arguments::Options;
 use crate::cluster::{Cluster, Hit, Instance};
 use crate::plan::Fault;
 use crate::sampler::Samples;
@@ -95,6 +96,8 @@ pub struct Record {
     pub surprises: Vec<String>,
     pub samples: Samples,
     pub lease: f64,
+    /// No lock held: the daemons were behind a pooler.
+    pub pooler: bool,
     pub workers: usize,
     /// Runs that had not ended when the wait for them was over, each with what `stepd.why` says.
     pub stuck: Vec<(String, String)>,
@@ -102,8 +105,9 @@ pub struct Record {
 
 impl Record {
     /// Reads everything. The daemons are stopped.
-    pub async fn read(cluster: &Cluster, samples: Samples, lease: u32) -> Self {
-        let mut record = Self { samples, lease: f64::from(lease), workers: cluster.workers(), ..Self::default() };
+    pub async fn read(cluster: &Cluster, samples: Samples, options: &Options) -> Self {
+        let (lease, pooler) = (f64::from(options.lease), options.pooler);
+        let mut record = Self { samples, lease, pooler, workers: cluster.workers(), ..Self::default() };
         {
             let notes = cluster.notes.lock().unwrap();
             record.hits.clone_from(&notes.hits);
@@ -247,7 +251,9 @@ impl Record {
     pub fn storm(&self, run: &Run) -> bool {
         const SESSIONS: usize = 6;
         let ends = |h: &&Hit| {
-            h.fault.is_of_postgres() || matches!(h.fault, Fault::Terminate | Fault::Cut | Fault::Silence | Fault::Delay)
+            h.fault.is_of_postgres()
+                || h.fault.is_of_a_line()
+                || matches!(h.fault, Fault::Terminate | Fault::Cut | Fault::Silence | Fault::Delay)
         };
         let met = |h: &&Hit| h.to >= run.created && run.ended.is_none_or(|ended| h.from <= ended);
         self.hits.iter().filter(ends).filter(met).count() >= SESSIONS
@@ -280,7 +286,7 @@ impl Record {
         let ends = |h: &&Hit| {
             h.fault == Fault::Terminate
                 || h.fault.is_of_postgres()
-                || h.fault == Fault::Cut && h.slot == Some(instance.slot)
+                || matches!(h.fault, Fault::Cut | Fault::Reset) && h.slot == Some(instance.slot)
         };
         let ended =
             |of: &Hit| self.hits.iter().filter(ends).any(|h| h.from >= of.from - 0.5 && h.from <= of.to.min(loss.at));

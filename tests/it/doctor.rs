@@ -1,17 +1,10 @@
 //! `stepd doctor` on things that are really broken.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
-use stepd::os::pre_exec::{ChildSetup, before_exec};
-use stepd::os::spawner::{self, Owned};
 
 use crate::cli::{Done, HELLO, stepd, stepd_at};
-use crate::support::{Db, Files, SOON, Server, Spec, wait_until};
+use crate::support::{Db, Files, PgBouncer, SOON, Server, Spec, TRANSACTION, wait_until};
 
 /// The findings by check: level, what it says, what to do.
 struct Findings {
@@ -188,82 +181,24 @@ fn a_database_that_is_away_is_a_finding_too() {
     assert_eq!((list.len(), &list[0]["check"], &list[0]["level"]), (1, &"server".into(), &"wrong".into()));
 }
 
-/// PgBouncer in transaction mode before a database; none where it is not installed.
-struct PgBouncer {
-    url: String,
-    child: std::process::Child,
-    _owned: Owned,
-    _dir: tempfile::TempDir,
-}
-
-impl PgBouncer {
-    async fn start(db: &Db, more: &str) -> Option<Self> {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
-        let Some(program) = program.into_iter().find(|p| Path::new(p).is_file()) else {
-            eprintln!(
-                "SKIPPED: pgbouncer is not installed, so behind a pooler nothing was tested (Debian: apt-get install pgbouncer)"
-            );
-            return None;
-        };
-        let options: sqlx::postgres::PgConnectOptions = db.url.parse().unwrap();
-        let (socket, port) = (options.get_socket().unwrap().display().to_string(), options.get_port());
-        let dir = tempfile::Builder::new().prefix("pgb").tempdir_in("/tmp").unwrap();
-        let here = dir.path().display().to_string();
-        let config = format!(
-            "[databases]\n* = host={socket} port={port} user=postgres\n[pgbouncer]\npool_mode = transaction\nauth_type = any\n\
-             listen_addr =\nlisten_port = 6432\nunix_socket_dir = {here}\nlogfile = {here}/log\n{more}\n"
-        );
-        std::fs::write(dir.path().join("pgbouncer.ini"), config).unwrap();
-        let mut command = Command::new(program);
-        // It refuses to run as root.
-        if nix::unistd::geteuid().is_root() {
-            // As the server's user, who alone may open its socket.
-            let owner = std::fs::metadata(&socket).unwrap();
-            std::os::unix::fs::chown(dir.path(), Some(owner.uid()), Some(owner.gid())).unwrap();
-            command = Command::new("setpriv");
-            let (uid, gid) = (owner.uid().to_string(), owner.gid().to_string());
-            command.args(["--reuid", &uid, "--regid", &gid, "--clear-groups", program]);
-        }
-        command.arg(dir.path().join("pgbouncer.ini")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        before_exec(
-            &mut command,
-            ChildSetup { parent_death: Some(nix::sys::signal::Signal::SIGKILL), ..ChildSetup::default() },
-        );
-        let (child, owned) = spawner::spawn(command).unwrap();
-        let url = format!("postgres://postgres@localhost:6432/{}?host={here}", db.name);
-        let at = dir.path().join(".s.PGSQL.6432");
-        wait_until("pgbouncer listens", SOON, async || at.exists()).await;
-        Some(Self { url, child, _owned: owned, _dir: dir })
-    }
-}
-
-impl Drop for PgBouncer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test]
-async fn a_transaction_pooler_is_found() {
+async fn a_pooler_is_found_and_what_it_costs_is_said_with_the_next_step() {
     let db = Db::new().await;
-    let Some(pooler) = PgBouncer::start(&db, "ignore_startup_parameters = options, extra_float_digits").await else {
-        return;
-    };
-    let behind = Db { url: pooler.url.clone(), ..db.clone() };
-    let found = doctor(&behind, &[]).await;
-    found.finds("pooler", "note", "pool_mode = session");
-    found.finds("notifications", "wrong", "connect directly");
+    let Some(pooler) = PgBouncer::before(&db, TRANSACTION).await else { return };
+    let found = doctor(&pooler.db, &[]).await;
+    found.finds("pooler", "note", "database_direct_url");
+    found.finds("pooler", "note", "after its lease (15 s)");
+    found.finds("notifications", "note", "by looking, up to 2 s late");
     doctor(&db, &[]).await.finds("pooler", "ok", "none");
-}
-
-#[tokio::test]
-async fn a_pooler_that_refuses_the_sessions_settings_is_found() {
-    let db = Db::new().await;
-    let Some(pooler) = PgBouncer::start(&db, "").await else { return };
-    let behind = Db { url: pooler.url.clone(), ..db.clone() };
-    let done =
-        tokio::time::timeout(Duration::from_secs(20), stepd(&behind, &["doctor", "-o", "json"])).await.unwrap().is(69);
-    let found = Findings::of(done);
-    found.finds("server", "wrong", "ignore_startup_parameters = options");
+    let files = Files::new::<&str>([]);
+    for (direct, level, text) in
+        [(&db.url, "ok", "database_direct_url leads past it"), (&pooler.db.url, "wrong", "leads to a connection pooler, too")]
+    {
+        let config = files.path("stepd.toml");
+        std::fs::write(&config, format!("database_direct_url = {direct:?}\n")).unwrap();
+        let config = config.display().to_string();
+        let found = Findings::of(stepd(&pooler.db, &["--config", &config, "doctor", "-o", "json"]).await);
+        found.finds("pooler", level, text);
+        found.finds("notifications", if level == "ok" { "ok" } else { "note" }, "");
+    }
 }

@@ -199,6 +199,23 @@ pub(super) fn hosts(config: &Config) -> Result<Vec<PgConnectOptions>, ConfigErro
     assembled(config).and_then(|url| options(&url)).map_err(ConfigError::Url)
 }
 
+/// The hosts that lead past a pooler. What their URL leaves out (user and password, name, TLS) is the database's own.
+pub(super) fn direct(config: &Config) -> Result<Option<Vec<PgConnectOptions>>, ConfigError> {
+    let Some(text) = &config.database_direct_url else { return Ok(None) };
+    let filled = assembled(config).and_then(|own| {
+        let mut url = parse(text)?;
+        if url.user.is_none() {
+            (url.user, url.password) = (own.user, own.password);
+        }
+        url.name = url.name.or(own.name);
+        let missing: Vec<_> =
+            own.query.into_iter().filter(|(key, _)| url.query.iter().all(|(known, _)| known != key)).collect();
+        url.query.extend(missing);
+        options(&url)
+    });
+    filled.map(Some).map_err(|why| ConfigError::Url(format!("database_direct_url: {why}")))
+}
+
 fn assembled(config: &Config) -> Result<Url, String> {
     let mut url = config.database_url.as_deref().map_or_else(|| Ok(Url::default()), parse)?;
     if let Some(hosts) = &config.database_host {
@@ -283,6 +300,22 @@ mod tests {
         assert_eq!(places(&several)[2], "me@work@[::1]:3/my app");
         several.database_port = Some("1,2".into());
         assert!(matches!(hosts(&several), Err(ConfigError::Url(why)) if why.contains("3 hosts and 2 ports")));
+    }
+
+    #[test]
+    fn the_way_past_a_pooler_takes_what_it_leaves_out_from_the_database() {
+        let config = |direct: &str| Config {
+            database_url: Some("postgres://u:p@pooler:6432/app?sslmode=require".into()),
+            database_direct_url: Some(direct.into()),
+            ..Config::default()
+        };
+        let hosts = direct(&config("postgres://a:1,b:2")).unwrap().unwrap();
+        let said: Vec<_> = hosts.iter().map(|o| (o.get_username(), o.get_host(), o.get_port(), o.get_database())).collect();
+        assert_eq!(said, [("u", "a", 1, Some("app")), ("u", "b", 2, Some("app"))]);
+        assert!(matches!(hosts[0].get_ssl_mode(), sqlx::postgres::PgSslMode::Require));
+        let other = direct(&config("postgres://me@a/other?sslmode=disable")).unwrap().unwrap();
+        assert_eq!((other[0].get_username(), other[0].get_database()), ("me", Some("other")));
+        assert!(matches!(direct(&config("postgres://a:x/")), Err(ConfigError::Url(why)) if why.contains("database_direct_url")));
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 50] = [
+pub(super) const KEYS: [Key; 51] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -70,6 +70,7 @@ pub(super) const KEYS: [Key; 50] = [
     key("database_password_file", Form::Path),
     key("database_sslmode", Form::Word(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"])),
     key("database_sslrootcert", Form::Path),
+    key("database_direct_url", Form::Url),
     key("database_pool", Form::Number(1, 1_000)),
     key("sql_connections", Form::Number(1, 10_000)),
     key("sql_role", Form::Text),

@@ -24,7 +24,7 @@ pub(super) struct Layer {
 }
 
 /// The keys that say which database, and how it is reached.
-const PLACE: [&str; 10] = [
+const PLACE: [&str; 11] = [
     "database_url",
     "database_url_file",
     "database_host",
@@ -35,6 +35,7 @@ const PLACE: [&str; 10] = [
     "database_password_file",
     "database_sslmode",
     "database_sslrootcert",
+    "database_direct_url",
 ];
 
 impl Layer {

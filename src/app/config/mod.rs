@@ -57,6 +57,7 @@ pub struct Config {
     pub database_password_file: Option<PathBuf>,
     pub database_sslmode: Option<String>,
     pub database_sslrootcert: Option<PathBuf>,
+    pub database_direct_url: Option<String>,
     pub database_pool: u32,
     pub sql_connections: usize,
     pub sql_role: Option<String>,
@@ -112,6 +113,7 @@ impl Default for Config {
             database_password_file: None,
             database_sslmode: None,
             database_sslrootcert: None,
+            database_direct_url: None,
             // Staging, sweeping, settling, loading. With the presence, the claimer and two writers, six.
             database_pool: 2,
             sql_connections: 8,
@@ -265,6 +267,7 @@ impl Sources {
         if !matches!(database::hosts(&config), Ok(_) | Err(ConfigError::NoDatabase)) {
             database::hosts(&config)?;
         }
+        database::direct(&config)?;
         Ok(Loaded { config, file, merged: merged.cache })
     }
 
@@ -317,13 +320,21 @@ impl Config {
         database::hosts(self)
     }
 
+    /// The hosts that lead past a pooler, where they are given.
+    ///
+    /// # Errors
+    /// The URL is none.
+    pub fn direct_database(&self) -> Result<Option<Vec<PgConnectOptions>>, ConfigError> {
+        database::direct(self)
+    }
+
     /// Makes a URL the database, whatever else was said of one.
     pub fn use_database(&mut self, url: &str) {
         self.database_url = Some(url.to_owned());
         (self.database_url_file, self.database_password_file) = (None, None);
         (self.database_host, self.database_port, self.database_name) = (None, None, None);
         (self.database_user, self.database_password) = (None, None);
-        (self.database_sslmode, self.database_sslrootcert) = (None, None);
+        (self.database_sslmode, self.database_sslrootcert, self.database_direct_url) = (None, None, None);
     }
 
     /// Hides from now on what must never be shown.
@@ -350,7 +361,7 @@ impl Config {
 
     /// The passwords of databases.
     fn passwords(&self) -> Vec<String> {
-        let urls = self.connections.values().chain(&self.database_url).chain(&self.sql_url);
+        let urls = self.connections.values().chain(&self.database_url).chain(&self.database_direct_url).chain(&self.sql_url);
         let in_urls = urls.filter_map(|url| database::password(url));
         self.database_password.iter().cloned().chain(in_urls).collect()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use crate::db::doctor::{Breaker, Server, Transaction, Unserved};
+use crate::db::doctor::{Breaker, Server, Transaction, Unserved, Way};
 use crate::db::migrate::Unfit;
 use crate::db::operate::{QueueLine, TableSize, WorkerLine};
 use crate::db::{DbError, Trouble};
@@ -71,13 +71,6 @@ const LAG: TimeDelta = TimeDelta::minutes(1);
 const CHANGED: i64 = 50_000;
 
 pub(super) fn unreachable(error: &str) -> Finding {
-    if error.contains("a connection pooler") {
-        return wrong(
-            "server",
-            format!("no connection: {error}"),
-            "give the daemon a direct connection; for other programs, set ignore_startup_parameters = options, extra_float_digits in pgbouncer.ini",
-        );
-    }
     let advice = "look at the address and at the server: is it running, and does pg_hba.conf let this role in?";
     wrong("server", format!("no connection: {error}"), advice)
 }
@@ -86,7 +79,7 @@ pub(super) fn unanswered(check: &'static str, error: &DbError) -> Finding {
     let advice = match (error.sqlstate().as_deref(), error.trouble) {
         (Some("42501"), _) => "ask as a role that may look: GRANT pg_monitor and the rights on stepd's schemas",
         (_, Trouble::Busy) => "something is in the way: try again, and look at the oldest transaction",
-        _ => "try again; behind a pooler, connect directly",
+        _ => "try again",
     };
     Finding { check, level: Level::Unknown, says: format!("no answer: {error}"), advice: Some(advice.into()) }
 }
@@ -136,24 +129,39 @@ pub(super) fn role(s: &Server) -> Finding {
     )
 }
 
-pub(super) fn pooler(pooled: bool) -> Finding {
-    match pooled {
-        false => ok("pooler", "none: each session has its own backend"),
-        true => note(
+pub(super) fn pooler(way: &Way) -> Finding {
+    match way {
+        Way::Direct => ok("pooler", "none: each session has its own backend"),
+        Way::Past => ok(
             "pooler",
-            "a transaction pooler (PgBouncer) stands between: session locks do not hold, and a dead worker is found after its lease (15 s), not within 2 s",
-            "give stepd serve the server's own address, or a pool with pool_mode = session; applications may stay behind the pooler",
+            "a connection pooler stands between, and database_direct_url leads past it: locks hold and notifications arrive",
+        ),
+        Way::Pooled => note(
+            "pooler",
+            "a connection pooler (PgBouncer) stands between: statements are safe, each in a transaction of its own; but no session lock holds, \
+             so a dead worker is found after its lease (15 s), not within 2 s",
+            "set database_direct_url to the address of Postgres itself: one connection of each daemon goes there",
+        ),
+        Way::Blocked(why) => wrong(
+            "pooler",
+            format!("database_direct_url, the way past a connection pooler, cannot be gone: {why}"),
+            "correct database_direct_url: Postgres' own address, the same database; or remove it, and the lease decides",
         ),
     }
 }
 
-pub(super) fn notifications(hears: bool, wanted: bool) -> Finding {
+pub(super) fn notifications(hears: bool, wanted: bool, pooled: bool) -> Finding {
     match (wanted, hears) {
         (true, true) => ok("notifications", "LISTEN hears what NOTIFY says"),
+        (true, false) if pooled => note(
+            "notifications",
+            "a connection pooler carries none: new runs are found by looking, up to 2 s late",
+            "set database_direct_url to the address of Postgres itself",
+        ),
         (true, false) => wrong(
             "notifications",
             "LISTEN hears nothing: new runs are found by polling, up to 2 s late",
-            "connect directly, or in session mode: a transaction pooler does not carry notifications",
+            "look at what stands between: something takes the notifications away",
         ),
         (false, _) => note(
             "notifications",

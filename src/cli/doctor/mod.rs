@@ -13,6 +13,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::app::{Config, Daemon, build};
+use crate::db::doctor::Way;
 use crate::db::{Database, DbError, doctor, migrate, operate};
 use crate::definition::parse_duration;
 use crate::steps::ProcessOptions;
@@ -111,12 +112,13 @@ async fn schema(conn: &mut PgConnection) -> Finding {
 
 /// What stands between this program and the backends, and whether notifications come through it.
 async fn sessions(db: &Database, conn: &mut PgConnection, has_schema: bool, findings: &mut Vec<Finding>) {
-    let pooled = ask(findings, "pooler", doctor::is_pooled(db).await);
-    findings.extend(pooled.map(judge::pooler));
+    let way = ask(findings, "pooler", doctor::way(db).await);
+    findings.extend(way.as_ref().map(judge::pooler));
+    let pooled = way.is_some_and(|way| way != Way::Direct);
     let wanted = if has_schema { doctor::notifies(conn).await.unwrap_or(true) } else { true };
     match doctor::hears(db, HEAR_WITHIN).await {
-        Ok(hears) => findings.push(judge::notifications(hears, wanted)),
-        Err(_) if pooled == Some(true) => findings.push(judge::notifications(false, wanted)),
+        Ok(hears) => findings.push(judge::notifications(hears, wanted, pooled)),
+        Err(_) if pooled => findings.push(judge::notifications(false, wanted, pooled)),
         Err(error) => findings.push(judge::unanswered("notifications", &error)),
     }
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use crate::db::doctor::{Server, Transaction, Unserved};
+use crate::db::doctor::{Server, Transaction, Unserved, Way};
 use crate::db::operate::{QueueLine, TableSize, WorkerLine};
 
 use super::machine::Space;
@@ -124,8 +124,9 @@ fn what_is_fine_takes_one_line() {
     let fine = [
         judge::server(&server()),
         judge::schema(Ok(()), 4),
-        judge::pooler(false),
-        judge::notifications(true, true),
+        judge::pooler(&Way::Direct),
+        judge::pooler(&Way::Past),
+        judge::notifications(true, true, false),
         judge::clock(TimeDelta::milliseconds(-3)),
         judge::connections(&server(), 2),
         judge::transaction(None, AGE),
@@ -147,14 +148,12 @@ fn what_is_wrong_says_what_to_do() {
     let unfit = migrate::fits(2, 2, 4);
     let wrong = [
         judge::unreachable("connection refused"),
-        judge::unreachable(
-            "between stepd and Postgres stands a connection pooler (it refuses the settings of the session)",
-        ),
+        judge::pooler(&Way::Blocked("the server takes no writes".into())),
         judge::server(&Server { standby: true, ..server() }),
         judge::schema(unfit, 2),
         judge::schema(migrate::fits(0, 0, 4), 0),
         judge::schema(migrate::fits(9, 9, 4), 9),
-        judge::notifications(false, true),
+        judge::notifications(false, true, false),
         judge::clock(TimeDelta::seconds(-75)),
         judge::connections(&Server { used: 94, ..server() }, 2),
         judge::connections(&Server { database_room: 32, ..server() }, 2),
@@ -187,8 +186,9 @@ fn what_is_wrong_says_what_to_do() {
 #[test]
 fn what_could_be_better_or_cannot_be_seen_says_what_to_do_too() {
     let others = [
-        judge::pooler(true),
-        judge::notifications(true, false),
+        judge::pooler(&Way::Pooled),
+        judge::notifications(false, true, true),
+        judge::notifications(true, false, false),
         judge::connections(&Server { used: 90, ..server() }, 2),
         judge::workers(&[]),
         judge::lag(&[ready(3), ready(400)]),

@@ -4,7 +4,7 @@
 //! So it waits for milliseconds only, and it is broken off as soon as somebody has waited for it that long. Then it makes way, and
 //! tries again: a short migration finds its moment, a long one is refused with its name.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -31,11 +31,28 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// What is broken off again and again cannot be done in a moment.
 const BROKEN_OFF: u32 = 10;
 
-/// A transaction's settings, whatever the role's own are.
-pub(super) async fn settle(conn: &mut PgConnection) -> Result<(), DbError> {
-    let sql = sqlx::AssertSqlSafe(format!("SET LOCAL lock_timeout = '{WAITS}'; SET LOCAL statement_timeout = 0"));
-    sqlx::raw_sql(sql).execute(conn).await?;
-    Ok(())
+/// Where a try stands.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    /// Who tries; 0: nobody yet.
+    backend: AtomicI32,
+    over: AtomicBool,
+}
+
+impl Stage {
+    /// At the beginning of its transaction: with settings of its own, whatever the role's are.
+    pub(super) async fn begins(&self, tx: &mut PgConnection) -> Result<(), DbError> {
+        let settings = format!("SET LOCAL lock_timeout = '{WAITS}'; SET LOCAL statement_timeout = 0");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut *tx).await?;
+        let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(tx).await?;
+        self.backend.store(backend, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// From here on it is not broken off.
+    pub(super) fn is_over(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The tries of one migration.
@@ -84,24 +101,23 @@ impl Tries {
 /// the way. `work` says itself when it has done all but the commit.
 pub(super) async fn watched<T>(
     watch: Option<&mut PgConnection>,
-    pid: i32,
-    over: &AtomicBool,
+    stage: &Stage,
     work: impl Future<Output = Result<T, DbError>>,
 ) -> (Result<T, DbError>, Option<String>) {
-    over.store(false, Ordering::Relaxed);
+    stage.over.store(false, Ordering::Relaxed);
     let work = async {
         let done = work.await;
-        over.store(true, Ordering::Relaxed);
+        stage.is_over();
         done
     };
     match watch {
-        Some(watch) => join(work, look(watch, pid, over)).await,
+        Some(watch) => join(work, look(watch, stage)).await,
         None => (work.await, None),
     }
 }
 
 /// Who waits for somebody who waits for the migration waits for the latter, too: `pg_blocking_pids` names the first in line.
-async fn look(watch: &mut PgConnection, pid: i32, over: &AtomicBool) -> Option<String> {
+async fn look(watch: &mut PgConnection, stage: &Stage) -> Option<String> {
     let sql = format!(
         "SELECT (SELECT pg_cancel_backend($1) FROM pg_locks l WHERE NOT l.granted AND l.pid <> $1
                 AND l.waitstart < clock_timestamp() - interval '{HOLDS}' AND $1 = ANY (pg_blocking_pids(l.pid)) LIMIT 1),
@@ -110,14 +126,18 @@ async fn look(watch: &mut PgConnection, pid: i32, over: &AtomicBool) -> Option<S
                 FROM unnest(pg_blocking_pids($1)) b JOIN pg_stat_activity a ON a.pid = b ORDER BY a.xact_start LIMIT 1)"
     );
     let mut in_the_way = None;
-    while !over.load(Ordering::Relaxed) {
-        let seen = sqlx::query_as::<_, (Option<bool>, Option<String>)>(sqlx::AssertSqlSafe(sql.clone())).bind(pid);
+    while !stage.over.load(Ordering::Relaxed) {
+        tokio::time::sleep(LOOK).await;
+        let backend = stage.backend.load(Ordering::Relaxed);
+        if backend == 0 || stage.over.load(Ordering::Relaxed) {
+            continue;
+        }
+        let seen = sqlx::query_as::<_, (Option<bool>, Option<String>)>(sqlx::AssertSqlSafe(sql.clone())).bind(backend);
         match seen.fetch_one(&mut *watch).await {
             Ok((_, who)) => in_the_way = who.or(in_the_way),
             // The lock timeout is a wall of its own.
             Err(error) => tracing::debug!(%error, "nobody watches the migration"),
         }
-        tokio::time::sleep(LOOK).await;
     }
     in_the_way
 }

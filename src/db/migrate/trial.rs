@@ -1,12 +1,11 @@
 //! A trial of what is to be migrated: every statement is run, its locks are read, and all is taken back.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::beside::{Tries, settle, watched};
-use super::{Migration, backend, pending, split};
+use super::beside::{Stage, Tries, watched};
+use super::{Migration, pending, split};
 use crate::db::connect::Database;
 use crate::db::error::DbError;
 
@@ -112,14 +111,14 @@ impl Stops {
 /// # Errors
 /// Whatever the database says, as the migration would; or somebody is in the way all the time.
 pub async fn dry_run(db: &Database, migrations: &[Migration]) -> Result<Vec<Tried>, DbError> {
-    let mut conn = db.connect("migrate", &[]).await?;
-    let mut watch = db.connect("migrate watch", &[]).await?;
+    let mut conn = db.connect_past_pooler("migrate", &[]).await?;
+    let mut watch = db.connect_past_pooler("migrate watch", &[]).await?;
     let pending = pending(&mut conn, migrations).await?;
     let Some(first) = pending.first() else { return Ok(Vec::new()) };
     let mut tries = Tries::new(first.version, Some(TRIES));
-    let (pid, over) = (backend(&mut conn).await?, AtomicBool::new(false));
+    let stage = Stage::default();
     loop {
-        let (done, in_the_way) = watched(Some(&mut watch), pid, &over, all(&mut conn, &pending, &over)).await;
+        let (done, in_the_way) = watched(Some(&mut watch), &stage, all(&mut conn, &pending, &stage)).await;
         match done {
             Ok(tried) => return Ok(tried),
             Err(error) => tries.make_way(error, in_the_way).await?,
@@ -127,9 +126,9 @@ pub async fn dry_run(db: &Database, migrations: &[Migration]) -> Result<Vec<Trie
     }
 }
 
-async fn all(conn: &mut PgConnection, pending: &[Migration], over: &AtomicBool) -> Result<Vec<Tried>, DbError> {
+async fn all(conn: &mut PgConnection, pending: &[Migration], stage: &Stage) -> Result<Vec<Tried>, DbError> {
     let mut tx = conn.begin().await?;
-    settle(&mut tx).await?;
+    stage.begins(&mut tx).await?;
     let known: Vec<String> = sqlx::query_scalar(
         "SELECT c.oid::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S') AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'",
@@ -148,7 +147,7 @@ async fn all(conn: &mut PgConnection, pending: &[Migration], over: &AtomicBool) 
         }
         tried.push(Tried { version: m.version, name: m.name, serves: m.serves, statements });
     }
-    over.store(true, Ordering::Relaxed);
+    stage.is_over();
     tx.rollback().await?;
     Ok(tried)
 }

@@ -39,6 +39,9 @@ const SETTINGS: &str = "SET LOCAL standard_conforming_strings = on; SET LOCAL da
 /// Makes the server end a statement whose client is gone. Servers on some systems refuse it.
 const WATCH: &str = "SET LOCAL client_connection_check_interval = '1s'; ";
 
+/// Whether it does, leaving nothing behind: this session may be a pooler's.
+const TRY_WATCH: &str = "BEGIN; SET LOCAL client_connection_check_interval = '1s'; COMMIT";
+
 /// What is done between the statement and COMMIT, in the same transaction (the step's checkpoint).
 pub type Commit<T> = Box<
     dyn for<'c> FnOnce(&'c mut PgConnection, SqlResult) -> Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'c>>
@@ -267,7 +270,7 @@ impl Database {
     async fn connect(&self) -> Result<Session, Failure> {
         let connecting = async {
             let mut connection = self.hosts.connect(session).await?;
-            let watches = sqlx::raw_sql("SET client_connection_check_interval = '1s'").execute(&mut connection).await;
+            let watches = sqlx::raw_sql(TRY_WATCH).execute(&mut connection).await;
             Ok(Session { connection, watches: watches.is_ok() })
         };
         match tokio::time::timeout(CONNECT, connecting).await {
@@ -319,7 +322,9 @@ impl Database {
 }
 
 fn session(options: &PgConnectOptions) -> PgConnectOptions {
-    options.clone().application_name("stepd sql step").log_statements(tracing::log::LevelFilter::Trace)
+    // Poolers do not take it from the first message; each transaction says it.
+    let options = options.clone().extra_float_digits(None);
+    options.application_name("stepd sql step").log_statements(tracing::log::LevelFilter::Trace)
 }
 
 /// COMMIT was sent, and something other than yes came back.

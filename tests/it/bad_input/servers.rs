@@ -1,8 +1,5 @@
 //! Databases that stepd cannot work with, or not yet; and clocks that are wrong.
 
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -10,7 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::{ECHO, Transcript};
 use crate::cli::{stepd, stepd_at};
-use crate::support::{Db, Files, SOON, Server, Spec, holds_for, wait_until};
+use crate::support::{Db, Files, SOON, Server, Spec, holds_for, tools, wait_until};
 
 /// Another role, another database of the same server.
 fn of(db: &Db, role: &str, name: &str) -> Db {
@@ -130,93 +127,6 @@ async fn a_running_daemon_without_a_connection_to_spare_goes_on_with_those_it_ha
     assert_eq!(worker.drain(SOON).await, Some(0));
 }
 
-/// PgBouncer before a database; ended with the test.
-struct Bouncer {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Bouncer {
-    /// `None` where it is not installed.
-    async fn before(db: &Db, settings: &str) -> Option<Self> {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|p| Path::new(p).exists())?;
-        let dir = tempfile::tempdir().unwrap();
-        let (host, port) = place(db);
-        let text = format!(
-            "[databases]\n* = host={host} port={port} user=postgres\n[pgbouncer]\nauth_type = any\nlisten_addr =\nunix_socket_dir = {}\nlisten_port = 6432\n{settings}\n",
-            dir.path().display()
-        );
-        std::fs::write(dir.path().join("ini"), text).unwrap();
-        let mut command = Command::new(program);
-        command.arg("-q").arg(dir.path().join("ini")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if nix::unistd::geteuid().is_root() {
-            // It refuses to run as root; the server's own folder is open to the server's user alone.
-            let user = nix::unistd::User::from_name("postgres").unwrap()?;
-            nix::unistd::chown(dir.path(), Some(user.uid), Some(user.gid)).unwrap();
-            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        }
-        let child = command.spawn().unwrap();
-        let bouncer = Self { child, dir };
-        let socket = bouncer.dir.path().join(".s.PGSQL.6432");
-        wait_until("pgbouncer listens", SOON, async || socket.exists()).await;
-        Some(bouncer)
-    }
-
-    fn db(&self, db: &Db) -> Db {
-        let url = format!("postgres://postgres@localhost:6432/{}?host={}", db.name, self.dir.path().display());
-        Db { url, ..db.clone() }
-    }
-}
-
-impl Drop for Bouncer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[tokio::test]
-async fn a_transaction_pooler_is_found_at_the_start_however_it_is_configured() {
-    let db = Db::new().await;
-    // The last: its settings arrive by chance, since the database has the same ones.
-    let settings = "pool_mode = transaction\nignore_startup_parameters = extra_float_digits,options";
-    for (settings, database, sign) in [
-        ("pool_mode = transaction", "", "it refuses the settings of the session"),
-        (settings, "", "the settings of the session are not those"),
-        (
-            "pool_mode = session\nignore_startup_parameters = extra_float_digits,options",
-            "",
-            "the settings of the session are not those",
-        ),
-        (
-            settings,
-            "SET idle_in_transaction_session_timeout = '10s'",
-            "two connections have taken the same session lock",
-        ),
-    ] {
-        let Some(bouncer) = Bouncer::before(&db, settings).await else {
-            eprintln!("pgbouncer is not installed: nothing was tested");
-            return;
-        };
-        if !database.is_empty() {
-            db.exec(format!("ALTER DATABASE {} {database}", db.name)).await;
-        }
-        let behind = bouncer.db(&db);
-        let log = ends_at_once(&behind).await;
-        assert!(log.contains("a connection pooler") && log.contains(sign), "{settings}: {log}");
-        assert!(log.contains("give stepd the address of Postgres itself"), "{log}");
-        stepd(&behind, &["migrate"]).await.is(69).says("a connection pooler");
-    }
-    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.workers").await, 0);
-}
-
-/// A library that shifts the wall clock of a process, and nothing else of it.
-fn faketime() -> Option<&'static str> {
-    ["/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"]
-        .into_iter()
-        .find(|path| Path::new(path).exists())
-}
-
 const TIMED: &str = "
 name: timed
 timeout: 1h
@@ -232,13 +142,10 @@ steps:
 
 #[tokio::test]
 async fn a_clock_two_hours_off_changes_nothing() {
-    let Some(library) = faketime() else {
-        eprintln!("libfaketime is not installed: nothing was tested");
-        return;
-    };
+    let Some(library) = tools::faketime().map(|l| l.display().to_string()) else { return };
     let (db, files) = (Db::new().await, Files::new([TIMED]));
     let off = |by: &str| {
-        let spec = Spec::new(&db, &files).lease(3).env("LD_PRELOAD", library).env("FAKETIME", by);
+        let spec = Spec::new(&db, &files).lease(3).env("LD_PRELOAD", &library).env("FAKETIME", by);
         spec.env("FAKETIME_DONT_FAKE_MONOTONIC", 1).env("FAKETIME_NO_CACHE", 1)
     };
     let mut late = off("-2h").ready().await;

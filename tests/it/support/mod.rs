@@ -12,9 +12,11 @@ pub mod limits;
 mod manager;
 pub mod outside;
 mod pair;
+mod pooler;
 pub mod prometheus;
 mod proxy;
 mod saboteur;
+pub mod tools;
 mod worker;
 pub mod writes;
 
@@ -30,6 +32,8 @@ pub use files::Files;
 pub use manager::Manager;
 #[allow(unused_imports)]
 pub use pair::Pair;
+#[allow(unused_imports)]
+pub use pooler::{PgBouncer, TRANSACTION};
 #[allow(unused_imports)]
 pub use proxy::Proxy;
 #[allow(unused_imports)]

@@ -69,7 +69,12 @@ impl Wire {
 impl Proxy {
     /// A proxy before a database.
     pub async fn new(db: &Db) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at("127.0.0.1", db).await
+    }
+
+    /// … at an address of this host.
+    pub async fn at(address: &str, db: &Db) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let target = watch::Sender::new(socket(db));
         let network = watch::Sender::new(Network::default());
@@ -88,7 +93,7 @@ impl Proxy {
                 tokio::spawn(pump(from_server, to_client, seen.clone(), wire, Way::ToClient));
             }
         });
-        let url = format!("postgres://postgres@127.0.0.1:{port}/{}", db.name);
+        let url = format!("postgres://postgres@{address}:{port}/{}", db.name);
         Self { db: Db { url, ..db.clone() }, target, network, made, waiting }
     }
 

@@ -24,19 +24,27 @@ pub struct Spec {
     workflows: PathBuf,
     env: Vec<(String, String)>,
     args: Vec<String>,
+    within: Vec<String>,
 }
 
 impl Spec {
     /// A daemon with default settings.
     pub fn new(db: &Db, files: &Files) -> Self {
         let binary = env!("CARGO_BIN_EXE_stepd").into();
-        Self { binary, url: db.url.clone(), workflows: files.workflows(), env: Vec::new(), args: Vec::new() }
+        Self { binary, url: db.url.clone(), workflows: files.workflows(), env: Vec::new(), args: Vec::new(), within: Vec::new() }
     }
 
     /// Another build of it.
     #[must_use]
     pub fn binary(mut self, path: &Path) -> Self {
         self.binary = path.to_owned();
+        self
+    }
+
+    /// Started by another program, which becomes the daemon: words before its own.
+    #[must_use]
+    pub fn within(mut self, words: Vec<String>) -> Self {
+        self.within = words;
         self
     }
 
@@ -96,8 +104,9 @@ impl Spec {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir().unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
-        let mut command = Command::new(&self.binary);
-        command.arg("serve").args(&self.args);
+        let mut words = self.within.iter().map(PathBuf::from).chain([self.binary.clone()]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).arg("serve").args(&self.args);
         if !self.workflows.as_os_str().is_empty() {
             command.arg("--workflows").arg(&self.workflows);
         }
