@@ -67,7 +67,8 @@ impl Connectivity {
     /// before, its loss alone says nothing: perhaps only that one is gone.
     pub fn failed(&self, service: &'static str, error: &DbError, fresh: bool) {
         if error.trouble == Trouble::Lost {
-            self.metrics.services.connection_lost(service);
+            // The two writers are one service.
+            self.metrics.services.connection_lost(service.split(' ').next().unwrap_or(service));
             if !fresh && error.lack().is_none() {
                 return;
             }
