@@ -19,6 +19,7 @@ use crate::services::acknowledged::Acknowledged;
 use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
+use crate::services::connectivity::Connectivity;
 use crate::services::daily::Daily;
 use crate::services::logs::Logs;
 use crate::services::periodic::drive;
@@ -28,7 +29,6 @@ use crate::services::requests::Requests;
 use crate::services::retention::{Export, Pruner, Walk};
 use crate::services::runs::Runs;
 use crate::services::scheduler::Scheduler;
-use crate::services::connectivity::Connectivity;
 use crate::services::shared::{Backoff, Hints};
 use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
@@ -229,7 +229,9 @@ async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<
 
 /// The role that is to keep `sql` steps from stepd's own tables must do that, and be able to record a finished step.
 async fn check_role(statements: &Connections) -> Result<(), BuildError> {
-    let rights = patiently(async || statements.rights().await).await.map_err(|e| BuildError::SqlRole(format!("sql_role, sql_url: {e}")))?;
+    let rights = patiently(async || statements.rights().await)
+        .await
+        .map_err(|e| BuildError::SqlRole(format!("sql_role, sql_url: {e}")))?;
     let role = &rights.role;
     if rights.writes {
         return Err(BuildError::SqlRole(format!(

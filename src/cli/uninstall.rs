@@ -55,7 +55,10 @@ pub(super) async fn run(db: &Database, yes: bool) -> anyhow::Result<Exit> {
             let more = if more > 0 { format!("\n    and {more} more") } else { String::new() };
             Err(refused(
                 Exit::NotAllowed,
-                format!("nothing was removed, for these things of yours would go with it; drop or change them first:{}{more}", by.concat()),
+                format!(
+                    "nothing was removed, for these things of yours would go with it; drop or change them first:{}{more}",
+                    by.concat()
+                ),
             ))
         }
     }

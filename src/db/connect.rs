@@ -254,7 +254,11 @@ fn pool(size: u32, hosts: &Hosts, pools: &Pools) -> PgPoolOptions {
         })
 }
 
-async fn recognize(hosts: &Hosts, pools: &Weak<Mutex<Vec<Follower>>>, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+async fn recognize(
+    hosts: &Hosts,
+    pools: &Weak<Mutex<Vec<Follower>>>,
+    conn: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
     let recognized = hosts.recognize(conn).await;
     if let (Err(error), Some(pools)) = (&recognized, pools.upgrade())
         && hosts.met_pooler(error)?

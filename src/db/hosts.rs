@@ -151,10 +151,7 @@ impl Hosts {
         }
     }
 
-    async fn seek(
-        &self,
-        session: impl Fn(&PgConnectOptions) -> PgConnectOptions,
-    ) -> Result<PgConnection, sqlx::Error> {
+    async fn seek(&self, session: impl Fn(&PgConnectOptions) -> PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
         if !self.are_several() {
             return self.open(&session(self.used())).await;
         }

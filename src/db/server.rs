@@ -141,7 +141,8 @@ pub(super) async fn look_past(db: &Database) -> Result<(), DbError> {
 }
 
 async fn ask(conn: &mut PgConnection) -> Result<Server, DbError> {
-    let sql = "SELECT current_setting('server_version_num'), current_setting('server_version'), current_database()::text,
+    let sql =
+        "SELECT current_setting('server_version_num'), current_setting('server_version'), current_database()::text,
             current_setting('server_encoding'), pg_is_in_recovery()::text, current_setting('transaction_read_only')";
     let row = sqlx::raw_sql(sql).fetch_one(conn).await?;
     let text = |i: usize| row.try_get_unchecked::<String, _>(i);

@@ -6,7 +6,8 @@ use super::error::DbError;
 use super::migrate::applied;
 
 /// All schemas that stepd ever makes.
-const SCHEMAS: &str = "{stepd,stepd_engine,stepd_runtime,stepd_afu9,stepd_tables,stepd_runtime_tables,stepd_afu9_tables}";
+const SCHEMAS: &str =
+    "{stepd,stepd_engine,stepd_runtime,stepd_afu9,stepd_tables,stepd_runtime_tables,stepd_afu9_tables}";
 
 /// All roles.
 const ROLES: &str = "{stepd_enqueue,stepd_read,stepd_operate,stepd_serve,stepd_daemon}";
@@ -125,7 +126,8 @@ mod tests {
 
     #[test]
     fn every_schema_and_role_that_is_made_is_taken_away() {
-        let optional = [include_str!("../../migrations/optional/views.sql"), include_str!("../../migrations/optional/tables.sql")];
+        let optional =
+            [include_str!("../../migrations/optional/views.sql"), include_str!("../../migrations/optional/tables.sql")];
         let all = crate::db::migrate::MIGRATIONS.iter().map(|m| m.text).chain(optional);
         for text in all {
             for made in text.split("CREATE SCHEMA ").skip(1) {

@@ -132,7 +132,8 @@ proptest! {
 fn ten_years_of_nights_have_one_instant_each_and_a_leap_day_comes_in_leap_years() {
     let (from, to) = ("2026-01-01T00:00:00Z", "2036-01-01T00:00:00Z");
     let days = 10 * 365 + 2;
-    for zone in ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kolkata"] {
+    for zone in ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kolkata"]
+    {
         let cron = Cron::parse("30 2 * * *", zone).unwrap();
         let nights = cron.fires(at(from), at(to), 10_000);
         assert_eq!(nights.len(), days, "{zone}");

@@ -25,10 +25,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
 
 use super::catalog::Catalog;
+use super::connectivity::Connectivity;
 use super::presence::Presence;
 use super::progress::Pulse;
 use super::runs::Runs;
-use super::connectivity::Connectivity;
 use super::shared::{Backoff, Hints, Stop, stopped};
 
 use rate::Rate;

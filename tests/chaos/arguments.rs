@@ -188,7 +188,8 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
         long = true;
     }
     if options.has(Fault::Promote) && (options.has(Fault::DiskFull) || options.has(Fault::WalFull)) {
-        return Err("disk-full and wal-full are for one host: leave promote out, as with --faults disk-full,wal-full".to_owned());
+        return Err("disk-full and wal-full are for one host: leave promote out, as with --faults disk-full,wal-full"
+            .to_owned());
     }
     if options.workers == 0 || options.faults.is_empty() || options.work.is_empty() {
         return Err("there must be a worker, a fault and a workflow at least".to_owned());

@@ -394,9 +394,7 @@ fn no_step_starts_after_a_cancel(r: &Record) -> Vec<String> {
 fn a_killed_worker_is_found_by_its_lock(r: &Record) -> Vec<String> {
     let mut broken = Vec::new();
     let mut told: HashSet<&str> = HashSet::new();
-    for loss in
-        r.losses.iter().filter(|l| !r.pooler && l.is_take_over() && l.found_by.as_deref() != Some("lock"))
-    {
+    for loss in r.losses.iter().filter(|l| !r.pooler && l.is_take_over() && l.found_by.as_deref() != Some("lock")) {
         let Some(cause) = r.cause(loss).filter(|c| c.fault == Fault::Sigkill) else { continue };
         // Around it Postgres lost every lock, or this session was ended, or the network held its end back.
         let excused = r.hits.iter().any(|h| {

@@ -165,8 +165,7 @@ impl Cluster {
             proxies.iter().for_each(|p| p.distance(Duration::from_millis(options.latency)));
             let by_proxy = Db { url: of_several(&proxies), ..db.clone() };
             let binary = options.other_binary.as_ref().filter(|_| n % 2 == 1).unwrap_or(&options.binary);
-            let spec =
-                Spec::new(&by_proxy, &files).binary(binary).lease(options.lease).grace(2).concurrency(12);
+            let spec = Spec::new(&by_proxy, &files).binary(binary).lease(options.lease).grace(2).concurrency(12);
             let config = files.path(&format!("stepd.{n}.toml"));
             std::fs::write(&config, reached(&sections, line.as_ref()).await).unwrap();
             let mut spec = spec.arg("--config").arg(&config.display().to_string());
@@ -213,7 +212,8 @@ impl Cluster {
     /// Starts Postgres where it does not run; it may fail.
     pub async fn start_postgres_again(&self) {
         let postgres = self.postgres.clone();
-        let _ = tokio::task::spawn_blocking(move || postgres.lock().unwrap().primary_mut().start_again()).await.unwrap();
+        let _ =
+            tokio::task::spawn_blocking(move || postgres.lock().unwrap().primary_mut().start_again()).await.unwrap();
     }
 
     fn note(&self, change: impl FnOnce(&mut Notes)) {

@@ -125,9 +125,9 @@ impl Line {
             Fault::LinkDown => self.link("down"),
             Fault::DropOut => self.rules(&format!("add rule inet f out ip daddr {far} drop")),
             Fault::DropIn => self.rules(&format!("add rule inet f in ip saddr {far} drop")),
-            Fault::Reset => self.rules(&format!(
-                "add rule inet f out ip daddr {far} tcp flags & rst == 0 reject with tcp reset"
-            )),
+            Fault::Reset => {
+                self.rules(&format!("add rule inet f out ip daddr {far} tcp flags & rst == 0 reject with tcp reset"))
+            }
             Fault::Loss => self.rules(&format!(
                 "add rule inet f out ip daddr {far} numgen random mod 100 < 20 drop; \
                  add rule inet f in ip saddr {far} numgen random mod 100 < 20 drop"

@@ -143,7 +143,14 @@ impl Fault {
     pub const fn is_scarcity(self) -> bool {
         matches!(
             self,
-            Self::Exhaust | Self::ReadOnly | Self::TableLock | Self::DiskFull | Self::WalFull | Self::Files | Self::Processes | Self::Memory
+            Self::Exhaust
+                | Self::ReadOnly
+                | Self::TableLock
+                | Self::DiskFull
+                | Self::WalFull
+                | Self::Files
+                | Self::Processes
+                | Self::Memory
         )
     }
 

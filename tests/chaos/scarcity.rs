@@ -32,7 +32,8 @@ impl Disks {
     /// Made before anything is on them.
     pub fn of(options: &Options, postgres: &mut Pair) -> Self {
         let folder = postgres.primary().folder().to_owned();
-        let mount = |name: &str, mib| Some(Small::mount(&folder.join(name), mib).expect("disk-full and wal-full need root"));
+        let mount =
+            |name: &str, mib| Some(Small::mount(&folder.join(name), mib).expect("disk-full and wal-full need root"));
         let data = if options.has(Fault::DiskFull) { mount("small", DISK) } else { None };
         let log = if options.has(Fault::WalFull) { mount("wal", LOG) } else { None };
         if let Some(small) = &log {
@@ -153,7 +154,11 @@ impl Cluster {
         let began = std::time::Instant::now();
         let mut down = false;
         while !down && began.elapsed() < ENDS {
-            down = !said(&mut admin, "SELECT pg_switch_wal(); SELECT pg_logical_emit_message(false, 'fill', repeat('x', 20000000))").await;
+            down = !said(
+                &mut admin,
+                "SELECT pg_switch_wal(); SELECT pg_logical_emit_message(false, 'fill', repeat('x', 20000000))",
+            )
+            .await;
         }
         tokio::time::sleep(lasts).await;
         small.empty();

@@ -31,7 +31,8 @@ pub async fn migrate_in_the_middle(cluster: Arc<Cluster>, span: Duration) -> Res
     tokio::time::sleep(span / 2).await;
     let next = Migration { version: latest() + 1, name: "next", serves: latest(), text: EXPANSION };
     let all: Vec<Migration> = MIGRATIONS.iter().copied().chain([next]).collect();
-    let (over, longest, inserts) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let (over, longest, inserts) =
+        (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let mut sessions = JoinSet::new();
     for _ in 0..SESSIONS {
         sessions.spawn(insert(cluster.clone(), over.clone(), longest.clone(), inserts.clone()));

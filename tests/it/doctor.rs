@@ -191,9 +191,10 @@ async fn a_pooler_is_found_and_what_it_costs_is_said_with_the_next_step() {
     found.finds("notifications", "note", "by looking, up to 2 s late");
     doctor(&db, &[]).await.finds("pooler", "ok", "none");
     let files = Files::new::<&str>([]);
-    for (direct, level, text) in
-        [(&db.url, "ok", "database_direct_url leads past it"), (&pooler.db.url, "wrong", "leads to a connection pooler, too")]
-    {
+    for (direct, level, text) in [
+        (&db.url, "ok", "database_direct_url leads past it"),
+        (&pooler.db.url, "wrong", "leads to a connection pooler, too"),
+    ] {
         let config = files.path("stepd.toml");
         std::fs::write(&config, format!("database_direct_url = {direct:?}\n")).unwrap();
         let config = config.display().to_string();

@@ -119,7 +119,8 @@ steps:
     enqueue(&db, 5).await;
     wait_until("it has failed", SOON, async || db.state(&run).await == "failed").await;
     assert!(worker.is_running());
-    let told: String = db.one(format!("SELECT error_code || ' ' || error_message FROM stepd.runs WHERE id = '{run}'")).await;
+    let told: String =
+        db.one(format!("SELECT error_code || ' ' || error_message FROM stepd.runs WHERE id = '{run}'")).await;
     eprintln!("{told}");
     db.all_ended(SOON).await;
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'work' AND state = 'completed'").await, 5);
@@ -154,7 +155,10 @@ steps:
     group.set("memory.limit_in_bytes", "100M");
     // Somebody else in the group wants more than there is.
     let mut eats = std::process::Command::new("sh");
-    let procs = format!("echo $$ > {}; head -c 300000000 /dev/zero | tail -c 300000000 > /dev/null", group.path("cgroup.procs").display());
+    let procs = format!(
+        "echo $$ > {}; head -c 300000000 /dev/zero | tail -c 300000000 > /dev/null",
+        group.path("cgroup.procs").display()
+    );
     let mut eats = eats.args(["-c", &procs]).spawn().unwrap();
     assert_eq!(worker.ends(SOON).await.code(), None, "a signal has ended it");
     db.reaches(&run, "completed", SOON).await;
@@ -204,6 +208,10 @@ steps:
         std::fs::read_to_string(&failures).unwrap_or_default().contains("missing")
     })
     .await;
-    assert!(worker.log().lines().filter(|l| l.contains("\"WARN\"") || l.contains("\"ERROR\"")).count() <= 3, "{}", worker.log());
+    assert!(
+        worker.log().lines().filter(|l| l.contains("\"WARN\"") || l.contains("\"ERROR\"")).count() <= 3,
+        "{}",
+        worker.log()
+    );
     assert_eq!(worker.drain(SOON).await, Some(0));
 }

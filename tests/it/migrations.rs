@@ -45,7 +45,8 @@ struct Enqueuers {
 
 impl Enqueuers {
     fn start(db: &Db) -> Self {
-        let (stop, longest, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let (stop, longest, done) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let mut tasks = JoinSet::new();
         for _ in 0..3 {
             let (url, stop, longest, done) = (db.url.clone(), stop.clone(), longest.clone(), done.clone());
@@ -53,7 +54,10 @@ impl Enqueuers {
                 let mut conn = PgConnection::connect(&url).await.unwrap();
                 while !stop.load(Ordering::SeqCst) {
                     let began = Instant::now();
-                    sqlx::raw_sql("INSERT INTO stepd.jobs (workflow) VALUES ('quick')").execute(&mut conn).await.unwrap();
+                    sqlx::raw_sql("INSERT INTO stepd.jobs (workflow) VALUES ('quick')")
+                        .execute(&mut conn)
+                        .await
+                        .unwrap();
                     let took = u64::try_from(began.elapsed().as_micros()).unwrap();
                     longest.fetch_max(took, Ordering::SeqCst);
                     done.fetch_add(1, Ordering::SeqCst);
@@ -129,11 +133,14 @@ async fn a_migration_that_keeps_enqueuers_waiting_is_broken_off_refused_and_leav
 #[tokio::test]
 async fn a_trial_shows_each_statement_with_its_locks_and_takes_it_back() {
     let db = Db::new().await;
-    let (here, enqueuers) = (database(&db), Enqueuers::start(&{
-        let files = Files::new([QUICK]);
-        drop(Spec::new(&db, &files).ready().await);
-        db.clone()
-    }));
+    let (here, enqueuers) = (
+        database(&db),
+        Enqueuers::start(&{
+            let files = Files::new([QUICK]);
+            drop(Spec::new(&db, &files).ready().await);
+            db.clone()
+        }),
+    );
     let tried = dry_run(&here, &and(EXPANSION)).await.unwrap();
     enqueuers.go_on().await;
     let longest = enqueuers.end().await;

@@ -40,7 +40,8 @@ async fn ground() -> (Db, Files) {
 }
 
 /// The steps' own session locks aside: the workers'.
-const LOCKS: &str = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+const LOCKS: &str =
+    "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
     WHERE l.locktype = 'advisory' AND l.classid = 'stepd_engine.workers'::regclass::oid AND l.objid < 1000000";
 
 #[tokio::test]
@@ -57,7 +58,8 @@ async fn behind_a_pooler_of_any_mode_two_daemons_run_everything_once_and_leave_n
             db.exec(format!("ALTER DATABASE {} {database}", db.name)).await;
         }
         let Some(bouncer) = PgBouncer::before(&db, &settings).await else { return };
-        let (mut one, mut two) = (Spec::new(&bouncer.db, &files).ready().await, Spec::new(&bouncer.db, &files).ready().await);
+        let (mut one, mut two) =
+            (Spec::new(&bouncer.db, &files).ready().await, Spec::new(&bouncer.db, &files).ready().await);
         let mut runs = Vec::new();
         for n in 0..12 {
             runs.push(db.enqueue("work", &format!("{{\"n\": {n}}}")).await);
@@ -81,7 +83,8 @@ async fn behind_a_pooler_of_any_mode_two_daemons_run_everything_once_and_leave_n
         assert_eq!((one.drain(SOON).await, two.drain(SOON).await), (Some(0), Some(0)));
         // Whoever is given one of its sessions next finds it as new.
         if settings.contains(TRANSACTION) {
-            let next: sqlx::PgPool = sqlx::postgres::PgPoolOptions::new().connect(&plain(&bouncer.db.url)).await.unwrap();
+            let next: sqlx::PgPool =
+                sqlx::postgres::PgPoolOptions::new().connect(&plain(&bouncer.db.url)).await.unwrap();
             let left = "SELECT current_setting('statement_timeout') || current_setting('jit') || coalesce(current_setting('stepd.session', true), '')
                 || (SELECT count(*) FROM pg_prepared_statements)";
             let row = sqlx::raw_sql(left).fetch_one(&next).await.unwrap();
@@ -176,11 +179,8 @@ async fn what_cannot_be_done_through_a_pooler_is_refused_with_the_next_step() {
     let Some(statements) = PgBouncer::before(&db, "pool_mode = statement").await else { return };
     let other = Server::own().await.db().await;
     let mut refused = Vec::new();
-    for (db, direct) in [
-        (&statements.db, None),
-        (&bouncer.db, Some(&bouncer.db.url)),
-        (&bouncer.db, Some(&other.url)),
-    ] {
+    for (db, direct) in [(&statements.db, None), (&bouncer.db, Some(&bouncer.db.url)), (&bouncer.db, Some(&other.url))]
+    {
         let mut spec = Spec::new(db, &files);
         if let Some(direct) = direct {
             spec = spec.env("STEPD_DATABASE_DIRECT_URL", direct);

@@ -61,7 +61,8 @@ async fn a_full_disk_of_the_write_ahead_log_stops_postgres_and_loses_nothing() {
         small.fill();
         // A whole segment, and the next. A recovery makes room, and is filled again.
         let _ = ground.db.ask::<String>("SELECT pg_switch_wal()::text").await;
-        let _ = ground.db.ask::<String>("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 20000000))::text").await;
+        let _ =
+            ground.db.ask::<String>("SELECT pg_logical_emit_message(false, 'fill', repeat('x', 20000000))::text").await;
         ground.server.pg.postmaster().and_then(proc::stat).is_none_or(|s| s.state == 'Z')
     })
     .await;

@@ -55,7 +55,9 @@ impl Ground {
     /// The database is thrown away, whoever is connected, and made from the dump.
     async fn restore(&self) {
         let mut admin = PgConnection::connect(&self.server.pg.url("postgres")).await.unwrap();
-        for statement in [format!("DROP DATABASE {} WITH (FORCE)", self.db.name), format!("CREATE DATABASE {}", self.db.name)] {
+        for statement in
+            [format!("DROP DATABASE {} WITH (FORCE)", self.db.name), format!("CREATE DATABASE {}", self.db.name)]
+        {
             sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
         }
         // Any error of it is one: whoever writes into a database that is being restored makes one.
@@ -95,7 +97,12 @@ async fn a_database_that_is_restored_from_a_dump_under_a_daemon_at_work_is_whole
     let (ground, mut worker) = Ground::new(|db, files| Spec::new(db, files).lease(2)).await;
     ground.restore().await;
     wait_until("the daemon is back", SOON, async || {
-        ground.db.ask::<i64>("SELECT count(*) FROM stepd_engine.workers WHERE stepd_engine.worker_alive(beat_at, lease_ms)").await.ok() == Some(1)
+        ground
+            .db
+            .ask::<i64>("SELECT count(*) FROM stepd_engine.workers WHERE stepd_engine.worker_alive(beat_at, lease_ms)")
+            .await
+            .ok()
+            == Some(1)
     })
     .await;
     // Its steps of before are at work still, or have been given back: nothing of the one that was lost is recorded.

@@ -46,7 +46,9 @@ async fn after_an_uninstall_nothing_of_stepd_is_left_and_all_else_is_as_it_was()
     assert_eq!(worker.drain(SOON).await, Some(0));
     db.enqueue("quick", "{}").await;
     let told = stepd(&db, &["migrate", "--uninstall"]).await.is(2).err;
-    for part in ["this removes for good: the schemas stepd, stepd_afu9", "with 1 unfinished", "stepd_daemon", "--yes does it"] {
+    for part in
+        ["this removes for good: the schemas stepd, stepd_afu9", "with 1 unfinished", "stepd_daemon", "--yes does it"]
+    {
         assert!(told.contains(part), "`{part}` is not in {told}");
     }
     assert_eq!(db.count("SELECT count(*) FROM stepd.jobs").await, 1, "nothing was changed");

@@ -310,12 +310,15 @@ mod tests {
             ..Config::default()
         };
         let hosts = direct(&config("postgres://a:1,b:2")).unwrap().unwrap();
-        let said: Vec<_> = hosts.iter().map(|o| (o.get_username(), o.get_host(), o.get_port(), o.get_database())).collect();
+        let said: Vec<_> =
+            hosts.iter().map(|o| (o.get_username(), o.get_host(), o.get_port(), o.get_database())).collect();
         assert_eq!(said, [("u", "a", 1, Some("app")), ("u", "b", 2, Some("app"))]);
         assert!(matches!(hosts[0].get_ssl_mode(), sqlx::postgres::PgSslMode::Require));
         let other = direct(&config("postgres://me@a/other?sslmode=disable")).unwrap().unwrap();
         assert_eq!((other[0].get_username(), other[0].get_database()), ("me", Some("other")));
-        assert!(matches!(direct(&config("postgres://a:x/")), Err(ConfigError::Url(why)) if why.contains("database_direct_url")));
+        assert!(
+            matches!(direct(&config("postgres://a:x/")), Err(ConfigError::Url(why)) if why.contains("database_direct_url"))
+        );
     }
 
     #[test]

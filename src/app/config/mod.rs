@@ -361,7 +361,8 @@ impl Config {
 
     /// The passwords of databases.
     fn passwords(&self) -> Vec<String> {
-        let urls = self.connections.values().chain(&self.database_url).chain(&self.database_direct_url).chain(&self.sql_url);
+        let urls =
+            self.connections.values().chain(&self.database_url).chain(&self.database_direct_url).chain(&self.sql_url);
         let in_urls = urls.filter_map(|url| database::password(url));
         self.database_password.iter().cloned().chain(in_urls).collect()
     }

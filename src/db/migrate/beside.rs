@@ -89,7 +89,11 @@ impl Tries {
         }
         if self.made == 5 {
             let version = self.version;
-            tracing::warn!(version, in_the_way = who, "a table that the migration changes is in use; trying again and again");
+            tracing::warn!(
+                version,
+                in_the_way = who,
+                "a table that the migration changes is in use; trying again and again"
+            );
         }
         let pause = MAKES_WAY.saturating_mul(1 << (self.made / 4).min(5)).min(LONGEST);
         tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;

@@ -88,7 +88,8 @@ fn dollars(text: &str, before: &str) -> usize {
     let name = |c: char| c.is_alphanumeric() || c == '_';
     let Some(end) = text[1..].find('$').map(|n| n + 2) else { return 1 };
     let tag = &text[..end];
-    let is_tag = !before.ends_with(name) && tag[1..end - 1].chars().all(name) && !tag[1..].starts_with(|c: char| c.is_numeric());
+    let is_tag =
+        !before.ends_with(name) && tag[1..end - 1].chars().all(name) && !tag[1..].starts_with(|c: char| c.is_numeric());
     match is_tag {
         true => text[end..].find(tag).map_or(text.len(), |n| end + n + end),
         false => 1,
@@ -116,7 +117,8 @@ mod tests {
 
     #[test]
     fn no_statement_of_a_migration_is_torn_apart() {
-        let words = ["ALTER", "COMMENT", "CREATE", "DO", "INSERT", "REVOKE", "GRANT", "DROP", "UPDATE", "SELECT", "WITH"];
+        let words =
+            ["ALTER", "COMMENT", "CREATE", "DO", "INSERT", "REVOKE", "GRANT", "DROP", "UPDATE", "SELECT", "WITH"];
         for migration in crate::db::migrate::MIGRATIONS {
             for statement in statements(migration.text) {
                 let first = statement.split_whitespace().next().unwrap_or_default();

@@ -82,7 +82,8 @@ const MODES: [(&str, u8); 8] = [
 impl Stops {
     fn of(table: &str, mode: &str) -> Self {
         let conflicts = MODES.iter().find(|(name, _)| *name == mode).map_or(u8::MAX, |(_, bits)| *bits);
-        let stops = |mode: &str| MODES.iter().position(|(name, _)| *name == mode).is_none_or(|n| conflicts & (1 << n) != 0);
+        let stops =
+            |mode: &str| MODES.iter().position(|(name, _)| *name == mode).is_none_or(|n| conflicts & (1 << n) != 0);
         if ENQUEUING.iter().any(|(name, mode)| *name == table && stops(mode)) {
             return Self::Enqueuers;
         }

@@ -187,12 +187,7 @@ impl Talk {
         }
         let said = if self.idle { settings::in_transaction(&said, &self.settings.local()) } else { said };
         push(&mut sent.to_server, b'Q', &[said.as_bytes(), b"\0"]);
-        self.sent.push_back(Answer {
-            stage: Stage::Answering,
-            wrapped: false,
-            ours: VecDeque::new(),
-            failed: false,
-        });
+        self.sent.push_back(Answer { stage: Stage::Answering, wrapped: false, ours: VecDeque::new(), failed: false });
         sent
     }
 

@@ -126,7 +126,8 @@ pub fn kinds(options: ProcessOptions) -> (Run, Exec) {
     let token = uuid::Uuid::new_v4().simple().to_string();
     let base = program::base_environment(&options.pass_env);
     let guard = Guard::new(options.guard.clone(), &token);
-    let shared = Arc::new(Processes { options, base, token, attempts: AtomicU64::new(0), guard, short: Shortage::default() });
+    let shared =
+        Arc::new(Processes { options, base, token, attempts: AtomicU64::new(0), guard, short: Shortage::default() });
     (Run(Arc::clone(&shared)), Exec(shared))
 }
 

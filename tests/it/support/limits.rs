@@ -63,7 +63,9 @@ impl Group {
         let name = format!("stepd-test-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::SeqCst));
         let path = Path::new("/sys/fs/cgroup").join(controller).join(name);
         if std::fs::create_dir(&path).is_err() || !path.join("cgroup.procs").exists() {
-            eprintln!("SKIPPED: no group of processes can be limited in {controller} here; that needs root, and control groups of version 1");
+            eprintln!(
+                "SKIPPED: no group of processes can be limited in {controller} here; that needs root, and control groups of version 1"
+            );
             return None;
         }
         Some(Self(path))
@@ -115,6 +117,7 @@ pub fn limit_files(pid: i32, most: Option<usize>) {
 /// The lowest number that no open file of a process has: with no more than that it can open none.
 pub fn files(pid: i32) -> usize {
     let numbers = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let taken: std::collections::HashSet<usize> = numbers.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    let taken: std::collections::HashSet<usize> =
+        numbers.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     (0..).find(|n| !taken.contains(n)).unwrap()
 }

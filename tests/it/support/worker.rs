@@ -31,7 +31,14 @@ impl Spec {
     /// A daemon with default settings.
     pub fn new(db: &Db, files: &Files) -> Self {
         let binary = env!("CARGO_BIN_EXE_stepd").into();
-        Self { binary, url: db.url.clone(), workflows: files.workflows(), env: Vec::new(), args: Vec::new(), within: Vec::new() }
+        Self {
+            binary,
+            url: db.url.clone(),
+            workflows: files.workflows(),
+            env: Vec::new(),
+            args: Vec::new(),
+            within: Vec::new(),
+        }
     }
 
     /// Another build of it.
