@@ -195,14 +195,16 @@ async fn with(
     mut watch: Option<&mut PgConnection>,
     migrations: &[Migration],
 ) -> Result<Vec<i32>, DbError> {
+    // Where nothing was there, nobody can be at work.
+    let fresh = applied(conn).await?.0 == 0;
     let mut done = Vec::new();
     for m in pending(conn, migrations).await? {
-        if in_a_moment(conn, watch.as_deref_mut(), m.version, async |tx| apply(tx, &m).await).await? {
+        if in_a_moment(conn, watch.as_deref_mut(), m.version, Some((m, fresh))).await? {
             done.push(m.version);
         }
     }
     if let Some(last) = done.last() {
-        in_a_moment(conn, watch, *last, async |tx| afterwards(tx).await).await?;
+        in_a_moment(conn, watch, *last, None).await?;
     }
     let (schema, serves) = applied(conn).await?;
     fits(schema, serves, known(migrations))?;
@@ -221,16 +223,16 @@ async fn pending(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Ve
     Ok(migrations.iter().filter(|m| m.version > before).copied().collect())
 }
 
-/// Tries until it finds its moment.
-async fn in_a_moment<T>(
+/// Tries a migration until it finds its moment, or what comes after the last. False: another process has, meanwhile.
+async fn in_a_moment(
     conn: &mut PgConnection,
     mut watch: Option<&mut PgConnection>,
     version: i32,
-    mut work: impl AsyncFnMut(&mut PgConnection) -> Result<T, DbError>,
-) -> Result<T, DbError> {
+    migration: Option<(Migration, bool)>,
+) -> Result<bool, DbError> {
     let (stage, mut tries) = (Stage::default(), Tries::new(version, None));
     loop {
-        match watched(watch.as_deref_mut(), &stage, in_turn(conn, &stage, &mut work)).await {
+        match watched(watch.as_deref_mut(), &stage, in_turn(conn, &stage, migration)).await {
             (Ok(done), _) => return Ok(done),
             (Err(error), in_the_way) => tries.make_way(error, in_the_way).await?,
         }
@@ -238,18 +240,17 @@ async fn in_a_moment<T>(
 }
 
 /// A transaction in which no other process migrates. Its lock is the transaction's: a session's does not hold behind a pooler.
-async fn in_turn<T>(
-    conn: &mut PgConnection,
-    stage: &Stage,
-    work: &mut impl AsyncFnMut(&mut PgConnection) -> Result<T, DbError>,
-) -> Result<T, DbError> {
+async fn in_turn(conn: &mut PgConnection, stage: &Stage, migration: Option<(Migration, bool)>) -> Result<bool, DbError> {
     // Asked for again and again, for a lock_timeout would end a wait; a migration may take long.
     let mut told = false;
     loop {
         let mut tx = conn.begin().await?;
         stage.begins(&mut tx).await?;
         if sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(LOCK).fetch_one(&mut *tx).await? {
-            let done = work(&mut tx).await?;
+            let done = match migration {
+                Some((migration, fresh)) => apply(&mut tx, migration, fresh).await?,
+                None => afterwards(&mut tx).await?,
+            };
             // A commit is not broken off.
             stage.is_over();
             tx.commit().await?;
@@ -264,14 +265,14 @@ async fn in_turn<T>(
 }
 
 /// Applies one migration. False: another process has, meanwhile.
-async fn apply(tx: &mut PgConnection, m: &Migration) -> Result<bool, DbError> {
+async fn apply(tx: &mut PgConnection, m: Migration, fresh: bool) -> Result<bool, DbError> {
     let (before, served) = applied(tx).await?;
     if before >= m.version {
         return Ok(false);
     }
-    let contracts = before > 0 && m.serves > served;
+    let contracts = !fresh && m.serves > served;
     if contracts {
-        refuse_under_the_old(tx, m).await?;
+        refuse_under_the_old(tx, &m).await?;
     }
     sqlx::raw_sql(m.text).execute(&mut *tx).await?;
     sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
@@ -283,20 +284,20 @@ async fn apply(tx: &mut PgConnection, m: &Migration) -> Result<bool, DbError> {
     if contracts {
         // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
         sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
-        refuse_under_the_old(tx, m).await?;
+        refuse_under_the_old(tx, &m).await?;
     }
     Ok(true)
 }
 
 /// What hangs on the schema, made anew. What is new in it is nobody's yet.
-async fn afterwards(tx: &mut PgConnection) -> Result<(), DbError> {
+async fn afterwards(tx: &mut PgConnection) -> Result<bool, DbError> {
     if let Some(compat) = compat::installed(tx).await? {
         compat::install(tx, compat).await?;
     }
     if roles::are_granted(tx).await? {
         roles::install(tx).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Whoever may only work with the schema is told who may change it.
