@@ -240,7 +240,11 @@ async fn in_a_moment(
 }
 
 /// A transaction in which no other process migrates. Its lock is the transaction's: a session's does not hold behind a pooler.
-async fn in_turn(conn: &mut PgConnection, stage: &Stage, migration: Option<(Migration, bool)>) -> Result<bool, DbError> {
+async fn in_turn(
+    conn: &mut PgConnection,
+    stage: &Stage,
+    migration: Option<(Migration, bool)>,
+) -> Result<bool, DbError> {
     // Asked for again and again, for a lock_timeout would end a wait; a migration may take long.
     let mut told = false;
     loop {

@@ -82,10 +82,10 @@ impl Ground {
 
 #[tokio::test]
 async fn a_dump_that_is_restored_without_a_daemon_goes_on_when_one_starts() {
-    let (ground, mut worker) = Ground::new(|db, files| Spec::new(db, files).lease(2)).await;
+    let (ground, mut worker) = Ground::new(|db, files| Spec::new(db, files).lease(3)).await;
     worker.kill9();
     ground.restore().await;
-    let mut worker = Spec::new(&ground.db, &ground.files).lease(2).ready().await;
+    let mut worker = Spec::new(&ground.db, &ground.files).lease(3).ready().await;
     // Once for each claim: of both runs before, and of the one after.
     ground.goes_on(3).await;
     assert_eq!(worker.logged("lost commits"), 0, "it was not there when they were acknowledged");
@@ -94,7 +94,7 @@ async fn a_dump_that_is_restored_without_a_daemon_goes_on_when_one_starts() {
 
 #[tokio::test]
 async fn a_database_that_is_restored_from_a_dump_under_a_daemon_at_work_is_whole_and_goes_on() {
-    let (ground, mut worker) = Ground::new(|db, files| Spec::new(db, files).lease(2)).await;
+    let (ground, mut worker) = Ground::new(|db, files| Spec::new(db, files).lease(3)).await;
     ground.restore().await;
     wait_until("the daemon is back", SOON, async || {
         ground
