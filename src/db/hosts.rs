@@ -119,7 +119,7 @@ impl Hosts {
         }
     }
 
-    /// Does this error tell of a pooler that was not known of? Then the same again, through the pipe, may succeed.
+    /// Does this error tell of a pooler that was not known of, when that was tried? Then the same again, through the pipe, may succeed.
     ///
     /// # Errors
     /// That pipe cannot be laid.
@@ -129,11 +129,11 @@ impl Hosts {
             sqlx::Error::Configuration(e) => e.downcast_ref() == Some(&Unsuitable::Pooler),
             _ => false,
         };
-        let news = told && self.0.sign.is_some() && !self.are_pooled();
-        if news {
+        let told = told && self.0.sign.is_some();
+        if told {
             self.go_through_pipe()?;
         }
-        Ok(news)
+        Ok(told)
     }
 
     /// A connection to the host in use, or to the first of the others that can be written.
@@ -144,9 +144,8 @@ impl Hosts {
         &self,
         session: impl Fn(&PgConnectOptions) -> PgConnectOptions,
     ) -> Result<PgConnection, sqlx::Error> {
-        let knew = self.are_pooled();
         match self.seek(&session).await {
-            Err(error) if self.met_pooler(&error)? || self.are_pooled() != knew => self.seek(&session).await,
+            Err(error) if self.met_pooler(&error)? => self.seek(&session).await,
             sought => sought,
         }
     }

@@ -118,7 +118,9 @@ pub(super) async fn look_between(db: &Database) -> Result<(), DbError> {
             first = db.connect("start", &[]).await?;
         }
     }
-    one(&mut first, "BEGIN; SELECT ''; COMMIT").await?;
+    // In two messages: in one, the pooler would not see that a transaction is open.
+    one(&mut first, "BEGIN; SELECT ''").await?;
+    sqlx::raw_sql("COMMIT").execute(&mut first).await?;
     let _ = first.close().await;
     Ok(())
 }

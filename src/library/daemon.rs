@@ -74,6 +74,7 @@ impl std::fmt::Debug for Stepd {
 #[must_use = "nothing happens before start"]
 pub struct Builder {
     options: Option<Result<PgConnectOptions, Error>>,
+    direct: Option<Result<PgConnectOptions, Error>>,
     config: Config,
     lease: Duration,
     migrate: bool,
@@ -88,6 +89,7 @@ impl Default for Builder {
         let config = Config::default();
         Self {
             options: None,
+            direct: None,
             lease: Duration::from_secs(config.lease_seconds),
             config,
             migrate: true,
@@ -109,6 +111,12 @@ impl Builder {
     /// Where the database is, as connection options.
     pub fn connect_options(mut self, options: PgConnectOptions) -> Self {
         self.options = Some(Ok(options));
+        self
+    }
+
+    /// Postgres' own address, where the database's leads to a connection pooler: locks and notifications go there.
+    pub fn direct_database(mut self, url: &str) -> Self {
+        self.direct = Some(options(url));
         self
     }
 
@@ -216,11 +224,12 @@ impl Builder {
                 Err(_) => return Err(wrong("no database: say .database(\"postgres://…\"), or set DATABASE_URL")),
             },
         };
-        let client = Client::with_options(options);
+        let direct = self.direct.take().transpose()?.map(Into::into);
+        let client = Client { db: Client::with_options(options).db.with_direct(direct) };
         if self.migrate {
             migrate::migrate_under_load(&client.db).await?;
         }
-        let mut conn = client.db.connect("start", &[("lock_timeout", "5s")]).await?;
+        let mut conn = client.db.connect_past_pooler("start", &[("lock_timeout", "5s")]).await?;
         migrate::check(&mut conn).await?;
         for queue in &self.config.queues {
             definitions::exclusive_queue(&mut conn, queue).await?;

@@ -265,6 +265,8 @@ impl Record {
         const HIDDEN: f64 = 1.9;
         /// Between the end of the silence and the take-over: the others look each second, and then once more.
         const LATE: f64 = 2.0;
+        /// After a line passes again: TCP sends again after pauses that have grown, and what is given up meanwhile is begun anew.
+        const SENT_AGAIN: f64 = 4.0;
         /// From the beginning of a silence to the session that replaces the silent one: up to a second until the next tick, 1.5 s
         /// without its answer, and a moment for the new session.
         const MADE_ANEW: f64 = 2.8;
@@ -279,7 +281,8 @@ impl Record {
         }
         let hides = |h: &&Hit| {
             let hides = h.fault.hides_a_worker() || h.fault == Fault::Silence;
-            hides && h.from <= loss.at && h.to >= loss.at - LATE - self.outage_before(loss.at)
+            let late = if h.fault.is_of_a_line() { LATE + SENT_AGAIN } else { LATE };
+            hides && h.from <= loss.at && h.to >= loss.at - late - self.outage_before(loss.at)
         };
         let hits: Vec<&Hit> = self.hits.iter().filter(of_it).filter(hides).collect();
         // A session that is ended while its worker is hidden is not made again: its lock is free at once.

@@ -196,9 +196,11 @@ async fn a_pooler_is_found_and_what_it_costs_is_said_with_the_next_step() {
         (&pooler.db.url, "wrong", "leads to a connection pooler, too"),
     ] {
         let config = files.path("stepd.toml");
-        std::fs::write(&config, format!("database_direct_url = {direct:?}\n")).unwrap();
+        let both = format!("database_url = {:?}\ndatabase_direct_url = {direct:?}\n", pooler.db.url);
+        std::fs::write(&config, both).unwrap();
         let config = config.display().to_string();
-        let found = Findings::of(stepd(&pooler.db, &["--config", &config, "doctor", "-o", "json"]).await);
+        let asked = move || stepd_at(None, &["--config", &config, "doctor", "-o", "json"]);
+        let found = Findings::of(tokio::task::spawn_blocking(asked).await.unwrap());
         found.finds("pooler", level, text);
         found.finds("notifications", if level == "ok" { "ok" } else { "note" }, "");
     }

@@ -148,3 +148,32 @@ async fn a_worker_that_is_cut_off_starts_no_further_step_and_comes_back_by_itsel
     db.reaches(&new, "completed", SOON).await;
     assert_eq!(files.counts("effects")["second"], 2);
 }
+
+/// Ended by the server in the middle of its transaction, as where the answers to a step are lost on the way; once.
+const SILENT: &str = "
+name: silent
+resume: never
+steps:
+  - id: once
+    sql: SELECT falls_silent_once() AS n
+    retry: {max_attempts: 1}
+";
+
+#[tokio::test]
+async fn a_sql_step_whose_transaction_was_ended_for_its_silence_is_sent_again_and_uses_up_no_attempt() {
+    let (db, files) = (Db::new().await, Files::new([SILENT]));
+    db.exec(
+        "CREATE SEQUENCE sent;
+         CREATE FUNCTION falls_silent_once() RETURNS bigint LANGUAGE plpgsql AS $$
+         DECLARE n bigint := nextval('sent'); BEGIN
+             IF n = 1 THEN RAISE EXCEPTION 'terminating connection due to idle-in-transaction timeout' USING ERRCODE = '25P03'; END IF;
+             RETURN n;
+         END $$",
+    )
+    .await;
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("silent", "{}").await;
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(db.one::<i64>("SELECT last_value FROM sent").await, 2);
+    assert_eq!(db.count("SELECT count(*) FROM stepd.attempts").await, 1);
+}

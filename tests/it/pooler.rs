@@ -4,6 +4,9 @@ mod talk;
 
 use std::time::Duration;
 
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+
 use crate::cli::{stepd, stepd_at};
 use crate::support::{Db, Files, PgBouncer, Proxy, SOON, Server, Spec, TRANSACTION, holds_for, wait_until};
 
@@ -83,19 +86,14 @@ async fn behind_a_pooler_of_any_mode_two_daemons_run_everything_once_and_leave_n
         assert_eq!((one.drain(SOON).await, two.drain(SOON).await), (Some(0), Some(0)));
         // Whoever is given one of its sessions next finds it as new.
         if settings.contains(TRANSACTION) {
-            let next: sqlx::PgPool =
-                sqlx::postgres::PgPoolOptions::new().connect(&plain(&bouncer.db.url)).await.unwrap();
+            let next: PgConnectOptions = bouncer.db.url.parse().unwrap();
+            let mut next = next.extra_float_digits(None).connect().await.unwrap();
             let left = "SELECT current_setting('statement_timeout') || current_setting('jit') || coalesce(current_setting('stepd.session', true), '')
                 || (SELECT count(*) FROM pg_prepared_statements)";
-            let row = sqlx::raw_sql(left).fetch_one(&next).await.unwrap();
+            let row = sqlx::raw_sql(left).fetch_one(&mut next).await.unwrap();
             assert_eq!(sqlx::Row::try_get_unchecked::<String, _>(&row, 0).unwrap(), "0on0");
         }
     }
-}
-
-/// As other programs connect.
-fn plain(url: &str) -> String {
-    format!("{url}&statement-cache-capacity=0")
 }
 
 #[tokio::test]
@@ -177,7 +175,8 @@ async fn what_cannot_be_done_through_a_pooler_is_refused_with_the_next_step() {
     let (db, files) = ground().await;
     let Some(bouncer) = PgBouncer::before(&db, TRANSACTION).await else { return };
     let Some(statements) = PgBouncer::before(&db, "pool_mode = statement").await else { return };
-    let other = Server::own().await.db().await;
+    let server = Server::own().await;
+    let other = server.db().await;
     let mut refused = Vec::new();
     for (db, direct) in [(&statements.db, None), (&bouncer.db, Some(&bouncer.db.url)), (&bouncer.db, Some(&other.url))]
     {
@@ -226,7 +225,7 @@ async fn the_command_line_works_through_a_pooler() {
     db.reaches(&run, "completed", SOON).await;
     assert!(stepd(behind, &["show", &run]).await.is(0).out.contains("items"));
     assert!(stepd(behind, &["ls", "-o", "id"]).await.is(0).out.contains(run.as_str()));
-    assert!(stepd(behind, &["history", &run]).await.is(0).out.contains("completed"));
+    assert!(stepd(behind, &["show", &run, "--attempts"]).await.is(0).out.contains("effect"));
     let other = stepd(behind, &["enqueue", "held"]).await.is(0).line();
     db.step_reaches(&other, "hold", "running", SOON).await;
     stepd(behind, &["cancel", &other, "--reason", "o'clock \\'"]).await.is(0);
@@ -240,7 +239,18 @@ async fn the_command_line_works_through_a_pooler() {
 fn certificate(bouncer_folder: &std::path::Path) -> Option<()> {
     let done = std::process::Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "key", "-out", "cert"])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            "key",
+            "-out",
+            "cert",
+        ])
         .current_dir(bouncer_folder)
         .output()
         .ok()?;

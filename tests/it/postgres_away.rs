@@ -240,3 +240,40 @@ async fn while_postgres_is_away_running_steps_go_on_and_their_results_are_kept()
     eprintln!("away for {:?}, {effects} effects before; twenty runs more {:?} after", went.elapsed(), began.elapsed());
     g.check(1).await;
 }
+
+/// A way to Postgres on which the connections of these numbers are taken, and closed again at once: as while a failover goes on.
+async fn closing(db: &Db, closed: std::ops::Range<usize>) -> Db {
+    let options: sqlx::postgres::PgConnectOptions = db.url.parse().unwrap();
+    let socket = options.get_socket().unwrap().join(format!(".s.PGSQL.{}", options.get_port()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (mut client, _) = listener.accept().await.unwrap();
+            if closed.contains(&number) {
+                continue;
+            }
+            let mut server = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    Db { url: format!("postgres://postgres@127.0.0.1:{port}/{}", db.name), ..db.clone() }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_at_any_moment_of_the_start_is_away_and_made_again_and_no_refusal() {
+    let (db, files) = (Db::new().await, Files::new(["name: one\nsteps: [{id: a, set: 1}]\n"]));
+    let starting = (0..9).map(async |first| {
+        let way = closing(&db, first..first + 2).await;
+        let mut worker = Spec::new(&way, &files).ready().await;
+        let log = worker.log();
+        assert!(
+            !log.contains("refused") && worker.logged("\"ERROR\"") == 0,
+            "connections {first} and the next closed: {log}"
+        );
+        assert_eq!(worker.drain(SOON).await, Some(0));
+        usize::from(log.contains("trying again"))
+    });
+    let told: usize = futures_util::future::join_all(starting).await.into_iter().sum();
+    assert!(told >= 4, "what was closed was needed: {told}");
+}

@@ -29,7 +29,7 @@ pub(super) use settings::set_for_session;
 /// Before the next connection is taken up, when one could not be.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// A pipe to one pooler. Its end closes what goes through it.
+/// A pipe to one pooler.
 #[derive(Debug)]
 pub(super) struct Pipe {
     options: PgConnectOptions,
@@ -54,10 +54,7 @@ impl Pipe {
         std::thread::Builder::new().name("stepd-pooler".into()).spawn(move || {
             runtime.block_on(async {
                 let Ok(listener) = UnixListener::from_std(listener) else { return };
-                tokio::select! {
-                    () = serve(&listener, &there) => {}
-                    _ = ended => {}
-                }
+                serve(&listener, &there, ended).await;
             });
         })?;
         let options = pooler.clone().socket(folder).ssl_mode(PgSslMode::Disable).extra_float_digits(None);
@@ -70,7 +67,8 @@ impl Pipe {
     }
 }
 
-async fn serve(listener: &UnixListener, pooler: &PgConnectOptions) {
+/// Takes up connections until nobody is led here any more, and serves each to its own end.
+async fn serve(listener: &UnixListener, pooler: &PgConnectOptions, mut ended: oneshot::Receiver<()>) {
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
@@ -88,8 +86,10 @@ async fn serve(listener: &UnixListener, pooler: &PgConnectOptions) {
                 Err(_) => tokio::time::sleep(AGAIN).await,
             },
             Some(_) = open.join_next() => {}
+            _ = &mut ended => break,
         }
     }
+    while open.join_next().await.is_some() {}
 }
 
 /// Is it this process, or another of the same user?

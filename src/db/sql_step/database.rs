@@ -339,9 +339,10 @@ fn uncertain(error: &sqlx::Error) -> Failure {
     failure.with_details(serde_json::json!({"outcome": UNKNOWN}))
 }
 
-/// A restart, a terminated or crashed backend, a cut.
+/// A restart, a terminated or crashed backend, a cut; silence inside the transaction, where answers are lost on the way.
 fn ends_session(failure: &Failure) -> bool {
-    failure.code == code::CONNECTION || ["sql_08", "sql_57P"].iter().any(|class| failure.code.starts_with(class))
+    failure.code == code::CONNECTION
+        || ["sql_08", "sql_57P", "sql_25P03"].iter().any(|class| failure.code.starts_with(class))
 }
 
 /// COMMIT was not sent: where the session is gone, nothing of it is there.

@@ -21,6 +21,7 @@ pub struct PgBouncer {
     child: Option<(Child, Owned)>,
     dir: TempDir,
     program: (PathBuf, Option<PathBuf>),
+    port: u16,
     user: Option<(u32, u32)>,
 }
 
@@ -44,8 +45,10 @@ impl PgBouncer {
             std::os::unix::fs::chown(dir.path(), Some(std::os::unix::fs::MetadataExt::uid(&owner)), None).unwrap();
             (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner))
         });
-        let url = format!("postgres://postgres@localhost:6432/{}?host={here}", db.name);
-        let mut bouncer = Self { db: Db { url, ..db.clone() }, child: None, dir, program, user };
+        let said = settings.lines().find_map(|line| line.strip_prefix("listen_port = "));
+        let port = said.map_or(6432, |port| port.parse().unwrap());
+        let url = format!("postgres://postgres@localhost:{port}/{}?host={here}", db.name);
+        let mut bouncer = Self { db: Db { url, ..db.clone() }, child: None, dir, program, port, user };
         bouncer.start().await;
         Some(bouncer)
     }
@@ -69,7 +72,7 @@ impl PgBouncer {
     }
 
     async fn start(&mut self) {
-        let at = self.dir.path().join(".s.PGSQL.6432");
+        let at = self.path(&format!(".s.PGSQL.{}", self.port));
         let _ = std::fs::remove_file(&at);
         let mut command = Command::new(&self.program.0);
         if let Some(libraries) = &self.program.1 {
