@@ -83,6 +83,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
 async fn dry_run(global: &Global, db: &Database) -> anyhow::Result<Exit> {
     let tried = migrate::dry_run(db, migrate::MIGRATIONS).await?;
     match global.output {
+        Format::Table if tried.is_empty() => {}
         Format::Table => say(&tried.iter().map(shown).collect::<Vec<_>>().join("\n"))?,
         Format::Id => say(&tried.iter().map(|t| t.version.to_string()).collect::<Vec<_>>().join("\n"))?,
         format @ (Format::Json | Format::Jsonl) => json_list(format, &tried.iter().map(document).collect::<Vec<_>>())?,

@@ -26,23 +26,27 @@ pub(super) async fn run(db: &Database, yes: bool) -> anyhow::Result<Exit> {
             "stop them first: systemctl stop stepd",
         ));
     }
-    let what = format!(
-        "the schemas {} with {} unfinished and about {} ended runs, and the roles {}",
-        or_none(&found.schemas),
-        found.unfinished,
-        found.ended,
-        or_none(&found.roles)
-    );
+    let what = |roles: &[String]| {
+        format!(
+            "the schemas {} with {} unfinished and about {} ended runs, and the roles {}",
+            or_none(&found.schemas),
+            found.unfinished,
+            found.ended,
+            or_none(roles)
+        )
+    };
     if !yes {
         return Err(refused_with(
             Exit::Usage,
-            format!("this removes for good: {what}"),
+            format!("this removes for good: {}", what(&found.roles)),
             "keep what you may want with pg_dump -n stepd -n stepd_engine first; --yes does it",
         ));
     }
     match uninstall::remove(&mut conn, &found).await? {
         Removed::Gone(kept) => {
-            say(&format!("removed: {what}"))?;
+            let stays = |role: &&String| kept.iter().any(|(name, _)| name == *role);
+            let gone: Vec<String> = found.roles.iter().filter(|role| !stays(role)).cloned().collect();
+            say(&format!("removed: {}", what(&gone)))?;
             for (role, why) in kept {
                 talk(&format!("the role {role} stays: {}", clean(&why)));
             }
