@@ -204,7 +204,8 @@ impl Cluster {
         group.set("memory.limit_in_bytes", &(group.get("memory.usage_in_bytes") + (24 << 20)).to_string());
         let procs = group.path("cgroup.procs");
         let eat = format!("echo $$ > {}; head -c 200000000 /dev/zero | tail -c 200000000 > /dev/null", procs.display());
-        let mut eats = std::process::Command::new("sh").args(["-c", &eat]).spawn().unwrap();
+        let mut eats =
+            std::process::Command::new("sh").args(["-c", &eat]).stderr(std::process::Stdio::null()).spawn().unwrap();
         let began = std::time::Instant::now();
         while worker.is_running() && began.elapsed() < ENDS {
             tokio::time::sleep(Duration::from_millis(5)).await;

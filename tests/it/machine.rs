@@ -159,7 +159,7 @@ steps:
         "echo $$ > {}; head -c 300000000 /dev/zero | tail -c 300000000 > /dev/null",
         group.path("cgroup.procs").display()
     );
-    let mut eats = eats.args(["-c", &procs]).spawn().unwrap();
+    let mut eats = eats.args(["-c", &procs]).stderr(std::process::Stdio::null()).spawn().unwrap();
     assert_eq!(worker.ends(SOON).await.code(), None, "a signal has ended it");
     db.reaches(&run, "completed", SOON).await;
     let _ = eats.wait();
