@@ -143,6 +143,11 @@ impl Running {
         let mut command = command(shared, program, identity, &marker);
         command.stdin(if feeds { Stdio::piped() } else { Stdio::null() });
         let began = Instant::now();
+        while let Err(error) = spawner::ready() {
+            if !shared.short.wait(&error, began).await {
+                return Err(spawn_failure(&name, &error));
+            }
+        }
         loop {
             let (given, held, marker) = (command, Arc::clone(shared), marker.clone());
             let runtime = tokio::runtime::Handle::current();
