@@ -19,6 +19,7 @@ use crate::services::acknowledged::Acknowledged;
 use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
 use crate::services::claimer::Claimer;
+use crate::services::connectivity::Connectivity;
 use crate::services::daily::Daily;
 use crate::services::logs::Logs;
 use crate::services::periodic::drive;
@@ -28,7 +29,7 @@ use crate::services::requests::Requests;
 use crate::services::retention::{Export, Pruner, Walk};
 use crate::services::runs::Runs;
 use crate::services::scheduler::Scheduler;
-use crate::services::shared::{Backoff, Connectivity, Hints};
+use crate::services::shared::{Backoff, Hints};
 use crate::services::sql_effect::{NamedDatabase, OwnDatabase};
 use crate::services::stager::Stager;
 use crate::services::sweeper::Sweeper;
@@ -92,7 +93,7 @@ pub enum BuildError {
 fn told(error: &DbError) -> String {
     match error.trouble {
         Trouble::Refused => format!("the database refused: {error}"),
-        Trouble::Lost | Trouble::Busy => format!("the database cannot be used now: {error}"),
+        Trouble::Lost | Trouble::Busy | Trouble::Short => format!("the database cannot be used now: {error}"),
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use sqlx::Connection as _;
 
 use crate::db::Database;
+use crate::services::connectivity::Connectivity;
 use crate::services::presence::Presence;
 use crate::services::progress::{Progress, Watcher};
 use crate::services::runs::Runs;
-use crate::services::shared::Connectivity;
 
 use super::build::Daemon;
 use super::systemd::{Systemd, watchdog};

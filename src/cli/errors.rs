@@ -88,6 +88,9 @@ fn hint_of(error: &DbError) -> Option<String> {
             "close other sessions, or raise max_connections or the limit of the role or database; a daemon needs 8 connections"
                 .to_owned(),
         ),
+        Some("53100") => Some(
+            "free space on the server's disk; what is queued and running waits for it, and goes on by itself".to_owned(),
+        ),
         _ => error.hint(),
     };
     hint.map(|h| format!("hint: {h}"))

@@ -44,6 +44,7 @@ mod stats;
 mod text;
 mod token;
 mod trace;
+mod uninstall;
 mod values;
 mod watch;
 mod why;

@@ -261,14 +261,13 @@ pub(super) async fn reach(db: &Database, migrate_now: bool, systemd: &Systemd) -
     loop {
         let tried = async {
             server::check(db).await?;
-            let mut conn = db.connect_past_pooler("migrate", &[("lock_timeout", "5s")]).await?;
             if migrate_now {
-                let done = migrate::migrate(&mut conn).await?;
+                let done = migrate::migrate_under_load(db).await?;
                 if let Some(version) = done.last() {
                     tracing::info!(version, "schema migrated");
                 }
             }
-            migrate::check(&mut conn).await
+            migrate::check(&mut db.connect_past_pooler("migrate", &[]).await?).await
         };
         match tried.await {
             Ok(()) => return Ok(()),

@@ -270,7 +270,11 @@ async fn recognize(
 
 fn session(options: &PgConnectOptions, name: &str, settings: &[(&str, &str)]) -> PgConnectOptions {
     // A peer that is silently gone is found in 11 s while idle, and in 10 s while it owes an acknowledgement.
-    const BASE: [(&str, &str); 7] = [
+    // What an administrator has set for the role or the database holds for people and applications. Transitions count on a new
+    // snapshot with each statement; and a session that waits for work is not idle.
+    const BASE: [(&str, &str); 9] = [
+        ("default_transaction_isolation", "read committed"),
+        ("idle_session_timeout", "0"),
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
         ("client_connection_check_interval", "200ms"),
         ("jit", "off"),
@@ -279,7 +283,10 @@ fn session(options: &PgConnectOptions, name: &str, settings: &[(&str, &str)]) ->
         ("tcp_keepalives_count", "3"),
         ("tcp_user_timeout", "10000"),
     ];
+    // A statement that waits is no news, and its text is long: what concerns people is told in other words.
+    let quiet = tracing::log::LevelFilter::Debug;
     let options = options.clone().log_statements(tracing::log::LevelFilter::Trace);
+    let options = options.log_slow_statements(quiet, Duration::from_secs(1));
     options.application_name(name).options(BASE).options(settings.iter().copied())
 }
 

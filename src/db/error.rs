@@ -21,6 +21,8 @@ pub enum Trouble {
     Lost,
     /// Somebody or something is in the way (lock timeout, deadlock, resources): the same again may work.
     Busy,
+    /// The server lacks what it needs to write: space, or files. The same again will work when it has it, smaller parts will not before.
+    Short,
     /// The server refuses the statement or its values: the same again will not work.
     Refused,
 }
@@ -68,6 +70,50 @@ impl DbError {
         Self { trouble: Trouble::Lost, source: sqlx::Error::Configuration(text.into()) }
     }
 
+    /// What is missing, where the server can be reached, and said so; or what keeps this process from reaching it.
+    #[must_use]
+    pub fn lack(&self) -> Option<&'static str> {
+        if let sqlx::Error::Io(e) = &self.source {
+            // EMFILE, ENFILE.
+            let full = matches!(e.raw_os_error(), Some(24 | 23));
+            return full.then_some("this process may open no more files, and so no connection to postgres");
+        }
+        match self.sqlstate()?.as_str() {
+            "25006" => Some("postgres takes no writes"),
+            "53100" => Some("postgres has no space left on its disk"),
+            "53300" => Some("postgres has no connection left for this daemon"),
+            _ if self.trouble == Trouble::Short => Some("postgres lacks something that it needs to write"),
+            _ => None,
+        }
+    }
+
+    /// A lock on a whole table is in the way. Who waits for a row is told which one, in the error's context.
+    #[must_use]
+    pub fn is_behind_a_table(&self) -> bool {
+        let context = || {
+            let pg = self.source.as_database_error()?.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+            pg.r#where()
+        };
+        self.sqlstate().as_deref() == Some("55P03") && context().is_none()
+    }
+
+    /// Whatever is written: it is not these values that the server refuses, and parts of them would fare no better.
+    #[must_use]
+    pub fn concerns_all(&self) -> bool {
+        match self.trouble {
+            Trouble::Short => true,
+            Trouble::Busy => self.is_behind_a_table(),
+            Trouble::Refused => !self.blames_values(),
+            Trouble::Lost => false,
+        }
+    }
+
+    /// The session was ended, and nobody said why.
+    #[must_use]
+    pub fn ended() -> Self {
+        sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the session was ended")).into()
+    }
+
     /// The server's hint, where it gave one.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -104,7 +150,9 @@ impl From<sqlx::Error> for DbError {
 
 impl From<Unfit> for DbError {
     fn from(unfit: Unfit) -> Self {
-        Self { trouble: Trouble::Refused, source: sqlx::Error::Configuration(Box::new(unfit)) }
+        // A restore comes to an end.
+        let trouble = if matches!(unfit, Unfit::NotWhole { .. }) { Trouble::Lost } else { Trouble::Refused };
+        Self { trouble, source: sqlx::Error::Configuration(Box::new(unfit)) }
     }
 }
 
@@ -126,6 +174,8 @@ fn sorted(sqlstate: &str) -> Trouble {
         "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" | "53300" => Trouble::Lost,
         s if s.starts_with("08") => Trouble::Lost,
         "55P03" | "57014" => Trouble::Busy,
+        // No space, no file descriptor, an error of the disk. (No memory may be the statement's own doing: a smaller one is tried.)
+        "53000" | "53100" | "58030" => Trouble::Short,
         s if s.starts_with("40") || s.starts_with("53") => Trouble::Busy,
         _ => Trouble::Refused,
     }
@@ -174,6 +224,7 @@ mod tests {
         for state in ["40001", "40P01", "53200", "55P03", "57014"] {
             assert_eq!(sorted(state), Trouble::Busy, "{state}");
         }
+        assert_eq!(sorted("53100"), Trouble::Short);
         for state in ["22021", "23505", "42P01", ""] {
             assert_eq!(sorted(state), Trouble::Refused, "{state}");
         }

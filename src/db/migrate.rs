@@ -1,12 +1,21 @@
-//! Migrations: embedded, forward only, in a table of stepd's own, safe to start from many daemons at once.
+//! Migrations: embedded, forward only, in a table of stepd's own, safe to start from many daemons at once, and beside them.
+
+mod beside;
+mod split;
+mod trial;
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 
 use super::compat;
+use super::connect::Database;
 use super::error::DbError;
 use super::roles;
+
+use beside::{Stage, Tries, watched};
+
+pub use trial::{ENQUEUING, Lock, Statement, Stops, Tried, dry_run};
 
 /// One step of the schema.
 ///
@@ -71,6 +80,18 @@ pub enum Unfit {
         "schema version {version} no longer serves {worker}, which knows only version {known}: stop or upgrade it, then migrate"
     )]
     AtWork { version: i32, worker: String, known: i32 },
+    #[error(
+        "the schema of this database is not whole ({missing} is missing): a restore is under way, or was broken off; nothing is written \
+         before it has ended"
+    )]
+    NotWhole { missing: String },
+    #[error(
+        "schema version {version} keeps others waiting for longer than a moment each time that it is tried: apply it when nobody \
+         enqueues, with stepd migrate --may-block"
+    )]
+    Long { version: i32 },
+    #[error("schema version {version} cannot be tried: {who} is in the way; try again later")]
+    InTheWay { version: i32, who: String },
 }
 
 /// Can a daemon that knows version `known` work with a schema of version `schema`, which serves daemons from `serves` on?
@@ -92,7 +113,22 @@ pub fn fits(schema: i32, serves: i32, known: i32) -> Result<(), Unfit> {
 /// It cannot, or whatever the database says.
 pub async fn check(conn: &mut PgConnection) -> Result<(), DbError> {
     let (schema, serves) = applied(conn).await?;
-    Ok(fits(schema, serves, latest())?)
+    fits(schema, serves, latest())?;
+    whole(conn).await
+}
+
+/// Is the schema whole? A restore makes indexes and triggers last. Who writes before they are there breaks it, and is broken by it.
+///
+/// # Errors
+/// It is not, or whatever the database says.
+pub async fn whole<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<(), DbError> {
+    let sql = "SELECT t.name FROM unnest('{jobs_before_insert,jobs_after_insert,ended_after_insert,ended_traced}'::text[]) t(name)
+        WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgname = t.name
+            AND g.tgrelid IN (to_regclass('stepd.jobs'), to_regclass('stepd_engine.ended'))) LIMIT 1";
+    match sqlx::query_scalar(sql).fetch_optional(db).await? {
+        None => Ok(()),
+        Some(missing) => Err(Unfit::NotWhole { missing }.into()),
+    }
 }
 
 /// Serialises migrations of one database; any number that nobody else uses (\"stepd\" in ASCII).
@@ -115,8 +151,30 @@ pub async fn applied(conn: &mut PgConnection) -> Result<(i32, i32), DbError> {
     Ok(sqlx::query_as(sql).fetch_one(conn).await?)
 }
 
-/// Applies what is missing, each migration in a transaction of its own (of a bare database all in one), and makes sure that this program can work with the
-/// result. Returns the versions applied now.
+/// As [`migrate_beside`], as this program does it.
+///
+/// # Errors
+/// As there.
+pub async fn migrate_under_load(db: &Database) -> Result<Vec<i32>, DbError> {
+    migrate_beside(db, MIGRATIONS).await
+}
+
+/// As [`migrate_to`], beside applications and daemons at work: a second session sees to it that none of them waits for a migration for
+/// longer than a moment.
+///
+/// # Errors
+/// As there; and [`Unfit::Long`] for a migration that cannot be done in a moment.
+pub async fn migrate_beside(db: &Database, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
+    let mut conn = db.connect_past_pooler("migrate", &[]).await?;
+    let mut watch = db.connect_past_pooler("migrate watch", &[]).await?;
+    let done = with(&mut conn, Some(&mut watch), migrations).await;
+    let _ = watch.close().await;
+    let _ = conn.close().await;
+    done
+}
+
+/// Applies what is missing, each migration in a transaction of its own, and makes sure that this program can work with the
+/// result. Returns the versions applied now. Whoever comes meanwhile may have to wait until it is done.
 ///
 /// # Errors
 /// Whatever the database says, or that the schema is too new; what was applied before stays.
@@ -129,40 +187,76 @@ pub async fn migrate(conn: &mut PgConnection) -> Result<Vec<i32>, DbError> {
 /// # Errors
 /// As for [`migrate`].
 pub async fn migrate_to(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<i32>, DbError> {
-    let (schema, serves) = applied(conn).await?;
-    if schema >= known(migrations) {
-        fits(schema, serves, known(migrations))?;
-        return Ok(Vec::new());
-    }
-    if schema > 0 {
-        refuse_to_others(conn, schema, known(migrations)).await?;
-    }
-    let missing: Vec<&Migration> = migrations.iter().filter(|m| m.version > schema).collect();
+    with(conn, None, migrations).await
+}
+
+async fn with(
+    conn: &mut PgConnection,
+    mut watch: Option<&mut PgConnection>,
+    migrations: &[Migration],
+) -> Result<Vec<i32>, DbError> {
+    // Where nothing was there, nobody can be at work.
+    let fresh = applied(conn).await?.0 == 0;
     let mut done = Vec::new();
-    // A bare database gets all or nothing.
-    let at_once = if schema == 0 { missing.len() } else { 1 };
-    for together in missing.chunks(at_once.max(1)) {
-        done.extend(in_turn(conn, async |tx| apply(tx, together, schema == 0).await).await?);
+    for m in pending(conn, migrations).await? {
+        if in_a_moment(conn, watch.as_deref_mut(), m.version, Some((m, fresh))).await? {
+            done.push(m.version);
+        }
     }
-    if !done.is_empty() {
-        in_turn(conn, async |tx| afterwards(tx).await).await?;
+    if let Some(last) = done.last() {
+        in_a_moment(conn, watch, *last, None).await?;
     }
     let (schema, serves) = applied(conn).await?;
     fits(schema, serves, known(migrations))?;
     Ok(done)
 }
 
-/// A transaction in which no other process migrates. Its lock is the transaction's: a session's does not hold behind a pooler.
-async fn in_turn<T>(
+/// What of them is missing here, where this session's role may apply it.
+async fn pending(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Vec<Migration>, DbError> {
+    let (before, _) = applied(conn).await?;
+    if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *conn).await? {
+        return Err(Unfit::Unrecorded.into());
+    }
+    if before > 0 && before < known(migrations) {
+        refuse_to_others(conn, before, known(migrations)).await?;
+    }
+    Ok(migrations.iter().filter(|m| m.version > before).copied().collect())
+}
+
+/// Tries a migration until it finds its moment, or what comes after the last. False: another process has, meanwhile.
+async fn in_a_moment(
     conn: &mut PgConnection,
-    work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, DbError>,
-) -> Result<T, DbError> {
-    // Asked for again and again, for a session's lock_timeout would end a wait; a migration may take long.
+    mut watch: Option<&mut PgConnection>,
+    version: i32,
+    migration: Option<(Migration, bool)>,
+) -> Result<bool, DbError> {
+    let (stage, mut tries) = (Stage::default(), Tries::new(version, None));
+    loop {
+        match watched(watch.as_deref_mut(), &stage, in_turn(conn, &stage, migration)).await {
+            (Ok(done), _) => return Ok(done),
+            (Err(error), in_the_way) => tries.make_way(error, in_the_way).await?,
+        }
+    }
+}
+
+/// A transaction in which no other process migrates. Its lock is the transaction's: a session's does not hold behind a pooler.
+async fn in_turn(
+    conn: &mut PgConnection,
+    stage: &Stage,
+    migration: Option<(Migration, bool)>,
+) -> Result<bool, DbError> {
+    // Asked for again and again, for a lock_timeout would end a wait; a migration may take long.
     let mut told = false;
     loop {
         let mut tx = conn.begin().await?;
+        stage.begins(&mut tx).await?;
         if sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(LOCK).fetch_one(&mut *tx).await? {
-            let done = work(&mut tx).await?;
+            let done = match migration {
+                Some((migration, fresh)) => apply(&mut tx, migration, fresh).await?,
+                None => afterwards(&mut tx).await?,
+            };
+            // A commit is not broken off.
+            stage.is_over();
             tx.commit().await?;
             return Ok(done);
         }
@@ -174,54 +268,40 @@ async fn in_turn<T>(
     }
 }
 
-/// Applies migrations, but those that another process has applied meanwhile. Returns the versions.
-async fn apply(tx: &mut PgConnection, migrations: &[&Migration], bare: bool) -> Result<Vec<i32>, DbError> {
-    let mut done = Vec::new();
-    for migration in migrations {
-        if apply_one(tx, migration, bare).await? {
-            done.push(migration.version);
-        }
-    }
-    Ok(done)
-}
-
-/// Of a bare database no daemon is asked whether it knows the next version. False: another process has applied it.
-async fn apply_one(tx: &mut PgConnection, migration: &Migration, bare: bool) -> Result<bool, DbError> {
+/// Applies one migration. False: another process has, meanwhile.
+async fn apply(tx: &mut PgConnection, m: Migration, fresh: bool) -> Result<bool, DbError> {
     let (before, served) = applied(tx).await?;
-    if before >= migration.version {
+    if before >= m.version {
         return Ok(false);
     }
-    if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *tx).await? {
-        return Err(Unfit::Unrecorded.into());
-    }
-    let contracts = !bare && migration.serves > served;
+    let contracts = !fresh && m.serves > served;
     if contracts {
-        refuse_under_the_old(tx, migration).await?;
+        refuse_under_the_old(tx, &m).await?;
     }
-    sqlx::raw_sql(migration.text).execute(&mut *tx).await?;
+    sqlx::raw_sql(m.text).execute(&mut *tx).await?;
     sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
-        .bind(migration.version)
-        .bind(migration.name)
-        .bind(migration.serves)
+        .bind(m.version)
+        .bind(m.name)
+        .bind(m.serves)
         .execute(&mut *tx)
         .await?;
     if contracts {
         // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
         sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
-        refuse_under_the_old(tx, migration).await?;
+        refuse_under_the_old(tx, &m).await?;
     }
     Ok(true)
 }
 
 /// What hangs on the schema, made anew. What is new in it is nobody's yet.
-async fn afterwards(tx: &mut PgConnection) -> Result<(), DbError> {
+async fn afterwards(tx: &mut PgConnection) -> Result<bool, DbError> {
     if let Some(compat) = compat::installed(tx).await? {
         compat::install(tx, compat).await?;
     }
     if roles::are_granted(tx).await? {
         roles::install(tx).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Whoever may only work with the schema is told who may change it.

@@ -40,6 +40,7 @@ pub mod sql_step;
 pub mod step;
 pub mod timeline;
 pub mod traces;
+pub mod uninstall;
 pub mod waiting;
 pub mod waits;
 

@@ -3,8 +3,10 @@
 //! Whoever sends slowly, or nothing, or reads nothing, is let go in time, and there are only so many connections: what more comes waits to
 //! be accepted.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
@@ -38,6 +40,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    /// Nothing could be accepted, and that has been said.
+    deaf: AtomicBool,
 }
 
 impl Server {
@@ -48,7 +52,7 @@ impl Server {
     pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, deaf: AtomicBool::new(false) })
     }
 
     /// Where it listens.
@@ -95,9 +99,18 @@ impl Server {
     async fn next(&self, places: &Arc<Semaphore>) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
         let place = places.clone().acquire_owned().await.ok()?;
         match self.listener.accept().await {
-            Ok((stream, peer)) => Some((stream, peer, place)),
+            Ok((stream, peer)) => {
+                if self.deaf.swap(false, Ordering::Relaxed) {
+                    tracing::info!("connections are accepted again");
+                }
+                Some((stream, peer, place))
+            }
+            // Only that one: whoever asked has gone.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => None,
             Err(error) => {
-                tracing::debug!(%error, "a connection could not be accepted");
+                if !self.deaf.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "no connection can be accepted; trying again");
+                }
                 tokio::time::sleep(AGAIN).await;
                 None
             }

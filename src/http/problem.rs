@@ -86,8 +86,7 @@ impl From<DbError> for Problem {
             "SD001" | "SD002" | "SD015" | "SD016" | "SD017" => StatusCode::UNPROCESSABLE_ENTITY,
             "SD011" | "SD012" | "SD013" | "SD020" | "SD030" => StatusCode::CONFLICT,
             "57014" | "55P03" => StatusCode::SERVICE_UNAVAILABLE,
-            _ if error.trouble == Trouble::Lost => StatusCode::SERVICE_UNAVAILABLE,
-            _ if error.trouble == Trouble::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            _ if error.trouble != Trouble::Refused => StatusCode::SERVICE_UNAVAILABLE,
             // What the caller wrote is refused by a constraint or a type.
             s if ["22", "23", "54"].iter().any(|class| s.starts_with(class)) => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -226,10 +226,10 @@ impl Builder {
         };
         let direct = self.direct.take().transpose()?.map(Into::into);
         let client = Client { db: Client::with_options(options).db.with_direct(direct) };
-        let mut conn = client.db.connect_past_pooler("start", &[("lock_timeout", "5s")]).await?;
         if self.migrate {
-            migrate::migrate(&mut conn).await?;
+            migrate::migrate_under_load(&client.db).await?;
         }
+        let mut conn = client.db.connect_past_pooler("start", &[("lock_timeout", "5s")]).await?;
         migrate::check(&mut conn).await?;
         for queue in &self.config.queues {
             definitions::exclusive_queue(&mut conn, queue).await?;

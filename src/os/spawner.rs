@@ -78,6 +78,18 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     rx.await.map_err(|_| panicked())
 }
 
+/// Starts the permanent thread where it does not run yet: then [`run`] does not fail for want of one.
+///
+/// # Errors
+/// The thread could not be started.
+pub fn ready() -> io::Result<()> {
+    let mut thread = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+    if thread.is_none() {
+        *thread = Some(start()?);
+    }
+    Ok(())
+}
+
 fn panicked() -> io::Error {
     io::Error::other("the spawning thread's work panicked")
 }

@@ -25,10 +25,11 @@ use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
 
 use super::catalog::Catalog;
+use super::connectivity::Connectivity;
 use super::presence::Presence;
 use super::progress::Pulse;
 use super::runs::Runs;
-use super::shared::{Backoff, Connectivity, Hints, Stop, stopped};
+use super::shared::{Backoff, Hints, Stop, stopped};
 
 use rate::Rate;
 
@@ -161,15 +162,7 @@ impl Claimer {
                     pause
                 }
                 Err(error) => {
-                    if error.trouble == crate::db::Trouble::Lost {
-                        self.connectivity.dropped("claimer");
-                        // A connection kept from before an outage tells of that outage; one that cannot be made, of a new one.
-                        if conn.is_none() {
-                            self.connectivity.lost(&error);
-                        }
-                    } else {
-                        tracing::warn!(%error, "claim failed");
-                    }
+                    self.connectivity.failed("claimer", &error, conn.is_none());
                     // The outcome is unknown: the next turn asks what the claim has taken.
                     conn = None;
                     p.looked = None;
@@ -190,6 +183,7 @@ impl Claimer {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+        self.connectivity.forget("claimer");
         if let Some(conn) = conn {
             let _ = conn.close().await;
         }
@@ -244,6 +238,7 @@ impl Claimer {
             return Ok(BUFFER_FOR);
         }
         if look_due && !found_by_look {
+            self.connectivity.back("claimer");
             return Ok(self.idle_pause(p));
         }
         let want = room.min(MAX_AHEAD);
@@ -294,7 +289,6 @@ impl Claimer {
             Some(conn) => Ok(conn),
             None => {
                 let fresh = self.db.connect("claimer", &SESSION).await?;
-                self.connectivity.back();
                 Ok(conn.insert(fresh))
             }
         }
@@ -364,6 +358,7 @@ impl Claimer {
         self.failpoints.hit("claimer.before_claim").await;
         let began = Instant::now();
         let rows = within(ANSWERS, claims::claim(conn, &req)).await?;
+        self.connectivity.back("claimer");
         self.count(&rows, began.elapsed());
         let taken = Taken { all: rows.len(), back: rows.iter().filter(|r| r.place.is_none()).count() };
         if taken.all < want {

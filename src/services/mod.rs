@@ -10,6 +10,7 @@ pub mod acknowledged;
 pub mod catalog;
 pub mod children;
 pub mod claimer;
+pub mod connectivity;
 pub mod daily;
 pub mod export;
 pub mod known;

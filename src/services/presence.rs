@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::db::liveness::{self, Registered, Registration, Seen};
-use crate::db::{Database, DbError, Line, Trouble, within};
+use crate::db::{Database, DbError, Line, migrate, server, within};
 use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
 use crate::os::evidence::facts;
@@ -19,8 +19,9 @@ use crate::rules::sweep::{Plan, Sighting, Suspect, Watch};
 use crate::telemetry::logs;
 
 use super::acknowledged::Acknowledged;
+use super::connectivity::Connectivity;
 use super::progress::Pulse;
-use super::shared::{Backoff, Connectivity, Hints};
+use super::shared::{Backoff, Hints};
 
 /// Ping and look. One statement a second is half of what an idle worker may cost.
 const TICK: Duration = Duration::from_secs(1);
@@ -209,21 +210,16 @@ impl Keeper {
                     }
                 }
                 Ended::Lost(error) => {
-                    self.s.connectivity.dropped("presence");
                     // Until the row has been read back no step starts: the others may be about to take over.
                     self.s.gate.shut();
                     let lived = self.established.take().is_some_and(|at| at.elapsed() > TICK);
-                    let refused = error.as_ref().is_some_and(|e| e.trouble == Trouble::Refused);
-                    let why = error.map_or_else(|| "the session was ended".to_owned(), |e| e.to_string());
+                    let error = error.unwrap_or_else(DbError::ended);
+                    self.s.connectivity.failed("presence", &error, !lived);
                     if lived {
                         // Every millisecond counts: the others are about to find the lock free. Whether it is only
                         // this session that was lost, the next try shows.
-                        tracing::debug!(error = why, "the session was lost");
+                        tracing::debug!(%error, "the session was lost");
                         continue;
-                    }
-                    match refused {
-                        true => self.s.connectivity.refused(&why),
-                        false => self.s.connectivity.lost(&why),
                     }
                     let pause = backoff.pause();
                     let mut orders = self.orders.clone();
@@ -249,7 +245,6 @@ impl Keeper {
             Ok(false) => return Ended::TakenOver,
             Err(e) => return Ended::Lost(Some(e)),
         }
-        self.s.connectivity.back();
         self.established = Some(Instant::now());
         backoff.reset();
         let mut orders = self.orders.clone();
@@ -295,6 +290,7 @@ impl Keeper {
         let me = match self.me {
             Some(me) => me,
             None => {
+                migrate::whole(&mut *line).await?;
                 let me = liveness::register(&mut *line, &self.s.registration).await?;
                 tracing::info!(worker.id = %me.worker, host = %self.s.registration.host, pid = self.s.registration.pid, "registered");
                 logs::set_worker(Some(me.worker));
@@ -310,9 +306,21 @@ impl Keeper {
                 me
             }
         };
-        if !is_there(me, &self.look(line, true).await?) {
-            return Ok(false);
+        match self.look(line, true).await {
+            Ok(seen) if is_there(me, &seen) => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.lack().is_some() => {
+                self.holds_out(&error);
+                if line.holds() {
+                    liveness::lock(&mut *line, me.number).await?;
+                }
+                line.listen("stepd").await?;
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
         }
+        // Restored with this registration in it, perhaps, and not to its end.
+        migrate::whole(&mut *line).await?;
         if lock(line, me).await? {
             // From here on a lost session must be locked again before anyone has looked twice, however long Postgres was away before.
             backoff.reset();
@@ -330,11 +338,25 @@ impl Keeper {
         // A worker that comes up finds the dead before its first claim: a second look, if the first found a free lock.
         let plan = self.digest(&seen);
         self.follow(line, plan).await?;
+        self.stands(me, asked);
+        self.s.hints.all();
+        Ok(true)
+    }
+
+    /// The row was there when it was asked for.
+    fn stands(&self, me: Registered, asked: Instant) {
+        self.s.connectivity.back("presence");
         self.s.gate.open(asked, GATE_SPAN);
         self.standing
             .send_if_modified(|s| std::mem::replace(s, Standing::Present(me.worker)) != Standing::Present(me.worker));
-        self.s.hints.all();
-        Ok(true)
+    }
+
+    /// The server answers, and cannot write: not even a heartbeat, nor anybody's take-over. The session stands and with it the lock, so
+    /// that nobody finds it free in the moment in which the server can write again; and who cannot beat himself judges nobody, for
+    /// the others cannot either.
+    fn holds_out(&mut self, error: &DbError) {
+        self.s.connectivity.failed("presence", error, true);
+        self.watch = Watch::default();
     }
 
     async fn tick(&mut self, line: &mut Line) -> Result<Option<Ended>, DbError> {
@@ -342,9 +364,16 @@ impl Keeper {
         let asked = Instant::now();
         self.s.pulse.beat();
         let beat = self.beaten.is_none_or(|at| at.elapsed() >= self.beat_every());
-        let seen = within(TICK_ANSWERS, self.look(line, beat)).await?;
+        let seen = match within(TICK_ANSWERS, self.look(line, beat)).await {
+            Err(error) if error.lack().is_some() => {
+                self.holds_out(&error);
+                within(TICK_ANSWERS, server::answers(&mut *line)).await?;
+                return Ok(None);
+            }
+            seen => seen?,
+        };
         let Some(own) = seen.iter().find(|s| s.worker == me.worker) else { return Ok(Some(Ended::TakenOver)) };
-        self.s.gate.open(asked, GATE_SPAN);
+        self.stands(me, asked);
         if line.holds() && !(own.locked_by_me && own.marked) {
             within(REGISTRATION_ANSWERS, lock(line, me)).await?;
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
@@ -19,6 +20,13 @@ use super::shared::Backoff;
 /// So often in one attempt a statement whose session is lost under it is sent again at once. It is the database's trouble, and uses up
 /// no attempt of the step's author; but a statement that crashes its own backend looks the same, and must come to an end.
 const LOST_SESSIONS: u32 = 5;
+
+/// What says that the database cannot write now: not the statement's doing, and nothing of it stays. Space, files, an error of the disk; it
+/// takes no writes.
+const LACKS: [&str; 4] = ["sql_53100", "sql_53000", "sql_58030", "sql_25006"];
+
+/// A statement may fill a disk by itself: it comes to an end, too.
+const LACKS_FOR: Duration = Duration::from_secs(600);
 
 /// stepd's own database: exactly once.
 pub struct OwnDatabase {
@@ -52,7 +60,7 @@ impl SqlEffect for OwnDatabase {
                      give them one of their own, sql_role or sql_url in the configuration"
                 );
             }
-            let mut backoff = Backoff::default();
+            let (mut backoff, began) = (Backoff::default(), Instant::now());
             let mut lost = 0;
             loop {
                 let failure = match self.once(cx, request.clone()).await {
@@ -70,6 +78,8 @@ impl SqlEffect for OwnDatabase {
                     return Err(failure);
                 } else if lost_session && lost < LOST_SESSIONS {
                     lost += 1;
+                } else if LACKS.contains(&&*failure.code) && began.elapsed() < LACKS_FOR {
+                    tracing::debug!(code = &*failure.code, "the database cannot write: the statement waits");
                 } else if !has_outcome(&failure, NOT_BEGUN) {
                     return Err(failure);
                 }

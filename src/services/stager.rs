@@ -66,7 +66,7 @@ impl Periodic for Stager {
             match error.trouble {
                 Trouble::Refused => tracing::warn!(%error, "admission failed; held runs wait for the next pass"),
                 // A database that is away is told by others.
-                Trouble::Lost | Trouble::Busy => {
+                Trouble::Lost | Trouble::Busy | Trouble::Short => {
                     tracing::debug!(%error, "admission failed; held runs wait for the next pass")
                 }
             }

@@ -103,7 +103,7 @@ impl Sweeper {
                         Trouble::Refused => {
                             tracing::warn!(%error, dead.worker = %suspect.worker, "postgres refuses a take-over; trying again");
                         }
-                        Trouble::Lost | Trouble::Busy => {
+                        Trouble::Lost | Trouble::Busy | Trouble::Short => {
                             tracing::debug!(%error, dead.worker = %suspect.worker, "take-over failed, trying again");
                         }
                     }

@@ -25,19 +25,17 @@ use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
 
 use super::acknowledged::Acknowledged;
+use super::connectivity::Connectivity;
 use super::progress::{Progress, Pulse};
-use super::shared::{Backoff, Connectivity, Hints};
+use super::shared::{Backoff, Hints};
 
 use columns::columns;
-use group::{Group, fold, size};
+use group::{Group, fold, gather, size};
 use outcome::{held_of, settle_after_read_back};
 use records::Records;
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
 const MAX_RUNS: usize = 1_000;
-
-/// A busy writer makes way for the runs this many times at the most before it sends a batch.
-const GATHER: usize = 8;
 
 /// Bytes of outputs in one batch at the most (one entry may be larger): keeps a statement far below Postgres' 1 GB.
 const MAX_BYTES: usize = 16 << 20;
@@ -95,6 +93,7 @@ impl PgJournal {
             .map(|name| {
                 let (tx, rx) = mpsc::unbounded_channel();
                 let writer = Writer {
+                    name,
                     db: db.clone(),
                     hints: hints.clone(),
                     connectivity: connectivity.clone(),
@@ -234,6 +233,7 @@ impl Journal for PgJournal {
 }
 
 struct Writer {
+    name: &'static str,
     db: Database,
     hints: Arc<Hints>,
     connectivity: Arc<Connectivity>,
@@ -321,7 +321,8 @@ impl Writer {
 
     /// Somebody's open transaction holds a row that this group must write. It waits aside, and the others go on.
     fn park(&mut self, group: Group, error: &crate::db::DbError) {
-        if self.tries == 0 {
+        // One line however many they are: who holds a whole tenant's rows holds all of its runs up.
+        if self.tries == 0 && self.parked.is_empty() {
             tracing::warn!(%error, run.id = %group.run, "a run's records wait behind somebody's lock; the other runs go on");
         }
         let pause = Duration::from_millis(100).saturating_mul(1 << self.tries.min(5)).min(Duration::from_secs(2));
@@ -385,6 +386,9 @@ impl Writer {
                 None => within(ANSWERS, columns(&groups).commit(&mut conn, worker)).await,
             };
             self.failpoints.hit("writer.after_commit").await;
+            if result.as_ref().map_or_else(|e| e.trouble != Trouble::Lost && !e.concerns_all(), |_| true) {
+                self.connectivity.back(self.name);
+            }
             match result {
                 Ok(lost) => {
                     self.conn = Some(conn);
@@ -398,9 +402,17 @@ impl Writer {
                 }
                 Err(error) if error.trouble == Trouble::Lost => {
                     // Perhaps only this connection, kept from before an outage; whether Postgres is away, the reconnect shows.
-                    self.connectivity.dropped("writer");
+                    self.connectivity.failed(self.name, &error, false);
                     tracing::debug!(%error, "the writer's connection is gone");
                     unknown = true;
+                    todo.push(groups);
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(error) if error.concerns_all() => {
+                    // The server's own trouble, a missing right, a schema in the middle of a change, a table that is locked.
+                    self.conn = Some(conn);
+                    self.connectivity.failed(self.name, &error, true);
+                    general = true;
                     todo.push(groups);
                     tokio::time::sleep(backoff.pause()).await;
                 }
@@ -416,13 +428,6 @@ impl Writer {
                     for group in groups {
                         self.park(group, &error);
                     }
-                }
-                Err(error) if error.trouble == Trouble::Refused && !error.blames_values() => {
-                    // Not these values: the server's own trouble, a missing right, a schema in the middle of a change.
-                    self.conn = Some(conn);
-                    tracing::warn!(%error, "postgres refuses to record; trying again");
-                    todo.push(groups);
-                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(error) => {
                     self.conn = Some(conn);
@@ -446,13 +451,9 @@ impl Writer {
             return Some(conn);
         }
         match self.db.connect("writer", &SESSION).await {
-            Ok(conn) => {
-                self.connectivity.back();
-                Some(conn)
-            }
+            Ok(conn) => Some(conn),
             Err(error) => {
-                self.connectivity.dropped("writer");
-                self.connectivity.lost(&error);
+                self.connectivity.failed(self.name, &error, true);
                 tokio::time::sleep(backoff.pause()).await;
                 None
             }
@@ -482,19 +483,5 @@ impl Writer {
         if left {
             self.hints.left();
         }
-    }
-}
-
-/// The runs that the last batch has answered are about to hand over their next entries: lets them, as long as more
-/// come. Without it a shard's runs fall apart into many small batches, each at the price of a commit.
-async fn gather(rx: &mpsc::UnboundedReceiver<Entry>) {
-    let mut seen = rx.len();
-    for _ in 0..GATHER {
-        tokio::task::yield_now().await;
-        let now = rx.len();
-        if now == seen || now >= MAX_RUNS {
-            break;
-        }
-        seen = now;
     }
 }

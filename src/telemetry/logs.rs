@@ -18,7 +18,7 @@ use super::journal::{self, Journal};
 use super::line::Line;
 
 /// What the database's driver says of its own business.
-const QUIET: &str = "sqlx::postgres::notice=error,sqlx_core::pool=error,sqlx::pool=error";
+const QUIET: &str = "sqlx::postgres::notice=error,sqlx_core::pool=off,sqlx::pool=off";
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 static FOR_PEOPLE: AtomicBool = AtomicBool::new(true);

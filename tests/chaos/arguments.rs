@@ -20,12 +20,16 @@ Without options: a short form of less than two minutes. Options of the long one:
     --latency N      milliseconds that each message is on its way to Postgres (default 0)
     --pace N         seconds between two faults on average (default 0.9)
     --faults A,B     which faults; one of them may be given as NAME=WEIGHT. All by default:
-                     sigkill sigstop sigterm pg-fast pg-immediate promote backend-kill terminate cut delay silence isolate,
-                     clock (with libfaketime), and as root, with ip and nft: link-down drop-out drop-in reset loss
+                     sigkill sigstop sigterm pg-fast pg-immediate promote backend-kill terminate cut delay silence isolate
+                     exhaust read-only table-lock files, clock (with libfaketime), and as root, with ip and nft: link-down
+                     drop-out drop-in reset loss; and, where they are named, as root, those that need a small disk or a
+                     control group: disk-full wal-full (both without promote), processes memory
     --pooler         the daemons reach Postgres through a PgBouncer in transaction mode (no promote then)
     --work A,B       which workflows, NAME or NAME=WEIGHT: mixed quick slow nap answers flaky resumed doomed spread
                      shapes family saga keyed paced awhile asks agents; the schedules tick_a, tick_b, tick_c are always there
     --binary PATH    another build of the daemon
+    --other-binary PATH   every second daemon runs this one: a release beside the one before it
+    --migrate        in the middle a migration is applied, and how long an insert waited meanwhile is told
     --json FILE      the report as JSON lines, appended
     --keep DIR       keep the witness files and the daemons' logs there
     --mutants [A,B]  build each mutant of tests/chaos/mutants and see that chaos catches it, within a minute of chaos for each
@@ -45,8 +49,17 @@ pub struct Options {
     pub pooler: bool,
     pub work: Vec<(String, u32)>,
     pub binary: PathBuf,
+    pub other_binary: Option<PathBuf>,
+    pub migrate: bool,
     pub json: Option<PathBuf>,
     pub keep: Option<PathBuf>,
+}
+
+impl Options {
+    /// Is this fault to come?
+    pub fn has(&self, fault: Fault) -> bool {
+        self.faults.iter().any(|(f, weight)| *f == fault && *weight > 0)
+    }
 }
 
 impl Default for Options {
@@ -64,6 +77,8 @@ impl Default for Options {
             pooler: false,
             work: WORK.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
             binary: env!("CARGO_BIN_EXE_stepd").into(),
+            other_binary: None,
+            migrate: false,
             json: None,
             keep: None,
         }
@@ -134,7 +149,7 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
                     .into_iter()
                     .map(|(name, weight)| {
                         let fault = Fault::named(&name).ok_or(format!("there is no fault `{name}`"))?;
-                        Ok((fault, weight.unwrap_or_else(|| fault.usual_weight())))
+                        Ok((fault, weight.unwrap_or_else(|| fault.usual_weight().max(1))))
                     })
                     .collect::<Result<_, String>>()?;
             }
@@ -150,6 +165,8 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
                     .collect::<Result<_, String>>()?;
             }
             "--binary" => options.binary = value()?.into(),
+            "--other-binary" => options.other_binary = Some(value()?.into()),
+            "--migrate" => options.migrate = true,
             "--json" => options.json = Some(value()?.into()),
             "--keep" => options.keep = Some(value()?.into()),
             "--mutants" => {
@@ -169,6 +186,10 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
             }
         }
         long = true;
+    }
+    if options.has(Fault::Promote) && (options.has(Fault::DiskFull) || options.has(Fault::WalFull)) {
+        return Err("disk-full and wal-full are for one host: leave promote out, as with --faults disk-full,wal-full"
+            .to_owned());
     }
     if options.workers == 0 || options.faults.is_empty() || options.work.is_empty() {
         return Err("there must be a worker, a fault and a workflow at least".to_owned());

@@ -12,6 +12,7 @@ use crate::record::Record;
 use crate::report::Report;
 use crate::sampler::Sampler;
 use crate::support::tools;
+use crate::upgrade;
 
 /// Beside two leases: so long may it take after the last fault until every run has ended. What operators and limits have kept back
 /// is worked off in it, on a machine that does other things, too.
@@ -30,12 +31,17 @@ pub async fn run(options: &Options) -> Report {
     let enqueuer = tokio::spawn(load.clone().enqueue());
     let operators = tokio::spawn(load.clone().operate(plan::operators(options.seed, options.span)));
     let ticking = tokio::spawn(load.clone().miss_minutes());
+    let upgrade = options.migrate.then(|| tokio::spawn(upgrade::migrate_in_the_middle(cluster.clone(), options.span)));
     let (tender, sampling) = (tokio::spawn(load.clone().tend()), tokio::spawn(sampler.clone().run()));
 
     inject(&cluster, options).await;
     enqueuer.await.unwrap();
     operators.await.unwrap();
     ticking.await.unwrap();
+    let migrated = match upgrade {
+        Some(task) => Some(task.await.unwrap()),
+        None => None,
+    };
     cluster.heal().await;
     load.heal();
     let began = Instant::now();
@@ -55,8 +61,13 @@ pub async fn run(options: &Options) -> Report {
     let samples = std::mem::take(&mut *sampler.samples.lock().unwrap());
     let mut record = Record::read(&cluster, samples, options).await;
     record.surprises.extend(load.surprises.lock().unwrap().iter().map(|s| format!("an operator was told: {s}")));
+    let migrated = migrated.transpose().unwrap_or_else(|why| {
+        record.surprises.push(format!("it could not be migrated: {why}"));
+        None
+    });
     let mut report = Report::new(options, &record, drained);
     report.complaints = cluster.complaints();
+    report.migrated = migrated;
     report.actions =
         load.actions.lock().unwrap().iter().map(|((name, said), n)| (format!("{name}: {said}"), *n)).collect();
     if let Some(folder) = &options.keep {
@@ -94,6 +105,7 @@ async fn inject(cluster: &Arc<Cluster>, options: &Options) {
             late = began.elapsed() - at;
         }
         tokio::time::sleep(wait).await;
+        cluster.restart_the_ended().await;
         match what {
             What::End { fault, slot } => cluster.end(fault, slot),
             What::Begin { .. } if began.elapsed() > options.span => {}
@@ -104,6 +116,7 @@ async fn inject(cluster: &Arc<Cluster>, options: &Options) {
                 Fault::Promote => cluster.promote().await,
                 Fault::BackendKill => cluster.backend_kill(draw).await,
                 Fault::Terminate => cluster.terminate(draw).await,
+                fault if fault.is_scarcity() => cluster.runs_out(fault, slot, lasts).await,
                 Fault::Clock => cluster.clock(slot, draw),
                 _ => cluster.begin(fault, slot),
             },

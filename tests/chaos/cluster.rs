@@ -7,18 +7,20 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgPoolOptions;
 use stepd::os::proc;
-use stepd::postgres::{Options as PostgresOptions, StopMode};
+use stepd::postgres::{Options as PostgresOptions, PrivatePostgres, StopMode};
 
 use crate::arguments::Options;
 use crate::ground::{POOLER, descendants, files, migrate, reached, with_clock};
 use crate::net;
 use crate::plan::Fault;
+use crate::scarcity::Disks;
 use crate::support::outside::{ModelServer, ToolServer, calls, says};
 use crate::support::{Db, Files, Pair, PgBouncer, Proxy, Spec, Worker};
 
-const DATABASE: &str = "chaos";
+pub const DATABASE: &str = "chaos";
 
 /// How long a daemon may take to end after a SIGTERM: its grace, and what a slow Postgres or a stop in between adds.
 const ENDS: Duration = Duration::from_secs(30);
@@ -49,14 +51,14 @@ pub struct Instance {
 }
 
 /// A place for a daemon.
-struct Slot {
+pub struct Slot {
     /// The network before each host of Postgres.
     proxies: Vec<Proxy>,
     /// Its own network, where it has one.
     line: Option<net::Line>,
     spec: Spec,
     pid: AtomicI32,
-    worker: tokio::sync::Mutex<Worker>,
+    pub worker: tokio::sync::Mutex<Worker>,
 }
 
 /// What was seen beside the plan.
@@ -74,8 +76,9 @@ pub struct Cluster {
     pub db: Db,
     pub files: Files,
     pub notes: Mutex<Notes>,
+    pub disks: Disks,
     postgres: Arc<Mutex<Pair>>,
-    slots: Vec<Slot>,
+    pub slots: Vec<Slot>,
     _poolers: Vec<PgBouncer>,
     /// What the workflows reach outside.
     _outside: (ToolServer, ModelServer),
@@ -86,22 +89,34 @@ impl Cluster {
     pub async fn start(options: &Options, networks: Option<net::Tools>) -> Self {
         let more = [
             ("autovacuum_naptime", "5s"),
-            ("max_wal_size", "512MB"),
+            ("max_wal_size", if options.has(Fault::WalFull) { "64MB" } else { "512MB" }),
             // A connection that the network holds up in its first message keeps Postgres from coming back after a crash, for so long:
             // a minute by default (seen).
             ("authentication_timeout", "3s"),
         ];
         let settings = PostgresOptions {
             durable: false,
-            max_connections: 300,
+            // So that they are soon taken, where others take them all.
+            max_connections: if options.has(Fault::Exhaust) { 120 } else { 300 },
             data: None,
             shared_buffers_mib: 64,
             settings: more.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         };
-        let fails_over = options.faults.iter().any(|(fault, _)| *fault == Fault::Promote);
-        let start = move || if fails_over { Pair::synchronous(settings) } else { Pair::alone(settings) };
-        let postgres = tokio::task::spawn_blocking(start).await.unwrap();
+        let fails_over = options.has(Fault::Promote);
+        let chosen = options.clone();
+        let start = move || {
+            let mut pair = if fails_over { Pair::synchronous(settings) } else { Pair::alone(settings) };
+            let disks = Disks::of(&chosen, &mut pair);
+            (pair, disks)
+        };
+        let (postgres, disks) = tokio::task::spawn_blocking(start).await.unwrap();
         postgres.primary().create_database(DATABASE, None).await.unwrap();
+        if let Some(statement) = disks.tablespace() {
+            let mut admin = postgres.primary().options("postgres").connect().await.unwrap();
+            for statement in [statement, format!("ALTER DATABASE {DATABASE} SET TABLESPACE small")] {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
+            }
+        }
         let url = postgres.primary().url(DATABASE);
         let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(Duration::from_secs(10));
         let pool = pool.connect_lazy_with(postgres.primary().options(DATABASE).application_name("chaos"));
@@ -149,15 +164,15 @@ impl Cluster {
             }
             proxies.iter().for_each(|p| p.distance(Duration::from_millis(options.latency)));
             let by_proxy = Db { url: of_several(&proxies), ..db.clone() };
-            let spec =
-                Spec::new(&by_proxy, &files).binary(&options.binary).lease(options.lease).grace(2).concurrency(12);
+            let binary = options.other_binary.as_ref().filter(|_| n % 2 == 1).unwrap_or(&options.binary);
+            let spec = Spec::new(&by_proxy, &files).binary(binary).lease(options.lease).grace(2).concurrency(12);
             let config = files.path(&format!("stepd.{n}.toml"));
             std::fs::write(&config, reached(&sections, line.as_ref()).await).unwrap();
             let mut spec = spec.arg("--config").arg(&config.display().to_string());
             if let Some(line) = &line {
                 spec = spec.within(line.within());
             }
-            if options.faults.iter().any(|(fault, _)| *fault == Fault::Clock) {
+            if options.has(Fault::Clock) {
                 spec = with_clock(spec, &files.path(&format!("clock.{n}")));
             }
             let worker = spec.start();
@@ -167,6 +182,7 @@ impl Cluster {
             db,
             files,
             notes: Mutex::default(),
+            disks,
             postgres: Arc::new(Mutex::new(postgres)),
             slots,
             _poolers: poolers,
@@ -188,6 +204,18 @@ impl Cluster {
         self.slots.iter().map(|s| s.pid.load(Ordering::SeqCst)).collect()
     }
 
+    /// Something of the host that can be written.
+    pub fn primary<T>(&self, of: impl FnOnce(&PrivatePostgres) -> T) -> T {
+        of(self.postgres.lock().unwrap().primary())
+    }
+
+    /// Starts Postgres where it does not run; it may fail.
+    pub async fn start_postgres_again(&self) {
+        let postgres = self.postgres.clone();
+        let _ =
+            tokio::task::spawn_blocking(move || postgres.lock().unwrap().primary_mut().start_again()).await.unwrap();
+    }
+
     fn note(&self, change: impl FnOnce(&mut Notes)) {
         change(&mut self.notes.lock().unwrap());
     }
@@ -197,7 +225,7 @@ impl Cluster {
         self.note(|n| n.instances.push(instance));
     }
 
-    fn dies(&self, slot: usize, by: Fault) {
+    pub fn dies(&self, slot: usize, by: Fault) {
         self.note(|n| {
             if let Some(last) = n.instances.iter_mut().rfind(|i| i.slot == slot) {
                 (last.to, last.ended_by) = (now(), Some(by));
@@ -205,7 +233,7 @@ impl Cluster {
         });
     }
 
-    fn hit(&self, fault: Fault, slot: Option<usize>, from: f64, to: f64) {
+    pub fn hit(&self, fault: Fault, slot: Option<usize>, from: f64, to: f64) {
         self.note(|n| n.hits.push(Hit { fault, slot, from, to }));
     }
 
@@ -248,7 +276,7 @@ impl Cluster {
         });
     }
 
-    fn replace(&self, slot: usize, worker: &mut Worker) {
+    pub fn replace(&self, slot: usize, worker: &mut Worker) {
         self.keep_log(slot, worker);
         *worker = self.slots[slot].spec.start();
         self.slots[slot].pid.store(worker.pid(), Ordering::SeqCst);

@@ -187,7 +187,8 @@ impl Load {
     /// Lost connections are the chaos' doing, and stepd's own codes are answers; anything else is a fault.
     fn judge(&self, name: &str, error: &sqlx::Error) {
         let Some(code) = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned())) else { return };
-        let expected = code.starts_with("SD0") || code.starts_with("57P") || code.starts_with("08") || code == "53300";
+        let expected = ["SD0", "57P", "08", "53", "58"].iter().any(|class| code.starts_with(class))
+            || ["25006", "55P03"].contains(&&*code);
         if !expected {
             self.surprises.lock().unwrap().push(format!("{name}: {code} {error}"));
         }

@@ -21,8 +21,10 @@ mod plan;
 mod record;
 mod report;
 mod sampler;
+mod scarcity;
 #[path = "../it/support/mod.rs"]
 mod support;
+mod upgrade;
 
 use std::process::ExitCode;
 

@@ -29,6 +29,22 @@ pub enum Fault {
     Silence,
     /// The session that keeps the daemon's lock cannot reach Postgres; its other sessions can.
     Isolate,
+    /// Others have taken every connection that Postgres gives.
+    Exhaust,
+    /// Postgres takes no writes for a while.
+    ReadOnly,
+    /// Somebody has locked the table of jobs for himself.
+    TableLock,
+    /// No space is left on the disk of the database.
+    DiskFull,
+    /// No space is left on the disk of the write-ahead log: Postgres stops.
+    WalFull,
+    /// A daemon may open no more files.
+    Files,
+    /// A daemon may start no more processes, nor threads.
+    Processes,
+    /// The kernel kills a daemon for want of memory, and a new one takes its place.
+    Memory,
     /// The line between a daemon and Postgres is down: both ends hear nothing, and are told nothing.
     LinkDown,
     /// What a daemon sends to Postgres is lost; what Postgres sends arrives.
@@ -44,7 +60,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 26] = [
         Self::Sigkill,
         Self::Sigstop,
         Self::Sigterm,
@@ -57,6 +73,14 @@ impl Fault {
         Self::Delay,
         Self::Silence,
         Self::Isolate,
+        Self::Exhaust,
+        Self::ReadOnly,
+        Self::TableLock,
+        Self::DiskFull,
+        Self::WalFull,
+        Self::Files,
+        Self::Processes,
+        Self::Memory,
         Self::LinkDown,
         Self::DropOut,
         Self::DropIn,
@@ -79,6 +103,14 @@ impl Fault {
             Self::Delay => "delay",
             Self::Silence => "silence",
             Self::Isolate => "isolate",
+            Self::Exhaust => "exhaust",
+            Self::ReadOnly => "read-only",
+            Self::TableLock => "table-lock",
+            Self::DiskFull => "disk-full",
+            Self::WalFull => "wal-full",
+            Self::Files => "files",
+            Self::Processes => "processes",
+            Self::Memory => "memory",
             Self::LinkDown => "link-down",
             Self::DropOut => "drop-out",
             Self::DropIn => "drop-in",
@@ -100,13 +132,32 @@ impl Fault {
             Self::Terminate => 3,
             Self::Sigterm | Self::Cut | Self::Delay | Self::Silence | Self::Isolate => 2,
             Self::PgFast | Self::PgImmediate | Self::Promote | Self::BackendKill => 1,
+            Self::Exhaust | Self::ReadOnly | Self::TableLock | Self::Files => 1,
+            // These need root, and small file systems or control groups of their own: only where they are named.
+            Self::DiskFull | Self::WalFull | Self::Processes | Self::Memory => 0,
             Self::LinkDown | Self::DropOut | Self::DropIn | Self::Reset | Self::Loss | Self::Clock => 1,
         }
     }
 
+    /// Does something run out, at Postgres' or at a daemon's? It lasts for a while.
+    pub const fn is_scarcity(self) -> bool {
+        matches!(
+            self,
+            Self::Exhaust
+                | Self::ReadOnly
+                | Self::TableLock
+                | Self::DiskFull
+                | Self::WalFull
+                | Self::Files
+                | Self::Processes
+                | Self::Memory
+        )
+    }
+
     /// Does it concern all daemons, by way of Postgres?
     pub const fn is_of_postgres(self) -> bool {
-        matches!(self, Self::PgFast | Self::PgImmediate | Self::Promote | Self::BackendKill)
+        let away = matches!(self, Self::PgFast | Self::PgImmediate | Self::Promote | Self::BackendKill);
+        away || matches!(self, Self::Exhaust | Self::ReadOnly | Self::TableLock | Self::DiskFull | Self::WalFull)
     }
 
     /// May the others rightly take a worker to be dead while this lasts?
@@ -168,6 +219,9 @@ pub fn plan(seed: u64, span: Duration, workers: usize, faults: &[(Fault, u32)], 
             Fault::Delay | Fault::Silence => 1.0 + 6.0 * share,
             Fault::PgFast | Fault::PgImmediate if draw % 4 == 0 => 6.0 * share,
             Fault::PgFast | Fault::PgImmediate => 0.3 * share,
+            // Half of them longer than the lease of most plans.
+            _ if fault.is_scarcity() && draw % 2 == 0 => 0.3 + share,
+            _ if fault.is_scarcity() => 2.0 + 6.0 * share,
             _ => 0.0,
         };
         let lasts = Duration::from_secs_f64(lasts);

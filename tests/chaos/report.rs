@@ -31,6 +31,8 @@ pub struct Report {
     pub broken: Vec<(&'static str, Vec<String>)>,
     pub complaints: BTreeMap<String, usize>,
     pub actions: BTreeMap<String, usize>,
+    /// What became of a migration in the middle.
+    pub migrated: Option<String>,
     pub memory: u64,
     pub sessions: i64,
 }
@@ -50,6 +52,7 @@ impl Report {
             broken: PROMISES.iter().map(|p| (p.name, (p.broken)(r))).collect(),
             complaints: BTreeMap::new(),
             actions: BTreeMap::new(),
+            migrated: None,
             memory: r.samples.most_memory,
             sessions: r.samples.most_sessions,
         };
@@ -181,6 +184,9 @@ impl Report {
         }
         let _ = writeln!(out, "  {:<32}{:>8}", "sessions at most", self.sessions);
         let _ = writeln!(out, "  {:<32}{:>8}", "MiB of a daemon at most", self.memory >> 20);
+        if let Some(migrated) = &self.migrated {
+            let _ = writeln!(out, "  {migrated}");
+        }
         for (title, counts) in [
             ("runs that ended", &self.runs),
             ("repeated at-least-once effects", &self.repeated),
@@ -207,7 +213,7 @@ impl Report {
     pub fn json(&self) -> Vec<Value> {
         let head = json!({"kind": "chaos", "seed": self.seed, "seconds": self.span, "drained": self.drained, "counts": self.counts,
             "runs": self.runs, "repeated": self.repeated, "take_overs": self.take_overs, "actions": self.actions,
-            "complaints": self.complaints, "memory": self.memory, "sessions": self.sessions, "good": self.is_good()});
+            "complaints": self.complaints, "migrated": self.migrated, "memory": self.memory, "sessions": self.sessions, "good": self.is_good()});
         let faults = self.faults.iter().map(|(fault, count)| {
             let times = self.resumed.get(fault).filter(|t| !t.is_empty());
             json!({"kind": "fault", "seed": self.seed, "fault": fault.name(), "count": count, "resumed": times})

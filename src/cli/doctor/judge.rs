@@ -105,6 +105,8 @@ pub(super) fn schema(fits: Result<(), Unfit>, version: i32) -> Finding {
                     "stepd migrate"
                 }
                 Unfit::Newer { .. } | Unfit::AtWork { .. } => "install the stepd that the schema was made for",
+                Unfit::NotWhole { .. } => "let the restore come to its end, or restore again",
+                Unfit::Long { .. } | Unfit::InTheWay { .. } => "stepd migrate when nobody enqueues",
             };
             wrong("schema version", why.to_string(), advice)
         }

@@ -34,6 +34,8 @@ impl Settings {
         if !is_name(name) || OF_SESSIONS.contains(&name) {
             return;
         }
+        // Inside of a transaction its own level counts, no longer the default.
+        let name = if name == "default_transaction_isolation" { "transaction_isolation" } else { name };
         self.0.retain(|(known, _)| known != name);
         self.0.push((name.to_owned(), value.to_owned()));
     }

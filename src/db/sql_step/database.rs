@@ -324,7 +324,9 @@ impl Database {
 fn session(options: &PgConnectOptions) -> PgConnectOptions {
     // Poolers do not take it from the first message; each transaction says it.
     let options = options.clone().extra_float_digits(None);
-    options.application_name("stepd sql step").log_statements(tracing::log::LevelFilter::Trace)
+    let quiet = tracing::log::LevelFilter::Trace;
+    let options = options.log_statements(quiet).log_slow_statements(quiet, Duration::from_secs(1));
+    options.application_name("stepd sql step")
 }
 
 /// COMMIT was sent, and something other than yes came back.

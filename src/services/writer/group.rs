@@ -3,10 +3,16 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::engine::{CommitError, Entry, Note, StepRow, Ticket, Transition};
 use crate::services::acknowledged::Row;
+
+use super::MAX_RUNS;
+
+/// A busy writer makes way for the runs this many times at the most before it sends a batch.
+const GATHER: usize = 8;
 
 /// What one batch holds of one run.
 pub(super) struct Group {
@@ -133,5 +139,19 @@ pub(super) fn merge_steps(into: &mut Vec<StepRow>, rows: Vec<StepRow>) {
             Some(earlier) => *earlier = row,
             None => into.push(row),
         }
+    }
+}
+
+/// The runs that the last batch has answered are about to hand over their next entries: lets them, as long as more
+/// come. Without it a shard's runs fall apart into many small batches, each at the price of a commit.
+pub(super) async fn gather(rx: &mpsc::UnboundedReceiver<Entry>) {
+    let mut seen = rx.len();
+    for _ in 0..GATHER {
+        tokio::task::yield_now().await;
+        let now = rx.len();
+        if now == seen || now >= MAX_RUNS {
+            break;
+        }
+        seen = now;
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -21,6 +21,7 @@ use crate::steps::step::{Flow, StepCx, StopReason};
 use super::kill::{self, Target, kill_all};
 use super::output::{self, Capture, Details, TooLarge};
 use super::program::{self, Program};
+use super::short;
 use super::{KILL_LIMIT, LINGER, MARKER, Processes};
 
 /// Runs the program to its end.
@@ -122,7 +123,12 @@ impl Running {
         program: Program,
         feeds: bool,
     ) -> Result<Self, Failure> {
-        Self::spawn(shared, program, program::identity(cx, trace), feeds).await
+        // Who is stopped while it waits for a place has nothing to kill.
+        tokio::select! {
+            biased;
+            running = Self::spawn(shared, program, program::identity(cx, trace), feeds) => running,
+            reason = cx.stop.stopped() => Err(stopped(reason)),
+        }
     }
 
     /// Starts a program; `identity` is what its environment says of whom it works for.
@@ -136,20 +142,41 @@ impl Running {
         let marker = shared.next_marker();
         let mut command = command(shared, program, identity, &marker);
         command.stdin(if feeds { Stdio::piped() } else { Stdio::null() });
-        let shared = Arc::clone(shared);
-        let runtime = tokio::runtime::Handle::current();
-        // All of it on the permanent thread; a caller that is gone by then drops an armed tree there.
-        let spawned = spawner::run(move || {
-            shared.guard.ensure();
-            kill::adopt_orphans();
-            let _runtime = runtime.enter();
-            let child = command.spawn()?;
-            let pid = child.id().ok_or_else(|| io::Error::other("the program has no id"))?;
-            let leader = i32::try_from(pid).map_err(io::Error::other)?;
-            let tree = Tree { target: Target::marked(Some(leader), &marker), armed: true };
-            Ok(Self { tree, child, _owned: Owned::new(pid) })
-        });
-        spawned.await.flatten().map_err(|error| spawn_failure(&name, &error))
+        let began = Instant::now();
+        while let Err(error) = spawner::ready() {
+            if !shared.short.wait(&error, began).await {
+                return Err(spawn_failure(&name, &error));
+            }
+        }
+        loop {
+            let (given, held, marker) = (command, Arc::clone(shared), marker.clone());
+            let runtime = tokio::runtime::Handle::current();
+            // All of it on the permanent thread; a caller that is gone by then drops an armed tree there.
+            let spawned = spawner::run(move || {
+                let mut given = given;
+                held.guard.ensure();
+                kill::adopt_orphans();
+                let _runtime = runtime.enter();
+                Self::fork(&mut given, &marker).map_err(|error| (given, error))
+            });
+            let spawned = spawned.await.map_err(|error| spawn_failure(&name, &error))?;
+            match spawned {
+                Ok(running) => {
+                    shared.short.over();
+                    return Ok(running);
+                }
+                Err((again, error)) if shared.short.wait(&error, began).await => command = again,
+                Err((_, error)) => return Err(spawn_failure(&name, &error)),
+            }
+        }
+    }
+
+    fn fork(command: &mut Command, marker: &str) -> io::Result<Self> {
+        let child = command.spawn()?;
+        let pid = child.id().ok_or_else(|| io::Error::other("the program has no id"))?;
+        let leader = i32::try_from(pid).map_err(io::Error::other)?;
+        let tree = Tree { target: Target::marked(Some(leader), marker), armed: true };
+        Ok(Self { tree, child, _owned: Owned::new(pid) })
     }
 
     async fn drive(
@@ -296,11 +323,8 @@ async fn exchange(pipes: Pipes, stdin: Option<Vec<u8>>, out: &mut Capture, err: 
 
 fn spawn_failure(name: &str, error: &io::Error) -> Failure {
     let message = format!("cannot start `{name}`: {error}");
-    match error.raw_os_error() {
-        // The machine is short of something, or the file is being written: that passes.
-        Some(nix::libc::EAGAIN | nix::libc::ENOMEM | nix::libc::EMFILE | nix::libc::ENFILE | nix::libc::ETXTBSY) => {
-            Failure::transient(code::SPAWN, message)
-        }
-        _ => Failure::permanent(code::SPAWN, message),
+    match short::passes(error) {
+        true => Failure::transient(code::SPAWN, message),
+        false => Failure::permanent(code::SPAWN, message),
     }
 }

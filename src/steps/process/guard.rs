@@ -17,6 +17,7 @@ use crate::os::pre_exec::{ChildSetup, before_exec};
 use crate::os::spawner::Owned;
 
 use super::kill::{Target, kill_all};
+use super::short;
 
 /// Tells the guard whom it guards.
 const TOKEN: &str = "STEPD_GUARD_TOKEN";
@@ -60,6 +61,11 @@ impl Guard {
         state.starts += 1;
         state.process = match self.spawn() {
             Ok(process) => Some(process),
+            // The machine is short of something; so is the step, which waits for it.
+            Err(error) if short::passes(&error) => {
+                state.starts -= 1;
+                None
+            }
             Err(error) => {
                 tracing::warn!(%error, "the guard of process steps cannot be started: grandchildren of steps would outlive a killed daemon");
                 None

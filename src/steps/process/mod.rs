@@ -21,6 +21,7 @@ mod kill;
 mod lines;
 mod output;
 mod program;
+mod short;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +41,7 @@ use guard::Guard;
 pub use guard::{guard_main, kill_marked_on_end_of_input};
 pub(super) use kept::{Kept, Launcher};
 use program::Program;
+use short::Shortage;
 
 /// The environment variable that marks every process of an attempt.
 const MARKER: &str = "STEPD_ATTEMPT_TOKEN";
@@ -100,6 +102,7 @@ struct Processes {
     token: String,
     attempts: AtomicU64,
     guard: Guard,
+    short: Shortage,
 }
 
 impl Processes {
@@ -123,7 +126,8 @@ pub fn kinds(options: ProcessOptions) -> (Run, Exec) {
     let token = uuid::Uuid::new_v4().simple().to_string();
     let base = program::base_environment(&options.pass_env);
     let guard = Guard::new(options.guard.clone(), &token);
-    let shared = Arc::new(Processes { options, base, token, attempts: AtomicU64::new(0), guard });
+    let shared =
+        Arc::new(Processes { options, base, token, attempts: AtomicU64::new(0), guard, short: Shortage::default() });
     (Run(Arc::clone(&shared)), Exec(shared))
 }
 

@@ -26,9 +26,14 @@ pub struct Server {
 impl Server {
     /// A server that one test has for itself: to restart it, to kill its backends.
     pub async fn own() -> Self {
+        Self::of(200).await
+    }
+
+    /// … that takes so many connections.
+    pub async fn of(max_connections: u16) -> Self {
         let options = Options {
             durable: false,
-            max_connections: 200,
+            max_connections,
             data: None,
             shared_buffers_mib: 64,
             settings: vec![("autovacuum_naptime".into(), "5s".into()), ("max_wal_size".into(), "512MB".into())],

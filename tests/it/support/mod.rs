@@ -8,6 +8,7 @@ mod browser;
 pub mod collector;
 mod db;
 mod files;
+pub mod limits;
 mod manager;
 pub mod outside;
 mod pair;
