@@ -5,6 +5,7 @@
 //! reports all that is wrong with a file.
 
 pub mod afu9;
+mod argv;
 mod budget;
 mod calls;
 mod check;
