@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::expression::{Template, has_expression, nearest};
-use crate::rules::limits::Resource;
+use crate::expression::{Template, has_expression};
 
 use super::argv;
 use super::check::{Mode, Names, string, template};
 use super::diagnostics::Report;
 use super::duration::parse_duration;
 use super::fields::{at, limit, list, mapping, text, wrong};
+use super::limits::limits;
 use super::models;
 use super::node::{Entry, Node, NodeValue, Span};
 use super::spec::Params;
@@ -238,38 +238,6 @@ fn expression_span(span: Span, report: &Report<'_>) -> Span {
         Some(at) => span.skip_in(source, at, source[at..].find("}}").map_or(3, |n| n + 2)),
         None => span,
     }
-}
-
-/// What a step's programs may use.
-fn limits(entry: &Entry, report: &mut Report<'_>) -> Value {
-    let mut all = serde_json::Map::new();
-    for inner in mapping(entry, report).unwrap_or_default() {
-        let Some(resource) = Resource::named(&inner.key) else {
-            let known = || Resource::ALL.into_iter().map(Resource::name);
-            let meant = nearest(&inner.key, known());
-            let help = format!("it may have: {}", known().collect::<Vec<_>>().join(", "));
-            report.name(inner.key_span, format!("`limits` has no key `{}`", inner.key), meant, &help);
-            continue;
-        };
-        let counted = matches!(resource, Resource::Processes | Resource::OpenFiles);
-        let text = match &inner.value.value {
-            NodeValue::String(text) if !counted => text.clone(),
-            NodeValue::Number(number) if counted => number.to_string(),
-            _ if counted => {
-                wrong(inner, "a whole number", report);
-                continue;
-            }
-            _ => {
-                wrong(inner, "text with a unit, such as 512MiB of memory or 30s of processor time", report);
-                continue;
-            }
-        };
-        match resource.read(&text) {
-            Ok(limit) => drop(all.insert(inner.key.clone(), limit.into())),
-            Err(why) => report.error(inner.value.span, why),
-        }
-    }
-    all.into()
 }
 
 fn exec(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {

@@ -15,6 +15,7 @@ mod fields;
 pub(crate) mod flow;
 mod in_flight;
 mod kinds;
+mod limits;
 mod models;
 mod node;
 mod parse;

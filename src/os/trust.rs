@@ -68,7 +68,7 @@ impl Trust {
                 _ => {}
             }
             let Ok(meta) = fs::symlink_metadata(&at) else { return Ok(()) };
-            let place = Place { file, at: &at, meta: &meta };
+            let place = Place { file: &path, at: &at, meta: &meta };
             self.owned(&place)?;
             if meta.is_symlink() {
                 let Ok(target) = fs::read_link(&at) else { return Ok(()) };
@@ -90,9 +90,11 @@ impl Trust {
         if self.users.contains(&owner) || place.is_read_only() {
             return Ok(());
         }
-        let (who, me) = (user(owner), user(geteuid().as_raw()));
+        let me = geteuid();
+        let mine = if me.is_root() { String::new() } else { format!(" or {}, as whom stepd runs", user(me.as_raw())) };
         Err(place.untrusted(&format!(
-            "belongs to {who}, and neither to root nor to {me}, as whom stepd runs: chown it (or, of workflow files, name its owner in workflow_owners)"
+            "belongs to {}, and not to root{mine}: chown it (the owner of workflow files can be named in workflow_owners)",
+            user(owner)
         )))
     }
 
@@ -213,7 +215,7 @@ mod tests {
         }
         let give = |path: &Path| lchown(path, Some(4711), Some(4711)).unwrap();
         let told_of = told(|d| give(&d.join("in/file"))).unwrap_err();
-        assert!(told_of.starts_with("D/in/file belongs to the user 4711, and neither to root"), "{told_of}");
+        assert!(told_of.starts_with("D/in/file belongs to the user 4711, and not to root: chown it"), "{told_of}");
         assert!(told(|d| give(&d.join("in"))).unwrap_err().starts_with("the folder D/in on the way"));
         let linked = |d: &Path| {
             fs::rename(d.join("in/file"), d.join("real")).unwrap();

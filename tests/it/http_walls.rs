@@ -303,35 +303,3 @@ async fn without_work_it_serves_and_runs_nothing_until_a_worker_comes() {
     db.reaches(&run, "waiting", SOON).await;
     assert_eq!(alone.drain(SOON).await, Some(0));
 }
-
-#[tokio::test]
-async fn more_connections_than_there_are_places_wait_until_one_is_free() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    if hard < 8_192 {
-        eprintln!("SKIPPED: this process may open {hard} files, and the test needs some thousand");
-        return;
-    }
-    // Of the daemon, too, which begins with what this process has.
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(8_192), hard).unwrap();
-    let g = Ground::new().await;
-    let place = g.site.trim_start_matches("http://").to_owned();
-    let ask = async |stream: &mut TcpStream| {
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
-        answer == *b"HTTP/1.1 200"
-    };
-    let mut taken = Vec::new();
-    for _ in 0..1_024 {
-        taken.push(TcpStream::connect(&place).await.unwrap());
-    }
-    assert!(ask(taken.last_mut().unwrap()).await, "the last place is served");
-    let mut late = TcpStream::connect(&place).await.unwrap();
-    let asked = tokio::time::timeout(Duration::from_millis(300), ask(&mut late)).await;
-    assert!(asked.is_err(), "there is no place for it");
-    drop(taken);
-    let mut answer = [0; 12];
-    tokio::time::timeout(SOON, late.read_exact(&mut answer)).await.expect("a place is free").unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 200");
-}

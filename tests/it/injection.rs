@@ -9,25 +9,24 @@ use serde_json::{Value, json};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-use crate::cli::{Done, stepd};
 use crate::http::{Ground as Site, client, spec as with_tokens};
 use crate::support::hostile::strings;
 use crate::support::outside::{ModelServer, ToolServer, says};
-use crate::support::{Db, Files, SOON, Spec, wait_until};
+use crate::support::{Db, Files, SOON, Spec};
 
 /// Between two strings in what a program prints.
 const BETWEEN: &str = "\n@@@\n";
 
 /// A file that must not come into being, and a table that must keep its row.
-struct Ground {
-    db: Db,
-    files: Files,
+pub struct Ground {
+    pub db: Db,
+    pub files: Files,
     witness: PathBuf,
-    all: Vec<String>,
+    pub all: Vec<String>,
 }
 
 impl Ground {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let (db, files) = (Db::new().await, Files::new([] as [&str; 0]));
         db.exec("CREATE TABLE public.kept (what text); INSERT INTO public.kept VALUES ('x')").await;
         db.exec("CREATE TABLE public.told (n int, v text)").await;
@@ -45,7 +44,7 @@ impl Ground {
         run
     }
 
-    async fn enqueued(&self, workflow: &str, input: &Value) -> String {
+    pub async fn enqueued(&self, workflow: &str, input: &Value) -> String {
         sqlx::query_scalar("INSERT INTO stepd.jobs (workflow, input) VALUES ($1, $2::json) RETURNING id::text")
             .bind(workflow)
             .bind(input.to_string())
@@ -59,7 +58,7 @@ impl Ground {
     }
 
     /// Nothing was run.
-    async fn is_unharmed(&self) {
+    pub async fn is_unharmed(&self) {
         assert!(!self.witness.exists(), "something was run: {}", self.witness.display());
         let dir =
             std::fs::read_dir(self.files.path("")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
@@ -258,102 +257,6 @@ fn heads(g: &Ground, refused: &[Option<String>], requests: &[&Request]) {
             g.all[n]
         );
     }
-}
-
-const SHOWN: &str = r#"
-name: shown
-resume: never
-steps:
-  - {id: each, map: "${{ input.v }}", as: v, label: v, max_parallel: 50, steps: [{id: it, set: "${{ v }}"}]}
-  - id: says
-    exec: [sh, -c, 'cat >&2; exit 3']
-    stdin: "${{ input.v | join('\n') }}"
-    retry: {max_attempts: 1}
-"#;
-
-/// What plays with a terminal: controls but for the ends of lines, marks of direction, what has no width.
-fn plays(c: char) -> bool {
-    (c.is_control() && c != '\n')
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-#[track_caller]
-fn is_harmless(what: &str, text: &str) {
-    let found: Vec<(&str, char)> = text.lines().filter_map(|l| Some((l, l.chars().find(|c| plays(*c))?))).collect();
-    assert!(found.is_empty(), "{what}: {:?}", found.first());
-}
-
-#[tokio::test]
-async fn no_data_plays_with_a_terminal_or_forges_a_line_of_a_log() {
-    let g = Ground::new().await;
-    g.files.write("shown.yaml", SHOWN);
-    let level = ("STEPD_LOG_LEVEL", "info,stepd::stderr=debug");
-    let json_logs =
-        Spec::new(&g.db, &g.files).env(level.0, level.1).env("STEPD_ERROR_LOG", g.files.path("stepd.toml").display());
-    let worker = json_logs.ready().await;
-    // A label or a session that holds all of them would be too long.
-    for text in g.all.iter().filter(|text| text.chars().any(plays)) {
-        let job = "INSERT INTO stepd.jobs (workflow, input, labels, session_id, unique_key, run_at) VALUES ('shown', $1::json, jsonb_build_object($2::text, $2), $2, $2, now() + interval '1 day')";
-        sqlx::query(job).bind(json!({"v": [text]}).to_string()).bind(text).execute(&g.db.pool).await.unwrap();
-    }
-    let run = g.enqueued("shown", &json!({"v": g.all})).await;
-    g.db.reaches(&run, "failed", SOON).await;
-    wait_until("its log is kept", SOON, async || {
-        g.db.count(format!("SELECT count(*) FROM stepd.logs WHERE run = '{run}'")).await > 300
-    })
-    .await;
-    for args in [
-        &["ls"][..],
-        &["ls", "-n", "100"],
-        &["show", &run],
-        &["logs", &run],
-        &["logs", &run, "-o", "json"],
-        &["why", &run],
-        &["watch", &run],
-        &["show", &run, "--step", "says"],
-        &["show", &run, "--all"],
-        &["show", &run, "-o", "json"],
-        &["diff", &run, &run],
-        &["queue", "ls"],
-        &["workflow", "ls"],
-        &["doctor"],
-        &["stats"],
-        &["cost"],
-    ] {
-        let Done { out, err, .. } = stepd(&g.db, args).await;
-        is_harmless(&format!("stepd {args:?}"), &out);
-        is_harmless(&format!("stepd {args:?}"), &err);
-    }
-    for text in g.all.iter().filter(|text| text.chars().any(plays)).step_by(4) {
-        for args in [
-            &["show", text][..],
-            &["enqueue", text],
-            &["ls", "--label", text],
-            &["eval", text],
-            &["cancel", text, "--yes"],
-        ] {
-            let Done { out, err, .. } = stepd(&g.db, args).await;
-            is_harmless(&format!("stepd {args:?}"), &(out + &err));
-        }
-    }
-    // One line of the log is one JSON object, of whom its author says that it is.
-    let log = worker.log();
-    is_harmless("the log", &log);
-    for line in log.lines().chain(std::fs::read_to_string(g.files.path("stepd.toml")).unwrap().lines()) {
-        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        assert_ne!(line["message"], "forged");
-    }
-    drop(worker);
-    let pretty = Spec::new(&g.db, &g.files).env(level.0, level.1).env("STEPD_LOG_FORMAT", "pretty");
-    let mut worker = pretty.start();
-    worker.logs("ready").await;
-    let run = g.enqueued("shown", &json!({"v": g.all})).await;
-    g.db.reaches(&run, "failed", SOON).await;
-    worker.logs("Injected").await;
-    is_harmless("the log for people", &worker.log());
-    drop(worker);
-    g.is_unharmed().await;
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ async fn steps_that_want_too_much_fail_alone_and_say_of_what() {
         ("file", &["file limit_exceeded", "more than 1 MiB of bytes in one file", "[limits] of the configuration"]),
         ("files", &["files exit_1", "Too many open files"]),
         ("output", &["output too_large", "more than 65536 bytes"]),
-        ("time", &["time timeout", "its time was up"]),
+        ("time", &["time timeout", "took longer than its limit of 300ms"]),
         ("modest", &["modest none"]),
         (
             "more",
@@ -77,7 +77,8 @@ fn a_limit_that_is_none_is_told_where_it_stands() {
     ]);
     let done = stepd_at(None, &["check", &files.workflows().join("w0.yaml").display().to_string()]).is(1);
     for part in [
-        "`limits` has no key `memry`; did you mean `memory`?",
+        "`limits` has no key `memry`",
+        "did you mean `memory`?",
         "`cpu` must be text with a unit",
         "`memory` must be text with a unit",
         "`processes` must be a whole number",

@@ -91,6 +91,7 @@ mod systemd;
 mod take_over;
 mod talks;
 mod targets;
+mod terminals;
 mod three_files;
 mod traces;
 mod traces_away;

@@ -72,8 +72,8 @@ fn what_belongs_to_another_user_is_neither_run_nor_read_unless_they_are_named() 
         return;
     }
     let workflow = |f: &Files| f.workflows().join("w0.yaml");
-    let belongs = "belongs to the user 47110, and neither to root";
-    refused(told("", |f| give(&workflow(f))), &["D/workflows/w0.yaml", belongs, "name its owner in workflow_owners"]);
+    let belongs = "belongs to the user 47110, and not to root";
+    refused(told("", |f| give(&workflow(f))), &["D/workflows/w0.yaml", belongs, "can be named in workflow_owners"]);
     refused(told("", |f| give(&f.workflows())), &["the folder D/workflows on the way", belongs]);
     refused(told("", |f| give(&f.path("stepd.toml"))), &["D/stepd.toml: it is not read", belongs]);
     refused(told("", |f| give(&f.path("word"))), &["`secrets.word`", belongs]);

@@ -84,7 +84,7 @@ async fn the_kernel_holds_each_process_to_its_limits_and_none_can_raise_them() {
     let out =
         limited("ulimit -d; ulimit -St; ulimit -f; ulimit -n; ulimit -n 60 2> /dev/null || echo no", limits).await;
     let kib = (64 * 2 + 128) * 1024;
-    assert_eq!(out.unwrap().default, json!(format!("{kib}\n7\n1024\n50\nno")));
+    assert_eq!(out.unwrap().default, json!(format!("{kib}\n8\n1024\n50\nno")));
 }
 
 #[tokio::test]

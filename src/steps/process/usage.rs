@@ -27,7 +27,8 @@ const RESERVED: u64 = 128 << 20;
 pub(super) fn ceilings(limits: &Limits) -> Ceilings {
     Ceilings {
         data: limits.of(Resource::Memory).map(|bytes| bytes.saturating_mul(2).saturating_add(RESERVED)),
-        cpu: limits.of(Resource::Cpu).map(|ms| ms.div_ceil(1_000)),
+        // A second more: who uses all of it alone is seen first, and the whole step ends with it.
+        cpu: limits.of(Resource::Cpu).map(|ms| ms.div_ceil(1_000).saturating_add(1)),
         file_size: limits.of(Resource::FileSize),
         open_files: limits.of(Resource::OpenFiles),
     }
