@@ -24,7 +24,8 @@ impl Names {
     /// this machine does not let the test have it: it needs root, port 53, and a mount namespace.
     pub fn start(answer: impl Fn(&str, usize) -> Vec<IpAddr> + Send + 'static) -> Option<Self> {
         let can_mount = Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|s| s.success());
-        let free = |n| UdpSocket::bind((Ipv4Addr::new(127, 77, (std::process::id() % 250) as u8, n), 53)).ok();
+        let free =
+            |n| UdpSocket::bind((Ipv4Addr::new(127, 77, u8::try_from(std::process::id() % 250).unwrap(), n), 53)).ok();
         let Some(socket) = (1..250).find_map(free).filter(|_| can_mount) else {
             eprintln!("SKIPPED: a resolver of the test's own needs root, port 53, and a mount namespace");
             return None;
@@ -61,6 +62,10 @@ impl Names {
     }
 }
 
+fn byte(length: usize) -> u8 {
+    u8::try_from(length).unwrap()
+}
+
 fn reply(question: &[u8], asked: &Asked, answer: &impl Fn(&str, usize) -> Vec<IpAddr>) -> Vec<u8> {
     let (mut name, mut at) = (Vec::new(), 12);
     while question[at] != 0 {
@@ -86,12 +91,12 @@ fn reply(question: &[u8], asked: &Asked, answer: &impl Fn(&str, usize) -> Vec<Ip
         .collect();
     let mut out = question[..2].to_vec();
     // An answer, final, to one question; nobody may keep it.
-    out.extend([0x81, 0x80, 0, 1, 0, wanted.len() as u8, 0, 0, 0, 0]);
+    out.extend([0x81, 0x80, 0, 1, 0, byte(wanted.len()), 0, 0, 0, 0]);
     out.extend(&question[12..end]);
     for data in wanted {
         out.extend([0xc0, 12]);
         out.extend(kind.to_be_bytes());
-        out.extend([0, 1, 0, 0, 0, 0, 0, data.len() as u8]);
+        out.extend([0, 1, 0, 0, 0, 0, 0, byte(data.len())]);
         out.extend(data);
     }
     out
