@@ -275,7 +275,7 @@ fn misused(error: &clap::Error) -> ExitCode {
     let plays = |arg: std::ffi::OsString| arg.to_string_lossy().chars().any(is_dangerous);
     if std::env::args_os().any(plays) {
         let told = error.render().to_string();
-        talk(&told.lines().map(text::clean).collect::<Vec<_>>().join("\n"));
+        talk(&text::clean_lines(&told));
     } else {
         let _ = error.print();
     }

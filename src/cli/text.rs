@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use owo_colors::{OwoColorize, Style};
 use unicode_width::UnicodeWidthStr;
 
-pub(super) use crate::telemetry::escape::{clean, clean_json};
+pub(super) use crate::telemetry::escape::{clean, clean_json, clean_lines};
 
 /// A span for people: `640 ms`, `12.3 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`.
 pub(super) fn span(t: TimeDelta) -> String {

@@ -32,6 +32,11 @@ pub(crate) fn clean(text: &str) -> String {
     out
 }
 
+/// Data of several lines.
+pub(crate) fn clean_lines(text: &str) -> String {
+    text.trim_end().split('\n').map(clean).collect::<Vec<_>>().join("\n")
+}
+
 /// JSON text with every such character as a JSON escape. The value is the same.
 pub(crate) fn clean_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
