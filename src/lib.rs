@@ -107,36 +107,52 @@
 //!
 //! `src/ARCHITECTURE.md` in the repository. `examples/library.rs` crashes on purpose and comes back.
 
-// The parts of the daemon: for its binary, its tests and its benchmarks. They may change with any version.
+// The parts of the daemon: for its binary, its tests and its benchmarks. They may change with any version. Only `os` has a place with
+// `unsafe`, and only one.
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod app;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod cli;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod db;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod definition;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod engine;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod expression;
+#[forbid(unsafe_code)]
 pub mod http;
+#[forbid(unsafe_code)]
 mod library;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod model;
 #[doc(hidden)]
 pub mod os;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod postgres;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod rules;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod services;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod steps;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod telemetry;
 #[doc(hidden)]
+#[forbid(unsafe_code)]
 pub mod testing;
 
 pub use db::{DbError, Trouble};

@@ -15,6 +15,7 @@ use crate::db::{Database, DbError, Hosts, Trouble};
 use crate::engine::{GateKeeper, Ports, ServerClock};
 use crate::expression::Host;
 use crate::http::Readiness;
+use crate::rules::limits::{Limits, Resource};
 use crate::services::acknowledged::Acknowledged;
 use crate::services::catalog::{Catalog, Loaded};
 use crate::services::children::ChildRuns;
@@ -204,6 +205,7 @@ pub fn kinds(config: &Config, guard: Vec<OsString>) -> Result<(Registry, Outside
     let mut options = StepOptions::default();
     options.process.output_limit = config.max_output_bytes;
     options.process.guard = guard;
+    options.process.limits = limits(config)?;
     options.http.allow = config
         .http_allow
         .iter()
@@ -211,6 +213,15 @@ pub fn kinds(config: &Config, guard: Vec<OsString>) -> Result<(Registry, Outside
         .collect::<Result<_, _>>()?;
     (options.servers, options.models) = (outside.servers.clone(), outside.models.clone());
     Ok((standard_registry(options), outside))
+}
+
+/// What the programs of a step may use.
+fn limits(config: &Config) -> Result<Limits, BuildError> {
+    config.limits.iter().try_fold(Limits::default(), |limits, (name, text)| {
+        let wrong = |why: String| BuildError::Outside(format!("limits.{name}: {why}"));
+        let resource = Resource::named(name).ok_or_else(|| wrong("there is no such limit".to_owned()))?;
+        Ok(limits.with(resource, resource.read(text).map_err(wrong)?))
+    })
 }
 
 async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, BuildError> {

@@ -8,8 +8,11 @@ use crate::definition::{self, Definition, Diagnostics, OwnKind};
 use crate::engine::{Interpreter, Workflow};
 use crate::expression::Host;
 use crate::model::{Failure, code};
+use crate::os::trust::Trust;
 use crate::services::catalog::{Compile, Loaded};
 use crate::steps::Registry;
+
+use super::config::Config;
 
 /// Why definitions could not be loaded. Nothing is loaded then.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +25,12 @@ pub enum LoadError {
         /// Why.
         error: std::io::Error,
     },
+    /// Files that somebody else could have written; the text names them all.
+    #[error("these workflow files are not loaded, because others could have written them:{0}")]
+    Untrusted(String),
+    /// A user who is named, and not there.
+    #[error("workflow_owners: there is no user `{0}`")]
+    NoUser(String),
     /// Definitions have errors; the text names them all.
     #[error("{0}")]
     Wrong(String),
@@ -66,22 +75,34 @@ fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> Result<(), LoadEr
     Ok(())
 }
 
-/// Reads and checks all files; all or nothing.
+/// Reads and checks all files that a configuration names; all or nothing.
 ///
 /// # Errors
 /// Everything that is wrong, in one text.
-pub fn load(paths: &[PathBuf], host: &Arc<Host>) -> Result<Vec<Loaded>, LoadError> {
-    load_with(paths, host, &[])
+pub fn load(config: &Config, host: &Arc<Host>) -> Result<Vec<Loaded>, LoadError> {
+    load_with(&config.workflows, &config.workflow_owners, host, &[])
 }
 
-/// As [`load`], where this binary has kinds of its own.
+/// As [`load`], where this binary has kinds of its own. `owners`: users whose files are obeyed, beside root and this process' own.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(paths: &[PathBuf], host: &Arc<Host>, own: &[OwnKind]) -> Result<Vec<Loaded>, LoadError> {
+pub fn load_with(
+    paths: &[PathBuf],
+    owners: &[String],
+    host: &Arc<Host>,
+    own: &[OwnKind],
+) -> Result<Vec<Loaded>, LoadError> {
     let mut loaded: Vec<Loaded> = Vec::new();
     let mut wrong = String::new();
-    for path in find(paths)? {
+    let found = find(paths)?;
+    let trust = Trust::default().and(owners).map_err(LoadError::NoUser)?;
+    let untrusted: String =
+        found.iter().filter_map(|path| trust.check(path).err()).map(|why| format!("\n  {why}")).collect();
+    if !untrusted.is_empty() {
+        return Err(LoadError::Untrusted(untrusted));
+    }
+    for path in found {
         let bytes = read(&path).map_err(|error| LoadError::Read { path: path.clone(), error })?;
         let source = path.display().to_string();
         match definition::read_with(&source, bytes, own) {

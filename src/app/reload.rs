@@ -12,8 +12,9 @@ use super::files::{self, LoadError};
 use super::site::{self, SiteError};
 
 /// What a reload takes up; the rest is built into a running daemon.
-const LIVE: [&str; 12] = [
+const LIVE: [&str; 13] = [
     "workflows",
+    "workflow_owners",
     "env",
     "secrets",
     "mcp",
@@ -78,7 +79,7 @@ impl Daemon {
         let rules = site::rules(&new)?;
         let host = build::host(&new);
         new.hide_secrets();
-        let loaded = files::load(&new.workflows, &host)?;
+        let loaded = files::load(&new, &host)?;
         build::tell_failures(&self.failures, &new)?;
         let (keys, restart) = running.differing(&new).into_iter().partition(|key| LIVE.contains(key));
         let workflows = loaded.len();
@@ -95,6 +96,7 @@ impl Daemon {
         self.grace = Duration::from_secs(new.grace_seconds);
         *running = Config {
             workflows: new.workflows,
+            workflow_owners: new.workflow_owners,
             env: new.env,
             secrets: new.secrets,
             mcp: new.mcp,

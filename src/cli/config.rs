@@ -41,7 +41,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
             Err(BuildError::MissingSecret { .. }) if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() => {}
             done => drop(done?),
         }
-        files::load(&loaded.config.workflows, &build::host(&loaded.config))?;
+        files::load(&loaded.config, &build::host(&loaded.config))?;
         return Ok(Exit::Ok);
     }
     let shown = loaded.shown();

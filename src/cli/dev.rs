@@ -94,7 +94,7 @@ async fn prepare(db: &Database) -> anyhow::Result<()> {
 
 /// All files, or `None` after what is wrong has been shown.
 fn read(config: &Config, host: &Arc<Host>) -> Option<Vec<Loaded>> {
-    match files::load(&config.workflows, host) {
+    match files::load(config, host) {
         Ok(loaded) => Some(loaded),
         Err(error) => {
             eprintln!("{error}");

@@ -5,7 +5,7 @@ use crate::db::server::Unsuitable;
 use crate::db::{DbError, Trouble};
 
 use super::Exit;
-use super::text::clean;
+use super::text::clean_lines;
 
 /// An error of the command line itself, with its exit code.
 #[derive(Debug, thiserror::Error)]
@@ -55,17 +55,12 @@ pub(super) fn told(error: &anyhow::Error) -> (String, Exit) {
         }
     }
     parts.dedup();
-    let mut text = format!("stepd: {}", lines(&parts.join(": ")));
+    let mut text = format!("stepd: {}", clean_lines(&parts.join(": ")));
     for note in notes {
         text.push_str("\n  ");
-        text.push_str(&lines(&note));
+        text.push_str(&clean_lines(&note));
     }
     (text, exit)
-}
-
-/// Data inside a message may hold anything; its lines stay lines.
-fn lines(text: &str) -> String {
-    text.trim_end().split('\n').map(clean).collect::<Vec<_>>().join("\n")
 }
 
 fn hint_of(error: &DbError) -> Option<String> {

@@ -59,8 +59,10 @@ use clap::{Parser, Subcommand};
 use crate::app::Config;
 use crate::app::config::{Flag, Sources};
 use crate::telemetry;
+use crate::telemetry::escape::is_dangerous;
 
 use check::check_online;
+use output::talk;
 
 pub use check::check;
 pub use output::Format;
@@ -251,7 +253,10 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == "guard") {
         return crate::steps::guard_main();
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     // A second call fails harmlessly: the provider is there.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -264,6 +269,18 @@ pub fn main() -> ExitCode {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(error) => failed(&error),
     }
+}
+
+/// What is wrong with the command line, or the help that was asked for. The words of the line are shown again, and may be anybody's.
+fn misused(error: &clap::Error) -> ExitCode {
+    let plays = |arg: std::ffi::OsString| arg.to_string_lossy().chars().any(is_dangerous);
+    if std::env::args_os().any(plays) {
+        let told = error.render().to_string();
+        talk(&text::clean_lines(&told));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8))
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {

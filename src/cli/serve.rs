@@ -103,7 +103,7 @@ async fn serve(sources: Sources, config: Config, migrate_now: bool) -> anyhow::R
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let systemd = Arc::new(Systemd::from_env());
     let db = Daemon::database(&config)?;
-    let workflows = files::load(&config.workflows, &build::host(&config))?;
+    let workflows = files::load(&config, &build::host(&config))?;
     tokio::select! {
         ready = reach(&db, migrate_now, &systemd) => ready?,
         () = told_to_end(&mut signals) => return Ok(Exit::Ok),

@@ -6,24 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use owo_colors::{OwoColorize, Style};
 use unicode_width::UnicodeWidthStr;
 
-pub(super) use crate::telemetry::escape::clean;
-use crate::telemetry::escape::is_dangerous;
-
-/// JSON text with every such character as a JSON escape. The value is the same.
-pub(super) fn clean_json(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut units = [0; 2];
-    for c in text.chars() {
-        if is_dangerous(c) && !matches!(c, '\n' | '\t') {
-            for unit in c.encode_utf16(&mut units) {
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
+pub(super) use crate::telemetry::escape::{clean, clean_json, clean_lines};
 
 /// A span for people: `640 ms`, `12.3 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`.
 pub(super) fn span(t: TimeDelta) -> String {
@@ -170,7 +153,7 @@ mod tests {
     fn escaped_json_is_the_same_value() {
         let value = serde_json::json!({"a\u{202e}": "b\u{7f}\u{9b}\u{e0041}", "n": [1, "é"]});
         let text = clean_json(&value.to_string());
-        assert!(text.chars().all(|c| !is_dangerous(c)), "{text}");
+        assert!(text.chars().all(|c| !crate::telemetry::escape::is_dangerous(c)), "{text}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 

@@ -355,6 +355,8 @@ pub(super) enum Mode {
     Typed,
     /// All scalars become text (arguments, environment, headers).
     Text,
+    /// The text of a URL, of which each value is one piece.
+    Url,
 }
 
 /// Compiles a value whose strings may hold expressions, and checks their names.
@@ -382,6 +384,7 @@ pub(super) fn string(text: &str, span: Span, mode: Mode, names: &Names<'_>, repo
     let compiled = match mode {
         Mode::Typed => Template::string(text),
         Mode::Text => Template::text(text),
+        Mode::Url => Template::url(text),
     };
     match compiled {
         Ok(template) => {

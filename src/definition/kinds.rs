@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 
 use crate::expression::{Template, has_expression};
 
+use super::argv;
 use super::check::{Mode, Names, string, template};
 use super::diagnostics::Report;
 use super::duration::parse_duration;
 use super::fields::{at, limit, list, mapping, text, wrong};
+use super::limits::limits;
 use super::models;
 use super::node::{Entry, Node, NodeValue, Span};
 use super::spec::Params;
@@ -44,9 +46,9 @@ const fn kind(
 
 /// The kinds of this version.
 pub(super) const KINDS: [KindWord; 15] = [
-    kind("run", &["env", "stdin", "cwd", "shell"], &["exit_code", "stdout", "stderr", "json"], false),
-    kind("exec", &["env", "stdin", "cwd"], &["exit_code", "stdout", "stderr", "json"], false),
-    kind("http", &["headers", "json", "body", "form"], &["status", "headers", "body"], false),
+    kind("run", &["env", "stdin", "cwd", "shell", "limits"], &["exit_code", "stdout", "stderr", "json"], false),
+    kind("exec", &["env", "stdin", "cwd", "limits"], &["exit_code", "stdout", "stderr", "json"], false),
+    kind("http", &["query", "headers", "json", "body", "form"], &["status", "headers", "body"], false),
     kind("sql", &["params", "connection"], &["rows", "row_count"], false),
     kind("mcp", &["args"], &["structured", "content"], false),
     kind("llm", &["prompt", "system", "temperature", "max_tokens"], &["text", "json", "usage"], false),
@@ -85,7 +87,7 @@ pub(super) fn params(
             out.text("shell", report);
         }
         "exec" => {
-            argv(&mut out, entry, report);
+            exec(&mut out, entry, report);
             out.program(report);
         }
         "http" => http(&mut out, entry, report),
@@ -191,13 +193,17 @@ impl Object<'_> {
         }
     }
 
-    /// `env`, `stdin` and `cwd`.
+    /// `env`, `stdin`, `cwd` and `limits`.
     fn program(&mut self, report: &mut Report<'_>) {
         self.texts("env", report);
         if let Some(e) = self.node.get("stdin") {
             self.put("stdin", template(&e.value, Mode::Typed, self.names, report));
         }
         self.text("cwd", report);
+        if let Some(e) = self.node.get("limits") {
+            let limits = limits(e, report);
+            self.put("limits", Template::constant(limits));
+        }
     }
 
     /// An optional mapping from names to text.
@@ -234,7 +240,7 @@ fn expression_span(span: Span, report: &Report<'_>) -> Span {
     }
 }
 
-fn argv(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
+fn exec(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
     let items = match &entry.value.value {
         NodeValue::Seq(items) => items,
         NodeValue::String(_) => {
@@ -253,7 +259,30 @@ fn argv(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
     for item in items.iter().filter(|i| !is_scalar(i)) {
         report.error(item.span, format!("an argument must be text, not {}", item.kind()));
     }
+    let words: Vec<&str> = items.iter().map(|item| item.as_str().unwrap_or_default()).collect();
+    for place in argv::code(&words) {
+        let help = "hand the value in by `env:`, `stdin:` or a further argument";
+        report.help(items[place].span, "what an interpreter runs takes no `${{ }}`: data must not become code", help);
+    }
+    if let Some(program) = items.first()
+        && let Some(name) = program.as_str()
+        && names_data(&string(name, program.span, Mode::Text, out.names, report))
+    {
+        let help = "write the program, or take it from the configuration: ${{ env.NAME }}";
+        report.help(program.span, "which program runs stands in the file: data must not become code", help);
+    }
+    let data: Vec<Value> = argv::data(&words).into_iter().map(Value::from).collect();
     out.put("argv", template(&entry.value, Mode::Text, out.names, report));
+    if !data.is_empty() {
+        out.put("data", Template::constant(data.into()));
+    }
+}
+
+/// Does it hold anything but what stands in the file or the daemon's configuration?
+fn names_data(template: &Template) -> bool {
+    let mut data = false;
+    template.each(&mut |expression| data |= expression.references().iter().any(|path| &*path.root != "env"));
+    data
 }
 
 /// `http: [METHOD] URL`, and at most one body.
@@ -279,7 +308,8 @@ fn http(out: &mut Object<'_>, entry: &Entry, report: &mut Report<'_>) {
         report.help(place, format!("`{url}` is no URL"), "write a method and a whole URL: GET https://…");
     }
     out.put("method", Template::constant(method.into()));
-    out.put("url", string(url, span, Mode::Text, out.names, report));
+    out.put("url", string(url, span, Mode::Url, out.names, report));
+    out.texts("query", report);
     out.texts("headers", report);
     let bodies: Vec<&Entry> = ["json", "body", "form"].iter().filter_map(|k| out.node.get(k)).collect();
     if let [first, second, ..] = bodies.as_slice() {

@@ -5,6 +5,7 @@
 //! reports all that is wrong with a file.
 
 pub mod afu9;
+mod argv;
 mod budget;
 mod calls;
 mod check;
@@ -14,6 +15,7 @@ mod fields;
 pub(crate) mod flow;
 mod in_flight;
 mod kinds;
+mod limits;
 mod models;
 mod node;
 mod parse;

@@ -1,5 +1,7 @@
 //! JSON with expressions in its strings.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -35,6 +37,8 @@ pub enum Part {
     Text(String),
     /// The text of an expression's value.
     Expression(Expression),
+    /// The same as one piece of a URL: whatever would begin another piece is encoded.
+    Component(Expression),
 }
 
 impl Template {
@@ -87,6 +91,20 @@ impl Template {
         })
     }
 
+    /// The text of a URL. Where the text itself says where the URL leads, a value is one piece of it, and cannot become another
+    /// host, another folder or another parameter. What stands at the very beginning is a URL, and taken as it is.
+    ///
+    /// # Errors
+    /// The first expression that cannot be compiled.
+    pub fn url(text: &str) -> Result<Self, ExpressionError> {
+        let Some(parts) = parts(text)? else { return Ok(Self::constant(text.into())) };
+        let piece = |(place, part)| match part {
+            Part::Expression(e) if place > 0 => Part::Component(e),
+            part => part,
+        };
+        Ok(Self::Text(parts.into_iter().enumerate().map(piece).collect()))
+    }
+
     /// An array; constant when all its items are.
     #[must_use]
     pub fn array(items: Vec<Self>) -> Self {
@@ -123,7 +141,7 @@ impl Template {
             Self::Value(e) => f(e),
             Self::Text(parts) => parts.iter().for_each(|p| match p {
                 Part::Text(_) => {}
-                Part::Expression(e) => f(e),
+                Part::Expression(e) | Part::Component(e) => f(e),
             }),
             Self::Array(items) => items.iter().for_each(|t| t.each(f)),
             Self::Object(entries) => entries.iter().for_each(|(_, t)| t.each(f)),
@@ -184,14 +202,42 @@ fn text(parts: &[Part], view: &View, budget: &mut usize) -> Result<String, Failu
         let before = out.len();
         match part {
             Part::Text(text) => out.push_str(text),
-            Part::Expression(e) => match e.eval(view)?.as_ref() {
-                Value::String(s) => out.push_str(s),
-                other => out.push_str(&other.to_string()),
-            },
+            Part::Expression(e) => out.push_str(&bare(e.eval(view)?.as_ref())),
+            Part::Component(e) => component(&mut out, &bare(e.eval(view)?.as_ref())),
         }
         spend(budget, out.len() - before)?;
     }
+    if parts.iter().any(|part| matches!(part, Part::Component(_))) && leaves_its_folder(&out) {
+        let message = "`.` or `..` as a piece of the URL would lead to another place: no value may be one";
+        return Err(Failure::permanent(code::EXPRESSION, message));
+    }
     Ok(out)
+}
+
+/// Strings bare, others as compact JSON.
+fn bare(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => Cow::Borrowed(text),
+        other => Cow::Owned(other.to_string()),
+    }
+}
+
+/// All but letters, digits and `-._~` is percent-encoded.
+fn component(out: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+}
+
+/// Is a piece of the path a dot or two, in any spelling that URLs have for them?
+fn leaves_its_folder(url: &str) -> bool {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    path.split('/').any(|piece| matches!(piece.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | ".."))
 }
 
 fn spend(budget: &mut usize, bytes: usize) -> Result<(), Failure> {

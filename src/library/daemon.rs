@@ -254,7 +254,7 @@ impl Builder {
         let code = std::mem::take(&mut self.workflows).into_iter().map(|w| w.loaded(&own));
         let mut loaded = code.collect::<Result<Vec<_>, _>>()?;
         let (host, kinds) = (build::host(&self.config), files::own_kinds(&self.kinds));
-        let read = files::load_with(&self.files, &host, &kinds).map_err(|e| wrong(&e.to_string()))?;
+        let read = files::load_with(&self.files, &[], &host, &kinds).map_err(|e| wrong(&e.to_string()))?;
         loaded.extend(read.into_iter().map(|mut file| {
             if file.queue == COMMON {
                 file.queue.clone_from(&own);

@@ -37,6 +37,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("invalid_params", include_str!("../../docs/errors/invalid_params.md")),
     ("key_taken", include_str!("../../docs/errors/key_taken.md")),
     ("lease_lost", include_str!("../../docs/errors/lease_lost.md")),
+    ("limit_exceeded", include_str!("../../docs/errors/limit_exceeded.md")),
     ("map_failed", include_str!("../../docs/errors/map_failed.md")),
     ("max_turns", include_str!("../../docs/errors/max_turns.md")),
     ("mcp", include_str!("../../docs/errors/mcp.md")),

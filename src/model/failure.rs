@@ -108,6 +108,8 @@ pub mod code {
     pub const INTERRUPTED: &str = "interrupted";
     /// The run killed its workers again and again.
     pub const CRASH_LOOP: &str = "crash_loop";
+    /// The programs of a step wanted more than its limits allow.
+    pub const LIMIT_EXCEEDED: &str = "limit_exceeded";
     /// A program could not be started.
     pub const SPAWN: &str = "spawn";
     /// A connection was refused, reset, or never came about.

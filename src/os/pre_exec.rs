@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, getpid, getppid, setsid};
 
 /// What to change in the child. Everything is off by default.
@@ -24,6 +25,23 @@ pub struct ChildSetup {
     /// Close every inherited descriptor but 0, 1 and 2 at exec. Those made in Rust are closed anyway;
     /// this is for what our own parent left open. Linux only; ignored elsewhere.
     pub close_inherited: bool,
+    /// Files that the child makes are its user's alone, unless it says otherwise.
+    pub private_files: bool,
+    /// What the child may use, and each process that it starts: of each resource as much.
+    pub ceilings: Ceilings,
+}
+
+/// What the kernel lets one process use; what is not set stays as it is. A child cannot raise them again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ceilings {
+    /// Bytes of writable memory that is nobody else's.
+    pub data: Option<u64>,
+    /// Seconds of processor time; at the first one too many comes SIGXCPU, at the second SIGKILL.
+    pub cpu: Option<u64>,
+    /// Bytes of a file; who writes more gets SIGXFSZ.
+    pub file_size: Option<u64>,
+    /// Descriptors.
+    pub open_files: Option<u64>,
 }
 
 /// Makes `command`'s child set itself up as said. Whatever fails there fails the spawn.
@@ -45,6 +63,10 @@ fn apply(setup: ChildSetup, parent: Pid) -> io::Result<()> {
     if setup.no_core {
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     }
+    if setup.private_files {
+        umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    }
+    set_ceilings(setup.ceilings)?;
     if setup.close_inherited {
         close_inherited();
     }
@@ -58,6 +80,21 @@ fn apply(setup: ChildSetup, parent: Pid) -> io::Result<()> {
             return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
         }
     }
+    Ok(())
+}
+
+fn set_ceilings(ceilings: Ceilings) -> io::Result<()> {
+    lower(Resource::RLIMIT_DATA, ceilings.data, 0)?;
+    lower(Resource::RLIMIT_CPU, ceilings.cpu, 1)?;
+    lower(Resource::RLIMIT_FSIZE, ceilings.file_size, 0)?;
+    lower(Resource::RLIMIT_NOFILE, ceilings.open_files, 0)
+}
+
+/// Where less is allowed already, that stays: only a privileged process could raise it.
+fn lower(resource: Resource, limit: Option<u64>, room: u64) -> io::Result<()> {
+    let Some(limit) = limit else { return Ok(()) };
+    let (_, most) = getrlimit(resource)?;
+    setrlimit(resource, limit.min(most), limit.saturating_add(room).min(most))?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ pub mod budget;
 pub mod compare;
 pub mod cron;
 pub mod horizon;
+pub mod limits;
 pub mod policy;
 pub mod retention;
 pub mod retry;

@@ -31,3 +31,25 @@ pub(crate) fn clean(text: &str) -> String {
     }
     out
 }
+
+/// Data of several lines.
+pub(crate) fn clean_lines(text: &str) -> String {
+    text.trim_end().split('\n').map(clean).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON text with every such character as a JSON escape. The value is the same.
+pub(crate) fn clean_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut units = [0; 2];
+    for c in text.chars() {
+        if is_dangerous(c) && !matches!(c, '\n' | '\t') {
+            for unit in c.encode_utf16(&mut units) {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}

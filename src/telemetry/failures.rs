@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::model::{Failure, RunId, StepKey, WorkerId};
 
+use super::escape::clean_json;
 use super::redact;
 
 /// Lines that wait for a slow disk.
@@ -196,7 +197,7 @@ fn line(failed: &Failed, missing: u64) -> String {
         line["missing"] = missing.into();
     }
     redact::hide_in(&mut line);
-    line.to_string()
+    clean_json(&line.to_string())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tracing::{Event, Level};
 use crate::model::WorkerId;
 
 use super::context::{self, Place};
-use super::escape::clean;
+use super::escape::{clean, clean_json};
 use super::redact;
 
 /// Longer texts are cut: one line must not fill a disk.
@@ -82,7 +82,7 @@ impl Line {
         }
     }
 
-    /// One JSON object.
+    /// One JSON object, which shows a terminal nothing but itself: logs are looked at, too.
     pub(super) fn json(&self) -> String {
         let mut object = Map::new();
         object.insert("timestamp".into(), self.time.as_str().into());
@@ -90,7 +90,7 @@ impl Line {
         object.insert("message".into(), self.message.as_str().into());
         object.extend(self.fields.iter().cloned());
         object.insert("target".into(), self.target.as_str().into());
-        Value::Object(object).to_string()
+        clean_json(&Value::Object(object).to_string())
     }
 
     /// For people: nothing in it can play with the terminal.

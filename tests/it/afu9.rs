@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use stepd::{BoxFuture, Error, Failure, Flow, Step, StepCx, StepOutput, Stepd};
 
 use crate::cli::stepd_at;
+use crate::support::hostile::strings;
 use crate::support::outside::Afu9Servers;
 use crate::support::{Db, Files, SOON};
 
@@ -172,4 +173,46 @@ async fn nine_documents_run_unchanged_in_both_meanings_and_imported() {
         heard.iter().filter(fits).count()
     };
     assert_eq!((labels(true), labels(false)), (2, 1), "lists stay lists but in the engine's meaning");
+}
+
+/// Whatever `x` says, it is compared; the meaning of the document is what it says of conditions.
+fn conditional(name: &str, compat: &str) -> String {
+    let step =
+        |name: &str, condition: &str| json!({"name": name, "tool": "t.go", "params": {}, "condition": condition});
+    let steps = [
+        step("holds", "${input.x}"),
+        step("number", "${input.x} === 1"),
+        step("larger", "${input.x} > 0"),
+        step("bare", "${input.x} === 'yes'"),
+        step("inside", "${input.x === 'yes'}"),
+    ];
+    json!({"name": name, "compat": compat, "steps": steps}).to_string()
+}
+
+#[tokio::test]
+async fn a_condition_compares_what_an_attacker_has_written_and_runs_nothing_of_it() {
+    let (db, files, tools) = (Db::new().await, Files::new::<&str>([]), Tools::default());
+    let witness = files.path("witness");
+    document(&files, "documented.json", &conditional("documented", "documented"));
+    document(&files, "engine.json", &conditional("engine", "afu9-engine"));
+    let stepd = start(&db, &files, &tools).await;
+    let all = strings("injections.txt", &[("@WITNESS@", &witness.display().to_string())]);
+    let attacks: Vec<String> =
+        all.into_iter().filter(|(group, _)| group.starts_with("templates")).map(|(_, string)| string).collect();
+    assert!(attacks.len() > 50 && attacks.iter().any(|a| a == "1);process.exit()"));
+    let mut runs = Vec::new();
+    for attack in &attacks {
+        for name in ["documented", "engine"] {
+            runs.push((name, attack, stepd.enqueue(name, &json!({"x": attack})).await.unwrap()));
+        }
+    }
+    for (name, attack, run) in runs {
+        let _: Value = stepd.result(run).await.unwrap();
+        let done: Vec<String> = db
+            .all(format!("SELECT key FROM stepd.steps WHERE run = '{run}' AND state = 'completed' ORDER BY seq"))
+            .await;
+        assert_eq!(done, ["holds"], "{name}: {attack}");
+    }
+    assert!(!witness.exists());
+    assert!(stepd.shutdown().await);
 }

@@ -1,9 +1,11 @@
-//! `docs/guarantees.md` names a test for each promise, `tests/acceptance.tsv` for each row of what older systems were expected to do;
+//! `docs/guarantees.md` names a test for each promise, `docs/security.md` for each wall, `tests/acceptance.tsv` for each row of what older systems were expected to do;
 //! none of them may be gone.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+
+use crate::support::hostile::strings;
 
 /// Every function in a folder of sources.
 fn functions(dir: &Path, all: &mut BTreeSet<String>) {
@@ -19,10 +21,10 @@ fn functions(dir: &Path, all: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn every_test_that_the_guarantees_name_is_there() {
+/// The names of tests in a document, of which none may be gone.
+fn named(document: &str) -> (String, usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let text = fs::read_to_string(root.join(document)).unwrap();
     let mut there = BTreeSet::new();
     for dir in ["tests", "src"] {
         functions(&root.join(dir), &mut there);
@@ -32,11 +34,34 @@ fn every_test_that_the_guarantees_name_is_there() {
     };
     let named: BTreeSet<&str> = text.split('`').filter(is_name).collect();
     let gone: Vec<_> = named.iter().filter(|name| !there.contains(**name)).collect();
-    assert!(gone.is_empty(), "docs/guarantees.md names tests that are not there: {gone:?}");
+    assert!(gone.is_empty(), "{document} names tests that are not there: {gone:?}");
+    let count = named.len();
+    (text, count)
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_is_there() {
+    let (text, count) = named("docs/guarantees.md");
     for (n, promise) in text.split("\n## ").filter(|part| part.starts_with(|c: char| c.is_ascii_digit())).enumerate() {
         assert!(promise.contains("Shown by"), "promise {} is shown by nothing", n + 1);
     }
-    assert!(named.len() > 40, "{named:?}");
+    assert!(count > 40, "{count}");
+}
+
+#[test]
+fn every_threat_has_its_limits_and_the_tests_that_show_its_walls() {
+    let (text, count) = named("docs/security.md");
+    let threats: Vec<&str> = text.split("\n## T").skip(1).collect();
+    assert_eq!(threats.len(), 8);
+    for (n, threat) in threats.into_iter().enumerate() {
+        assert!(threat.starts_with(&format!("{}. ", n + 1)), "{threat}");
+        assert!(threat.contains("\nLimits: ") && threat.contains("Shown by"), "T{}", n + 1);
+    }
+    for (file, words) in [("injections.txt", "strings of"), ("targets.txt", "forms of")] {
+        let told = format!("{} {words} `tests/hostile/{file}`", strings(file, &[]).len());
+        assert!(text.contains(&told), "docs/security.md does not say: {told}");
+    }
+    assert!(count > 40, "{count}");
 }
 
 #[test]

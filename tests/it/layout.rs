@@ -172,6 +172,22 @@ fn modules_use_only_what_stands_below_them() {
 }
 
 #[test]
+fn unsafe_code_is_forbidden_but_in_one_place() {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/os/pre_exec.rs");
+    let others = sources("src").into_iter().filter(|s| s.path != place);
+    let word = |line: &str| line.contains("unsafe ") || line.contains("unsafe_code") && !line.contains("forbid");
+    none(others.flat_map(|s| s.complain(|line| word(line).then(|| "`unsafe`".to_owned()))).collect());
+    for (file, but) in [("src/lib.rs", "os"), ("src/os/mod.rs", "pre_exec")] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let modules = |line: &str| line.trim_start_matches("pub ").strip_prefix("mod ").map(|m| m.replace(';', ""));
+        for (n, name) in lines.iter().enumerate().filter_map(|(n, line)| Some((n, modules(line)?))) {
+            assert_eq!(lines[n - 1] == "#[forbid(unsafe_code)]", name != but, "{file}: {name}");
+        }
+    }
+}
+
+#[test]
 fn the_table_of_modules_has_no_cycle() {
     let mut above = BTreeSet::new();
     for (module, uses) in MAY_USE {

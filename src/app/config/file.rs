@@ -154,7 +154,7 @@ impl File<'_> {
             DeValue::Float(n) if key.form == Form::Shares => {
                 return layer.entry(key.name, name.get_ref(), n.as_str(), &place);
             }
-            DeValue::Integer(n) if key.form == Form::Shares => {
+            DeValue::Integer(n) if matches!(key.form, Form::Shares | Form::Limits) => {
                 return layer.entry(key.name, name.get_ref(), n.as_str(), &place);
             }
             DeValue::Table(by) if key.form == Form::FileTable => {

@@ -3,6 +3,8 @@
 
 use config::ValueKind;
 
+use crate::rules::limits::Resource;
+
 use super::super::retention;
 use super::profiles;
 
@@ -36,6 +38,8 @@ pub(super) enum Form {
     Table,
     /// Spans by name: of these names, or of any.
     Spans(&'static [&'static str]),
+    /// Limits of what steps use, by name.
+    Limits,
     /// Texts by name; `{ file = "…" }` stands for the content of a file.
     FileTable,
     /// What a million tokens cost.
@@ -59,7 +63,7 @@ pub(super) const fn secret(name: &'static str, form: Form) -> Key {
 }
 
 /// In the order of `config/stepd.toml`.
-pub(super) const KEYS: [Key; 51] = [
+pub(super) const KEYS: [Key; 53] = [
     key("database_url", Form::Url),
     key("database_url_file", Form::Path),
     key("database_host", Form::Text),
@@ -77,6 +81,7 @@ pub(super) const KEYS: [Key; 51] = [
     key("sql_url", Form::Url),
     key("statement_timeout_seconds", Form::Number(1, 3_600)),
     key("workflows", Form::Paths),
+    key("workflow_owners", Form::Texts),
     key("queues", Form::Texts),
     key("on_unknown_workflow", Form::Word(&["refuse", "park"])),
     key("concurrency", Form::Number(1, 1_000_000)),
@@ -100,6 +105,7 @@ pub(super) const KEYS: [Key; 51] = [
     key("trace_keep_hours", Form::Number(1, 8_760)),
     key("trace_backlog_runs", Form::Number(1, MAX)),
     key("trace_service", Form::Text),
+    key("limits", Form::Limits),
     key("retention", Form::Spans(&["default", "completed", "failed", "cancelled"])),
     key("retention_workflows", Form::Spans(&[])),
     key("trace_workflows", Form::Shares),
@@ -136,7 +142,7 @@ pub(super) fn advice<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> St
 impl Form {
     /// Is it a table of names?
     pub(super) fn is_table(self) -> bool {
-        matches!(self, Self::Table | Self::Spans(_) | Self::Shares | Self::FileTable | Self::Profiles(_))
+        matches!(self, Self::Table | Self::Spans(_) | Self::Shares | Self::Limits | Self::FileTable | Self::Profiles(_))
     }
 
     /// What is wrong with an entry of such a table, if anything.
@@ -146,6 +152,11 @@ impl Form {
                 .of_text(text)
                 .map(drop)
                 .map_err(|why| format!("it must be {}; {why}", Self::Share.words()));
+        }
+        if self == Self::Limits {
+            let names = || Resource::ALL.into_iter().map(Resource::name);
+            let unknown = || format!("there is no such limit; {}", advice(name, names()));
+            return Resource::named(name).ok_or_else(unknown)?.read(text).map(drop);
         }
         let Self::Spans(names) = self else { return Ok(()) };
         if !names.is_empty() && !names.contains(&name) {
@@ -170,6 +181,7 @@ impl Form {
             Self::Paths => "a list of paths: [\"one\", \"two\"]".to_owned(),
             Self::Table => "a table of texts".to_owned(),
             Self::Spans(_) => "a table of spans such as \"90d\", or \"forever\"".to_owned(),
+            Self::Limits => "a table of limits such as \"512MiB\"".to_owned(),
             Self::FileTable => "a table of texts, or of { file = \"…\" }".to_owned(),
             Self::Price => "a price: a number not below 0".to_owned(),
             Self::Share => "a share: a number from 0 to 1".to_owned(),
@@ -215,7 +227,7 @@ impl Form {
                 Ok(n) if (0.0..=1.0).contains(&n) => Ok(n.into()),
                 _ => Err(quoted()),
             },
-            Self::Table | Self::Spans(_) | Self::Shares | Self::FileTable | Self::Profiles(_) => {
+            Self::Table | Self::Spans(_) | Self::Shares | Self::Limits | Self::FileTable | Self::Profiles(_) => {
                 Err("it is text".to_owned())
             }
         }

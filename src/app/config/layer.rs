@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use config::{Map, Source, Value, ValueKind};
 
+use crate::os::trust::Trust;
+
 use super::keys::{self, Form, Key};
 
 /// Something wrong, where it stands, and what to do about it.
@@ -146,6 +148,7 @@ impl Folders {
         }
         let about = |why: &dyn std::fmt::Display| format!("{} cannot be read: {why}", path.display());
         let meta = std::fs::metadata(&path).map_err(|e| about(&e))?;
+        Trust::default().check(&path).map_err(|why| format!("others could have written it: {why}"))?;
         if meta.len() > LARGEST {
             return Err(about(&format!("it has {} bytes; a value has {LARGEST} at the most", meta.len())));
         }

@@ -15,12 +15,12 @@ mod tracing;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnectOptions;
 
+use crate::os::trust::Trust;
 use crate::telemetry::redact;
 
 use environment::Variable;
@@ -64,6 +64,7 @@ pub struct Config {
     pub sql_url: Option<String>,
     pub statement_timeout_seconds: u64,
     pub workflows: Vec<PathBuf>,
+    pub workflow_owners: Vec<String>,
     pub queues: Vec<String>,
     pub on_unknown_workflow: Option<String>,
     pub concurrency: usize,
@@ -80,6 +81,7 @@ pub struct Config {
     pub http_documents: String,
     pub http_timeout_seconds: u64,
     pub retention_export: Option<PathBuf>,
+    pub limits: BTreeMap<String, String>,
     pub retention: BTreeMap<String, String>,
     pub retention_workflows: BTreeMap<String, String>,
     pub trace_ratio: f64,
@@ -121,6 +123,7 @@ impl Default for Config {
             sql_url: None,
             statement_timeout_seconds: 30,
             workflows: Vec::new(),
+            workflow_owners: Vec::new(),
             queues: Vec::new(),
             on_unknown_workflow: None,
             concurrency: 100,
@@ -137,6 +140,7 @@ impl Default for Config {
             http_documents: "off".into(),
             http_timeout_seconds: 30,
             retention_export: None,
+            limits: BTreeMap::new(),
             retention: BTreeMap::new(),
             retention_workflows: BTreeMap::new(),
             trace_ratio: 1.0,
@@ -282,8 +286,9 @@ impl Sources {
     fn read_file(&self, file: &Path, folders: &Folders) -> Layer {
         let mut unread = Layer::default();
         let place = file.display().to_string();
-        if self.file.is_none() && file.is_relative() && !is_trusted(file) {
-            unread.complain(place, "it belongs to another user; if it is the right one, name it: --config FILE");
+        // It names programs to run, and where workflows come from.
+        if let Err(why) = Trust::default().check(file) {
+            unread.complain(place, format!("it is not read, because others could have written it: {why}"));
             return unread;
         }
         match std::fs::read_to_string(file) {
@@ -312,11 +317,6 @@ impl Sources {
         }
         layer
     }
-}
-
-/// A file that just lies in the working directory counts only if this user, or root, has put it there.
-fn is_trusted(file: &Path) -> bool {
-    std::fs::metadata(file).is_ok_and(|m| m.uid() == 0 || m.uid() == nix::unistd::geteuid().as_raw())
 }
 
 impl Config {

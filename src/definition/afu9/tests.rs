@@ -118,6 +118,34 @@ fn conditions_as_the_engine_decided_them() {
 }
 
 #[test]
+fn an_attack_in_the_data_of_a_condition_is_a_text_that_is_compared() {
+    for attack in [
+        "1);process.exit()",
+        "1); process.exit(); (1",
+        "bug' || true || '",
+        "require('child_process')",
+        "${variables.s}",
+    ] {
+        let context = Context::of(json!({"input": {"x": attack}, "variables": {"s": "bug"}}));
+        let holds = |text: &str, compat| Condition::new(text, compat).unwrap().holds(&context);
+        for (text, expected) in [
+            ("${input.x}", true),
+            ("${input.x} === 1", false),
+            ("${input.x} > 0", false),
+            ("${input.x} === 'bug'", false),
+            ("'${input.x}' === 'bug'", false),
+            ("${input.x === 'bug'}", false),
+            ("!${input.x}", false),
+        ] {
+            assert_eq!(holds(text, Compat::Documented), expected, "{text} with {attack}");
+            // There it is pasted into the text, as it was there; no word in it can call anything.
+            let _ = holds(text, Compat::Engine);
+        }
+        assert!(holds("${input.x}", Compat::Engine) && !holds("${input.x} === 1", Compat::Engine), "{attack}");
+    }
+}
+
+#[test]
 fn conditions_as_documented_in_all_three_spellings() {
     for (text, expected) in [
         ("${v}", true),

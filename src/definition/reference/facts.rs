@@ -3,9 +3,9 @@
 use super::Fact;
 use super::shape::Shape;
 use super::shape::Shape::{
-    Amount, Any, Arguments, Body, Codes, Duration, Expression, Flag, Handlers, Id, Items, Keys, List, Mapping, Name,
-    Needs, Of, Pause, Plain, Schema, Script, Share, Steps, Text, Texts, Tolerate, Tool, Tools, While, Whole, Word,
-    WordOr,
+    Amount, Any, Arguments, Body, Codes, CpuTime, Duration, Expression, Flag, Handlers, Id, Items, Keys, List, Mapping,
+    Name, Needs, Of, Pause, Plain, Schema, Script, Share, Size, Steps, Text, Texts, Tolerate, Tool, Tools, While,
+    Whole, Word, WordOr,
 };
 
 const fn fact(owner: &'static str, key: &'static str, shape: Shape, about: &'static str) -> Fact {
@@ -88,13 +88,26 @@ pub(super) const FACTS: &[Fact] = &[
     fact("run", "run", Script, "A shell script."),
     fact("run", "env", Texts, "Environment variables: the way for data into a script."),
     fact("run", "stdin", Any, "Text as it is, anything else as JSON."),
-    fact("run", "cwd", Text, "The folder in which it runs."),
-    fact("run", "shell", Text, "The shell; `/bin/sh` by default."),
+    fact(
+        "run",
+        "cwd",
+        Text,
+        "The folder in which it runs; by default an empty one of its own, which is gone afterwards.",
+    ),
+    fact("run", "shell", Text, "`bash` or `sh`; by default bash, where there is one."),
+    fact("run", "limits", Of("limits"), "What it, and all that it starts, may use."),
     fact("exec", "exec", Arguments, "A program and its arguments, without a shell."),
     fact("exec", "env", Texts, "Environment variables."),
     fact("exec", "stdin", Any, "Text as it is, anything else as JSON."),
-    fact("exec", "cwd", Text, "The folder in which it runs."),
+    fact(
+        "exec",
+        "cwd",
+        Text,
+        "The folder in which it runs; by default an empty one of its own, which is gone afterwards.",
+    ),
+    fact("exec", "limits", Of("limits"), "What it, and all that it starts, may use."),
     fact("http", "http", Text, "A method and a URL: `POST https://…`; `GET` may be left out. Status 2xx is success."),
+    fact("http", "query", Texts, "What is added to the URL behind its `?`."),
     fact("http", "headers", Texts, "Headers; `Idempotency-Key` and `traceparent` are set unless they stand here."),
     fact("http", "json", Any, "The body, as JSON."),
     fact("http", "body", Text, "The body, as text."),
@@ -184,6 +197,11 @@ pub(super) const FACTS: &[Fact] = &[
         "The most rounds; then the step fails with `repeat_exhausted`, and a retry of the run allows as many more.",
     ),
     fact("repeat", "every", Duration, "The pause between two rounds."),
+    fact("limits", "memory", Size, "Memory of all its processes together, in KiB, MiB or GiB."),
+    fact("limits", "cpu", CpuTime, "Processor time of all its processes together, in s, m or h."),
+    fact("limits", "processes", Whole(1, 1_048_576), "Processes at one time, the first included."),
+    fact("limits", "file_size", Size, "The largest file that one of them may write, in KiB, MiB or GiB."),
+    fact("limits", "open_files", Whole(8, 1_048_576), "Files, pipes and sockets that one of them may have open."),
     fact("unique", "key", Keys, "What makes a run the same as another."),
     fact("unique", "while", While, "How long: while the other runs, for ever, or for a time."),
     fact("concurrency", "key", Keys, "What is counted by."),

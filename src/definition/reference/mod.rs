@@ -8,6 +8,8 @@ mod editor;
 mod facts;
 mod shape;
 
+use crate::rules::limits::Resource;
+
 use super::kinds::KINDS;
 use super::{budget, flow, parse, policy, shapes, steps};
 
@@ -31,7 +33,7 @@ fn fact(owner: &str, key: &str) -> Option<&'static Fact> {
 }
 
 /// The mappings that are neither a workflow nor a step, with the keys that the parser takes in them.
-const INNER: [(&str, &[&str]); 8] = [
+const INNER: [(&str, &[&str]); 9] = [
     ("retry", &policy::RETRY),
     ("resume", &policy::RESUME),
     ("unique", &flow::UNIQUE),
@@ -40,6 +42,16 @@ const INNER: [(&str, &[&str]); 8] = [
     ("schedule", &flow::SCHEDULE),
     ("budget", &budget::KEYS),
     ("repeat", &shapes::REPEAT),
+    ("limits", &LIMITS),
+];
+
+/// What the programs of a step may be limited to.
+const LIMITS: [&str; 5] = [
+    Resource::Memory.name(),
+    Resource::Cpu.name(),
+    Resource::Processes.name(),
+    Resource::FileSize.name(),
+    Resource::OpenFiles.name(),
 ];
 
 /// The keys that the parser takes in a workflow or an inner mapping, in the order of its lists.

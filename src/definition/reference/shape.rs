@@ -63,6 +63,10 @@ pub(super) enum Shape {
     Flag,
     /// A number above 0.
     Amount,
+    /// A whole number with a unit of bytes.
+    Size,
+    /// A whole number with a unit of processor time.
+    CpuTime,
     /// `active`, `forever`, or a duration.
     While,
     /// A mapping with keys of its own.
@@ -116,6 +120,8 @@ impl Shape {
             }
             Self::Flag => json!({"type": "boolean"}),
             Self::Amount => json!({"type": "number", "exclusiveMinimum": 0}),
+            Self::Size => text("^[0-9]+(KiB|MiB|GiB)$"),
+            Self::CpuTime => text("^[0-9]+(s|m|h)$"),
             Self::While => json!({"anyOf": [{"enum": ["active", "forever"]}, text(DURATION)]}),
             // Until the parser's list of keys is known here, any will do.
             Self::Of(owner) | Self::WordOr(_, owner) if super::keys_of(owner).is_empty() => json!({}),
@@ -157,6 +163,8 @@ impl Shape {
             Self::Keys => "input path, or a list of them".into(),
             Self::Flag => "`true` or `false`".into(),
             Self::Amount => "number above 0".into(),
+            Self::Size => "size, such as `512MiB`".into(),
+            Self::CpuTime => "duration, such as `30s`".into(),
             Self::While => "`active`, `forever`, or a duration".into(),
             Self::Of(owner) if super::keys_of(owner).is_empty() => "mapping".into(),
             Self::Of(owner) => format!("mapping, see [{owner}](#{owner})"),

@@ -30,6 +30,7 @@ fn owners() -> Vec<(Owner, String)> {
     for (owner, _) in INNER {
         let text = match owner {
             "repeat" => "name: a\nsteps: [{id: one, repeat: {KEY: 1}}]".to_owned(),
+            "limits" => "name: a\nsteps: [{id: one, run: x, limits: {KEY: 1}}]".to_owned(),
             _ => format!("name: a\n{owner}: {{KEY: 1}}\nsteps: [{{id: one, set: 1}}]"),
         };
         out.push((Owner::Inner(owner), text));

@@ -7,7 +7,8 @@
 //! | `query` | an object that is added to the URL; strings as they are, all else as JSON; null leaves out |
 //! | `headers` | an object; values as in `query` |
 //! | `json` | any value, sent as JSON |
-//! | `body` | a string, sent as it is; not together with `json` |
+//! | `body` | a string, sent as it is |
+//! | `form` | an object, sent as a form; values as in `query`. There is one of `json`, `body` and `form` |
 //!
 //! `Idempotency-Key` and `traceparent` are added unless `headers` has them. Status 2xx is success. The
 //! raw result is `{status, headers, body}`, header names in lower case; the output is the body: parsed

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, Request, Url};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::model::Failure;
 use crate::steps::params::{Params, text};
@@ -21,15 +21,28 @@ pub(super) fn build(client: &Client, cx: &StepCx, trace: Option<Arc<str>>, param
     let method = params.string("method")?.unwrap_or_else(|| "GET".into()).to_ascii_uppercase();
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| params.wrong("method", "is no HTTP method"))?;
     let url = url(&mut params)?;
-    let headers = headers(cx, trace, &mut params)?;
+    let mut headers = headers(cx, trace, &mut params)?;
+    let (json, body, form) = (params.take("json"), params.string("body")?, params.object("form")?);
+    if !form.is_empty() {
+        headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/x-www-form-urlencoded"));
+    }
     let mut request = client.request(method, url).headers(headers);
-    match (params.take("json"), params.string("body")?) {
-        (Some(_), Some(_)) => return Err(params.wrong("body", "stands beside `json`: keep one of them")),
-        (Some(json), None) => request = request.json(&json),
-        (None, Some(body)) => request = request.body(body),
-        (None, None) => {}
+    match (json, body, form.is_empty()) {
+        (None, None, true) => {}
+        (Some(json), None, true) => request = request.json(&json),
+        (None, Some(body), true) => request = request.body(body),
+        (None, None, false) => {
+            let text = serde_urlencoded::to_string(named_texts(form).collect::<Vec<_>>());
+            request = request.body(text.map_err(|error| params.wrong("form", &format!("makes no form: {error}")))?);
+        }
+        _ => return Err(params.wrong("body", "stands beside `json` or `form`: keep one of them")),
     }
     request.build().map_err(|error| params.wrong("url", &format!("makes no request: {}", error.without_url())))
+}
+
+/// Names and texts; null leaves out.
+fn named_texts(fields: Map<String, Value>) -> impl Iterator<Item = (String, String)> {
+    fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name, text(value)))
 }
 
 fn url(params: &mut Params) -> Result<Url, Failure> {
@@ -44,8 +57,7 @@ fn url(params: &mut Params) -> Result<Url, Failure> {
     }
     let query = params.object("query")?;
     if !query.is_empty() {
-        let pairs = query.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name, text(value)));
-        url.query_pairs_mut().extend_pairs(pairs);
+        url.query_pairs_mut().extend_pairs(named_texts(query));
     }
     Ok(url)
 }

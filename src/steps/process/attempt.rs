@@ -1,6 +1,7 @@
 //! One attempt: spawn, feed, read, wait, clean up.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -15,13 +16,16 @@ use tokio::time::timeout;
 use crate::model::{Failure, code};
 use crate::os::pre_exec::{ChildSetup, before_exec};
 use crate::os::spawner::{self, Owned};
+use crate::rules::limits::{Limits, Resource};
 use crate::steps::calls::Calling;
 use crate::steps::step::{Flow, StepCx, StopReason};
 
+use super::folder::Folder;
 use super::kill::{self, Target, kill_all};
 use super::output::{self, Capture, Details, TooLarge};
 use super::program::{self, Program};
 use super::short;
+use super::usage::{self, Exceeded};
 use super::{KILL_LIMIT, LINGER, MARKER, Processes};
 
 /// Runs the program to its end.
@@ -43,19 +47,25 @@ async fn to_its_end(
     mut program: Program,
 ) -> Result<Flow, Failure> {
     let stdin = program.stdin.take();
+    let limits = program.limits.within(shared.options.limits).map_err(|resource| beyond(resource, shared))?;
+    program.limits = limits;
     let mut running = Running::start(shared, cx, call.context(cx), program, stdin.is_some()).await?;
     if let Some(pid) = running.child.id() {
         call.set("process.pid", pid);
     }
     let (mut out, mut err) = (Capture::whole(shared.options.output_limit, &cx.log), Capture::ends(&cx.log));
-    let end = running.drive(stdin, &mut out, &mut err, shared.options.grace, cx).await;
+    let end = running.drive(stdin, &mut out, &mut err, (shared.options.grace, limits), cx).await;
     match end {
         End::Exited(status) => {
             if let Some(code) = status.code() {
                 call.set("process.exit.code", code);
             }
-            output::result(status, out, err).map(Flow::Done)
+            match Exceeded::by_signal(&limits, status.signal(), status.code()) {
+                Some(exceeded) => Err(killed(exceeded, out, err)),
+                None => output::result(status, out, err).map(Flow::Done),
+            }
         }
+        End::Exceeded(exceeded) => Err(killed(exceeded, out, err)),
         End::Stopped(reason) => Err(stopped(reason).with_details(Details::new(out, err).json(None, None))),
         End::TooLarge => {
             let limit = shared.options.output_limit;
@@ -65,6 +75,21 @@ async fn to_its_end(
         }
         End::Broken(error) => Err(Failure::transient(code::INTERNAL, format!("cannot wait for the program: {error}"))),
     }
+}
+
+fn killed(exceeded: Exceeded, out: Capture, err: Capture) -> Failure {
+    let mut details = Details::new(out, err).json(None, None);
+    details["limit"] = exceeded.details();
+    exceeded.failure().with_details(details)
+}
+
+fn beyond(resource: Resource, shared: &Processes) -> Failure {
+    let most = shared.options.limits.of(resource).map(|most| resource.shown(most)).unwrap_or_default();
+    let message = format!(
+        "parameter `limits` of the step asks for more {} than [limits] of this worker's configuration allows ({most}): lower the one, or raise the other",
+        resource.words()
+    );
+    Failure::permanent(code::INVALID_PARAMS, message)
 }
 
 fn stopped(reason: StopReason) -> Failure {
@@ -84,6 +109,7 @@ enum End {
     Exited(ExitStatus),
     Stopped(StopReason),
     TooLarge,
+    Exceeded(Exceeded),
     Broken(io::Error),
 }
 
@@ -108,11 +134,12 @@ impl Drop for Tree {
     }
 }
 
-/// Fields are dropped in this order: the tree is killed while the child still holds its id.
+/// Fields are dropped in this order: the tree is killed while the child still holds its id, and its folder goes last.
 pub(super) struct Running {
     tree: Tree,
     pub(super) child: Child,
     _owned: Owned,
+    _folder: Option<Folder>,
 }
 
 impl Running {
@@ -126,21 +153,26 @@ impl Running {
         // Who is stopped while it waits for a place has nothing to kill.
         tokio::select! {
             biased;
-            running = Self::spawn(shared, program, program::identity(cx, trace), feeds) => running,
+            running = Self::spawn(shared, program, program::identity(cx, trace), feeds, true) => running,
             reason = cx.stop.stopped() => Err(stopped(reason)),
         }
     }
 
-    /// Starts a program; `identity` is what its environment says of whom it works for.
+    /// Starts a program; `identity` is what its environment says of whom it works for. An attempt has a folder of its own; what
+    /// is kept beyond it starts in the daemon's.
     pub(super) async fn spawn(
         shared: &Arc<Processes>,
         program: Program,
         identity: impl Iterator<Item = (&'static str, String)>,
         feeds: bool,
+        private: bool,
     ) -> Result<Self, Failure> {
         let name = program.argv[0].clone();
-        let marker = shared.next_marker();
-        let mut command = command(shared, program, identity, &marker);
+        let number = shared.next_attempt();
+        let marker = shared.marker(number);
+        let mut folder =
+            private.then(|| Folder::new(&shared.folder, number)).transpose().map_err(|e| no_folder(shared, &e))?;
+        let mut command = command(shared, program, identity, (&marker, folder.as_ref()));
         command.stdin(if feeds { Stdio::piped() } else { Stdio::null() });
         let began = Instant::now();
         while let Err(error) = spawner::ready() {
@@ -149,7 +181,7 @@ impl Running {
             }
         }
         loop {
-            let (given, held, marker) = (command, Arc::clone(shared), marker.clone());
+            let (given, held, marker, room) = (command, Arc::clone(shared), marker.clone(), folder);
             let runtime = tokio::runtime::Handle::current();
             // All of it on the permanent thread; a caller that is gone by then drops an armed tree there.
             let spawned = spawner::run(move || {
@@ -157,7 +189,10 @@ impl Running {
                 held.guard.ensure();
                 kill::adopt_orphans();
                 let _runtime = runtime.enter();
-                Self::fork(&mut given, &marker).map_err(|error| (given, error))
+                match Self::fork(&mut given, &marker) {
+                    Ok(running) => Ok(Self { _folder: room, ..running }),
+                    Err(error) => Err((given, room, error)),
+                }
             });
             let spawned = spawned.await.map_err(|error| spawn_failure(&name, &error))?;
             match spawned {
@@ -165,8 +200,10 @@ impl Running {
                     shared.short.over();
                     return Ok(running);
                 }
-                Err((again, error)) if shared.short.wait(&error, began).await => command = again,
-                Err((_, error)) => return Err(spawn_failure(&name, &error)),
+                Err((again, room, error)) if shared.short.wait(&error, began).await => {
+                    (command, folder) = (again, room)
+                }
+                Err((_, _, error)) => return Err(spawn_failure(&name, &error)),
             }
         }
     }
@@ -176,7 +213,7 @@ impl Running {
         let pid = child.id().ok_or_else(|| io::Error::other("the program has no id"))?;
         let leader = i32::try_from(pid).map_err(io::Error::other)?;
         let tree = Tree { target: Target::marked(Some(leader), marker), armed: true };
-        Ok(Self { tree, child, _owned: Owned::new(pid) })
+        Ok(Self { tree, child, _owned: Owned::new(pid), _folder: None })
     }
 
     async fn drive(
@@ -184,17 +221,20 @@ impl Running {
         stdin: Option<Vec<u8>>,
         out: &mut Capture,
         err: &mut Capture,
-        grace: Duration,
+        (grace, limits): (Duration, Limits),
         cx: &StepCx,
     ) -> End {
         let pipes = (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
         let mut io = pin!(exchange(pipes, stdin, out, err));
         let mut io_done = false;
         let mut stop = pin!(cx.stop.stopped());
+        let target = self.tree.target.clone();
+        let mut exceeded = pin!(usage::exceeded(&target, limits));
         let end = loop {
             tokio::select! {
                 biased;
                 reason = &mut stop => break End::Stopped(reason),
+                exceeded = &mut exceeded => break End::Exceeded(exceeded),
                 done = &mut io, if !io_done => match done {
                     Ok(()) => io_done = true,
                     Err(TooLarge) => break End::TooLarge,
@@ -267,12 +307,15 @@ fn command(
     shared: &Processes,
     program: Program,
     identity: impl Iterator<Item = (&'static str, String)>,
-    marker: &str,
+    (marker, folder): (&str, Option<&Folder>),
 ) -> Command {
     let options = &shared.options;
     let mut command = std::process::Command::new(&program.argv[0]);
     command.args(&program.argv[1..]).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
     command.envs(shared.base.iter().map(|(name, value)| (name, value)));
+    if let Some(folder) = folder {
+        command.current_dir(folder.path()).env("TMPDIR", folder.path());
+    }
     for (name, value) in &program.env {
         match value {
             Some(value) => command.env(name, value),
@@ -280,7 +323,7 @@ fn command(
         };
     }
     command.envs(identity).env(MARKER, marker);
-    if let Some(cwd) = program.cwd.as_ref().or(options.cwd.as_ref()) {
+    if let Some(cwd) = &program.cwd {
         command.current_dir(cwd);
     }
     let setup = ChildSetup {
@@ -289,6 +332,8 @@ fn command(
         no_new_privs: options.no_new_privs,
         no_core: true,
         close_inherited: true,
+        private_files: true,
+        ceilings: usage::ceilings(&program.limits),
     };
     before_exec(&mut command, setup);
     Command::from(command)
@@ -319,6 +364,13 @@ async fn exchange(pipes: Pipes, stdin: Option<Vec<u8>>, out: &mut Capture, err: 
         }
     };
     futures_util::try_join!(feed, read_out, read_err).map(drop)
+}
+
+fn no_folder(shared: &Processes, error: &io::Error) -> Failure {
+    let place = shared.folder.display();
+    let message =
+        format!("cannot make the step a folder of its own in {place}: {error}; TMPDIR says where such folders are");
+    Failure::transient(code::SPAWN, message)
 }
 
 fn spawn_failure(name: &str, error: &io::Error) -> Failure {

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::os::pre_exec::{ChildSetup, before_exec};
 use crate::os::spawner::Owned;
 
+use super::folder;
 use super::kill::{Target, kill_all};
 use super::short;
 
@@ -76,6 +77,7 @@ impl Guard {
     fn spawn(&self) -> io::Result<(Child, Owned)> {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).env_clear().env(TOKEN, &self.token).current_dir("/");
+        command.envs(std::env::var_os("TMPDIR").map(|place| ("TMPDIR", place)));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // A session of its own: Ctrl-C at the terminal must not end the guard before the daemon.
         before_exec(&mut command, ChildSetup { new_session: true, close_inherited: true, ..ChildSetup::default() });
@@ -106,7 +108,10 @@ pub fn guard_main() -> ExitCode {
     else {
         return ExitCode::from(2);
     };
-    if kill_marked_on_end_of_input(&token, io::stdin()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let dead = kill_marked_on_end_of_input(&token, io::stdin());
+    // A daemon that was killed has not tidied up.
+    folder::remove(&folder::of_daemon(&token));
+    if dead { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Waits for the end of `input`, then kills every process that carries the marker of the daemon

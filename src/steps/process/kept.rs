@@ -41,8 +41,8 @@ impl Launcher {
         env: &BTreeMap<String, String>,
     ) -> Result<(Kept, Pipes), Failure> {
         let env = env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
-        let program = Program { argv: argv.to_vec(), env, stdin: None, cwd: None };
-        let mut running = Running::spawn(&self.0, program, std::iter::empty(), true).await?;
+        let program = Program { argv: argv.to_vec(), env, ..Program::default() };
+        let mut running = Running::spawn(&self.0, program, std::iter::empty(), true, false).await?;
         let child = &mut running.child;
         let pipes = Pipes { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
         Ok((Kept(running), pipes))

@@ -36,7 +36,7 @@ impl Target {
         Self { leader, reaped: false, marker: format!("{MARKER}={marker}").into_bytes() }
     }
 
-    fn is_root(&self, process: &Stat) -> bool {
+    pub(super) fn is_root(&self, process: &Stat) -> bool {
         // The id of a session or group is not given to a new process while a member of it lives.
         self.leader.is_some_and(|leader| {
             (process.pid == leader && !self.reaped) || process.session == leader || process.group == leader
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_family_is_the_roots_and_their_descendants() {
-        let process = |pid, parent| Stat { pid, state: 'S', parent, group: pid, session: pid, start: 1 };
+        let process = |pid, parent| Stat { pid, state: 'S', parent, group: pid, session: pid, start: 1, ticks: 0 };
         let all = [process(1, 0), process(5, 1), process(6, 5), process(7, 6), process(8, 1), process(9, 8)];
         let mut ids: Vec<_> = family(&all, |p| p.pid == 5 || p.pid == 7).iter().map(|p| p.pid).collect();
         ids.sort_unstable();

@@ -4,6 +4,8 @@
 //! is given stands in [`program`]; the parts of its life:
 //!
 //! - [`attempt`] spawns it, feeds and reads its pipes, and waits: for its end, or for the stop.
+//! - [`folder`] is where it starts: its own, empty, and gone afterwards.
+//! - [`usage`] holds it to its limits.
 //! - [`kill`] ends all that an attempt has started. A process belongs to the attempt when it descends
 //!   from the attempt's process, or shares its session or group, or carries the attempt's marker in
 //!   its environment ([`MARKER`]); so double forks and sessions of their own do not hide it. Where an
@@ -15,15 +17,19 @@
 //! outlive its step belongs to the machine's service manager.
 
 mod attempt;
+mod folder;
 mod guard;
 mod kept;
 mod kill;
+#[cfg(test)]
+mod limits_tests;
 mod lines;
 mod output;
 mod program;
 mod short;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,6 +40,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::model::Failure;
+use crate::rules::limits::Limits;
 
 use super::step::{BoxFuture, Flow, Step, StepCx};
 
@@ -59,8 +66,8 @@ pub struct ProcessOptions {
     pub grace: Duration,
     /// The most bytes of stdout; a program that writes more is killed and fails with `too_large`.
     pub output_limit: usize,
-    /// Where programs start; `None` is the daemon's own working directory.
-    pub cwd: Option<PathBuf>,
+    /// What the programs of one step may use; a step may have less.
+    pub limits: Limits,
     /// Names of environment variables that are handed on besides the usual ones.
     pub pass_env: Vec<String>,
     /// Set-user-id programs (`sudo`, `ping`) give a step nothing.
@@ -85,7 +92,7 @@ impl Default for ProcessOptions {
         Self {
             grace: Duration::from_secs(5),
             output_limit: 16 << 20,
-            cwd: None,
+            limits: Limits::default(),
             pass_env: Vec::new(),
             no_new_privs: true,
             guard: Vec::new(),
@@ -101,14 +108,26 @@ struct Processes {
     /// Random, so that no other daemon's processes are mistaken for ours.
     token: String,
     attempts: AtomicU64,
+    /// Where the folders of attempts are.
+    folder: PathBuf,
     guard: Guard,
     short: Shortage,
 }
 
 impl Processes {
-    /// The marker's value for the next attempt. The last byte ends it: no value is the beginning of another.
-    fn next_marker(&self) -> String {
-        format!("{}.{}.", self.token, self.attempts.fetch_add(1, Ordering::Relaxed))
+    fn next_attempt(&self) -> u64 {
+        self.attempts.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The marker's value for an attempt. The last byte ends it: no value is the beginning of another.
+    fn marker(&self, number: u64) -> String {
+        format!("{}.{number}.", self.token)
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        folder::remove(&self.folder);
     }
 }
 
@@ -126,8 +145,9 @@ pub fn kinds(options: ProcessOptions) -> (Run, Exec) {
     let token = uuid::Uuid::new_v4().simple().to_string();
     let base = program::base_environment(&options.pass_env);
     let guard = Guard::new(options.guard.clone(), &token);
-    let shared =
-        Arc::new(Processes { options, base, token, attempts: AtomicU64::new(0), guard, short: Shortage::default() });
+    let folder = folder::of_daemon(&token);
+    let (attempts, short) = (AtomicU64::new(0), Shortage::default());
+    let shared = Arc::new(Processes { options, base, token, attempts, folder, guard, short });
     (Run(Arc::clone(&shared)), Exec(shared))
 }
 

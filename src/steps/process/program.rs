@@ -5,9 +5,11 @@
 //! | `script` | `run` | the script, at most 128 KiB (a limit of Linux for one argument) |
 //! | `shell` | `run` | `bash` (`bash --noprofile --norc -eo pipefail -c`), `sh` (`sh -e -c`), or a list: a command to which the script is added as its last argument. Absent: bash where the worker has it, else sh |
 //! | `argv` | `exec` | the program and its arguments: never parsed again |
+//! | `data` | `exec` | which of them begin with data: those must not be options |
 //! | `env` | both | an object; strings as they are, all else as JSON; null leaves a variable out |
 //! | `stdin` | both | a string as it is, any other value as JSON; absent: empty |
-//! | `cwd` | both | an absolute path; absent: the one of the configuration |
+//! | `cwd` | both | an absolute path; absent: an empty folder of the attempt's own |
+//! | `limits` | both | an object of [`Resource`]s and numbers; what is absent is as the configuration says |
 //!
 //! The environment is empty but for the usual variables of the daemon (`PATH`, `HOME`, `LANG`, `LC_*`,
 //! `TZ`, `USER`, …), those that the configuration names, `env`, and what names the attempt:
@@ -21,6 +23,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Map, Value};
 
 use crate::model::Failure;
+use crate::rules::limits::{Limits, Resource};
 use crate::steps::calls::Calling;
 use crate::steps::params::{self, Params};
 use crate::steps::step::StepCx;
@@ -36,13 +39,14 @@ static HAS_BASH: LazyLock<bool> = LazyLock::new(|| {
 });
 
 /// A program to run, as the parameters say.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Program {
     pub argv: Vec<String>,
     /// `None` leaves the variable out.
     pub env: Vec<(String, Option<String>)>,
     pub stdin: Option<Vec<u8>>,
     pub cwd: Option<PathBuf>,
+    pub limits: Limits,
 }
 
 impl Program {
@@ -71,10 +75,16 @@ impl Program {
     /// From the parameters of `exec`.
     pub(super) fn argv(params: Value) -> Result<Self, Failure> {
         let mut params = Params::new("exec", params)?;
-        let argv = match params.take("argv") {
+        let argv: Vec<String> = match params.take("argv") {
             Some(Value::Array(words)) if !words.is_empty() => words.into_iter().map(params::text).collect(),
             _ => return Err(params.wrong("argv", "must be a list: the program and its arguments")),
         };
+        let data = params.take("data");
+        for place in data.iter().flat_map(|d| d.as_array()).flatten().filter_map(Value::as_u64) {
+            if let Some(word) = usize::try_from(place).ok().and_then(|place| argv.get(place)).filter(|w| is_option(w)) {
+                return Err(option(&params, place, word));
+            }
+        }
         Self::with(params, argv, "argv")
     }
 
@@ -97,8 +107,22 @@ impl Program {
             return Err(params.wrong("cwd", "must be an absolute path"));
         }
         let env = environment(params.object("env")?, &params)?;
-        Ok(Self { argv, env, stdin, cwd })
+        let limits = limits(params.object("limits")?, &params)?;
+        Ok(Self { argv, env, stdin, cwd, limits })
     }
+}
+
+/// Would a program take it for an option? A number it would not, and `-` is its input.
+fn is_option(word: &str) -> bool {
+    word.starts_with('-') && word.len() > 1 && word.parse::<f64>().is_err()
+}
+
+fn option(params: &Params, place: u64, word: &str) -> Failure {
+    let shown: String = word.chars().take(20).collect();
+    let must = format!(
+        "holds data that begins with `-` as argument {place} ({shown:?}), which the program would take for an option: write \"--\" before it, or --name=${{{{ … }}}} in one word, or hand it in by `env:` or `stdin:`"
+    );
+    params.wrong("argv", &must)
 }
 
 fn shell(name: &str) -> Option<Vec<String>> {
@@ -125,6 +149,15 @@ fn environment(given: Map<String, Value>, params: &Params) -> Result<Vec<(String
             Ok((name, value))
         })
         .collect()
+}
+
+fn limits(given: Map<String, Value>, params: &Params) -> Result<Limits, Failure> {
+    given.into_iter().try_fold(Limits::default(), |limits, (name, value)| {
+        match Resource::named(&name).zip(value.as_u64()) {
+            Some((resource, limit)) => Ok(limits.with(resource, limit)),
+            None => Err(params.wrong("limits", &format!("has `{name}: {value}`, which is no limit"))),
+        }
+    })
 }
 
 /// What every program gets of the daemon's own environment.

@@ -18,7 +18,7 @@ use crate::steps::testing;
 const HELPER: &str = "STEPD_TEST_PROCESS_HELPER";
 const GUARD: &str = "steps::process::tests::the_guard_of_the_tests";
 
-fn options() -> ProcessOptions {
+pub(super) fn options() -> ProcessOptions {
     let guard = vec![std::env::current_exe().unwrap().into(), "--exact".into(), GUARD.into()];
     ProcessOptions { grace: Duration::from_millis(200), guard, ..ProcessOptions::default() }
 }
@@ -30,22 +30,22 @@ fn the_guard_of_the_tests() {
     }
 }
 
-async fn flow(step: &impl Step, cx: &StepCx, params: Value) -> Result<StepOutput, Failure> {
+pub(super) async fn flow(step: &impl Step, cx: &StepCx, params: Value) -> Result<StepOutput, Failure> {
     match step.run(cx, params).await? {
         Flow::Done(output) => Ok(output),
         other => panic!("{other:?}"),
     }
 }
 
-async fn run(script: &str) -> Result<StepOutput, Failure> {
+pub(super) async fn run(script: &str) -> Result<StepOutput, Failure> {
     flow(&kinds(options()).0, &testing::context().0, json!({"script": script})).await
 }
 
-async fn exec(params: Value) -> Result<StepOutput, Failure> {
+pub(super) async fn exec(params: Value) -> Result<StepOutput, Failure> {
     flow(&kinds(options()).1, &testing::context().0, params).await
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds() {
         assert!(Instant::now() < deadline, "never came true: {what}");
@@ -65,7 +65,7 @@ async fn family(folder: &Path, size: usize) -> Vec<proc::Stat> {
     found
 }
 
-fn living(family: &[proc::Stat]) -> usize {
+pub(super) fn living(family: &[proc::Stat]) -> usize {
     family.iter().filter(|s| proc::is_alive(s.pid, s.start)).count()
 }
 
@@ -269,6 +269,8 @@ async fn a_killed_daemon_leaves_no_child_after_a_second() {
     let lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
     assert!(lines.map(Result::unwrap).any(|line| line == HELPER));
     let family = family(folder.path(), 4).await;
+    let places: Vec<_> = family.iter().map(|s| std::fs::read_link(format!("/proc/{}/cwd", s.pid)).unwrap()).collect();
+    assert!(places.iter().all(|place| place.exists()), "{places:?}");
     let id = i32::try_from(daemon.id()).unwrap();
     daemon.kill().unwrap();
     let killed = Instant::now();
@@ -278,4 +280,5 @@ async fn a_killed_daemon_leaves_no_child_after_a_second() {
     println!("children dead {took:?} after the daemon's SIGKILL");
     assert!(took < Duration::from_secs(1), "{took:?}");
     until("the guard is gone, too", || !proc::all().iter().any(|s| s.parent == id)).await;
+    until("and the folder of the step", || !places.iter().any(|place| place.exists())).await;
 }

@@ -13,7 +13,8 @@ name: says
 resume: never
 steps:
   - id: it
-    exec: [bash, -c, \"${{ input.script }}\"]
+    exec: [bash]
+    stdin: ${{ input.script }}
     retry: {max_attempts: 1}
   - id: again
     set: {value: \"${{ steps.it.output }}\"}
@@ -82,7 +83,7 @@ async fn what_an_http_step_is_answered_survives_or_fails_alone() {
         Mock::given(path(place)).respond_with(answer).mount(&server).await;
     }
     let get = format!(
-        "name: get\nresume: never\nsteps:\n  - {{id: it, http: \"GET {}${{{{ input.path }}}}\", retry: {{max_attempts: 1}}}}\noutput: steps.it.output\n",
+        "name: get\nresume: never\nsteps:\n  - {{id: it, http: \"GET ${{{{ '{}' ~ input.path }}}}\", retry: {{max_attempts: 1}}}}\noutput: steps.it.output\n",
         server.uri()
     );
     let (db, files) = (Db::new().await, Files::new([get]));
