@@ -40,8 +40,6 @@ pub struct Judge {
     known: BTreeMap<String, (Fault, usize)>,
     pub executions: u64,
     pub longest: Duration,
-    /// What the memory came to before any input.
-    pub base_mib: u64,
 }
 
 impl Judge {
@@ -56,8 +54,7 @@ impl Judge {
         let faults_in = folder.join("faults");
         std::fs::create_dir_all(&faults_in).unwrap();
         let state = File::options().write(true).create(true).truncate(true).open(state_file(folder)).unwrap();
-        let base_mib = memory_mib();
-        Self { state, faults_in, known: BTreeMap::new(), executions: 0, longest: Duration::ZERO, base_mib }
+        Self { state, faults_in, known: BTreeMap::new(), executions: 0, longest: Duration::ZERO }
     }
 
     /// One input: what comes of it is noted.

@@ -34,6 +34,7 @@ mod flow;
 mod fork;
 mod fuzz;
 mod guarantees;
+mod hostile;
 mod http;
 mod http_acts;
 mod http_hooks;

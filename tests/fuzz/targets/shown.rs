@@ -28,9 +28,9 @@ pub const TARGET: Target = Target {
     make: || Box::new(Shown),
 };
 
-/// What a `timestamptz` can be: Postgres ends later than the clients' years.
+/// What a column of the tables can hold: their constraints see to it.
 fn time(value: &Value) -> Option<DateTime<Utc>> {
-    value.as_str()?.parse().ok()
+    value.as_str()?.parse().ok().filter(|at: &DateTime<Utc>| (0..10_413_792_000).contains(&at.timestamp()))
 }
 
 fn text(value: &Value) -> Option<String> {
