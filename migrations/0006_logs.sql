@@ -22,6 +22,7 @@ CREATE TABLE stepd_engine.logs (
     lines text NOT NULL,
     CONSTRAINT logs_pkey PRIMARY KEY (run, epoch, n),
     CONSTRAINT logs_times_are_near CHECK (at >= '1970-01-01' AND at < '2300-01-01'),
+    CONSTRAINT logs_first_is_a_number_of_a_line CHECK (first BETWEEN 1 AND 1000000000000000),
     CONSTRAINT logs_lines_are_lines CHECK (json_typeof(lines::json) = 'array' AND coalesce(json_extract_path_text(lines::json, '0'), '') IS NOT NULL)
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_scale_factor = 0.1);
 COMMENT ON TABLE stepd_engine.logs IS 'What steps have written while they worked; the view stepd.logs has it line by line.';

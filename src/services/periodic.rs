@@ -72,3 +72,50 @@ pub async fn drive<P: Periodic>(mut service: P, pulse: Arc<Pulse>, mut stop: Sto
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::super::progress::Progress;
+    use super::*;
+
+    /// Its first passes meet a fault.
+    struct Faulty(watch::Sender<u32>);
+
+    impl Periodic for Faulty {
+        fn name(&self) -> &'static str {
+            "faulty"
+        }
+
+        async fn tick(&mut self) -> Result<Duration, DbError> {
+            self.0.send_modify(|n| *n += 1);
+            let n = *self.0.borrow();
+            assert!(n > 3, "a row that nobody has foreseen");
+            Ok(Duration::from_secs(1))
+        }
+
+        async fn hinted(&self) {
+            std::future::pending().await
+        }
+
+        fn spacing(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_that_panics_is_made_again_and_counts_as_failed() {
+        let (passes, mut seen) = watch::channel(0);
+        let (stop, stopping) = watch::channel(false);
+        let progress = Progress::default();
+        let pulse = progress.pulse("faulty", Duration::from_secs(1));
+        let driven = tokio::spawn(drive(Faulty(passes), pulse, stopping));
+        seen.wait_for(|n| *n > 5).await.unwrap();
+        stop.send(true).unwrap();
+        driven.await.unwrap();
+        let passed = progress.passes()[0];
+        assert_eq!(passed.failed, 3);
+        assert!(passed.ok >= 2);
+    }
+}

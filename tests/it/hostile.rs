@@ -1,6 +1,7 @@
 //! Hostile rows (`hostile/rows.tsv`), each put in by whoever could, beside good jobs and a daemon at work: each is refused, or fails its
 //! own job at most; and whoever asks for anything afterwards is answered.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -59,7 +60,7 @@ fn rows() -> Vec<Hostile> {
 }
 
 /// The run that the row concerns, if there is one; or how it was refused.
-async fn put(db: &Db, row: &Hostile) -> Result<Option<Uuid>, String> {
+async fn put(db: &Db, row: &Hostile) -> Put {
     let mut tx = db.pool.begin().await.unwrap();
     if matches!(row.table, "enqueue" | "emit" | "signal") {
         sqlx::query("SET LOCAL ROLE stepd_enqueue").execute(&mut *tx).await.unwrap();
@@ -79,18 +80,40 @@ async fn put(db: &Db, row: &Hostile) -> Result<Option<Uuid>, String> {
     Ok(run)
 }
 
-/// Good jobs, one after the other, until they are told to stop; their number.
-fn feed(db: &Db, stop: tokio::sync::watch::Receiver<bool>) -> tokio::task::JoinHandle<i64> {
-    let db = db.clone();
-    tokio::spawn(async move {
-        let mut n = 0;
-        while !*stop.borrow() {
-            let run = db.enqueue("echo", r#"{"good": 1}"#).await;
-            db.reaches(&run, "completed", SOON).await;
-            n += 1;
+/// What has come of a row.
+type Put = Result<Option<Uuid>, String>;
+
+/// All rows, one after the other.
+async fn put_all(db: &Db, worker: &mut Worker, stop: &Cell<bool>) -> Vec<(Hostile, Put)> {
+    let mut done = Vec::new();
+    for row in rows() {
+        let put = put(db, &row).await;
+        if row.table == "settings" && put.is_ok() {
+            // It concerns everybody: the next row is not to meet it.
+            db.exec(
+                "UPDATE stepd_engine.settings SET on_unknown_workflow = 'refuse', notify = true, event_ttl = '1 hour',
+                    max_input_bytes = 16777216, breaker_after = 5, breaker_probe = '30 s'",
+            )
+            .await;
         }
-        n
-    })
+        done.push((row, put));
+        assert!(worker.is_running(), "the daemon has ended: {}", worker.log());
+    }
+    stop.set(true);
+    done
+}
+
+const BUSY: &str = "SELECT count(*) FROM stepd.jobs WHERE state IN ('queued', 'running', 'resuming')";
+
+/// Good jobs, one after the other, until they are told to stop; their number.
+async fn feed(db: &Db, stop: &Cell<bool>) -> usize {
+    let mut n = 0;
+    while !stop.get() {
+        let run = db.enqueue("echo", r#"{"good": 1}"#).await;
+        db.reaches(&run, "completed", SOON).await;
+        n += 1;
+    }
+    n
 }
 
 const OF_RUNS: [(&str, &str); 7] = [
@@ -131,7 +154,14 @@ async fn read_all(db: &Db, runs: &BTreeMap<Uuid, String>) -> String {
     wrong
 }
 
-/// Every page of the API on every run, and every list.
+/// Is everything asked for of every run? Otherwise a part of it, so that the test takes seconds: with so many rows each page meets each kind.
+fn is_long() -> bool {
+    std::env::var_os("STEPD_TEST_LONG").is_some()
+}
+
+const PAGES: [&str; 7] = ["", "/steps?outputs=true", "/history", "/timeline", "/attempts", "/state?key=a", "/logs"];
+
+/// Pages of the API on every run, and every list.
 async fn ask_all(site: &str, runs: &BTreeMap<Uuid, String>) -> String {
     let client = client(reqwest::header::HeaderMap::new());
     let mut wrong = String::new();
@@ -140,10 +170,9 @@ async fn ask_all(site: &str, runs: &BTreeMap<Uuid, String>) -> String {
     ];
     let mut paths: Vec<(String, String)> = lists.iter().map(|l| (format!("/api/v1/{l}"), String::new())).collect();
     paths.extend(["/metrics", "/api/workflows"].map(|p| (p.to_owned(), String::new())));
-    for (run, what) in runs {
-        for page in ["", "/steps?outputs=true", "/history", "/timeline", "/attempts", "/state?key=a", "/logs"] {
-            paths.push((format!("/api/v1/runs/{run}{page}"), what.clone()));
-        }
+    for (n, (run, what)) in runs.iter().enumerate() {
+        let wanted = PAGES.iter().enumerate().filter(|(p, _)| is_long() || n % PAGES.len() == *p);
+        paths.extend(wanted.map(|(_, page)| (format!("/api/v1/runs/{run}{page}"), what.clone())));
     }
     for (path, what) in paths {
         let answer = client.get(format!("{site}{path}")).send().await.unwrap();
@@ -175,8 +204,7 @@ async fn command_all(db: &Db, runs: &BTreeMap<Uuid, String>) -> String {
     let ids: Vec<String> = runs.keys().map(ToString::to_string).collect();
     let lists = [&["ls", "--limit", "5000"][..], &["queue", "ls"], &["worker", "ls"], &["workflow", "ls"], &["schedule", "ls"], &["lock", "ls"], &["stats"]];
     let mut all: Vec<Vec<&str>> = lists.iter().map(|l| l.to_vec()).collect();
-    // A process each: the long form takes them all.
-    let every = if std::env::var_os("STEPD_TEST_LONG").is_some() { 1 } else { 60 };
+    let every = if is_long() { 1 } else { 60 };
     for (n, id) in ids.iter().step_by(every).enumerate() {
         all.push(vec![["show", "logs", "why"][n % 3], id]);
     }
@@ -197,7 +225,7 @@ async fn command_all(db: &Db, runs: &BTreeMap<Uuid, String>) -> String {
 }
 
 /// What has become of each row, as it will always.
-async fn outcome(db: &Db, row: &Hostile, put: &Result<Option<Uuid>, String>) -> String {
+async fn outcome(db: &Db, row: &Hostile, put: &Put) -> String {
     match put {
         Err(refused) => refused.clone(),
         Ok(None) => "taken".to_owned(),
@@ -223,7 +251,7 @@ async fn cancelled(db: &Db, worker: &mut Worker) {
     assert_eq!(worker.drain(SOON).await, Some(0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn each_hostile_row_is_refused_or_harms_its_own_job_alone() {
     let (db, files, collector) = (Db::new().await, Files::new(WORKFLOWS), Collector::start().await);
     stepd(&db, &["migrate", "--roles"]).await.is(0);
@@ -231,27 +259,12 @@ async fn each_hostile_row_is_refused_or_harms_its_own_job_alone() {
     let mut worker = spec.ready().await;
     let site = worker.site().await;
     db.exec(GROUND).await;
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let good = feed(&db, stopped);
-    let (mut done, mut runs) = (Vec::new(), BTreeMap::new());
-    for row in rows() {
-        let put = put(&db, &row).await;
-        if let Ok(Some(run)) = &put {
-            runs.insert(*run, format!("{} | {}", row.table, row.what));
-        }
-        if row.table == "settings" && put.is_ok() {
-            // It concerns everybody: the next row is not to meet it.
-            db.exec("UPDATE stepd_engine.settings SET on_unknown_workflow = 'refuse', notify = true, event_ttl = '1 hour',
-                max_input_bytes = 16777216, breaker_after = 5, breaker_probe = '30 s'").await;
-        }
-        done.push((row, put));
-        assert!(worker.is_running(), "the daemon has ended: {}", worker.log());
-    }
-    let busy = "SELECT count(*) FROM stepd.jobs WHERE state IN ('queued', 'running', 'resuming')";
-    stop.send(true).unwrap();
-    let good = good.await.unwrap();
-    wait_until("nothing is at work", SOON, async || db.count(busy).await == 0).await;
+    let stop = Cell::new(false);
+    let (good, done) = tokio::join!(feed(&db, &stop), put_all(&db, &mut worker, &stop));
+    wait_until("nothing is at work", SOON, async || db.count(BUSY).await == 0).await;
     assert!(good > 20, "{good} good jobs");
+    let named = |(row, put): &(Hostile, Put)| Some((put.clone().ok()??, format!("{} | {}", row.table, row.what)));
+    let runs: BTreeMap<Uuid, String> = done.iter().filter_map(named).collect();
     let mut told = String::new();
     for (row, put) in &done {
         let _ = writeln!(told, "{} | {} → {}", row.table, row.what, outcome(&db, row, put).await);

@@ -156,3 +156,18 @@ pub(super) fn refused(place: &str, status: StatusCode, headers: &HeaderMap, byte
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_call_can_have_used_is_not_counted() {
+        let said = r#"{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 18446744073709551615, "completion_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 18446744073709551615}}}"#;
+        let (completion, withheld) = read("m", said.as_bytes()).unwrap();
+        let usage = completion.usage;
+        assert!(withheld.is_none());
+        assert_eq!((usage.tokens_in, usage.tokens_out, usage.tokens_cached), (MOST_TOKENS, 7, MOST_TOKENS));
+    }
+}

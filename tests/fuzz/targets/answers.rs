@@ -189,7 +189,6 @@ fn context() -> StepCx {
         epoch: 1,
         worker: WorkerId(uuid::Uuid::nil()),
         seq: 1,
-        traceparent: None,
         session_id: None,
         started_at: chrono::DateTime::UNIX_EPOCH,
         label: None,
