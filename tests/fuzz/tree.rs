@@ -6,13 +6,7 @@ use stepd::definition;
 use crate::targets::Form;
 
 /// A document with one place changed; `None` where the text is none.
-pub fn changed(
-    text: &[u8],
-    other: &[u8],
-    form: Form,
-    words: &[&str],
-    random: &mut fastrand::Rng,
-) -> Option<Vec<u8>> {
+pub fn changed(text: &[u8], other: &[u8], form: Form, words: &[&str], random: &mut fastrand::Rng) -> Option<Vec<u8>> {
     let mut value = read(text, form)?;
     let places = count(&value);
     let at = random.usize(0..places);

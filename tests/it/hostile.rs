@@ -70,7 +70,9 @@ async fn put(db: &Db, row: &Hostile) -> Put {
             let sql = format!("SELECT t.put($1, given) FROM (SELECT {expression}) AS x(given)");
             sqlx::query_scalar(AssertSqlSafe(sql)).bind(row.table).fetch_one(&mut *tx).await
         }
-        None => sqlx::query_scalar("SELECT t.put($1, $2::jsonb)").bind(row.table).bind(row.given).fetch_one(&mut *tx).await,
+        None => {
+            sqlx::query_scalar("SELECT t.put($1, $2::jsonb)").bind(row.table).bind(row.given).fetch_one(&mut *tx).await
+        }
     };
     let run = done.map_err(|error| {
         let of = error.as_database_error().unwrap_or_else(|| panic!("{}, {}: {error}", row.table, row.what));
@@ -126,8 +128,19 @@ const OF_RUNS: [(&str, &str); 7] = [
     ("costs", "run"),
 ];
 const OF_ALL: [&str; 13] = [
-    "locks", "queues", "workers", "workflows", "schedules", "breakers", "settings", "definitions", "states", "daily", "daily_durations",
-    "daily_failures", "daily_costs",
+    "locks",
+    "queues",
+    "workers",
+    "workflows",
+    "schedules",
+    "breakers",
+    "settings",
+    "definitions",
+    "states",
+    "daily",
+    "daily_durations",
+    "daily_failures",
+    "daily_costs",
 ];
 
 /// Every view, whole, with every column of it; what cannot be read is told by run.
@@ -166,7 +179,16 @@ async fn ask_all(site: &str, runs: &BTreeMap<Uuid, String>) -> String {
     let client = client(reqwest::header::HeaderMap::new());
     let mut wrong = String::new();
     let lists = [
-        "waiting", "locks", "queues", "workers", "workflows", "schedules", "costs?by=workflow", "stats", "runs?state=failed", "runs?label=of=/",
+        "waiting",
+        "locks",
+        "queues",
+        "workers",
+        "workflows",
+        "schedules",
+        "costs?by=workflow",
+        "stats",
+        "runs?state=failed",
+        "runs?label=of=/",
     ];
     let mut paths: Vec<(String, String)> = lists.iter().map(|l| (format!("/api/v1/{l}"), String::new())).collect();
     paths.extend(["/metrics", "/api/workflows"].map(|p| (p.to_owned(), String::new())));
@@ -202,7 +224,15 @@ async fn ask_all(site: &str, runs: &BTreeMap<Uuid, String>) -> String {
 async fn command_all(db: &Db, runs: &BTreeMap<Uuid, String>) -> String {
     let mut wrong = String::new();
     let ids: Vec<String> = runs.keys().map(ToString::to_string).collect();
-    let lists = [&["ls", "--limit", "5000"][..], &["queue", "ls"], &["worker", "ls"], &["workflow", "ls"], &["schedule", "ls"], &["lock", "ls"], &["stats"]];
+    let lists = [
+        &["ls", "--limit", "5000"][..],
+        &["queue", "ls"],
+        &["worker", "ls"],
+        &["workflow", "ls"],
+        &["schedule", "ls"],
+        &["lock", "ls"],
+        &["stats"],
+    ];
     let mut all: Vec<Vec<&str>> = lists.iter().map(|l| l.to_vec()).collect();
     let every = if is_long() { 1 } else { 60 };
     for (n, id) in ids.iter().step_by(every).enumerate() {
@@ -210,9 +240,11 @@ async fn command_all(db: &Db, runs: &BTreeMap<Uuid, String>) -> String {
     }
     for args in all {
         let done = stepd(db, &args).await;
-        let what = args.get(1).and_then(|id| id.parse().ok()).and_then(|id: Uuid| runs.get(&id)).cloned().unwrap_or_default();
+        let what =
+            args.get(1).and_then(|id| id.parse().ok()).and_then(|id: Uuid| runs.get(&id)).cloned().unwrap_or_default();
         let wild = |c: char| {
-            c.is_control() && c != '\n' || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            c.is_control() && c != '\n'
+                || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         };
         if done.code != Some(0) {
             let _ = writeln!(wrong, "stepd {args:?}, {what}: {:?} {}", done.code, done.err);
@@ -231,7 +263,8 @@ async fn outcome(db: &Db, row: &Hostile, put: &Put) -> String {
         Ok(None) => "taken".to_owned(),
         Ok(Some(run)) if row.table == "ended" => format!("shown as {}", db.state(&run.to_string()).await),
         Ok(Some(run)) => {
-            let sql = format!("SELECT state::text || coalesce(': ' || error_code, '') FROM stepd.runs WHERE id = '{run}'");
+            let sql =
+                format!("SELECT state::text || coalesce(': ' || error_code, '') FROM stepd.runs WHERE id = '{run}'");
             db.ask(&sql).await.unwrap_or_else(|_| "no run".to_owned())
         }
     }
@@ -241,7 +274,9 @@ async fn outcome(db: &Db, row: &Hostile, put: &Put) -> String {
 async fn cancelled(db: &Db, worker: &mut Worker) {
     let left = "SELECT id::text FROM stepd.jobs WHERE state NOT IN ('completed', 'failed', 'cancelled')";
     for run in db.all::<String>(left).await {
-        if let Err(error) = sqlx::query(AssertSqlSafe(format!("SELECT stepd.cancel('{run}', 'hostile')"))).execute(&db.pool).await {
+        if let Err(error) =
+            sqlx::query(AssertSqlSafe(format!("SELECT stepd.cancel('{run}', 'hostile')"))).execute(&db.pool).await
+        {
             let code = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned())).unwrap_or_default();
             assert!(code.starts_with("SD"), "{run}: {error}");
         }

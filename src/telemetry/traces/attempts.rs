@@ -96,7 +96,9 @@ impl Story {
                     epoch,
                     start: time(&data["started_at"]),
                     end: time(&data["ended_at"]).unwrap_or(at),
-                    pause: TimeDelta::milliseconds(data["retry_in_ms"].as_i64().unwrap_or(0).clamp(0, LONGEST_PAUSE_MS)),
+                    pause: TimeDelta::milliseconds(
+                        data["retry_in_ms"].as_i64().unwrap_or(0).clamp(0, LONGEST_PAUSE_MS),
+                    ),
                     failure: failure.unwrap_or_else(unknown),
                     usage: serde_json::from_value(data["usage"].take()).ok(),
                 });

@@ -396,7 +396,8 @@ fn link(trace: Uuid, span: SpanId, what: &str) -> Link {
 
 fn nanos(at: DateTime<Utc>) -> u64 {
     // chrono's own goes no further than the year 2262, and signed.
-    u64::try_from(at.timestamp()).map_or(0, |s| s.saturating_mul(1_000_000_000).saturating_add(at.timestamp_subsec_nanos().into()))
+    u64::try_from(at.timestamp())
+        .map_or(0, |s| s.saturating_mul(1_000_000_000).saturating_add(at.timestamp_subsec_nanos().into()))
 }
 
 fn clean_value(value: &mut otlp::AnyValue, longest: usize) {

@@ -18,14 +18,46 @@ use tokio::runtime::{Builder, Runtime};
 use super::{FIELD, Form, Fuzzed, Target, joined};
 
 const WORDS: &[&str] = &[
-    "HTTP/1.1 200 OK\r\n", "HTTP/1.1 429 Too Many Requests\r\n", "HTTP/1.1 503 x\r\n", "HTTP/1.1 307 x\r\nlocation: /\r\n",
-    "HTTP/1.1 100 Continue\r\n\r\n", "content-type: application/json\r\n", "content-type: text/event-stream\r\n", "content-length: 5\r\n",
-    "transfer-encoding: chunked\r\n", "content-encoding: gzip\r\n", "retry-after: 1\r\n", "retry-after: Wed, 21 Oct 2015 07:28:30 GMT\r\n",
-    "date: Wed, 21 Oct 2015 07:28:00 GMT\r\n", "mcp-session-id: s\r\n", "\r\n\r\n", "data: ", "\n\n", "event: message\n", ": ping\n", "id: 1\n",
-    "\"id\":@ID@", "\"result\":", "\"error\":{\"code\":-32022,\"data\":{\"supported\":[\"2025-06-18\"]}}", "\"resultType\":\"task\"",
-    "\"resultType\":\"input_required\"", "\"taskId\":\"t\"", "\"status\":\"completed\"", "\"isError\":true", "\"structuredContent\":{}",
-    "\"content\":[{\"type\":\"text\",\"text\":\"x\"}]", "\"choices\":[]", "\"message\":{}", "\"finish_reason\":\"length\"", "\"usage\":{}",
-    "\"tool_calls\":[]", "\"refusal\":\"no\"", "\"prompt_tokens\":18446744073709551615", "```json", "0\r\n\r\n", "ffffffffffffffff\r\n",
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.1 429 Too Many Requests\r\n",
+    "HTTP/1.1 503 x\r\n",
+    "HTTP/1.1 307 x\r\nlocation: /\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "content-type: application/json\r\n",
+    "content-type: text/event-stream\r\n",
+    "content-length: 5\r\n",
+    "transfer-encoding: chunked\r\n",
+    "content-encoding: gzip\r\n",
+    "retry-after: 1\r\n",
+    "retry-after: Wed, 21 Oct 2015 07:28:30 GMT\r\n",
+    "date: Wed, 21 Oct 2015 07:28:00 GMT\r\n",
+    "mcp-session-id: s\r\n",
+    "\r\n\r\n",
+    "data: ",
+    "\n\n",
+    "event: message\n",
+    ": ping\n",
+    "id: 1\n",
+    "\"id\":@ID@",
+    "\"result\":",
+    "\"error\":{\"code\":-32022,\"data\":{\"supported\":[\"2025-06-18\"]}}",
+    "\"resultType\":\"task\"",
+    "\"resultType\":\"input_required\"",
+    "\"taskId\":\"t\"",
+    "\"status\":\"completed\"",
+    "\"isError\":true",
+    "\"structuredContent\":{}",
+    "\"content\":[{\"type\":\"text\",\"text\":\"x\"}]",
+    "\"choices\":[]",
+    "\"message\":{}",
+    "\"finish_reason\":\"length\"",
+    "\"usage\":{}",
+    "\"tool_calls\":[]",
+    "\"refusal\":\"no\"",
+    "\"prompt_tokens\":18446744073709551615",
+    "```json",
+    "0\r\n\r\n",
+    "ffffffffffffffff\r\n",
 ];
 
 const FORMS: &[Form] = &[Form::Text, Form::Text, Form::Text, Form::Text];
@@ -204,10 +236,14 @@ fn context() -> StepCx {
 
 impl Fuzzed for Answers {
     fn seeds(&self) -> Vec<Vec<u8>> {
-        let json = |body: &str| format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let json = |body: &str| {
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        };
         let open = |body: &str| format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{body}");
         let events = |body: &str| format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{body}");
-        let refused = |status: u16, body: &str| format!("HTTP/1.1 {status} x\r\nretry-after: 2\r\ncontent-type: application/json\r\n\r\n{body}");
+        let refused = |status: u16, body: &str| {
+            format!("HTTP/1.1 {status} x\r\nretry-after: 2\r\ncontent-type: application/json\r\n\r\n{body}")
+        };
         let chat = r#"{"id":"1","model":"m","choices":[{"message":{"role":"assistant","content":"{\"a\": 1}"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":4,"prompt_tokens_details":{"cached_tokens":1}}}"#;
         let parts = r#"{"choices":[{"message":{"content":[{"type":"text","text":"```json\n{\"a\":2}\n```"}],"tool_calls":[{"id":"c","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"length"}]}"#;
         let met = r#"{"jsonrpc":"2.0","id":@ID@,"result":{"supportedVersions":["2026-07-28"]}}"#;
@@ -215,11 +251,16 @@ impl Fuzzed for Answers {
         let init = r#"{"jsonrpc":"2.0","id":@ID@,"result":{"protocolVersion":"2025-06-18","capabilities":{}}}"#;
         let done = r#"{"jsonrpc":"2.0","id":@ID@,"result":{"content":[{"type":"text","text":"{\"x\":1}"}],"structuredContent":{"result":3}}}"#;
         let task = r#"{"jsonrpc":"2.0","id":@ID@,"result":{"resultType":"task","taskId":"t","pollIntervalMs":50}}"#;
-        let ended = r#"{"jsonrpc":"2.0","id":@ID@,"result":{"status":"completed","result":{"content":[],"isError":true}}}"#;
+        let ended =
+            r#"{"jsonrpc":"2.0","id":@ID@,"result":{"status":"completed","result":{"content":[],"isError":true}}}"#;
         let asks = r#"{"jsonrpc":"2.0","id":@ID@,"result":{"resultType":"input_required","inputRequests":{"k":{"method":"elicitation/create","params":{"message":"?","requestedSchema":{"type":"object"}}}},"requestState":"s"}}"#;
         let list = r#"{"jsonrpc":"2.0","id":@ID@,"result":{"tools":[{"name":"add","inputSchema":{"type":"object"}}],"nextCursor":"2"}}"#;
         let unknown = r#"{"jsonrpc":"2.0","id":@ID@,"error":{"code":-32602,"message":"Unknown tool: add"}}"#;
-        let stream = |message: &str| events(&format!(": hello\nevent: message\nid: 1\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{{\"progressToken\":@ID@}}}}\n\ndata: {{\"method\":\"notifications/message\",\"params\":{{\"level\":\"error\",\"data\":{{}}}}}}\n\ndata: {message}\n\n"));
+        let stream = |message: &str| {
+            events(&format!(
+                ": hello\nevent: message\nid: 1\ndata: {{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{{\"progressToken\":@ID@}}}}\n\ndata: {{\"method\":\"notifications/message\",\"params\":{{\"level\":\"error\",\"data\":{{}}}}}}\n\ndata: {message}\n\n"
+            ))
+        };
         match self.kind {
             "http" => vec![
                 json(r#"{"a": 1, "n": 1e400}"#).into_bytes(),

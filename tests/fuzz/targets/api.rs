@@ -23,14 +23,67 @@ pub const REQUEST: Target = Target {
     weight: 5,
     forms: &[Form::Lines, Form::Json],
     words: &[
-        "GET /api/v1/runs?state=failed,resuming&limit=20 HTTP/1.1", "POST /api/v1/runs HTTP/1.1", "PUT /api/v1/queues/default/limit HTTP/1.1",
-        "DELETE / HTTP/1.1", "GET /metrics HTTP/1.1", "GET / HTTP/1.1", "?cursor=", "?limit=", "&label=a=b", "&state=", "&since=", "&until=",
-        "?under=docs", "&after=", "?by=label&label=", "?key=", "?a=", "&b=", "?outputs=true", "?days=", "Accept: text/event-stream",
-        "Authorization: Bearer x", "Last-Event-ID: 1-0-0-", "Cookie: stepd_session=x", "If-None-Match: *", "Range: bytes=0-1",
-        "Accept-Encoding: gzip", "Content-Type: application/json", "Content-Type: multipart/form-data", "Transfer-Encoding: chunked",
-        "Origin: http://a", "Sec-Fetch-Site: cross-site", "Host: a", "Upgrade: websocket", "X-Forwarded-For: ::1", "Expect: 100-continue",
-        "workflow", "input", "labels", "priority", "run_at", "unique_key", "reason", "answer", "payload", "max_running", "from", "ids", "filter",
-        "state", "queue", "expected", "traceparent", "session_id", "name", "steps", "asks", "fails", "9999-12-31T23:59:59Z", "infinity", "%2e%2e%2f",
+        "GET /api/v1/runs?state=failed,resuming&limit=20 HTTP/1.1",
+        "POST /api/v1/runs HTTP/1.1",
+        "PUT /api/v1/queues/default/limit HTTP/1.1",
+        "DELETE / HTTP/1.1",
+        "GET /metrics HTTP/1.1",
+        "GET / HTTP/1.1",
+        "?cursor=",
+        "?limit=",
+        "&label=a=b",
+        "&state=",
+        "&since=",
+        "&until=",
+        "?under=docs",
+        "&after=",
+        "?by=label&label=",
+        "?key=",
+        "?a=",
+        "&b=",
+        "?outputs=true",
+        "?days=",
+        "Accept: text/event-stream",
+        "Authorization: Bearer x",
+        "Last-Event-ID: 1-0-0-",
+        "Cookie: stepd_session=x",
+        "If-None-Match: *",
+        "Range: bytes=0-1",
+        "Accept-Encoding: gzip",
+        "Content-Type: application/json",
+        "Content-Type: multipart/form-data",
+        "Transfer-Encoding: chunked",
+        "Origin: http://a",
+        "Sec-Fetch-Site: cross-site",
+        "Host: a",
+        "Upgrade: websocket",
+        "X-Forwarded-For: ::1",
+        "Expect: 100-continue",
+        "workflow",
+        "input",
+        "labels",
+        "priority",
+        "run_at",
+        "unique_key",
+        "reason",
+        "answer",
+        "payload",
+        "max_running",
+        "from",
+        "ids",
+        "filter",
+        "state",
+        "queue",
+        "expected",
+        "traceparent",
+        "session_id",
+        "name",
+        "steps",
+        "asks",
+        "fails",
+        "9999-12-31T23:59:59Z",
+        "infinity",
+        "%2e%2e%2f",
     ],
     make: || Box::new(Site::new(false)),
 };
@@ -41,15 +94,31 @@ pub const HOOK: Target = Target {
     weight: 2,
     forms: &[Form::Text, Form::Lines, Form::Json],
     words: &[
-        "plain", "timed", "event", "sign", "late", "x-hub-signature-256: sha256=", "stripe-signature: t=1,v1=", "webhook-id: x",
-        "x-github-delivery: x", "n", "id", "when", "key", "t=18446744073709551615,v1=00", "==", "content-encoding: gzip", "?a=b",
+        "plain",
+        "timed",
+        "event",
+        "sign",
+        "late",
+        "x-hub-signature-256: sha256=",
+        "stripe-signature: t=1,v1=",
+        "webhook-id: x",
+        "x-github-delivery: x",
+        "n",
+        "id",
+        "when",
+        "key",
+        "t=18446744073709551615,v1=00",
+        "==",
+        "content-encoding: gzip",
+        "?a=b",
     ],
     make: || Box::new(Site::new(true)),
 };
 
 const ASKS: &str = "name: asks\ninput: {required: [n], properties: {n: {type: integer}}}\nsteps:\n  - {id: one, set: '${{ input.n }}'}\n  - {id: ok, approve: 'Go on with ${{ input.n }}?'}\n  - {id: two, set: 2}\n";
 const FAILS: &str = "name: fails\nschedule: {cron: '0 3 * * *'}\nresume: never\nsteps: [{id: a, run: exit 3, retry: {max_attempts: 1}}]\n";
-const MAPS: &str = "name: maps\nsteps: [{id: docs, map: '${{ range(30) | list }}', steps: [{id: text, set: '${{ item }}'}]}]\n";
+const MAPS: &str =
+    "name: maps\nsteps: [{id: docs, map: '${{ range(30) | list }}', steps: [{id: text, set: '${{ item }}'}]}]\n";
 const DOCUMENT: &str = r#"{"name": "doc", "steps": [{"name": "a", "tool": "t.x", "params": {}}]}"#;
 
 /// What a hook's messages are signed with.
@@ -72,9 +141,13 @@ async fn filled() -> (Db, Vec<String>) {
     std::fs::write(files.workflows().join("doc.json"), DOCUMENT).unwrap();
     let mut worker = Spec::new(&db, &files).ready().await;
     let mut ids = Vec::new();
-    for (workflow, input, state) in
-        [("asks", r#"{"n": 1}"#, "waiting"), ("asks", "{}", "failed"), ("fails", "{}", "failed"), ("maps", "{}", "completed"), ("doc", "{}", "failed")]
-    {
+    for (workflow, input, state) in [
+        ("asks", r#"{"n": 1}"#, "waiting"),
+        ("asks", "{}", "failed"),
+        ("fails", "{}", "failed"),
+        ("maps", "{}", "completed"),
+        ("doc", "{}", "failed"),
+    ] {
         let run = db.enqueue(workflow, input).await;
         db.reaches(&run, state, SOON).await;
         ids.push(run);
@@ -96,21 +169,30 @@ fn config(url: &str) -> Config {
         hook
     };
     config.http_hooks = BTreeMap::from([
-        ("plain".to_owned(), hook(|h| {
-            h.workflow = Some("asks".into());
-            h.input = Some("${{ {'n': body.n} }}".into());
-            h.unique_key = Some("${{ body.key | default('k') }}".into());
-            h.when = Some("${{ body.when | default(true) }}".into());
-        })),
-        ("timed".to_owned(), hook(|h| {
-            h.event = Some("told".into());
-            h.signed = Some("time_and_body".into());
-        })),
-        ("event".to_owned(), hook(|h| {
-            h.event = Some("told".into());
-            h.delivery = Some("${{ headers['webhook-id'] | default(body.id) }}".into());
-            h.input = Some("${{ [body, headers, query] }}".into());
-        })),
+        (
+            "plain".to_owned(),
+            hook(|h| {
+                h.workflow = Some("asks".into());
+                h.input = Some("${{ {'n': body.n} }}".into());
+                h.unique_key = Some("${{ body.key | default('k') }}".into());
+                h.when = Some("${{ body.when | default(true) }}".into());
+            }),
+        ),
+        (
+            "timed".to_owned(),
+            hook(|h| {
+                h.event = Some("told".into());
+                h.signed = Some("time_and_body".into());
+            }),
+        ),
+        (
+            "event".to_owned(),
+            hook(|h| {
+                h.event = Some("told".into());
+                h.delivery = Some("${{ headers['webhook-id'] | default(body.id) }}".into());
+                h.input = Some("${{ [body, headers, query] }}".into());
+            }),
+        ),
     ]);
     config
 }
@@ -137,7 +219,8 @@ impl Site {
 
     /// Every method and path of the API's own description.
     fn described(&mut self) -> Vec<(String, String)> {
-        let answer = self.ask(b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", SOON);
+        let answer =
+            self.ask(b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", SOON);
         let text = String::from_utf8_lossy(&answer).into_owned();
         let body = text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
         let start = body.find('{').unwrap_or(0);
@@ -209,7 +292,9 @@ impl Site {
         };
         let now = chrono::Utc::now().timestamp().to_string();
         let signature = match (signs, name.starts_with("timed")) {
-            ("sign", true) => format!("\nstripe-signature: t={now},v1={}", mac(&[now.as_bytes(), b".", body.as_bytes()])),
+            ("sign", true) => {
+                format!("\nstripe-signature: t={now},v1={}", mac(&[now.as_bytes(), b".", body.as_bytes()]))
+            }
             ("sign", false) => format!("\nx-hub-signature-256: sha256={}", mac(&[body.as_bytes()])),
             _ => String::new(),
         };
@@ -223,8 +308,12 @@ impl Fuzzed for Site {
         if self.hooks {
             return ["sign plain", "sign timed", "sign event", "plain", "timed", "event?a=b"]
                 .iter()
-                .flat_map(|place| ["webhook-id: 7", "x-github-delivery: 8\nx-hub-signature-256: sha256=00"].map(|h| (place, h)))
-                .map(|(place, headers)| joined(&[place, headers, r#"{"n": 1, "key": "k", "id": "evt_1", "when": true}"#]))
+                .flat_map(|place| {
+                    ["webhook-id: 7", "x-github-delivery: 8\nx-hub-signature-256: sha256=00"].map(|h| (place, h))
+                })
+                .map(|(place, headers)| {
+                    joined(&[place, headers, r#"{"n": 1, "key": "k", "id": "evt_1", "when": true}"#])
+                })
                 .collect();
         }
         let mut all = Vec::new();
@@ -237,12 +326,27 @@ impl Fuzzed for Site {
             };
             let body = match method.as_str() {
                 "GET" => "",
-                _ if path.ends_with("/runs") => r#"{"workflow": "asks", "input": {"n": 1}, "labels": {"a": "b"}, "priority": 5, "run_at": "2026-07-01T12:00:00Z"}"#,
-                _ => r#"{"reason": "x", "name": "go", "payload": {"a": 1}, "step": "ok", "answer": {"a": true}, "max_running": 3, "from": "one", "ids": []}"#,
+                _ if path.ends_with("/runs") => {
+                    r#"{"workflow": "asks", "input": {"n": 1}, "labels": {"a": "b"}, "priority": 5, "run_at": "2026-07-01T12:00:00Z"}"#
+                }
+                _ => {
+                    r#"{"reason": "x", "name": "go", "payload": {"a": 1}, "step": "ok", "answer": {"a": true}, "max_running": 3, "from": "one", "ids": []}"#
+                }
             };
-            all.push(joined(&[&format!("{method} {path} HTTP/1.1\nContent-Type: application/json\nAccept: */*"), body]));
+            all.push(joined(&[
+                &format!("{method} {path} HTTP/1.1\nContent-Type: application/json\nAccept: */*"),
+                body,
+            ]));
         }
-        for path in ["/", "/metrics", "/health", "/runs", "/app.js", "/api/v1/runs?label=of=shop&limit=2", "/api/v1/runs?state=failed&since=1d"] {
+        for path in [
+            "/",
+            "/metrics",
+            "/health",
+            "/runs",
+            "/app.js",
+            "/api/v1/runs?label=of=shop&limit=2",
+            "/api/v1/runs?state=failed&since=1d",
+        ] {
             all.push(joined(&[&format!("GET {path} HTTP/1.1\nAccept: text/html"), ""]));
         }
         all.push(joined(&["!GET /api/v1/runs HTTP/1.1\nHost: localhost\n\nGET / HTTP/1.1\nHost: localhost\n\n", ""]));

@@ -11,9 +11,7 @@ use stepd::engine::{
     Answer, Entry, Gate, Inbox, Interpreter, Journal, MemoryJournal, Ports, ServerClock, Workflow, run,
 };
 use stepd::model::{Claimed, Failure, Lease, Payload, RunId, StepKey, StepRecord, StepState, WorkerId};
-use stepd::steps::{
-    Approve, BoxFuture, Flow, Registry, Set, Sleep, Step, StepCx, StepOutput, WaitFor,
-};
+use stepd::steps::{Approve, BoxFuture, Flow, Registry, Set, Sleep, Step, StepCx, StepOutput, WaitFor};
 use stepd::telemetry::failures::Failures;
 use stepd::telemetry::step_log::StepLogs;
 
@@ -26,12 +24,75 @@ pub const TARGET: Target = Target {
     weight: 6,
     forms: &[Form::Yaml, Form::Json, Form::Json],
     words: &[
-        "key", "kind", "state", "checkpoint", "attempts", "seq", "epoch", "started_at", "ended_at", "output", "error", "decision",
-        "due_in_ms", "usage", "running", "waiting", "completed", "failed", "skipped", "cancelled", "run", "set", "map", "repeat",
-        "switch", "sleep", "wait", "approve", "workflow", "agent", "end", "(end)", "wait", "retry", "event", "approval", "child",
-        "spent_at_resume", "kept", "asks", "answered", "attempt", "of", "branch", "case", "granted", "items", "class", "permanent",
-        "transient", "code", "message", "retry_after_ms", "prompt", "schema", "timeout", "secs", "nanos", "a[0]", "a[0].b", "a[4294967296]",
-        "a.undo", "finally[0]", "after_failure", "resumes", "crashes", "streak", "taken", "records",
+        "key",
+        "kind",
+        "state",
+        "checkpoint",
+        "attempts",
+        "seq",
+        "epoch",
+        "started_at",
+        "ended_at",
+        "output",
+        "error",
+        "decision",
+        "due_in_ms",
+        "usage",
+        "running",
+        "waiting",
+        "completed",
+        "failed",
+        "skipped",
+        "cancelled",
+        "run",
+        "set",
+        "map",
+        "repeat",
+        "switch",
+        "sleep",
+        "wait",
+        "approve",
+        "workflow",
+        "agent",
+        "end",
+        "(end)",
+        "wait",
+        "retry",
+        "event",
+        "approval",
+        "child",
+        "spent_at_resume",
+        "kept",
+        "asks",
+        "answered",
+        "attempt",
+        "of",
+        "branch",
+        "case",
+        "granted",
+        "items",
+        "class",
+        "permanent",
+        "transient",
+        "code",
+        "message",
+        "retry_after_ms",
+        "prompt",
+        "schema",
+        "timeout",
+        "secs",
+        "nanos",
+        "a[0]",
+        "a[0].b",
+        "a[4294967296]",
+        "a.undo",
+        "finally[0]",
+        "after_failure",
+        "resumes",
+        "crashes",
+        "streak",
+        "taken",
+        "records",
     ],
     make: || Box::new(Runs),
 };
@@ -115,7 +176,10 @@ fn record(row: &Value) -> StepRecord {
         kind: text("kind"),
         state: StepState::from_word(&text("state")).unwrap_or(StepState::Running),
         checkpoint: row["checkpoint"].as_bool().unwrap_or_default(),
-        attempts: number("attempts").and_then(|n| i16::try_from(n).ok()).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
+        attempts: number("attempts")
+            .and_then(|n| i16::try_from(n).ok())
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(1),
         seq: number("seq").and_then(|n| i32::try_from(n).ok()).unwrap_or_default(),
         epoch: number("epoch").and_then(|n| i32::try_from(n).ok()).unwrap_or_default(),
         started_at: time("started_at").filter(near).unwrap_or_default(),
@@ -219,7 +283,8 @@ impl Fuzzed for Runs {
         let state: Value = serde_json::from_str(&state).unwrap_or_default();
         let small = |name: &str| state[name].as_i64().and_then(|n| i16::try_from(n).ok()).unwrap_or_default().max(0);
         let (resumes, crashes) = (small("resumes"), small("crashes"));
-        let row = Row { resumes, crashes, epoch: 2, after_failure: state["after_failure"].as_bool().unwrap_or_default() };
+        let row =
+            Row { resumes, crashes, epoch: 2, after_failure: state["after_failure"].as_bool().unwrap_or_default() };
         let mut records: Vec<StepRecord> = state["records"].as_array().into_iter().flatten().map(record).collect();
         // The table's primary key.
         records.sort_by(|a, b| a.key.cmp(&b.key));

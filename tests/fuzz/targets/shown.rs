@@ -20,10 +20,49 @@ pub const TARGET: Target = Target {
     weight: 3,
     forms: &[Form::Json, Form::Text],
     words: &[
-        "run", "steps", "events", "calls", "key", "kind", "state", "attempts", "epoch", "started_at", "ended_at", "output", "error", "data",
-        "attempt_failed", "crashed", "resumed", "retried", "from", "failure", "retry_in_ms", "worker", "usage", "attempt", "labels",
-        "traceparent", "docs[12].text", "docs[", "a.b[0].c", "map", "run", "sleep", "2026-01-01T00:00:01Z", "1970-01-01T00:00:00Z",
-        "2299-12-31T23:59:59.999999Z", "ä[0]", "[0]", ".", "attributes", "input", "gen_ai.input.messages", "cost", "tokens_in",
+        "run",
+        "steps",
+        "events",
+        "calls",
+        "key",
+        "kind",
+        "state",
+        "attempts",
+        "epoch",
+        "started_at",
+        "ended_at",
+        "output",
+        "error",
+        "data",
+        "attempt_failed",
+        "crashed",
+        "resumed",
+        "retried",
+        "from",
+        "failure",
+        "retry_in_ms",
+        "worker",
+        "usage",
+        "attempt",
+        "labels",
+        "traceparent",
+        "docs[12].text",
+        "docs[",
+        "a.b[0].c",
+        "map",
+        "run",
+        "sleep",
+        "2026-01-01T00:00:01Z",
+        "1970-01-01T00:00:00Z",
+        "2299-12-31T23:59:59.999999Z",
+        "ä[0]",
+        "[0]",
+        ".",
+        "attributes",
+        "input",
+        "gen_ai.input.messages",
+        "cost",
+        "tokens_in",
     ],
     make: || Box::new(Shown),
 };
@@ -127,7 +166,10 @@ fn traced(rows: &Value, steps: &[TracedStep]) {
             spans.extend(steps.iter().flat_map(|s| maker.step(s)));
             spans.extend(maker.rest());
             spans.extend(maker.calls(&made));
-            assert!(spans.iter().all(|s| s.start_time_unix_nano <= s.end_time_unix_nano), "a span ends before it begins");
+            assert!(
+                spans.iter().all(|s| s.start_time_unix_nano <= s.end_time_unix_nano),
+                "a span ends before it begins"
+            );
         }
     }
 }
@@ -150,7 +192,8 @@ fn drawn(rows: &Value, steps: &[TracedStep], under: &str) {
         let seen = level(&all, &tries, &wanted, now);
         let _ = level(&all, &tries, &Wanted { after: seen.next, ..wanted }, now);
     }
-    let (of, stretch) = (run(&rows["run"], None), |s: &TracedStep| (Stretch::Resuming, s.started_at, s.ended_at.unwrap_or(now)));
+    let (of, stretch) =
+        (run(&rows["run"], None), |s: &TracedStep| (Stretch::Resuming, s.started_at, s.ended_at.unwrap_or(now)));
     let known: Vec<_> = steps.iter().map(stretch).collect();
     let _ = sums(&all, &known, (of.created_at, of.started_at, of.ended_at.unwrap_or(now)));
 }
