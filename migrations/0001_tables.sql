@@ -311,7 +311,7 @@ CREATE TABLE stepd.jobs (
     session_id text CONSTRAINT session_id_has_1_to_200_characters CHECK (length(session_id) BETWEEN 1 AND 200),
     created_by text,
     error text,
-    unique_keep interval CONSTRAINT unique_keep_is_a_time CHECK (unique_keep > '0'),
+    unique_keep interval CONSTRAINT unique_keep_is_a_time CHECK (unique_keep > '0' AND unique_keep <= '1000 years'),
     rate_key text CONSTRAINT rate_key_has_at_most_500_characters CHECK (length(rate_key) <= 500),
     target text,
     parent uuid,
@@ -325,6 +325,10 @@ CREATE TABLE stepd.jobs (
     -- The views read it: one row that is none would break them for all.
     CONSTRAINT jobs_error_is_json CHECK (error IS NULL OR json_typeof(error::json) = 'object'
         AND json_extract_path_text(replace(error, '\u0000', '\ufffd')::json, 'code') IS NOT NULL),
+    -- NULL in an INSERT, which the trigger fills; never in a row.
+    CONSTRAINT jobs_have_a_place CHECK (queue IS NOT NULL AND priority IS NOT NULL),
+    -- Without a key there is no tombstone to end as.
+    CONSTRAINT jobs_keep_has_key CHECK (unique_keep IS NULL OR unique_key IS NOT NULL),
     CONSTRAINT jobs_counts_are_counts CHECK (epoch >= 0 AND resumes >= 0 AND crashes >= 0 AND streak >= 0),
     -- Only what may be claimed stands in a claim lane.
     CONSTRAINT jobs_lane_fits_state CHECK (CASE state
@@ -582,6 +586,7 @@ CREATE TABLE stepd_engine.events (
     CONSTRAINT events_times_are_near CHECK (at >= '1970-01-01' AND at < '2300-01-01'),
     CONSTRAINT events_data_is_json CHECK (data IS NULL OR coalesce(json_extract_path_text(replace(data, '\u0000', '\ufffd')::json, 'from'), '') IS NOT NULL),
     -- What stepd.attempts and stepd.runs read of it.
+    CONSTRAINT events_attempt_is_whole CHECK (kind <> 'attempt_failed' OR key IS NOT NULL AND attempt IS NOT NULL),
     CONSTRAINT events_attempt_is_readable CHECK (kind <> 'attempt_failed' OR data IS NULL OR (
         coalesce(json_extract_path_text(replace(data, '\u0000', '\ufffd')::json, 'started_at')::timestamptz BETWEEN '1970-01-01' AND '2300-01-01', true)
         AND coalesce(json_extract_path_text(replace(data, '\u0000', '\ufffd')::json, 'ended_at')::timestamptz BETWEEN '1970-01-01' AND '2300-01-01', true)

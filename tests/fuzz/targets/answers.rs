@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use stepd::model::{Payload, RunId, StepKey, WorkerId};
+use stepd::definition::{self, Definition};
+use stepd::engine::{Interpreter, MemoryJournal, Transition, Workflow, run};
+use stepd::model::{Payload, RunId};
 use stepd::steps::{
-    HttpOptions, ModelProfile, Models, Registry, ServerOptions, Servers, StepCx, StepLog, StepOptions, StepOutput,
-    Structured, standard_registry, stop_pair,
+    HttpOptions, ModelProfile, Models, Registry, ServerOptions, Servers, StepOptions, Structured, standard_registry,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 
+use super::journal::{Row, claimed, ports};
 use super::{FIELD, Form, Fuzzed, Target, joined};
 
 const WORDS: &[&str] = &[
@@ -152,18 +153,18 @@ impl Answers {
         self.models.replace(BTreeMap::from([("m".to_owned(), profile)]));
     }
 
-    fn params(&self) -> Value {
-        match self.kind {
-            "http" => json!({"url": self.url}),
-            "llm" => {
-                let schema = json!({"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}});
-                match self.n.is_multiple_of(2) {
-                    true => json!({"model": "m", "prompt": "x"}),
-                    false => json!({"model": "m", "prompt": "x", "schema": schema}),
-                }
+    /// A workflow of one step, which asks the server.
+    fn workflow(&self) -> Definition {
+        let step = match (self.kind, self.n.is_multiple_of(2)) {
+            ("http", _) => format!("http: GET {}", self.url),
+            ("llm", true) => "llm: m, prompt: x".to_owned(),
+            ("llm", false) => {
+                "llm: m, prompt: x, schema: {type: object, required: [a], properties: {a: {type: integer}}}".to_owned()
             }
-            _ => json!({"server": "s", "tool": "add", "args": {"a": 1}}),
-        }
+            _ => "mcp: s.add, args: {a: 1}".to_owned(),
+        };
+        let text = format!("name: w\nresume: never\nretry: {{max_attempts: 1}}\nsteps: [{{id: a, {step}}}]\n");
+        definition::load("w", &text).unwrap_or_else(|wrong| panic!("{wrong}"))
     }
 }
 
@@ -208,30 +209,6 @@ fn with_id(text: &[u8], request: &[u8]) -> Vec<u8> {
     }
     out.extend_from_slice(rest);
     out
-}
-
-fn context() -> StepCx {
-    let (trigger, stop) = stop_pair();
-    drop(trigger);
-    StepCx {
-        run: RunId(uuid::Uuid::nil()),
-        workflow: "w".into(),
-        key: StepKey::new("a"),
-        attempt: 1,
-        epoch: 1,
-        worker: WorkerId(uuid::Uuid::nil()),
-        seq: 1,
-        session_id: None,
-        started_at: chrono::DateTime::UNIX_EPOCH,
-        label: None,
-        shape: Arc::new(|out: StepOutput| Ok(Payload::from_value(&out.default))),
-        stop,
-        meter: Arc::default(),
-        calls: None,
-        kept: None,
-        reply: None,
-        log: StepLog::default(),
-    }
 }
 
 impl Fuzzed for Answers {
@@ -293,14 +270,17 @@ impl Fuzzed for Answers {
     fn once(&mut self, input: &[u8]) -> Result<(), String> {
         self.forget();
         *self.said.lock().unwrap() = input.split(|b| *b == FIELD).map(<[u8]>::to_vec).collect();
-        let step = self.registry.get(self.kind).unwrap().clone();
-        let (cx, params) = (context(), self.params());
-        let done = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, step.run(&cx, params)).await });
-        match done {
-            Ok(Err(failure)) if failure.message.len() > 100_000 => {
+        let journal = Arc::<MemoryJournal>::default();
+        let workflow: Arc<dyn Workflow> = Arc::new(Interpreter::new(Arc::new(self.workflow()), Arc::default()));
+        let ports = Arc::new(ports(self.registry.clone(), journal.clone()));
+        let claimed = Box::new(claimed(Payload::null(), &Row { epoch: 1, ..Row::default() }));
+        let work = run(claimed, Ok(workflow), ports, Arc::default());
+        let _ = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await });
+        match journal.run(RunId(uuid::Uuid::nil())).transitions.last() {
+            Some(Transition::Fail { failure }) if failure.message.len() > 100_000 => {
                 Err(format!("a message of {} bytes", failure.message.len()))
             }
-            Ok(Err(failure)) if failure.code == "internal" || failure.code == "definition" => {
+            Some(Transition::Fail { failure }) if ["internal", "definition"].contains(&&*failure.code) => {
                 Err(format!("{}: {}", failure.code, failure.message))
             }
             _ => Ok(()),

@@ -205,14 +205,14 @@ fn row(record: &StepRecord) -> Value {
 
 /// What the run's own row says.
 #[derive(Default)]
-struct Row {
-    resumes: i16,
-    crashes: i16,
-    epoch: i32,
-    after_failure: bool,
+pub(super) struct Row {
+    pub resumes: i16,
+    pub crashes: i16,
+    pub epoch: i32,
+    pub after_failure: bool,
 }
 
-fn claimed(input: Payload, row: &Row) -> Claimed {
+pub(super) fn claimed(input: Payload, row: &Row) -> Claimed {
     Claimed {
         lease: Lease::new(RunId(uuid::Uuid::nil()), WorkerId(uuid::Uuid::nil()), row.epoch),
         workflow: "w".into(),
@@ -233,6 +233,21 @@ fn claimed(input: Payload, row: &Row) -> Claimed {
     }
 }
 
+/// What a run of these kinds needs, with its records in a journal.
+pub(super) fn ports(registry: Registry, journal: Arc<dyn Journal>) -> Ports {
+    Ports {
+        journal,
+        registry: Arc::new(registry),
+        gate: Gate::always_open(),
+        clock: Arc::new(ServerClock::new(DateTime::UNIX_EPOCH)),
+        max_output: 1 << 20,
+        logs: StepLogs::new(1_000),
+        failures: Failures::default(),
+        metrics: Arc::default(),
+        traces: None,
+    }
+}
+
 /// One activation. False: it had not come to an end after a virtual century.
 fn activate(definition: definition::Definition, input: Payload, row: &Row, journal: &Arc<Rows>) -> bool {
     let left = Arc::new(Mutex::new(300));
@@ -241,17 +256,7 @@ fn activate(definition: definition::Definition, input: Payload, row: &Row, journ
     let registry = kinds.into_iter().fold(registry, |r, kind| r.with(Echo(kind, left.clone())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let ports = Ports {
-            journal: journal.clone(),
-            registry: Arc::new(registry),
-            gate: Gate::always_open(),
-            clock: Arc::new(ServerClock::new(DateTime::UNIX_EPOCH)),
-            max_output: 1 << 20,
-            logs: StepLogs::new(1_000),
-            failures: Failures::default(),
-            metrics: Arc::default(),
-            traces: None,
-        };
+        let ports = ports(registry, journal.clone());
         let workflow: Arc<dyn Workflow> = Arc::new(Interpreter::new(Arc::new(definition), Arc::default()));
         let work = run(Box::new(claimed(input, row)), Ok(workflow), Arc::new(ports), Arc::new(Inbox::default()));
         tokio::time::timeout(Duration::from_secs(200 * 366 * 86_400), work).await.is_ok()
