@@ -234,7 +234,7 @@ CROSS JOIN LATERAL (
         SELECT 1, s.started_at, 3, s.seq, 0, 'step started', s.key, NULL, NULL, s.epoch, json_build_object('kind', s.kind)
             FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'skipped' AND NOT (s.checkpoint AND s.attempts = 0) AND s.kind <> 'end'
         UNION ALL
-        SELECT 1, CASE WHEN s.state = 'waiting' THEN s.started_at ELSE s.ended_at END, CASE WHEN s.state = 'waiting' THEN 4 ELSE 5 END, s.seq, 0,
+        SELECT 1, CASE WHEN s.state = 'waiting' THEN s.started_at ELSE coalesce(s.ended_at, s.started_at) END, CASE WHEN s.state = 'waiting' THEN 4 ELSE 5 END, s.seq, 0,
             'step ' || s.state, s.key, nullif(s.attempts, 0)::smallint, NULL, s.epoch,
             CASE WHEN s.state = 'waiting' THEN json_build_object('event', s.event, 'match', s.match, 'due_at', s.due_at) ELSE s.error END
             FROM stepd.steps s WHERE s.run = r.id AND s.state <> 'running'

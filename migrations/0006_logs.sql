@@ -20,7 +20,10 @@ CREATE TABLE stepd_engine.logs (
     attempt smallint NOT NULL,
     key text NOT NULL,
     lines text NOT NULL,
-    CONSTRAINT logs_pkey PRIMARY KEY (run, epoch, n)
+    CONSTRAINT logs_pkey PRIMARY KEY (run, epoch, n),
+    CONSTRAINT logs_times_are_near CHECK (at >= '1970-01-01' AND at < '2300-01-01'),
+    CONSTRAINT logs_first_is_a_number_of_a_line CHECK (first BETWEEN 1 AND 1000000000000000),
+    CONSTRAINT logs_lines_are_lines CHECK (json_typeof(lines::json) = 'array' AND coalesce(json_extract_path_text(lines::json, '0'), '') IS NOT NULL)
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_scale_factor = 0.1);
 COMMENT ON TABLE stepd_engine.logs IS 'What steps have written while they worked; the view stepd.logs has it line by line.';
 COMMENT ON COLUMN stepd_engine.logs.run IS 'The run''s id.';
@@ -34,8 +37,8 @@ COMMENT ON COLUMN stepd_engine.logs.lines IS 'The lines as JSON text: [[microsec
 COMMENT ON INDEX stepd_engine.logs_pkey IS 'The lines of a run, in order; what is sent twice is written once.';
 
 CREATE VIEW stepd.logs AS
-SELECT l.run, l.key, l.attempt::integer AS attempt, l.first + x.n - 1 AS line, l.at + (x.line ->> 0)::bigint * interval '1 microsecond' AS at,
-    x.line ->> 1 AS stream, x.line ->> 2 AS level, x.line ->> 3 AS text, l.epoch, l.n AS chunk
+SELECT l.run, l.key, l.attempt::integer AS attempt, l.first + x.n - 1 AS line, l.at + CASE WHEN x.line ->> 0 ~ '^[0-9]{1,15}$' THEN (x.line ->> 0)::bigint ELSE 0 END * interval '1 microsecond' AS at,
+    coalesce(x.line ->> 1, '') AS stream, coalesce(x.line ->> 2, '') AS level, coalesce(x.line ->> 3, '') AS text, l.epoch, l.n AS chunk
 FROM stepd_engine.logs l CROSS JOIN LATERAL json_array_elements(l.lines::json) WITH ORDINALITY AS x(line, n);
 COMMENT ON VIEW stepd.logs IS 'What steps have written while they worked, line by line; of each attempt the last lines. Those of a run in order: WHERE run = … ORDER BY epoch, chunk, line.';
 COMMENT ON COLUMN stepd.logs.run IS 'The run''s id.';

@@ -29,7 +29,8 @@ CREATE TABLE stepd_engine.trace_notes (
     to_at timestamptz NOT NULL,
     target text NOT NULL,
     runs uuid[] NOT NULL,
-    CONSTRAINT trace_notes_pkey PRIMARY KEY (target, id)
+    CONSTRAINT trace_notes_pkey PRIMARY KEY (target, id),
+    CONSTRAINT trace_notes_times_are_near CHECK (least(at, from_at, to_at) >= '1970-01-01' AND greatest(at, from_at, to_at) < '2300-01-01')
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
 COMMENT ON TABLE stepd_engine.trace_notes IS 'Runs whose traces a target does not have yet.';
 COMMENT ON COLUMN stepd_engine.trace_notes.id IS 'The order of the notes.';
@@ -45,7 +46,8 @@ COMMENT ON SEQUENCE stepd_engine.trace_notes_id_seq IS 'The order of the notes.'
 CREATE TABLE stepd_engine.trace_waits (
     run uuid NOT NULL,
     at timestamptz NOT NULL,
-    CONSTRAINT trace_waits_pkey PRIMARY KEY (run, at)
+    CONSTRAINT trace_waits_pkey PRIMARY KEY (run, at),
+    CONSTRAINT trace_waits_times_are_near CHECK (at >= '1970-01-01' AND at < '2300-01-01')
 );
 COMMENT ON TABLE stepd_engine.trace_waits IS 'Where the traces of runs that wait for long are divided: what was before has been noted, and what comes is a part of its own.';
 COMMENT ON COLUMN stepd_engine.trace_waits.run IS 'The run''s id.';

@@ -33,7 +33,7 @@ async fn fill(db: &Db) -> Result<()> {
     )
     .await?;
     db.execute(
-        "INSERT INTO stepd_engine.events (run, kind, key) SELECT id, 'attempt_failed', 'step1' FROM stepd_engine.ended WHERE ended_at < now() - interval '1 day'",
+        "INSERT INTO stepd_engine.events (run, kind, key, attempt) SELECT id, 'attempt_failed', 'step1', 1 FROM stepd_engine.ended WHERE ended_at < now() - interval '1 day'",
     )
     .await?;
     db.execute("ANALYZE").await?;

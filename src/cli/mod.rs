@@ -66,6 +66,7 @@ use output::talk;
 
 pub use check::check;
 pub use output::Format;
+pub use values::set;
 
 /// How a command ended, as the shell sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,6 +245,14 @@ struct CheckArgs {
     /// Also ask the MCP servers of the configuration whether they have the tools, and whether the arguments fit
     #[arg(long)]
     online: bool,
+}
+
+/// Reads a command line and does nothing.
+///
+/// # Errors
+/// What is wrong with it, or what it asks to be told.
+pub fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<(), clap::Error> {
+    Cli::try_parse_from(words).map(drop)
 }
 
 /// Runs the command line of this process.

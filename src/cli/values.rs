@@ -30,7 +30,10 @@ pub(super) fn json(flag: &str, text: &str) -> anyhow::Result<Payload> {
 }
 
 /// Sets one value inside another: `order.items[0].count=3`. What is no JSON is text. The place itself may be new, what it stands in not.
-pub(super) fn set(value: &mut Value, text: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// There is no such place, or this is no change.
+pub fn set(value: &mut Value, text: &str) -> anyhow::Result<()> {
     let usage = |why: String| refused(Exit::Usage, format!("--set {text}: {why}"));
     let (path, new) = text.split_once('=').ok_or_else(|| usage("write PATH=JSON, such as order.count=3".to_owned()))?;
     let path = path.strip_prefix("input.").unwrap_or(path);

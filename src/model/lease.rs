@@ -14,8 +14,9 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Only claims (and the in-memory journal) make leases.
-    pub(crate) fn new(run: RunId, worker: WorkerId, epoch: i32) -> Self {
+    /// Only claims make leases; and whoever has a journal of their own.
+    #[must_use]
+    pub fn new(run: RunId, worker: WorkerId, epoch: i32) -> Self {
         Self { run, worker, epoch }
     }
 

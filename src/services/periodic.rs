@@ -1,9 +1,11 @@
 //! Idempotent passes without input: the driver owns period, wake-up, pause after an error.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use crate::db::DbError;
@@ -40,15 +42,20 @@ pub async fn drive<P: Periodic>(mut service: P, pulse: Arc<Pulse>, mut stop: Sto
     loop {
         let began = Instant::now();
         pulse.beat();
-        let tick = service.tick().await;
-        pulse.passed(tick.is_ok());
+        let tick = AssertUnwindSafe(service.tick()).catch_unwind().await;
+        pulse.passed(matches!(tick, Ok(Ok(_))));
         let pause = match tick {
-            Ok(pause) => {
+            Ok(Ok(pause)) => {
                 backoff.reset();
                 pause
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::debug!(service = service.name(), %error, "pass failed");
+                backoff.pause()
+            }
+            // A bug of ours, met in a row that nobody has foreseen. The service is more than that row: it goes on trying.
+            Err(_) => {
+                tracing::error!(service = service.name(), "a pass panicked; trying again");
                 backoff.pause()
             }
         };
@@ -63,5 +70,52 @@ pub async fn drive<P: Periodic>(mut service: P, pulse: Arc<Pulse>, mut stop: Sto
         if *stop.borrow() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::super::progress::Progress;
+    use super::*;
+
+    /// Its first passes meet a fault.
+    struct Faulty(watch::Sender<u32>);
+
+    impl Periodic for Faulty {
+        fn name(&self) -> &'static str {
+            "faulty"
+        }
+
+        async fn tick(&mut self) -> Result<Duration, DbError> {
+            self.0.send_modify(|n| *n += 1);
+            let n = *self.0.borrow();
+            assert!(n > 3, "a row that nobody has foreseen");
+            Ok(Duration::from_secs(1))
+        }
+
+        async fn hinted(&self) {
+            std::future::pending().await
+        }
+
+        fn spacing(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_that_panics_is_made_again_and_counts_as_failed() {
+        let (passes, mut seen) = watch::channel(0);
+        let (stop, stopping) = watch::channel(false);
+        let progress = Progress::default();
+        let pulse = progress.pulse("faulty", Duration::from_secs(1));
+        let driven = tokio::spawn(drive(Faulty(passes), pulse, stopping));
+        seen.wait_for(|n| *n > 5).await.unwrap();
+        stop.send(true).unwrap();
+        driven.await.unwrap();
+        let passed = progress.passes()[0];
+        assert_eq!(passed.failed, 3);
+        assert!(passed.ok >= 2);
     }
 }

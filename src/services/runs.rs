@@ -11,13 +11,16 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::engine::{Entry, Inbox, Outcome, Ports, Transition};
-use crate::model::{Claimed, Lease, RunId, StepKey, WorkerId};
+use crate::model::{Claimed, Failure, Lease, RunId, StepKey, WorkerId, code};
 use crate::steps::StopReason;
 use crate::telemetry::context::{self, Place};
 use crate::telemetry::step_log::StepLog;
 
 use super::catalog::Catalog;
 use super::shared::{Hints, Stop, stopped};
+
+/// What a run fails with that has met a bug of the engine.
+const PANICKED: &str = "the engine panicked in this run; the worker's log has the message";
 
 /// The executor: `slots` runs at once, and a buffer of claimed runs ahead of them.
 pub struct Runs {
@@ -158,6 +161,7 @@ impl Runs {
             self.started.fetch_add(1, Ordering::Relaxed);
             let (name, since) = (claimed.workflow.clone(), claimed.started_at);
             let session_id = claimed.session_id.clone();
+            let (worker, epoch, keeps_key) = (claimed.lease.worker(), claimed.lease.epoch(), claimed.keeps_key);
             let place = Place { run, worker: claimed.lease.worker(), session_id, step: None, log: StepLog::default() };
             let work = async {
                 tracing::debug!(workflow = &*name, epoch = claimed.lease.epoch(), "run taken up");
@@ -167,8 +171,16 @@ impl Runs {
             let told = async {
                 match std::panic::AssertUnwindSafe(work).catch_unwind().await {
                     Ok(outcome) => self.report(run, (&name, since), outcome),
-                    // A bug of ours. The slot goes on; the run is still this worker's in the database, and is found and given back.
-                    Err(_) => tracing::error!(run.id = %run, workflow = &*name, "the engine panicked"),
+                    // A bug of ours, met in what is recorded of this run. The slot goes on; and the run ends, for it would do the same again.
+                    Err(_) => {
+                        tracing::error!(run.id = %run, workflow = &*name, "the engine panicked: the run fails");
+                        let failure = Failure::permanent(code::PANIC, PANICKED);
+                        let transition = Some(Transition::Fail { failure });
+                        let (steps, notes) = (Vec::new(), Vec::new());
+                        let ended = Entry { run, worker, epoch, keeps_key, steps, notes, transition, ticket: None };
+                        self.ports.journal.submit(ended);
+                        self.report(run, (&name, since), Outcome::Failed);
+                    }
                 }
             };
             context::within(Some(place), std::pin::pin!(told)).await;

@@ -35,6 +35,7 @@ mod flow;
 mod fork;
 mod fuzz;
 mod guarantees;
+mod hostile;
 mod http;
 mod http_acts;
 mod http_hooks;

@@ -241,7 +241,12 @@ impl Sources {
         self.load_from(&environment::variables(), &DEFAULT_FILES.map(PathBuf::from))
     }
 
-    fn load_from(&self, environment: &[Variable], defaults: &[PathBuf]) -> Result<Loaded, ConfigError> {
+    /// As [`Sources::load`], with another environment (of each variable its value, or what can be read of one that is not UTF-8), and
+    /// other files to look for.
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    pub fn load_from(&self, environment: &[Variable], defaults: &[PathBuf]) -> Result<Loaded, ConfigError> {
         let credentials = environment.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY");
         let credentials = credentials.and_then(|(_, path)| path.as_ref().ok()).map(PathBuf::from);
         let file = self.file.clone().or_else(|| defaults.iter().find(|p| p.exists()).cloned());

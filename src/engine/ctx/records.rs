@@ -27,7 +27,8 @@ impl Ctx {
     ) -> StepRecord {
         let seq = {
             let mut s = self.state();
-            s.seq += 1;
+            // As far as it goes: whoever has written the largest number into a row gets no more of them.
+            s.seq = s.seq.saturating_add(1);
             s.seq
         };
         StepRecord {

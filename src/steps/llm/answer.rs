@@ -9,6 +9,9 @@ use crate::steps::calls::Calling;
 use crate::steps::http;
 use crate::steps::step::StepOutput;
 
+/// What a call may say of its tokens, far above what any can have: the sums over all calls of all runs stay numbers.
+const MOST_TOKENS: u64 = 1_000_000_000;
+
 /// Characters of an answer that are kept in a failure's details.
 const EXCERPT: usize = 4_000;
 
@@ -63,7 +66,7 @@ pub(super) fn read(place: &str, bytes: &[u8]) -> Result<(Completion, Option<Fail
     let choice = said.pointer("/choices/0").ok_or_else(|| strange("there is no `choices[0]`"))?;
     let message = choice.get("message").filter(|m| m.is_object()).ok_or_else(|| strange("there is no `message`"))?;
     let finish = choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default();
-    let count = |name: &str| said.pointer(name).and_then(Value::as_u64).unwrap_or(0);
+    let count = |name: &str| said.pointer(name).and_then(Value::as_u64).unwrap_or(0).min(MOST_TOKENS);
     let usage = Usage {
         tokens_in: count("/usage/prompt_tokens"),
         tokens_out: count("/usage/completion_tokens"),
@@ -151,5 +154,20 @@ pub(super) fn refused(place: &str, status: StatusCode, headers: &HeaderMap, byte
             }
             failure
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_call_can_have_used_is_not_counted() {
+        let said = r#"{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 18446744073709551615, "completion_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 18446744073709551615}}}"#;
+        let (completion, withheld) = read("m", said.as_bytes()).unwrap();
+        let usage = completion.usage;
+        assert!(withheld.is_none());
+        assert_eq!((usage.tokens_in, usage.tokens_out, usage.tokens_cached), (MOST_TOKENS, 7, MOST_TOKENS));
     }
 }

@@ -39,6 +39,9 @@ pub struct Attempt {
     pub repeats: Option<i32>,
 }
 
+/// Of a hundred years: what is longer is no pause of a step.
+const LONGEST_PAUSE_MS: i64 = 100 * 366 * 86_400_000;
+
 struct Failed {
     number: u32,
     epoch: i32,
@@ -93,7 +96,9 @@ impl Story {
                     epoch,
                     start: time(&data["started_at"]),
                     end: time(&data["ended_at"]).unwrap_or(at),
-                    pause: TimeDelta::milliseconds(data["retry_in_ms"].as_i64().unwrap_or(0)),
+                    pause: TimeDelta::milliseconds(
+                        data["retry_in_ms"].as_i64().unwrap_or(0).clamp(0, LONGEST_PAUSE_MS),
+                    ),
                     failure: failure.unwrap_or_else(unknown),
                     usage: serde_json::from_value(data["usage"].take()).ok(),
                 });
@@ -160,7 +165,7 @@ impl Story {
 
     /// When the run was last taken up after one claim, and up to another.
     fn taken_up(&self, after: i32, upto: i32) -> Option<DateTime<Utc>> {
-        self.resumed.iter().filter(|(epoch, _)| (after + 1..=upto).contains(epoch)).map(|(_, at)| *at).max()
+        self.resumed.iter().filter(|(epoch, _)| after < *epoch && *epoch <= upto).map(|(_, at)| *at).max()
     }
 }
 

@@ -63,8 +63,11 @@ pub fn parts(run: &TracedRun, events: &[TracedEvent], waits: &[DateTime<Utc>]) -
     (0..).zip(ends).map(part).collect()
 }
 
-/// A time as Postgres writes it into JSON.
+/// A time as Postgres writes it into JSON; what no row of a run can have is none.
 #[must_use]
 pub fn time(value: &Value) -> Option<DateTime<Utc>> {
-    value.as_str()?.parse().ok()
+    value.as_str()?.parse().ok().filter(|at: &DateTime<Utc>| NEAR.contains(&at.timestamp()))
 }
+
+/// From 1970 to 2300, in seconds.
+const NEAR: std::ops::Range<i64> = 0..10_413_792_000;

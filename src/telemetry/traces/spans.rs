@@ -395,7 +395,9 @@ fn link(trace: Uuid, span: SpanId, what: &str) -> Link {
 }
 
 fn nanos(at: DateTime<Utc>) -> u64 {
-    at.timestamp_nanos_opt().and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
+    // chrono's own goes no further than the year 2262, and signed.
+    u64::try_from(at.timestamp())
+        .map_or(0, |s| s.saturating_mul(1_000_000_000).saturating_add(at.timestamp_subsec_nanos().into()))
 }
 
 fn clean_value(value: &mut otlp::AnyValue, longest: usize) {

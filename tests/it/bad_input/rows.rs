@@ -79,7 +79,7 @@ async fn what_a_run_said_before_its_crash_loop_keeps_no_run_of_its_dead_worker_f
     db.exec(format!("UPDATE stepd.jobs SET streak = 6, crashes = 6 WHERE id = '{odd}'")).await;
     for data in [r#"{"failure": {"message": "a\u0000b"}}"#, r#"{"n": 1e999999}"#] {
         db.exec(format!(
-            "INSERT INTO stepd_engine.events (run, kind, key, data) VALUES ('{odd}', 'attempt_failed', 's', '{data}')"
+            "INSERT INTO stepd_engine.events (run, kind, key, attempt, data) VALUES ('{odd}', 'attempt_failed', 's', 1, '{data}')"
         ))
         .await;
     }
