@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::db::{Database, DbError, Trouble, children, waits, within};
 use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
-use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
+use crate::model::{Failure, Payload, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
 use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
@@ -184,6 +184,11 @@ impl Journal for PgJournal {
     fn load(&self, run: RunId) -> BoxFuture<'static, Result<Vec<StepRecord>, Failure>> {
         let records = self.records.clone();
         Box::pin(async move { records.load(run).await })
+    }
+
+    fn load_input(&self, run: RunId) -> BoxFuture<'static, Result<Payload, Failure>> {
+        let records = self.records.clone();
+        Box::pin(async move { records.load_input(run).await })
     }
 
     fn settle(&self, run: RunId, keys: Vec<StepKey>) {
