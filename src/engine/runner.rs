@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::json;
 
-use crate::model::{Claimed, Class, Failure, Payload, RunState, StepRecord, StepState, code};
+use crate::model::{Claimed, Class, Failure, Payload, RunState, StepState, code};
 use crate::rules::retry::next_resume;
 use crate::steps::{BoxFuture, StopReason};
 use crate::telemetry::redact;
