@@ -83,17 +83,24 @@ async fn drain(bench: &Bench, db: &Db, collector: Option<&Collector>, waits: boo
 
 /// By turns, so that whatever else the machine does falls on all three.
 pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
-    let rounds = if bench.full { 7 } else { 5 };
+    let rounds = if bench.full { 9 } else { 6 };
     let (well, sick) = (Collector::start(true).await?, Collector::start(false).await?);
     let db = bench.server.database().await?;
     drain(bench, &db, None, false).await?;
     let (mut off, mut on, mut hangs, mut late) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        off.push(drain(bench, &db, None, false).await?.0);
-        let (rate, after) = drain(bench, &db, Some(&well), true).await?;
-        on.push(rate);
-        late.push(after);
-        hangs.push(drain(bench, &db, Some(&sick), false).await?.0);
+    for round in 0..rounds {
+        // Each is first, second and third in turn: tables that grow, and what the one before has left, fall on all.
+        for place in 0..3 {
+            match (round + place) % 3 {
+                0 => off.push(drain(bench, &db, None, false).await?.0),
+                1 => {
+                    let (rate, after) = drain(bench, &db, Some(&well), true).await?;
+                    on.push(rate);
+                    late.push(after);
+                }
+                _ => hangs.push(drain(bench, &db, Some(&sick), false).await?.0),
+            }
+        }
         eprintln!("    {:.0} / {:.0} / {:.0} steps/s", off[off.len() - 1], on[on.len() - 1], hangs[hangs.len() - 1]);
     }
     let without = format!("without {}", listed(&off));

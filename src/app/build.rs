@@ -337,7 +337,7 @@ impl Daemon {
         services.spawn(drive(Daily { db: db.clone() }, progress.pulse("daily", pool_bound), stopping.clone()));
         services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping.clone()));
         // What the last runs leave is still sent.
-        let traced = tracer::start(&tracing, &db, &mut services, &draining);
+        let traced = tracer::start(&tracing, &db, &runs, &mut services, &draining);
         let keeper = Keeper { db: db.clone(), options: tracing, figures: traced.clone(), after: uuid::Uuid::nil() };
         services.spawn(drive(keeper, progress.pulse("traces", pool_bound * 2), stopping));
         let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };

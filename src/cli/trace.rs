@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use prost::bytes::Bytes;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -12,7 +13,6 @@ use crate::db::DbError;
 use crate::services::tracer::Options;
 use crate::services::tracer::loader::{Deliver, Loader};
 use crate::services::tracer::sender::{Sender, Verdict};
-use crate::telemetry::traces::otlp::Span;
 
 use super::client::{connect, run_id};
 use super::errors::{refused, refused_with};
@@ -129,9 +129,9 @@ impl From<DbError> for Halt {
 impl Deliver for Once {
     type Stop = Halt;
 
-    async fn deliver(&mut self, spans: Vec<Span>) -> Result<(), Halt> {
+    async fn deliver(&mut self, spans: Vec<Bytes>) -> Result<(), Halt> {
         let n = spans.len();
-        match self.sender.send(self.sender.pack(spans)).await {
+        match self.sender.send(self.sender.pack(&spans)).await {
             Verdict::Taken { refused, .. } => {
                 self.spans += n.saturating_sub(refused);
                 self.refused += refused;

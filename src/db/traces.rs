@@ -21,6 +21,8 @@ pub struct TraceNote {
     /// The parts that ended from then until then.
     pub from: DateTime<Utc>,
     pub to: DateTime<Utc>,
+    /// Since it was noted.
+    pub age: Duration,
 }
 
 /// What is still to be sent to a target.
@@ -52,7 +54,8 @@ pub async fn name_targets(conn: &mut PgConnection, names: &[String], keep: Durat
 /// Whatever the database says.
 pub async fn take(conn: &mut PgConnection, target: &str, n: i64, hold: Duration) -> Result<Vec<TraceNote>, DbError> {
     let rows = sqlx::query_file!("src/db/sql/trace_take.sql", target, n, ms(hold)).fetch_all(conn).await?;
-    Ok(rows.into_iter().map(|r| TraceNote { id: r.id, runs: r.runs, from: r.from_at, to: r.to_at }).collect())
+    let one = |id, runs, (from, to), age: f64| TraceNote { id, runs, from, to, age: Duration::from_secs_f64(age) };
+    Ok(rows.into_iter().map(|r| one(r.id, r.runs, (r.from_at, r.to_at), r.age)).collect())
 }
 
 /// Holds notes for longer, or (for no time) gives them back. Returns how many of them there still are.

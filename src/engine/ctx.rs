@@ -444,10 +444,7 @@ impl Ctx {
             worker: self.worker,
             seq: record.seq,
             session_id: self.info.session_id.clone(),
-            traceparent: match &self.calls {
-                Some(calls) => Some(calls.of_attempt(&record.key, attempt)),
-                None => self.traceparent.clone(),
-            },
+            given_context: self.traceparent.clone(),
             started_at: record.started_at,
             label: self.label_of(&record.key),
             shape,

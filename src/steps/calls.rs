@@ -50,16 +50,14 @@ impl Calls {
         traceparent(self.run.0, place.id(self.run.0), self.sampled).into()
     }
 
-    /// The trace context of an attempt.
-    #[must_use]
-    pub fn of_attempt(&self, key: &StepKey, attempt: u32) -> Arc<str> {
-        self.context(Place::Attempt { key: key.as_str(), attempt, epoch: self.epoch })
-    }
-
     /// What a step has called since it was last asked, dated by the server's clock.
-    pub fn take(&self, key: &StepKey, now: DateTime<Utc>) -> Option<Vec<Call>> {
+    pub fn take(&self, key: &StepKey, now: impl FnOnce() -> DateTime<Utc>) -> Option<Vec<Call>> {
+        // Most steps call nobody, and pay this look.
+        if self.made.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let over = self.over.lock().unwrap_or_else(PoisonError::into_inner).remove(key)?;
-        let instant = Instant::now();
+        let (instant, now) = (Instant::now(), now());
         let at = |then: Instant| now - TimeDelta::from_std(instant.saturating_duration_since(then)).unwrap_or_default();
         let dated = |Over { call, began, ended }| Call { started_at: at(began), ended_at: at(ended), ..call };
         Some(over.into_iter().map(dated).collect())
@@ -79,6 +77,15 @@ struct Under {
 }
 
 impl StepCx {
+    /// The trace context (W3C `traceparent`) to hand on to whom this attempt calls: its own where the run is traced, else what the run was
+    /// given. Made when it is asked for: most attempts call nobody.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<Arc<str>> {
+        let Some(calls) = &self.calls else { return self.given_context.clone() };
+        let Self { key, attempt, epoch, .. } = self;
+        Some(calls.context(Place::Attempt { key: key.as_str(), attempt: *attempt, epoch: *epoch }))
+    }
+
     /// Begins a call. `client`: it leaves for another process that may have spans of its own.
     #[must_use]
     pub fn call(&self, client: bool) -> Calling {
@@ -95,7 +102,7 @@ impl Calling {
     /// The trace context to hand on: the call's, else what the run was given.
     #[must_use]
     pub fn context(&self, cx: &StepCx) -> Option<Arc<str>> {
-        let Some(under) = &self.0 else { return cx.traceparent.clone() };
+        let Some(under) = &self.0 else { return cx.traceparent() };
         Some(under.calls.context(Place::Call { epoch: under.calls.epoch, n: under.call.n }))
     }
 
@@ -171,9 +178,10 @@ mod tests {
     #[tokio::test]
     async fn a_call_is_noted_with_its_end_and_one_that_was_dropped_as_broken_off() {
         let (mut cx, _stop) = testing::context();
-        assert_eq!(cx.call(true).context(&cx), cx.traceparent, "what the run was given, where nothing is traced");
+        assert_eq!(cx.call(true).context(&cx), cx.given_context, "what the run was given, where nothing is traced");
         let calls = Arc::new(Calls::new(cx.run, 3, true, 10));
         cx.calls = Some(calls.clone());
+        assert!(cx.traceparent().unwrap().starts_with(&format!("00-{}-", cx.run.0.simple())), "its own, where it is");
         let mut call = cx.call(true);
         call.named(|| "GET".into());
         call.set("http.request.method", "GET");
@@ -182,12 +190,12 @@ mod tests {
         call.end(&Err::<(), _>(Failure::transient("http_503", "busy")));
         drop(cx.call(false));
         let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        let done = calls.take(&cx.key, now).unwrap();
+        let done = calls.take(&cx.key, || now).unwrap();
         assert_eq!((done[0].n, done[1].n, done.len()), (1, 2, 2));
         assert_eq!(done[0].error, Some(("http_503".into(), "busy".into())));
         assert_eq!(done[0].input.as_deref(), Some("a long bod… (cut: 34 bytes)"));
         assert!(done[0].started_at <= done[0].ended_at && done[1].ended_at <= now);
         assert_eq!(done[1].error.as_ref().unwrap().0, "interrupted");
-        assert_eq!(calls.take(&cx.key, now), None);
+        assert_eq!(calls.take(&cx.key, || now), None);
     }
 }

@@ -233,8 +233,8 @@ pub struct StepCx {
     pub worker: WorkerId,
     /// The order of the step's start in its run.
     pub seq: i32,
-    /// The trace context to hand on.
-    pub traceparent: Option<Arc<str>>,
+    /// The trace context that the run was given.
+    pub(crate) given_context: Option<Arc<str>>,
     /// What the run belongs to together with other runs, as its enqueuer says.
     pub session_id: Option<Arc<str>>,
     /// When the step's first attempt started, by the server's clock carried on monotonically.

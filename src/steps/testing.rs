@@ -19,7 +19,7 @@ pub(crate) fn context() -> (StepCx, StopTrigger) {
         epoch: 3,
         worker: WorkerId(uuid::Uuid::new_v4()),
         seq: 1,
-        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        given_context: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         session_id: Some("conversation 7".into()),
         started_at: chrono::DateTime::UNIX_EPOCH,
         label: None,

@@ -1,5 +1,6 @@
 //! `stepd doctor --traces`: a test span to every target, and what it says.
 
+use prost::Message as _;
 use uuid::Uuid;
 
 use crate::app::config::Config;
@@ -26,7 +27,7 @@ pub(super) async fn findings(config: &Config) -> anyhow::Result<Vec<Finding>> {
     for ((_, sender, _), told) in options.targets.iter().zip(&told) {
         let project = told.project.as_ref().map(|p| format!(", project {p}")).unwrap_or_default();
         let place = format!("{} at {}{project}", told.name, told.url);
-        findings.push(judge(&place, sender.send(sender.pack(vec![test_span()])).await));
+        findings.push(judge(&place, sender.send(sender.pack(&[test_span().encode_to_vec().into()])).await));
     }
     Ok(findings)
 }

@@ -98,7 +98,7 @@ impl Ctx {
     /// Queues what an attempt has asked of others, for the run's trace.
     pub(in crate::engine) fn note_calls(&self, record: &StepRecord) {
         let Some(calls) = &self.calls else { return };
-        let Some(made) = calls.take(&record.key, self.ports.clock.now()) else { return };
+        let Some(made) = calls.take(&record.key, || self.ports.clock.now()) else { return };
         let data = Payload::from_serialize(&made).unwrap_or_else(|_| Payload::null());
         self.note(NoteKind::Called, Some(record.key.clone()), Some(record.attempts), data);
     }

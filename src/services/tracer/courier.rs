@@ -5,27 +5,40 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::bytes::Bytes;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::db::traces::{self, TraceNote};
 use crate::db::{Database, DbError};
 use crate::rules::sampling::Sampling;
-use crate::telemetry::traces::otlp::Span;
 
+use super::super::runs::Runs;
 use super::super::shared::{Stop, stopped};
 use super::figures::Figures;
 use super::loader::{Deliver, Loader, Windows};
 use super::sender::{Sender, Verdict};
 
 /// Notes that are taken at a time.
-const NOTES: i64 = 64;
+const NOTES: i64 = 16;
 
 /// For so long other daemons leave them alone: longer than a try and the pause after it.
 const HOLD: Duration = Duration::from_secs(150);
 
-/// Between two looks where there is nothing to do.
+/// Between two looks where there is nothing to do …
 const LOOK: Duration = Duration::from_secs(1);
+
+/// … and after one that has found little: a few dozen runs cost hardly more than one.
+const SOON: Duration = Duration::from_millis(200);
+
+/// After what it has done it rests for as long; and so many times as long where runs wait for a slot of this worker, …
+const BEHIND_RUNS: u32 = 19;
+
+/// … until the oldest trace is so late.
+const LATE: Duration = Duration::from_secs(30);
+
+/// No rest is longer: an answer that was long on its way is not work.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// Pauses between tries.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -54,6 +67,8 @@ pub struct Courier {
     pub loader: Loader,
     /// Which runs.
     pub sampling: Sampling,
+    /// What comes first.
+    pub runs: Arc<Runs>,
 }
 
 /// Why a delivery stops.
@@ -82,6 +97,12 @@ struct Delivery<'a> {
     /// Since when the target does not answer, and what has been said of it.
     failing: &'a mut Option<String>,
     stop: Stop,
+    /// What it rests for; `None`: it does not.
+    behind: Option<&'a Runs>,
+    /// When the oldest of the notes is late.
+    late_at: Instant,
+    /// The end of the last rest.
+    rested_at: Instant,
 }
 
 impl Courier {
@@ -90,11 +111,10 @@ impl Courier {
         let mut failing = None;
         let mut pause = PAUSES.0;
         while !*stop.borrow() {
-            let began = Instant::now();
-            let rest = match self.pass(&mut failing, &stop).await {
-                Ok(false) => LOOK,
-                // As long as it has worked, so that the runs that are under way never wait for it.
-                Ok(true) => began.elapsed(),
+            let rest = match self.pass(&mut failing, &stop, Some(&self.runs)).await {
+                Ok(0) => LOOK,
+                Ok(notes) if notes < NOTES => SOON,
+                Ok(_) => Duration::ZERO,
                 Err(Halt::Stopped) => break,
                 Err(Halt::Dropped) => LOOK,
                 Err(Halt::Database(error)) => {
@@ -119,7 +139,8 @@ impl Courier {
     /// Ends by itself, and drops nothing half-way: a statement under way is finished.
     async fn farewell(&self) {
         let (end, ending) = tokio::sync::watch::channel(false);
-        let passes = async { while !*ending.borrow() && matches!(self.pass(&mut None, &ending).await, Ok(true)) {} };
+        let passes =
+            async { while !*ending.borrow() && matches!(self.pass(&mut None, &ending, None).await, Ok(1..)) {} };
         tokio::pin!(passes);
         tokio::select! {
             () = &mut passes => return,
@@ -129,17 +150,26 @@ impl Courier {
         passes.await;
     }
 
-    /// Delivers what one look finds. False: nothing was there.
-    async fn pass(&self, failing: &mut Option<String>, stop: &Stop) -> Result<bool, Halt> {
+    /// Delivers what one look finds. Returns how many notes that were.
+    async fn pass(&self, failing: &mut Option<String>, stop: &Stop, behind: Option<&Runs>) -> Result<i64, Halt> {
         let name = &self.target.name;
         let notes = self.db.ask(async |conn| traces::take(conn, name, NOTES, HOLD).await).await?;
         if notes.is_empty() {
-            return Ok(false);
+            return Ok(0);
         }
         let ids: Vec<i64> = notes.iter().map(|n| n.id).collect();
-        let (db, target) = (&self.db, &self.target);
-        let mut delivery =
-            Delivery { db, target, notes: ids.clone(), held_at: Instant::now(), failing, stop: stop.clone() };
+        let now = Instant::now();
+        let mut delivery = Delivery {
+            db: &self.db,
+            target: &self.target,
+            notes: ids.clone(),
+            held_at: now,
+            failing,
+            stop: stop.clone(),
+            behind,
+            late_at: now + LATE.saturating_sub(notes.iter().map(|n| n.age).max().unwrap_or_default()),
+            rested_at: now,
+        };
         match self.loader.tell(&windows(&notes), Some(&self.sampling), &mut delivery).await {
             Ok(loaded) => {
                 self.db.ask(async |conn| traces::done(conn, name, &ids).await).await?;
@@ -151,7 +181,7 @@ impl Courier {
                         "runs were removed before their traces were sent"
                     );
                 }
-                Ok(true)
+                Ok(i64::try_from(ids.len()).unwrap_or(NOTES))
             }
             Err(halt) => {
                 // Another daemon, or this one, goes on with them. Where that cannot be said, the time says it.
@@ -175,31 +205,19 @@ fn windows(notes: &[TraceNote]) -> BTreeMap<Uuid, Windows> {
 impl Deliver for Delivery<'_> {
     type Stop = Halt;
 
-    async fn deliver(&mut self, spans: Vec<Span>) -> Result<(), Halt> {
+    async fn deliver(&mut self, spans: Vec<Bytes>) -> Result<(), Halt> {
         let mut left = vec![spans];
-        let mut pause = PAUSES.0;
-        while let Some(spans) = left.pop() {
-            self.keep_hold().await?;
-            match self.once(spans.clone()).await {
-                Ok(()) => pause = PAUSES.0,
+        while let Some(mut spans) = left.pop() {
+            match self.patiently(&spans).await? {
+                Ok(()) => {}
                 Err(Verdict::TooLarge) if spans.len() > 1 => {
-                    let mut spans = spans;
                     let half = spans.split_off(spans.len() / 2);
                     left.extend([half, spans]);
-                }
-                Err(Verdict::Later { why, after }) => {
-                    self.fails(why);
-                    let wait = after.unwrap_or(pause).mul_f64(1.0 + fastrand::f64() / 4.0);
-                    pause = (pause * 2).min(PAUSES.1);
-                    left.push(spans);
-                    tokio::select! {
-                        () = stopped(&mut self.stop) => return Err(Halt::Stopped),
-                        () = tokio::time::sleep(wait) => {}
-                    }
                 }
                 Err(verdict) => self.refuses(spans.len(), &verdict),
             }
         }
+        self.rest().await;
         Ok(())
     }
 }
@@ -215,12 +233,44 @@ impl Delivery<'_> {
         if held == 0 { Err(Halt::Dropped) } else { Ok(()) }
     }
 
-    /// One request. `Err`: what else is to be done.
-    async fn once(&mut self, spans: Vec<Span>) -> Result<(), Verdict> {
-        let (n, sender) = (spans.len(), self.target.sender.clone());
+    /// The runs come first, as long as no trace is late. (The export of a trace costs as much as the work of a small run: at the same
+    /// rank it would take half of a busy machine.)
+    async fn rest(&mut self) {
+        let Some(runs) = self.behind else { return };
+        let late = Instant::now() > self.late_at;
+        let share = if runs.buffered() > 0 && !late { BEHIND_RUNS } else { 1 };
+        let rest = (self.rested_at.elapsed() * share).min(LONGEST_REST);
+        tokio::select! {
+            () = stopped(&mut self.stop) => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+        self.rested_at = Instant::now();
+    }
+
+    /// Until the target has said something for good.
+    async fn patiently(&mut self, spans: &[Bytes]) -> Result<Result<(), Verdict>, Halt> {
+        let (n, sender, shared) = (spans.len(), self.target.sender.clone(), spans.to_vec());
         // Packing is work for a processor: not on a thread that the runs need.
-        let packed = tokio::task::spawn_blocking(move || sender.pack(spans)).await;
-        let Ok(body) = packed else { return Err(Verdict::Refused("the request could not be packed".to_owned())) };
+        let Ok(body) = tokio::task::spawn_blocking(move || sender.pack(&shared)).await else {
+            return Ok(Err(Verdict::Refused("the request could not be packed".to_owned())));
+        };
+        let mut pause = PAUSES.0;
+        loop {
+            self.keep_hold().await?;
+            let Err(verdict) = self.once(n, body.clone()).await else { return Ok(Ok(())) };
+            let Verdict::Later { why, after } = verdict else { return Ok(Err(verdict)) };
+            self.fails(why);
+            let wait = after.unwrap_or(pause).mul_f64(1.0 + fastrand::f64() / 4.0);
+            pause = (pause * 2).min(PAUSES.1);
+            tokio::select! {
+                () = stopped(&mut self.stop) => return Err(Halt::Stopped),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One request with so many spans. `Err`: what else is to be done.
+    async fn once(&mut self, n: usize, body: Bytes) -> Result<(), Verdict> {
         let bytes = body.len();
         let sent = tokio::select! {
             verdict = self.target.sender.send(body) => verdict,

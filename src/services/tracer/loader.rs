@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use prost::Message as _;
+use prost::bytes::Bytes;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -18,8 +19,11 @@ use crate::telemetry::traces::parts::{Part, parts};
 use crate::telemetry::traces::spans::Frame;
 use crate::telemetry::traces::{Maker, Style};
 
-/// Steps that are read at a time, without their contents and with them.
-const STEPS: (i64, i64) = (2_000, 250);
+/// Steps that are read at a time: at first with their contents, and at most.
+const STEPS: (i64, i64) = (250, 2_000);
+
+/// After a page with less content than this the next may be twice as long.
+const SMALL: usize = 1_000_000;
 
 /// Lines of calls that are read at a time; each is a call or a few.
 const CALLS: i64 = 250;
@@ -41,8 +45,8 @@ pub trait Deliver {
     /// Why it may stop.
     type Stop: From<DbError>;
 
-    /// Returns when they are delivered.
-    fn deliver(&mut self, spans: Vec<Span>) -> impl Future<Output = Result<(), Self::Stop>> + Send;
+    /// Returns when they are delivered; each span is encoded.
+    fn deliver(&mut self, spans: Vec<Bytes>) -> impl Future<Output = Result<(), Self::Stop>> + Send;
 }
 
 /// Reads runs for one target.
@@ -72,7 +76,7 @@ struct Life {
 }
 
 struct Packet<'a, D> {
-    spans: Vec<Span>,
+    spans: Vec<Bytes>,
     bytes: usize,
     to: &'a mut D,
 }
@@ -80,7 +84,8 @@ struct Packet<'a, D> {
 impl<D: Deliver> Packet<'_, D> {
     async fn add(&mut self, more: Vec<Span>) -> Result<(), D::Stop> {
         for span in more {
-            self.bytes += span.encoded_len() + 8;
+            let span = Bytes::from(span.encode_to_vec());
+            self.bytes += span.len() + 8;
             self.spans.push(span);
             if self.bytes > REQUEST.0 || self.spans.len() >= REQUEST.1 {
                 self.flush().await?;
@@ -213,7 +218,7 @@ impl Loader {
         makers: &mut HashMap<Uuid, Vec<Maker<'_>>>,
         packet: &mut Packet<'_, D>,
     ) -> Result<(), D::Stop> {
-        let limit = if self.style.content { STEPS.1 } else { STEPS.0 };
+        let mut limit = if self.style.content { STEPS.0 } else { STEPS.1 };
         let mut left: Vec<Uuid> = lives.iter().map(|life| life.run.id).collect();
         let mut after = String::new();
         while !left.is_empty() {
@@ -224,6 +229,8 @@ impl Loader {
                 left.drain(..at);
                 after.clone_from(&last.key);
             }
+            let bytes: usize = page.iter().filter_map(|step| step.output.as_ref()).map(String::len).sum();
+            limit = if bytes < SMALL { (limit * 2).min(STEPS.1) } else { STEPS.0 };
             for step in page {
                 let Some(all) = makers.get_mut(&step.run) else { continue };
                 packet.add(all.iter_mut().flat_map(|maker| maker.told_once(&step)).collect()).await?;

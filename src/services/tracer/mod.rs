@@ -28,6 +28,7 @@ use crate::rules::sampling::Sampling;
 use crate::telemetry::traces::Style;
 
 use super::periodic::Periodic;
+use super::runs::Runs;
 use super::shared::Stop;
 
 use courier::{Courier, Target};
@@ -95,15 +96,22 @@ impl Options {
 /// The figures of all targets, by name.
 pub type AllFigures = Arc<BTreeMap<String, Arc<Figures>>>;
 
-/// Starts a courier for each target. Returns their figures.
-pub fn start(options: &Options, db: &Database, services: &mut JoinSet<()>, stop: &Stop) -> AllFigures {
+/// Starts a courier for each target, behind the runs of this worker. Returns their figures.
+pub fn start(
+    options: &Options,
+    db: &Database,
+    runs: &Arc<Runs>,
+    services: &mut JoinSet<()>,
+    stop: &Stop,
+) -> AllFigures {
     let mut all = BTreeMap::new();
     let pool = Options::readers(db);
     for (name, sender, style) in &options.targets {
         let figures = Arc::<Figures>::default();
         let target = Target { name: name.clone(), sender: sender.clone(), figures: figures.clone() };
         let loader = Loader { pool: pool.clone(), style: style.clone() };
-        let courier = Courier { db: db.clone(), target, loader, sampling: options.sampling.clone() };
+        let (runs, sampling) = (runs.clone(), options.sampling.clone());
+        let courier = Courier { db: db.clone(), target, loader, sampling, runs };
         services.spawn(courier.run(stop.clone()));
         all.insert(name.clone(), figures);
     }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use flate2::{Compression, write::GzEncoder};
 use prost::Message as _;
+use prost::bytes::Bytes;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 
 use crate::telemetry::redact;
-use crate::telemetry::traces::otlp::{Request, Resource, ResourceSpans, Response, Scope, ScopeSpans, Span, attribute};
+use crate::telemetry::traces::otlp::{Request, Resource, ResourceSpans, Response, Scope, ScopeSpans, attribute};
 
 /// A target that has not answered by then does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,21 +72,21 @@ impl Sender {
         Ok(Self { client, url, headers, resource: Resource { attributes } })
     }
 
-    /// The packed body of a request with these spans. Takes some milliseconds for each megabyte.
+    /// The packed body of a request with these encoded spans. Takes some milliseconds for each megabyte.
     #[must_use]
-    pub fn pack(&self, spans: Vec<Span>) -> Vec<u8> {
+    pub fn pack(&self, spans: &[Bytes]) -> Bytes {
         let scope = Scope { name: "stepd".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
-        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans }];
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans: spans.to_vec() }];
         let resource = Some(self.resource.clone());
         let request = Request { resource_spans: vec![ResourceSpans { resource, scope_spans }] };
         let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
         // Into memory: cannot fail.
         let _ = packed.write_all(&request.encode_to_vec());
-        packed.finish().unwrap_or_default()
+        packed.finish().unwrap_or_default().into()
     }
 
     /// Sends a packed body.
-    pub async fn send(&self, body: Vec<u8>) -> Verdict {
+    pub async fn send(&self, body: Bytes) -> Verdict {
         let request = self.client.post(self.url.clone()).headers(self.headers.clone());
         let request =
             request.header(CONTENT_TYPE, "application/x-protobuf").header(CONTENT_ENCODING, "gzip").body(body);

@@ -139,7 +139,7 @@ async fn the_environment_is_the_attempts_own() {
         format!("STEPD_IDEMPOTENCY_KEY={}/charge", cx.run),
         "STEPD_EPOCH=3".into(),
         "STEPD_ATTEMPT=2".into(),
-        format!("TRACEPARENT={}", cx.traceparent.as_deref().unwrap()),
+        format!("TRACEPARENT={}", cx.traceparent().unwrap()),
         "N=7".into(),
         r#"J={"a":1}"#.into(),
     ] {

@@ -1,6 +1,7 @@
 //! The messages of OTLP, as far as traces need them (opentelemetry-proto 1.x, `trace/v1`, `common/v1`, `resource/v1`). Of 700 generated lines
 //! and their five crates these are what is used.
 
+use prost::bytes::Bytes;
 use serde_json::Value as Json;
 
 /// `ExportTraceServiceRequest`
@@ -53,8 +54,9 @@ pub struct Resource {
 pub struct ScopeSpans {
     #[prost(message, optional, tag = "1")]
     pub scope: Option<Scope>,
-    #[prost(message, repeated, tag = "2")]
-    pub spans: Vec<Span>,
+    /// Each a [`Span`], encoded: on the wire a message within another one is its bytes.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub spans: Vec<Bytes>,
 }
 
 /// What made the spans.
