@@ -56,25 +56,23 @@ struct Shell {
     folder: PathBuf,
     url: String,
     path: String,
-    more: Vec<(String, String)>,
+    /// Where the daemon serves HTTP: the page has the default.
+    site: String,
 }
 
 impl Shell {
     /// What a command says, on both outputs.
     fn says(&self, script: &str) -> String {
+        let script = script.replace("http://localhost:7837", &self.site);
         let mut command = Command::new("sh");
         command.args(["-c", &format!("exec 2>&1\n{script}")]).current_dir(&self.folder).stdin(Stdio::null()).env_clear();
         command.env("PATH", &self.path).env("DATABASE_URL", &self.url).env("HOME", &self.folder).env("LANG", "C.UTF-8");
-        let done = command.envs(self.more.iter().map(|(k, v)| (k, v))).output().unwrap();
+        let done = command.output().unwrap();
         String::from_utf8_lossy(&done.stdout).into_owned()
-    }
-
-    /// Each command of a block in its turn. One that only looks is asked again until it says what is printed, or for too long.
-    fn plays(&self, block: &Block) {
-        plays(block, |script| self.says(script));
     }
 }
 
+/// Each command of a block in its turn. One that only looks is asked again until it says what is printed, or for too long.
 fn plays(block: &Block, says: impl Fn(&str) -> String) {
     let mut named = String::new();
     for line in &block.lines {
