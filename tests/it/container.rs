@@ -63,8 +63,9 @@ fn the_image_is_no_root_s_asks_how_it_is_where_it_listens_and_gets_all_that_the_
     assert_eq!(all.iter().filter(|(w, _)| w == "FROM").count(), 2, "what builds it is not in it");
     assert!(last("USER").split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "{}", last("USER"));
     assert_eq!((last("ENTRYPOINT"), last("CMD")), (r#"["/usr/bin/tini", "--", "/usr/bin/stepd"]"#, r#"["serve"]"#));
-    let shown = Command::new(env!("CARGO_BIN_EXE_stepd")).args(["config", "-o", "json"]).env_clear();
-    let shown: Value = serde_json::from_slice(&shown.current_dir("/").output().unwrap().stdout).unwrap();
+    let mut config = Command::new(env!("CARGO_BIN_EXE_stepd"));
+    let shown = config.args(["config", "-o", "json"]).env_clear().current_dir("/").output().unwrap();
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
     let listen = shown.as_array().unwrap().iter().find(|s| s["key"] == "http_listen").unwrap();
     let address = format!("http://{}/healthz", listen["value"].as_str().unwrap());
     assert!(last("HEALTHCHECK").contains(&address), "{address}: {}", last("HEALTHCHECK"));
