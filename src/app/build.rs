@@ -334,7 +334,11 @@ impl Daemon {
         };
         // A pass is up to three things on the pool.
         services.spawn(drive(pruner, progress.pulse("retention", pool_bound * 3), stopping.clone()));
-        services.spawn(drive(Daily { db: db.clone() }, progress.pulse("daily", pool_bound), stopping.clone()));
+        services.spawn(drive(
+            Daily { db: db.clone(), runs: runs.clone(), started: 0 },
+            progress.pulse("daily", pool_bound),
+            stopping.clone(),
+        ));
         services.spawn(drive(Tables { db: db.clone() }, progress.pulse("tables", pool_bound), stopping.clone()));
         // What the last runs leave is still sent.
         let traced = tracer::start(&tracing, &db, &runs, &mut services, &draining);

@@ -10,6 +10,9 @@ use super::{Exit, Global};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
+    /// The same as the option of this name
+    #[arg(value_enum, hide = true, conflicts_with_all = ["check", "template"])]
+    what: Option<What>,
     /// Only check it, and the workflow files that it names; says nothing when all is well
     #[arg(long)]
     check: bool,
@@ -18,13 +21,21 @@ pub(super) struct Args {
     template: bool,
 }
 
+/// `stepd config check` is what many type first.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    Check,
+    Template,
+}
+
 pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
-    if args.template {
+    let check = args.check || args.what == Some(What::Check);
+    if args.template || args.what == Some(What::Template) {
         say(TEMPLATE)?;
         return Ok(Exit::Ok);
     }
-    let loaded = Sources { without_hidden: args.check, ..global.sources() }.load()?;
-    if args.check {
+    let loaded = Sources { without_hidden: check, ..global.sources() }.load()?;
+    if check {
         match build::registry(&loaded.config) {
             // It may be a credential, which systemd shows to the daemon alone.
             Err(BuildError::MissingSecret { .. }) if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() => {}

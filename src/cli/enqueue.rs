@@ -33,6 +33,12 @@ pub(super) struct Args {
     /// At most one unfinished run of the workflow has this key; the id is that run's where there is one
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
+    /// Runs of one key are at work one at a time, or as many as the workflow says (default: as the workflow says)
+    #[arg(long, value_name = "KEY")]
+    concurrency_key: Option<String>,
+    /// The caller's W3C trace context: the run's trace links to it
+    #[arg(long, value_name = "TRACEPARENT", env = "TRACEPARENT")]
+    traceparent: Option<String>,
     /// Something to find the run by; may be given several times
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = values::label)]
     label: Vec<(String, String)>,
@@ -59,6 +65,8 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<Exit> {
         run_at: args.run_at,
         unique_key: args.unique_key,
         session_id: args.session,
+        concurrency_key: args.concurrency_key,
+        traceparent: args.traceparent,
         labels: values::labels(&args.label),
     };
     let id = actions::enqueue(&mut conn, &job).await?;

@@ -18,6 +18,9 @@ pub struct NewJob {
     pub run_at: Option<DateTime<Utc>>,
     pub unique_key: Option<String>,
     pub session_id: Option<String>,
+    pub concurrency_key: Option<String>,
+    /// The enqueuer's W3C trace context.
+    pub traceparent: Option<String>,
     pub labels: serde_json::Value,
 }
 
@@ -35,7 +38,9 @@ pub async fn enqueue<'c>(db: impl Executor<'c, Database = Postgres>, job: &NewJo
         job.run_at,
         job.unique_key.as_deref(),
         job.labels,
-        job.session_id.as_deref()
+        job.session_id.as_deref(),
+        job.concurrency_key.as_deref(),
+        job.traceparent.as_deref()
     )
     .fetch_one(db)
     .await?)

@@ -337,7 +337,22 @@ pub async fn steps<'c>(
 /// # Errors
 /// Whatever the database says.
 pub async fn history<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<Vec<HistoryLine>, DbError> {
-    Ok(sqlx::query_file_as!(HistoryLine, "src/db/sql/run_history.sql", run).fetch_all(db).await?)
+    history_page(db, run, None, None, false).await
+}
+
+/// What happened to a run, but for its steps' starts and ends, page by page as [`log_page`].
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn history_page<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    run: Uuid,
+    after: Option<i64>,
+    limit: Option<i64>,
+    newest: bool,
+) -> Result<Vec<HistoryLine>, DbError> {
+    let file = sqlx::query_file_as!(HistoryLine, "src/db/sql/run_history.sql", run, after, limit, newest);
+    Ok(file.fetch_all(db).await?)
 }
 
 /// Everything that happened to a run, in order.

@@ -22,7 +22,7 @@ use crate::model::Payload;
 
 use super::access::client;
 use super::problem::Problem;
-use super::runs::fits;
+use super::runs::{called_by, fits};
 use super::things::{At, InTime, acting_as};
 use super::{Site, session};
 
@@ -179,7 +179,7 @@ async fn take(
         return Ok((StatusCode::OK, Json(json!({"ignored": true}))).into_response());
     }
     let delivery = hook.delivery(&view)?;
-    let answer = taken(&site, &name, &hook, &view, delivery.as_deref()).await?;
+    let answer = taken(&site, &name, &hook, (&view, called_by(&headers)), delivery.as_deref()).await?;
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
@@ -188,7 +188,7 @@ async fn taken(
     site: &Arc<Site>,
     name: &str,
     hook: &Hook,
-    view: &View,
+    (view, traceparent): (&View, Option<String>),
     delivery: Option<&str>,
 ) -> Result<Value, Problem> {
     let input = Payload::from_value(&value(&hook.input, view, "input")?);
@@ -208,6 +208,7 @@ async fn taken(
                 workflow: workflow.clone(),
                 input: input.as_str().to_owned(),
                 unique_key: key.as_ref().map(text),
+                traceparent,
                 labels: json!({}),
                 ..Default::default()
             };

@@ -20,6 +20,7 @@ use crate::db::definitions;
 use crate::db::runs::{self, Filter, HistoryLine, RunDetail, RunLine};
 use crate::definition;
 use crate::model::{Payload, RunState, code};
+use crate::telemetry::traces::ids;
 
 use super::Site;
 use super::access::{Caller, Scope};
@@ -143,6 +144,11 @@ struct NewRun {
     run_at: Option<DateTime<Utc>>,
     /// At most one unfinished run of the workflow has this key. The header `Idempotency-Key` says the same.
     unique_key: Option<String>,
+    /// Instead of the workflow's own concurrency key: so many runs of one key are at work at once as the workflow says, one by default.
+    concurrency_key: Option<String>,
+    /// The caller's W3C trace context; the run's trace links to it. The header `traceparent` says the same.
+    #[schema(max_length = 200)]
+    traceparent: Option<String>,
     /// What it belongs to together with other runs: a conversation, an order.
     #[schema(min_length = 1, max_length = 200)]
     session_id: Option<String>,
@@ -192,12 +198,20 @@ async fn create(
         run_at: run.run_at,
         unique_key: run.unique_key.or(key),
         session_id: run.session_id,
+        concurrency_key: run.concurrency_key,
+        traceparent: run.traceparent.or_else(|| called_by(&headers)),
         labels: run.labels.unwrap_or_else(|| serde_json::json!({})),
     };
     let (id, created) = enqueued(&site, caller.name.as_deref().unwrap_or_default(), &input, job).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let place = [(header::LOCATION, format!("/api/v1/runs/{id}"))];
     Ok((status, place, Json(Enqueued { id, workflow: run.workflow, created })).into_response())
+}
+
+/// The trace context of a request, where it has one: what is none is not passed on (W3C Trace Context, 3.2).
+pub(super) fn called_by(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    ids::parsed(text).map(|_| text.trim().to_owned())
 }
 
 /// Enqueues a run in a name: its id, and whether it is a new one.
@@ -232,7 +246,7 @@ const LINES: u32 = 5_000;
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
 #[serde(default)]
 #[into_params(parameter_in = Query)]
-struct Lines {
+pub(super) struct Lines {
     /// Lines of a page, 1 to 5,000; 1,000 by default.
     #[param(minimum = 1, maximum = 5000)]
     limit: Option<u32>,
@@ -244,6 +258,25 @@ struct Lines {
 
 impl Known for Lines {
     const KEYS: &'static [&'static str] = &["limit", "cursor", "newest"];
+}
+
+impl Lines {
+    /// How many lines, the cursor, and whether the newest come first.
+    pub(super) fn checked(self) -> Result<(u32, Option<i64>, bool), Problem> {
+        let limit = self.limit.unwrap_or(1_000);
+        if !(1..=LINES).contains(&limit) {
+            return Err(Problem::bad(format!("limit is {limit}; a page has 1 to {LINES} lines")));
+        }
+        Ok((limit, self.cursor, self.newest))
+    }
+}
+
+/// What is there of one line more than a page: the page, and the cursor of the next.
+pub(super) fn paged(mut lines: Vec<HistoryLine>, limit: u32) -> (Vec<HistoryLine>, Option<i64>) {
+    let more = lines.len() > limit as usize;
+    lines.truncate(limit as usize);
+    let next = lines.last().filter(|_| more).map(|last| last.seq);
+    (lines, next)
 }
 
 /// A page of everything that happened to a run, in order.
@@ -265,19 +298,13 @@ async fn history(
     Asked(lines): Asked<Lines>,
 ) -> Result<Json<Trail>, Problem> {
     caller.needs(Scope::Read)?;
-    let limit = lines.limit.unwrap_or(1_000);
-    if !(1..=LINES).contains(&limit) {
-        return Err(Problem::bad(format!("limit is {limit}; a page has 1 to {LINES} lines")));
-    }
-    let most = Some(i64::from(limit) + 1);
-    let mut history = runs::log_page(&site.readers, id, lines.cursor, most, lines.newest).await?;
+    let (limit, cursor, newest) = lines.checked()?;
+    let history = runs::log_page(&site.readers, id, cursor, Some(i64::from(limit) + 1), newest).await?;
     // Each run has at least the line that says when it was enqueued.
-    if history.is_empty() && (lines.cursor.is_none() || runs::progress(&site.readers, id, false).await?.is_none()) {
+    if history.is_empty() && (cursor.is_none() || runs::progress(&site.readers, id, false).await?.is_none()) {
         return Err(unknown(id));
     }
-    let more = history.len() > limit as usize;
-    history.truncate(limit as usize);
-    let next = history.last().filter(|_| more).map(|last| last.seq);
+    let (history, next) = paged(history, limit);
     Ok(Json(Trail { history, next }))
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
+use axum::routing::{MethodRouter, get};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -26,6 +27,11 @@ use super::things::{Asked, Known};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new().routes(routes!(stats)).routes(routes!(analytics))
+}
+
+/// The same under another path.
+pub(super) fn of_all() -> MethodRouter<Arc<Site>> {
+    get(analytics)
 }
 
 /// An answer is given again for this long; one that was dear for [`DEAR`] times as long as it took.

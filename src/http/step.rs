@@ -19,6 +19,7 @@ use crate::services::known;
 use super::Site;
 use super::access::{Caller, Scope};
 use super::problem::Problem;
+use super::runs::{Lines, paged};
 use super::things::{Asked, At, Known};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
@@ -118,16 +119,25 @@ fn no_step(run: Uuid, key: &str) -> Problem {
 #[derive(Serialize, ToSchema)]
 struct Events {
     events: Vec<HistoryLine>,
+    /// The cursor of the next page; null: there is none.
+    next: Option<i64>,
 }
 
 /// What happened to a run beside its steps' starts and ends: failed attempts, crashes, resumes, what people did.
-#[utoipa::path(get, path = "/runs/{id}/events", params(("id" = Uuid, Path, description = "The run.")), tag = "runs",
+#[utoipa::path(get, path = "/runs/{id}/events", params(("id" = Uuid, Path, description = "The run."), Lines), tag = "runs",
     responses((status = 200, body = Events), (status = "4XX", body = Problem, content_type = "application/problem+json"), (status = 503, body = Problem, content_type = "application/problem+json")))]
-async fn events(State(site): State<Arc<Site>>, caller: Caller, At(id): At<Uuid>) -> Result<Json<Events>, Problem> {
+async fn events(
+    State(site): State<Arc<Site>>,
+    caller: Caller,
+    At(id): At<Uuid>,
+    Asked(lines): Asked<Lines>,
+) -> Result<Json<Events>, Problem> {
     caller.needs(Scope::Read)?;
-    let events = runs::history(&site.readers, id).await?;
+    let (limit, cursor, newest) = lines.checked()?;
+    let events = runs::history_page(&site.readers, id, cursor, Some(i64::from(limit) + 1), newest).await?;
     if events.is_empty() && runs::progress(&site.readers, id, false).await?.is_none() {
         return Err(super::runs::unknown(id));
     }
-    Ok(Json(Events { events }))
+    let (events, next) = paged(events, limit);
+    Ok(Json(Events { events, next }))
 }

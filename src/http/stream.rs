@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
+use axum::routing::{MethodRouter, get};
 use chrono::DateTime;
 use futures_util::{Stream, stream};
 use serde::Deserialize;
@@ -35,6 +36,11 @@ use super::told::{Cursor, Teller};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new().routes(routes!(run)).routes(routes!(all)).merge(super::socket::routes())
+}
+
+/// The same under another path.
+pub(super) fn of_run() -> MethodRouter<Arc<Site>> {
+    get(run)
 }
 
 /// So often at least a stream says something, and sees whether its reader may still look.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::routing::{MethodRouter, get};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -24,6 +25,11 @@ use super::things::{Asked, At, Known};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
     OpenApiRouter::new().routes(routes!(one)).routes(routes!(steps))
+}
+
+/// The same under another path.
+pub(super) fn of_run() -> MethodRouter<Arc<Site>> {
+    get(one)
 }
 
 /// Nodes of a level, and steps of a page, at the most; and where nothing is said.

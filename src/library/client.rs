@@ -210,6 +210,18 @@ impl<'a> Enqueue<'a> {
         self
     }
 
+    /// Runs of one key are at work one at a time, or as many as the workflow says; else as the workflow says.
+    pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
+        self.job.concurrency_key = Some(key.into());
+        self
+    }
+
+    /// The caller's W3C trace context (`00-<trace>-<span>-<flags>`): the run's trace links to it.
+    pub fn traceparent(mut self, context: impl Into<String>) -> Self {
+        self.job.traceparent = Some(context.into());
+        self
+    }
+
     /// The queue; else as the workflow says.
     pub fn queue(mut self, name: impl Into<String>) -> Self {
         self.job.queue = Some(name.into());

@@ -87,6 +87,42 @@ pub async fn is_problem(answer: Response, status: u16, words: &str) {
 }
 
 #[tokio::test]
+async fn a_request_s_trace_context_and_its_keys_go_with_the_run_and_what_is_no_context_does_not() {
+    let g = Ground::new().await;
+    let enqueue = async |context: &str, body: Value| {
+        let asked = g.client.post(format!("{}/api/v1/runs", g.site)).bearer_auth("app").header("traceparent", context);
+        let told: Value = asked.json(&body).send().await.unwrap().error_for_status().unwrap().json().await.unwrap();
+        told["id"].as_str().unwrap().to_owned()
+    };
+    let (theirs, other) = (
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    );
+    let body = json!({"workflow": "asks", "input": {"n": 1}});
+    let of = async |id: &str| -> (Option<String>, Option<String>) {
+        let sql = format!("SELECT traceparent, concurrency_key FROM stepd.runs WHERE id = '{id}'");
+        sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_one(&g.db.pool).await.unwrap()
+    };
+    assert_eq!(of(&enqueue(theirs, body.clone()).await).await, (Some(theirs.into()), None));
+    assert_eq!(of(&enqueue("no context", body.clone()).await).await, (None, None), "it is not handed on");
+    let mut own = body;
+    (own["traceparent"], own["concurrency_key"]) = (json!(other), json!("customer 7"));
+    let run = enqueue(theirs, own).await;
+    assert_eq!(of(&run).await, (Some(other.into()), Some("customer 7".into())), "the body comes first");
+    // What happened to it comes in pages.
+    g.db.exec(format!("SELECT stepd.pause('{run}', 'wait'), stepd.unpause('{run}')")).await;
+    let all = g.get(&format!("/runs/{run}/events")).await;
+    let page = g.get(&format!("/runs/{run}/events?limit=1")).await;
+    assert_eq!((&page["events"][0], all["next"].is_null()), (&all["events"][0], true));
+    let next = g.get(&format!("/runs/{run}/events?limit=1&cursor={}", page["next"])).await;
+    assert_eq!(next["events"][0], all["events"][1]);
+    assert_eq!(
+        g.get(&format!("/runs/{run}/events?newest=true&limit=1")).await["events"][0]["seq"],
+        all["events"].as_array().unwrap().last().unwrap()["seq"]
+    );
+}
+
+#[tokio::test]
 async fn a_run_is_enqueued_once_by_its_key_looked_at_approved_and_ends() {
     let g = Ground::new().await;
     let create = async || {

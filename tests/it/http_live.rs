@@ -36,18 +36,26 @@ fn events(read: &str) -> (Vec<Value>, Option<String>) {
 }
 
 async fn stream(site: &str, path: &str, last: Option<&str>) -> Response {
+    stream_at(site, &format!("/v1{path}"), last).await
+}
+
+async fn stream_at(site: &str, path: &str, last: Option<&str>) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, "Bearer looker".parse().unwrap());
     if let Some(last) = last {
         headers.insert("last-event-id", last.parse().unwrap());
     }
-    let answer = client(headers).get(format!("{site}/api/v1{path}")).send().await.unwrap();
+    let answer = client(headers).get(format!("{site}/api{path}")).send().await.unwrap();
     assert_eq!(answer.headers()["content-type"], "text/event-stream", "{}", answer.status());
     answer
 }
 
 async fn socket(site: &str, run: &str, after: &str) -> Socket {
-    let url = format!("{}/api/v1/runs/{run}/ws?after={after}", site.replace("http", "ws"));
+    socket_at(site, &format!("/v1/runs/{run}/ws?after={after}")).await
+}
+
+async fn socket_at(site: &str, path: &str) -> Socket {
+    let url = format!("{}/api{path}", site.replace("http", "ws"));
     let mut request = url.into_client_request().unwrap();
     request.headers_mut().insert("authorization", "Bearer looker".parse().unwrap());
     tokio_tungstenite::connect_async(request).await.unwrap().0
@@ -119,6 +127,27 @@ async fn a_socket_tells_every_event_once_in_order_also_over_a_reconnect_to_anoth
     let rest = lines(&heard(&mut third, |m| m["state"] == "completed").await);
     assert_eq!(rest[0].0, 5);
     assert_eq!(rest.len(), told.iter().filter(|m| m["type"] == "history").count() - 1 - 4);
+}
+
+#[tokio::test]
+async fn what_the_older_system_was_to_have_is_found_under_the_paths_that_it_had_planned() {
+    let g = Ground::new().await;
+    let run = g.enqueued("asks", json!({"n": 1})).await;
+    let mut events = stream_at(&g.site, &format!("/executions/{run}/events"), None).await;
+    let mut socket = socket_at(&g.site, &format!("/executions/{run}/ws")).await;
+    heard(&mut socket, |m| m["state"] == "waiting").await;
+    g.db.exec(format!("SELECT stepd.approve('{run}')")).await;
+    let told = heard(&mut socket, |m| m["state"] == "completed").await;
+    assert!(told.iter().any(|m| m["type"] == "history"), "{told:?}");
+    assert!(read_until(&mut events, "\"completed\"").await.contains("event: history"));
+    let get = async |path: &str| {
+        let site = format!("{}/api{path}", g.site);
+        let asked = client(HeaderMap::new()).get(site).bearer_auth("looker");
+        asked.send().await.unwrap().error_for_status().unwrap().json::<Value>().await.unwrap()
+    };
+    let timeline = get(&format!("/executions/{run}/timeline")).await;
+    assert_eq!(timeline["steps"], g.get(&format!("/runs/{run}/timeline")).await["steps"]);
+    assert_eq!(get("/stats?span=24h").await["went"][0]["runs"], g.get("/analytics?span=24h").await["went"][0]["runs"]);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ async fn half_a_configuration_is_refused_with_the_variable_that_is_missing_and_n
         tokio::task::spawn_blocking(move || {
             let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stepd"));
             let done =
-                command.args(["config", "--check"]).env("DATABASE_URL", url).env(variable, value).output().unwrap();
+                command.args(["config", "check"]).env("DATABASE_URL", url).env(variable, value).output().unwrap();
             (done.status.code(), String::from_utf8(done.stderr).unwrap())
         })
         .await

@@ -73,4 +73,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
         .routes(routes!(workflows::history))
         .routes(routes!(workflows::trigger))
         .routes(routes!(servers::health))
+        // What that system was to have, under the paths that it had planned: `/api/v1` has them, and describes them.
+        .route("/executions/{id}/events", super::stream::of_run())
+        .route("/executions/{id}/ws", super::socket::of_run())
+        .route("/executions/{id}/timeline", super::timeline::of_run())
+        .route("/stats", super::stats::of_all())
 }

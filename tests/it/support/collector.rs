@@ -98,7 +98,7 @@ impl Collector {
         let taken = self.heard().into_iter().filter(|h| h.taken);
         let requests = taken.map(|h| Otlp::decode(&h.body[..]).unwrap());
         let of_resources = requests.flat_map(|r| r.resource_spans);
-        of_resources.flat_map(|r| r.scope_spans).flat_map(|s| s.spans).collect()
+        of_resources.flat_map(|r| r.scope_spans).flat_map(|s| s.spans).map(|s| Span::decode(s).unwrap()).collect()
     }
 
     /// The roots among them: the runs, by their ids.
