@@ -46,7 +46,8 @@ async fn drained(bench: &Bench, n: u32, places: usize, report: &mut Report) -> R
     db.ended(&place, JOBS).await?;
     let rate = db.drained_per_second(&place).await?;
     if n > 1 {
-        let shares = "SELECT min(n)::float8 / max(n) FROM (SELECT count(*) AS n FROM stepd_engine.ended GROUP BY worker) w";
+        let shares =
+            "SELECT min(n)::float8 / max(n) FROM (SELECT count(*) AS n FROM stepd_engine.ended GROUP BY worker) w";
         report.plain("fleet, the least of a worker's jobs / the most", db.number(shares).await?, "", "");
     }
     for worker in workers {
@@ -60,7 +61,8 @@ async fn idle(bench: &Bench, db: &Db, workers: &[Worker], report: &mut Report) -
     tokio::time::sleep(Duration::from_secs(40)).await;
     bench.server.autovacuum(false).await?;
     let each = f64::from(WORKERS);
-    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'stepd%'";
+    let sessions =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'stepd%'";
     let sessions = db.number(sessions).await?;
     let cpu = |workers: &[Worker]| workers.iter().map(Worker::cpu).sum::<Result<f64>>();
     let looking = -db.cost().await?.1 + db.cost().await?.1;
@@ -95,7 +97,10 @@ async fn killed(bench: &Bench, report: &mut Report) -> Result<()> {
         worker.stop().await?;
     }
     let kills = f64::from(u32::try_from(found.len())?);
-    ensure!((again - kills).abs() < 0.5, "after {kills} kills {again} workers have registered: living ones were taken over");
+    ensure!(
+        (again - kills).abs() < 0.5,
+        "after {kills} kills {again} workers have registered: living ones were taken over"
+    );
     let note = format!("{kills} kills; nobody who lived was taken over");
     report.add("fleet, resume p50", quantile(&found, 0.5), "ms", Some(Target::AtMost(700.0)), note);
     report.add("fleet, resume max", quantile(&found, 1.0), "ms", Some(Target::AtMost(2_000.0)), "");

@@ -58,7 +58,15 @@ fn the_walk_over_the_acceptance_table_tells_what_passed_failed_was_skipped_and_d
     assert!(code == Some(1) && said.contains("  5  not run"), "{said}");
     let (said, code) = walk(passed, &[]);
     assert!(code == Some(1) && said.contains("1 rows are shown") && said.contains("17 stand apart"), "{said}");
-    assert_eq!(said.lines().filter(|line| line.starts_with(|c: char| c == ' ' || c.is_ascii_digit())).filter(|line| {
-        line.trim_start().split(' ').next().is_some_and(|row| row.parse::<u32>().is_ok()) && !line.contains("rows are shown")
-    }).count(), 115, "every row is told: {said}");
+    assert_eq!(
+        said.lines()
+            .filter(|line| line.starts_with(|c: char| c == ' ' || c.is_ascii_digit()))
+            .filter(|line| {
+                line.trim_start().split(' ').next().is_some_and(|row| row.parse::<u32>().is_ok())
+                    && !line.contains("rows are shown")
+            })
+            .count(),
+        115,
+        "every row is told: {said}"
+    );
 }

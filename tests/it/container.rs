@@ -24,7 +24,11 @@ fn cached(program: &str) -> PathBuf {
 fn there<'a>(commands: &[Vec<&'a str>]) -> Option<Vec<&'a str>> {
     let works = |c: &&Vec<&str>| {
         let mut asked = Command::new(c[0]);
-        asked.args(&c[1..]).arg(if c.len() > 1 { "version" } else { "--version" }).output().is_ok_and(|o| o.status.success())
+        asked
+            .args(&c[1..])
+            .arg(if c.len() > 1 { "version" } else { "--version" })
+            .output()
+            .is_ok_and(|o| o.status.success())
     };
     commands.iter().find(works).cloned()
 }
@@ -37,15 +41,20 @@ fn the_containerfile_and_the_compose_file_are_valid() {
             let done = Command::new(linter[0]).arg(root("Containerfile")).output().unwrap();
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
         }
-        None => eprintln!("SKIPPED: there is no hadolint here, so nobody has judged the Containerfile (.ci/containers)"),
+        None => {
+            eprintln!("SKIPPED: there is no hadolint here, so nobody has judged the Containerfile (.ci/containers)")
+        }
     }
     match there(&[vec!["docker", "compose"], vec!["docker-compose"], vec![compose.to_str().unwrap()]]) {
         Some(of) => {
             let mut command = Command::new(of[0]);
-            let done = command.args(&of[1..]).arg("-f").arg(root("compose.yaml")).args(["config", "-q"]).output().unwrap();
+            let done =
+                command.args(&of[1..]).arg("-f").arg(root("compose.yaml")).args(["config", "-q"]).output().unwrap();
             assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         }
-        None => eprintln!("SKIPPED: there is no docker compose here, so nobody has judged compose.yaml (.ci/containers)"),
+        None => {
+            eprintln!("SKIPPED: there is no docker compose here, so nobody has judged compose.yaml (.ci/containers)")
+        }
     }
 }
 
@@ -78,7 +87,9 @@ fn the_image_is_no_root_s_asks_how_it_is_where_it_listens_and_gets_all_that_the_
     assert_eq!(let_through, std::fs::read_to_string(root(".dockerignore")).unwrap());
     let needed = included(&root("src"));
     assert!(needed.contains("migrations") && needed.contains("docs"), "{needed:?}");
-    for folder in needed.iter().map(String::as_str).chain(["src", ".sqlx", "Cargo.toml", "Cargo.lock", "benches", "tests"]) {
+    for folder in
+        needed.iter().map(String::as_str).chain(["src", ".sqlx", "Cargo.toml", "Cargo.lock", "benches", "tests"])
+    {
         assert!(let_through.lines().any(|l| l == format!("!{folder}")), "{folder} does not get into the build");
     }
 }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::SOON;
 
-const DOCUMENT: &str = include_str!("../../docs/operations.md");
+fn document() -> String {
+    std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md")).unwrap()
+}
 
 /// A command, and what it says.
 struct Line {
@@ -30,7 +32,7 @@ fn blocks(scene: &str) -> Vec<Block> {
     let mut heading = String::new();
     let mut found = Vec::new();
     let mut open: Option<Block> = None;
-    for line in DOCUMENT.lines() {
+    for line in document().lines() {
         match (&mut open, line) {
             (Some(block), line) if line.starts_with("```") => {
                 assert!(!block.lines.is_empty(), "a block without a command under {heading}");
@@ -65,7 +67,11 @@ impl Shell {
     fn says(&self, script: &str) -> String {
         let script = script.replace("http://localhost:7837", &self.site);
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("exec 2>&1\n{script}")]).current_dir(&self.folder).stdin(Stdio::null()).env_clear();
+        command
+            .args(["-c", &format!("exec 2>&1\n{script}")])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .env_clear();
         command.env("PATH", &self.path).env("DATABASE_URL", &self.url).env("HOME", &self.folder).env("LANG", "C.UTF-8");
         let done = command.output().unwrap();
         String::from_utf8_lossy(&done.stdout).into_owned()
@@ -106,15 +112,30 @@ fn is_name(command: &str) -> bool {
 
 fn only_looks(command: &str) -> bool {
     const LOOKS: [&str; 16] = [
-        "stepd ls", "stepd show", "stepd why", "stepd logs", "stepd worker", "stepd queue ls", "stepd lock", "stepd doctor", "stepd db", "stepd stats",
-        "stepd schedule ls", "stepd workflow", "curl", "psql", "systemctl is-active", "journalctl",
+        "stepd ls",
+        "stepd show",
+        "stepd why",
+        "stepd logs",
+        "stepd worker",
+        "stepd queue ls",
+        "stepd lock",
+        "stepd doctor",
+        "stepd db",
+        "stepd stats",
+        "stepd schedule ls",
+        "stepd workflow",
+        "curl",
+        "psql",
+        "systemctl is-active",
+        "journalctl",
     ];
     LOOKS.iter().any(|look| command.starts_with(look))
 }
 
 #[test]
 fn every_console_block_of_the_runbook_belongs_to_a_scene_that_is_played() {
-    let told: Vec<&str> = DOCUMENT.lines().filter_map(|line| line.strip_prefix("```console")).map(str::trim).collect();
+    let document = document();
+    let told: Vec<&str> = document.lines().filter_map(|line| line.strip_prefix("```console")).map(str::trim).collect();
     for scene in &told {
         assert!(scenes::ALL.contains(scene), "nobody plays the scene {scene:?}");
     }
@@ -122,7 +143,7 @@ fn every_console_block_of_the_runbook_belongs_to_a_scene_that_is_played() {
     assert_eq!(played, told.len());
     assert!(played > 20, "{played}");
     // Each entry says when it is needed, and what comes after.
-    for entry in DOCUMENT.split("\n## ").skip(1) {
+    for entry in document.split("\n## ").skip(1) {
         let heading = entry.lines().next().unwrap();
         if entry.contains("```console") {
             assert!(entry.contains("**When**"), "{heading} does not say when");
@@ -144,11 +165,15 @@ fn every_line_of_the_log_that_the_runbook_explains_is_one_that_the_daemon_writes
     }
     let mut code = String::new();
     sources(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
-    let table = DOCUMENT.split("\n## What the lines of the log mean").nth(1).expect("the table of the log's lines");
+    let document = document();
+    let table = document.split("\n## What the lines of the log mean").nth(1).expect("the table of the log's lines");
     let rows: Vec<&str> = table.split("\n## ").next().unwrap().lines().filter(|l| l.starts_with("| `")).collect();
     assert!(rows.len() > 15, "{}", rows.len());
     for row in rows {
         let said = row.split('`').nth(1).unwrap();
-        assert!(code.contains(&format!("\"{said}")) || code.contains(&format!("{said}\"")), "no line of the log says {said:?}");
+        assert!(
+            code.contains(&format!("\"{said}")) || code.contains(&format!("{said}\"")),
+            "no line of the log says {said:?}"
+        );
     }
 }

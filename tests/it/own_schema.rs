@@ -31,7 +31,8 @@ fn of_the_handbook() -> &'static str {
 }
 
 #[tokio::test]
-async fn stepd_stands_in_the_applications_database_beside_tables_of_the_same_names_and_is_used_under_a_schema_of_its_own() {
+async fn stepd_stands_in_the_applications_database_beside_tables_of_the_same_names_and_is_used_under_a_schema_of_its_own()
+ {
     let server = Server::own().await;
     server.pg.create_database("app", None).await.unwrap();
     let db = server.at("app");
@@ -55,11 +56,13 @@ async fn stepd_stands_in_the_applications_database_beside_tables_of_the_same_nam
     let look = "SELECT output || ' ' || created_by FROM ctl.runs WHERE id = $1::uuid";
     let seen: String = sqlx::query_scalar(look).bind(&run).fetch_one(&mut conn).await.unwrap();
     assert_eq!(seen, "8 shop");
-    let again = "INSERT INTO ctl.jobs (workflow, unique_key) VALUES ('order', 'k'), ('order', 'k') ON CONFLICT DO NOTHING";
+    let again =
+        "INSERT INTO ctl.jobs (workflow, unique_key) VALUES ('order', 'k'), ('order', 'k') ON CONFLICT DO NOTHING";
     assert_eq!(sqlx::query(again).execute(&mut conn).await.unwrap().rows_affected(), 1);
     let unknown = sqlx::query("INSERT INTO ctl.jobs (workflow) VALUES ('ordr')").execute(&mut conn).await.unwrap_err();
     assert!(unknown.to_string().contains("SD001"), "{unknown}");
-    for beyond in ["SELECT count(*) FROM stepd.runs", "UPDATE ctl.jobs SET state = 'completed'", "DELETE FROM ctl.jobs"] {
+    for beyond in ["SELECT count(*) FROM stepd.runs", "UPDATE ctl.jobs SET state = 'completed'", "DELETE FROM ctl.jobs"]
+    {
         assert!(sqlx::query(beyond).execute(&mut conn).await.is_err(), "{beyond}");
     }
     assert_eq!(worker.drain(SOON).await, Some(0));

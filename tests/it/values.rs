@@ -141,7 +141,10 @@ async fn a_large_input_does_not_come_with_its_claim_and_reaches_its_run_also_aft
     }
     super::support::wait_until("all three are at work", SOON, async || files.lines("held").len() == 3).await;
     let apart = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stepd records' AND datname = current_database()";
-    assert!(db.count(apart).await > 0, "the large ones were read by their runs, on another connection than the claimer's");
+    assert!(
+        db.count(apart).await > 0,
+        "the large ones were read by their runs, on another connection than the claimer's"
+    );
     let _second = Spec::new(&db, &files).ready().await;
     first.kill9();
     super::support::wait_until("all three are at work again", SOON, async || files.lines("held").len() == 6).await;

@@ -83,8 +83,9 @@ impl Records {
                 }
             }
         });
-        let unreadable =
-            |why: String| Failure::transient(code::INTERNAL, format!("the run's records or its input cannot be read: {why}"));
+        let unreadable = |why: String| {
+            Failure::transient(code::INTERNAL, format!("the run's records or its input cannot be read: {why}"))
+        };
         match told.await {
             Ok(done) => done.map_err(|error| unreadable(error.to_string())),
             Err(_) => Err(unreadable("the worker is ending".to_owned())),

@@ -11,7 +11,9 @@ fn lines(printed: &[Vec<String>], said: &[Vec<String>]) -> bool {
     match printed.split_first() {
         None => said.is_empty(),
         Some((any, rest)) if any == &["…"] => (0..=said.len()).any(|n| lines(rest, &said[n..])),
-        Some((first, rest)) => said.split_first().is_some_and(|(line, more)| line_fits(first, line) && lines(rest, more)),
+        Some((first, rest)) => {
+            said.split_first().is_some_and(|(line, more)| line_fits(first, line) && lines(rest, more))
+        }
     }
 }
 
@@ -20,7 +22,9 @@ fn line_fits(printed: &[String], said: &[String]) -> bool {
     match printed.split_first() {
         None => said.is_empty(),
         Some((any, rest)) if any == "…" => (0..=said.len()).any(|n| line_fits(rest, &said[n..])),
-        Some((first, rest)) => said.split_first().is_some_and(|(word, more)| word_fits(first, word) && line_fits(rest, more)),
+        Some((first, rest)) => {
+            said.split_first().is_some_and(|(word, more)| word_fits(first, word) && line_fits(rest, more))
+        }
     }
 }
 

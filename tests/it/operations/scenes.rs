@@ -53,7 +53,7 @@ async fn played(shell: &Arc<Shell>, block: Block) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_of_the_runbook_says_what_is_printed_below_it() {
     let server = Server::own().await;
-    let (db, files) = (server.db().await, Files::new([]as [&str; 0]));
+    let (db, files) = (server.db().await, Files::new([] as [&str; 0]));
     for (name, text) in [("ship", SHIP), ("charge", CHARGE), ("release", RELEASE), ("sync", SYNC), ("render", RENDER)] {
         files.write(&format!("{name}.yaml"), text);
     }
