@@ -83,7 +83,8 @@ async fn main() -> anyhow::Result<()> {
     if std::env::var_os("DATABASE_URL").is_none() {
         return twice().await;
     }
-    let stepd = Stepd::builder().queue("orders").workflow("fulfil", fulfil).concurrency(10).start().await?;
+    let builder = Stepd::builder().queue("orders").workflow("fulfil", fulfil).concurrency(10);
+    let stepd = builder.traces_from_env().start().await?;
     // The key makes it the same run at both starts: the second finds the one that is unfinished.
     let order = Order { id: 7, skus: vec!["tea".into(), "cup".into(), "spoon".into()] };
     let run = stepd.enqueue("fulfil", &order).unique_key("order 7").await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::app::build::{self, Parts};
+use crate::app::config::Sources;
 use crate::app::{Config, Daemon, files};
 use crate::db::{definitions, migrate};
 use crate::steps::{Registry, Step};
@@ -76,6 +77,7 @@ pub struct Builder {
     config: Config,
     lease: Duration,
     migrate: bool,
+    traces: bool,
     workflows: Vec<Workflow>,
     files: Vec<PathBuf>,
     kinds: Registry,
@@ -89,6 +91,7 @@ impl Default for Builder {
             lease: Duration::from_secs(config.lease_seconds),
             config,
             migrate: true,
+            traces: false,
             workflows: Vec::new(),
             files: Vec::new(),
             kinds: Registry::default(),
@@ -179,6 +182,13 @@ impl Builder {
         self
     }
 
+    /// Exports the traces of its runs as the environment says: `OTEL_EXPORTER_OTLP_ENDPOINT` and its like, and the variables of LangSmith and
+    /// Langfuse (`docs/traces.md`). Without any of them nothing is exported.
+    pub fn traces_from_env(mut self) -> Self {
+        self.traces = true;
+        self
+    }
+
     /// Brings the schema up to date, registers the workflows, and begins to claim.
     ///
     /// # Errors
@@ -194,6 +204,11 @@ impl Builder {
             )));
         }
         self.config.lease_seconds = self.lease.as_secs();
+        if self.traces {
+            let seen = Sources::of_environment().map_err(|e| wrong(&e.to_string()))?.config;
+            self.config = self.config.with_traces_of(seen);
+            self.config.hide_secrets();
+        }
         let options = match self.options.take() {
             Some(options) => options?,
             None => match std::env::var("DATABASE_URL") {

@@ -13,6 +13,7 @@ use stepd::{
 };
 use tokio::sync::Notify;
 
+use crate::support::collector::Collector;
 use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
 
 fn on(db: &Db) -> Builder {
@@ -420,10 +421,11 @@ async fn what_cannot_work_is_refused_at_the_start_with_the_next_step() {
 async fn the_example_crashes_at_its_first_start_and_ends_the_run_at_its_second() {
     // Beside the binary: `cargo test` builds the examples; with `--test it` alone, `cargo build --example library` does.
     let example = std::path::Path::new(env!("CARGO_BIN_EXE_stepd")).with_file_name("examples").join("library");
-    let db = Db::new().await;
+    let (db, collector) = (Db::new().await, Collector::start().await);
     let start = async || {
         let mut command = tokio::process::Command::new(&example);
         command.env("DATABASE_URL", &db.url).kill_on_drop(true);
+        command.env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("{}/v1/traces", collector.place()));
         let done = tokio::time::timeout(SOON, command.output()).await.unwrap();
         let done = done.unwrap_or_else(|e| panic!("{}: {e}; cargo build --example library", example.display()));
         (done.status.success(), String::from_utf8(done.stdout).unwrap())
@@ -434,4 +436,8 @@ async fn the_example_crashes_at_its_first_start_and_ends_the_run_at_its_second()
     assert!(ended_well && said.contains(r#"Receipt { charge: "paid", parcels: ["a parcel with tea""#), "{said}");
     assert!(!said.contains("reserve:"), "a finished step never runs again: {said}");
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE crashes = 1").await, 1);
+    let names: Vec<String> = collector.spans().into_iter().map(|span| span.name).collect();
+    for name in ["invoke_workflow fulfil", "charge", "charge (attempt 1)"] {
+        assert!(names.iter().any(|n| n == name), "{names:?}");
+    }
 }

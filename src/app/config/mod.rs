@@ -219,6 +219,14 @@ pub struct Loaded {
 }
 
 impl Sources {
+    /// What the environment says, and no file: a program's own may be none of stepd's business.
+    ///
+    /// # Errors
+    /// Everything that is wrong in it.
+    pub fn of_environment() -> Result<Loaded, ConfigError> {
+        Self::default().load_from(&environment::variables(), &[])
+    }
+
     /// Reads and merges all sources.
     ///
     /// # Errors
@@ -324,6 +332,23 @@ impl Config {
         (self.database_host, self.database_port, self.database_name) = (None, None, None);
         (self.database_user, self.database_password) = (None, None);
         (self.database_sslmode, self.database_sslrootcert) = (None, None);
+    }
+
+    /// This one, with what the other says of traces.
+    #[must_use]
+    pub fn with_traces_of(self, other: Self) -> Self {
+        Self {
+            traces: other.traces,
+            trace_ratio: other.trace_ratio,
+            trace_errors: other.trace_errors,
+            trace_wait_seconds: other.trace_wait_seconds,
+            trace_keep_hours: other.trace_keep_hours,
+            trace_backlog_runs: other.trace_backlog_runs,
+            trace_service: other.trace_service,
+            trace_workflows: other.trace_workflows,
+            trace_attributes: other.trace_attributes,
+            ..self
+        }
     }
 
     /// Hides from now on what must never be shown.
