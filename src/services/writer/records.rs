@@ -47,12 +47,12 @@ impl Records {
     }
 
     /// What is recorded of a run's steps.
-    pub(super) async fn load(&self, run: RunId) -> Result<Vec<StepRecord>, Failure> {
+    pub(super) async fn load(self: Arc<Self>, run: RunId) -> Result<Vec<StepRecord>, Failure> {
         self.read(run, |conn, run| Box::pin(claims::load_records(conn, run, PATIENCE))).await
     }
 
     /// A run's input.
-    pub(super) async fn load_input(&self, run: RunId) -> Result<Payload, Failure> {
+    pub(super) async fn load_input(self: Arc<Self>, run: RunId) -> Result<Payload, Failure> {
         let input = self.read(run, |conn, run| Box::pin(claims::load_input(conn, run, PATIENCE))).await?;
         // Ended by somebody else: nothing that is done here counts any more.
         input.ok_or_else(|| Failure::transient(code::INTERNAL, "the run is not there any more"))
