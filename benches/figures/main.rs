@@ -6,9 +6,11 @@ mod alone;
 mod daemon;
 mod drain;
 mod flat;
+mod fleet;
 mod floor;
 mod idle;
 mod insert;
+mod large;
 mod limit;
 mod memory;
 mod overhead;
@@ -58,7 +60,7 @@ const FIGURES: [(&str, &str); 12] = [
 ];
 
 /// Those that take minutes each: with `--full`, or by name.
-const LONG: [(&str, &str); 11] = [
+const LONG: [(&str, &str); 14] = [
     ("churn", "drain and pickup after 5 million jobs"),
     ("history", "drain and pickup with 10 million ended runs"),
     ("scheduled", "drain and pickup with 1 million jobs for tomorrow"),
@@ -70,7 +72,13 @@ const LONG: [(&str, &str); 11] = [
     ("pages", "the API's pages with 1 million ended runs, 100,000 live ones, and runs of 10,000 steps"),
     ("streams", "what 1, 10 and 100 open streams cost: statements, CPU, and the drain beside them"),
     ("scrapes", "the drain beside a scrape of the metrics every second"),
+    ("fleet", "fifty worker processes on one database: connections, idle cost, drain, and one of them killed"),
+    ("large", "inputs and outputs of 10 MB: time and memory against smaller ones, and a hundred of them at once"),
+    ("huge", "runs of 10,000 steps, 100,000 items and 10,000 children: time and memory against smaller ones"),
 ];
+
+/// What `--only scale` stands for.
+const SCALE: [&str; 4] = ["queues", "fleet", "large", "huge"];
 
 /// What the command line says.
 #[derive(Default)]
@@ -88,7 +96,10 @@ fn main() -> Result<()> {
     if args.first().is_some_and(|a| a == worker::MODE) {
         return runtime.block_on(worker::serve(&args[1..]));
     }
-    let args = parsed(args)?;
+    let mut args = parsed(args)?;
+    if let Some(scale) = args.only.iter().position(|only| only == "scale") {
+        args.only.splice(scale..=scale, SCALE.map(str::to_owned));
+    }
     let names: Vec<&str> = match args.peers {
         true => peers::FIGURES.to_vec(),
         false => FIGURES.iter().chain(&LONG).map(|(name, _)| *name).collect(),
@@ -160,6 +171,9 @@ async fn figures(bench: &Bench, only: &[String], report: &mut Report) -> Result<
             "scrapes" => site::scrapes(bench, report).await,
             "traces" => traces::measure(bench, report).await,
             "retention" => retention::measure(bench, report).await,
+            "fleet" => fleet::measure(bench, report).await,
+            "large" => large::measure(bench, report).await,
+            "huge" => shapes::huge(bench, report).await,
             _ => flat::held(bench, report).await,
         };
         done.with_context(|| format!("figure {name}"))?;

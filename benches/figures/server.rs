@@ -24,7 +24,13 @@ pub struct Server {
 impl Server {
     /// Durable, with the settings under which the targets were set.
     pub async fn start() -> Result<Self> {
-        let settings = [("max_wal_size", "8GB"), ("checkpoint_timeout", "30min"), ("max_connections", "100")];
+        Self::with_connections(100).await
+    }
+
+    /// The same, with room for more sessions.
+    pub async fn with_connections(connections: u32) -> Result<Self> {
+        let connections = connections.to_string();
+        let settings = [("max_wal_size", "8GB"), ("checkpoint_timeout", "30min"), ("max_connections", &*connections)];
         let options = Options {
             durable: true,
             shared_buffers_mib: 1024,

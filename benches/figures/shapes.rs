@@ -17,11 +17,27 @@ const SHAPES: [Shape; 3] = [
     ("child runs of a map", [250, 500, 1_000], children),
 ];
 
-/// One run's time and its daemon's memory at each size. What one more costs at the largest size, against the smallest: 1 is linear.
+/// Ten times as large: as much as anybody has asked for.
+const HUGE: [Shape; 3] = [
+    ("steps in a file", [2_500, 5_000, 10_000], sequence),
+    ("items of a map", [25_000, 50_000, 100_000], items),
+    ("child runs of a map", [2_500, 5_000, 10_000], children),
+];
+
+/// Large runs.
 pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
-    let rounds = if bench.full { 5 } else { 3 };
-    for (name, sizes, file) in SHAPES {
-        let folder = bench.server.folder.path().join(name.replace(' ', "_"));
+    grown(bench, SHAPES, if bench.full { 5 } else { 3 }, report).await
+}
+
+/// Huge ones.
+pub async fn huge(bench: &Bench, report: &mut Report) -> Result<()> {
+    grown(bench, HUGE, 3, report).await
+}
+
+/// One run's time and its daemon's memory at each size. What one more costs at the largest size, against the smallest: 1 is linear.
+async fn grown(bench: &Bench, shapes: [Shape; 3], rounds: u32, report: &mut Report) -> Result<()> {
+    for (name, sizes, file) in shapes {
+        let folder = bench.server.folder.path().join(format!("{name} {}", sizes[2]).replace(' ', "_"));
         std::fs::create_dir_all(&folder)?;
         for n in sizes {
             std::fs::write(folder.join(format!("w{n}.yaml")), file(n))?;

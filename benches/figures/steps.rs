@@ -17,17 +17,21 @@ pub async fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     {
         let db = bench.server.database().await?;
         let (mut rates, mut cpus, mut wal, mut commits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut servers, mut daemons) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
             let round = round::run(bench, &db, kind, &format!("'{workflow}', NULL, NULL"), RUNS).await?;
             let (server, daemon) = (round.server_cpu / 10.0, round.daemon_cpu / 10.0);
             eprintln!("    {:.0} steps/s, CPU a step: Postgres {server:.1} + daemon {daemon:.1} µs", round.rate * 10.0);
             rates.push(round.rate * 10.0);
             cpus.push(server + daemon);
+            servers.push(server);
+            daemons.push(daemon);
             wal.push(round.wal / 10.0);
             commits.push(round.commits / 10.0);
         }
         report.add(name, median(&rates), "steps/s", Some(Target::AtLeast(target)), listed(&rates));
-        report.plain(&format!("{name}, CPU a step"), median(&cpus), "µs", "Postgres and daemon");
+        let both = format!("Postgres {:.1} + daemon {:.1}", median(&servers), median(&daemons));
+        report.plain(&format!("{name}, CPU a step"), median(&cpus), "µs", both);
         report.plain(
             &format!("{name}, WAL a step"),
             median(&wal),

@@ -49,7 +49,7 @@ macro_rules! claimed_row {
                 lease: Lease::new(RunId(r.id), $worker, r.epoch),
                 workflow: r.workflow.into(),
                 definition: r.definition,
-                input: Payload::from_database(r.input),
+                input: r.input.map(Payload::from_database),
                 queue,
                 scheduled_for: r.run_at.unwrap_or_else(|| uuid_time(r.id).unwrap_or(r.ready_at)),
                 started_at: r.started_at,
@@ -140,6 +140,16 @@ pub async fn load_records(conn: &mut PgConnection, run: RunId, patience: Duratio
             label: None,
         });
     }
+}
+
+/// The input of a run that was claimed without it; `None` when the run is not there any more.
+///
+/// # Errors
+/// Whatever the database says; `Trouble::Lost` when nothing comes.
+pub async fn load_input(conn: &mut PgConnection, run: RunId, patience: Duration) -> Result<Option<Payload>, DbError> {
+    let asked = sqlx::query_file!("src/db/sql/load_input.sql", run.0).fetch_optional(conn);
+    let row = tokio::time::timeout(patience, asked).await.map_err(|_| DbError::unanswered(patience))??;
+    Ok(row.map(|r| Payload::from_database(r.input)))
 }
 
 /// The runs, with their epochs, that the database gives to a worker.

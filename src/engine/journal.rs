@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::model::{Failure, Payload, RunId, StepKey, StepRecord, Wait, WorkerId};
+use crate::model::{Failure, Payload, RunId, StepKey, StepRecord, Wait, WorkerId, code};
 use crate::steps::BoxFuture;
 
 use super::inbox::Answer;
@@ -22,6 +22,15 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// The records cannot be read, and trying again would not help.
     fn load(&self, run: RunId) -> BoxFuture<'static, Result<Vec<StepRecord>, Failure>>;
+
+    /// The input of a run that was claimed without it. In a task of its own, as [`Journal::load`].
+    ///
+    /// # Errors
+    /// As for [`Journal::load`].
+    fn load_input(&self, _run: RunId) -> BoxFuture<'static, Result<Payload, Failure>> {
+        let why = "this journal holds no inputs: they come with the claim";
+        Box::pin(std::future::ready(Err(Failure::transient(code::INTERNAL, why))))
+    }
 
     /// After the run has been let go: looks whether one of the waits was answered in the meantime, and if so brings the run back; and
     /// whether a cancel or a pause has come, or a pause was withdrawn.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::json;
 
-use crate::model::{Claimed, Class, Failure, Payload, RunState, StepRecord, StepState, code};
+use crate::model::{Claimed, Class, Failure, Payload, RunState, StepState, code};
 use crate::rules::retry::next_resume;
 use crate::steps::{BoxFuture, StopReason};
 use crate::telemetry::redact;
@@ -83,7 +83,7 @@ enum Turn<T> {
 
 /// Runs one claimed job. Consumes the lease.
 pub async fn run(
-    claimed: Box<Claimed>,
+    mut claimed: Box<Claimed>,
     workflow: Result<Arc<dyn Workflow>, Failure>,
     ports: Arc<Ports>,
     inbox: Arc<Inbox>,
@@ -95,10 +95,17 @@ pub async fn run(
     {
         return outcome;
     }
+    let input = match claimed.input.take() {
+        Some(input) => input,
+        None => match Box::pin(load(&ctx, ctx.ports.journal.load_input(ctx.info.id))).await {
+            Ok(input) => input,
+            Err(outcome) => return outcome,
+        },
+    };
     if claimed.came_back()
         && let Some(end) = End::recorded(&ctx)
     {
-        return Box::pin(at_end(&ctx, &claimed, workflow, end)).await;
+        return Box::pin(at_end(&ctx, input, workflow, end)).await;
     }
     let workflow = match workflow {
         Ok(workflow) => workflow,
@@ -111,7 +118,7 @@ pub async fn run(
         ctx.meter.limit(budget.clone());
     }
     let deadline = run_deadline(&ctx, &claimed, &*workflow);
-    let code = workflow.run(&ctx, claimed.input.clone());
+    let code = workflow.run(&ctx, input.clone());
     let ended = match drive(&ctx, code, deadline).await {
         Ok(ended) => ended.and_then(|output| ctx.sized(redact::recorded(output)).map_err(Halt::failed)),
         Err(outcome) => return outcome,
@@ -120,7 +127,7 @@ pub async fn run(
         Ok(output) if !workflow.has_handlers() => {
             Box::pin(end(&ctx, Transition::Complete { output, last: None }, Outcome::Done)).await
         }
-        ended => Box::pin(conclude(ctx, &claimed, workflow, ended)).await,
+        ended => Box::pin(conclude(ctx, (&claimed, input), workflow, ended)).await,
     }
 }
 
@@ -164,7 +171,7 @@ async fn drive<T>(
 /// The code has ended, and the run does not simply end well: what becomes of it?
 async fn conclude(
     mut ctx: Ctx,
-    claimed: &Claimed,
+    (claimed, input): (&Claimed, Payload),
     workflow: Arc<dyn Workflow>,
     ended: Result<Payload, Halt>,
 ) -> Outcome {
@@ -187,18 +194,18 @@ async fn conclude(
     if had_child {
         ctx.ports.journal.abandon(ctx.info.id);
     }
-    match load(&ctx).await {
+    match load(&ctx, ctx.ports.journal.load(ctx.info.id)).await {
         Ok(records) => ctx.begin_again(records),
         Err(outcome) => return outcome,
     }
-    at_end(&ctx, claimed, Ok(workflow), last).await
+    at_end(&ctx, input, Ok(workflow), last).await
 }
 
 /// Does what is to be done at the end, then ends the run as it was decided.
-async fn at_end(ctx: &Ctx, claimed: &Claimed, workflow: Result<Arc<dyn Workflow>, Failure>, last: End) -> Outcome {
+async fn at_end(ctx: &Ctx, input: Payload, workflow: Result<Arc<dyn Workflow>, Failure>, last: End) -> Outcome {
     ctx.inbox.begin_end();
     let ended = match workflow {
-        Ok(workflow) => drive(ctx, workflow.at_end(ctx, claimed.input.clone(), &last), None).await,
+        Ok(workflow) => drive(ctx, workflow.at_end(ctx, input, &last), None).await,
         Err(failure) if failure.class == Class::Permanent => Ok(Err(Halt::failed(failure))),
         Err(failure) => return hand_on(ctx, failure).await,
     };
@@ -268,7 +275,7 @@ async fn take_up(ctx: &mut Ctx, claimed: &Claimed) -> Result<(), Outcome> {
     if suspect {
         start(ctx).await?;
     }
-    let records = load(ctx).await?;
+    let records = load(ctx, ctx.ports.journal.load(ctx.info.id)).await?;
     let interrupted = records.iter().any(|r| r.state == StepState::Running);
     // An operator's retry gives the failed step fresh attempts.
     let retried = records.iter().any(|r| r.state == StepState::Failed && r.attempts == 0);
@@ -279,14 +286,14 @@ async fn take_up(ctx: &mut Ctx, claimed: &Claimed) -> Result<(), Outcome> {
     if interrupted && !suspect { start(ctx).await } else { Ok(()) }
 }
 
-async fn load(ctx: &Ctx) -> Result<Vec<StepRecord>, Outcome> {
-    let records = tokio::select! {
-        records = ctx.ports.journal.load(ctx.info.id) => records,
-        // Nothing to be closed, nothing to be told: the records are not needed. A cancel needs them, to close what is open.
+async fn load<T>(ctx: &Ctx, loading: BoxFuture<'static, Result<T, Failure>>) -> Result<T, Outcome> {
+    let loaded = tokio::select! {
+        loaded = loading => loaded,
+        // Nothing to be closed, nothing to be told: it is not needed. A cancel needs the records, to close what is open.
         () = given_up(ctx) => return Err(let_go(ctx).await),
     };
-    match records {
-        Ok(records) => Ok(records),
+    match loaded {
+        Ok(loaded) => Ok(loaded),
         Err(failure) => Err(hand_on(ctx, failure).await),
     }
 }

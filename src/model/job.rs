@@ -140,8 +140,8 @@ pub struct Claimed {
     pub workflow: Arc<str>,
     /// The pinned definition, or the one this worker pinned with the claim.
     pub definition: Option<i32>,
-    /// The input, unparsed.
-    pub input: Payload,
+    /// The input, unparsed. `None`: it is large, did not come with the claim, and is loaded by the run's own task, too.
+    pub input: Option<Payload>,
     /// The queue it came from.
     pub queue: Arc<str>,
     /// Its `run_at`.
@@ -176,7 +176,7 @@ impl Claimed {
             lease: Lease::new(run, super::WorkerId(uuid::Uuid::nil()), epoch),
             workflow: workflow.into(),
             definition: None,
-            input,
+            input: Some(input),
             queue: "default".into(),
             scheduled_for: DateTime::UNIX_EPOCH,
             started_at: DateTime::UNIX_EPOCH,

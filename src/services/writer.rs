@@ -1,8 +1,6 @@
-//! Group commit. One task owns the hot write path: callers hand it entries, it answers after COMMIT.
-//!
-//! While one batch is in flight the next one gathers: no timer, no added latency when idle. A batch is
-//! one statement. When a value makes it fail, the batch is split until the culprit fails alone. After a lost connection the
-//! outcome is unknown; the database is asked what it holds before anything is sent again.
+//! Group commit. One task owns the hot write path: callers hand it entries, it answers after COMMIT. While one batch is in flight the
+//! next one gathers: no timer, no added latency when idle. A batch is one statement. When a value makes it fail, the batch is split until the
+//! culprit fails alone. After a lost connection the outcome is unknown; the database is asked what it holds before anything is sent again.
 
 mod columns;
 mod group;
@@ -19,7 +17,7 @@ use uuid::Uuid;
 
 use crate::db::{Database, DbError, Trouble, children, waits, within};
 use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
-use crate::model::{Failure, RunId, StepKey, StepRecord, WorkerId};
+use crate::model::{Failure, Payload, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
 use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
@@ -149,8 +147,7 @@ impl PgJournal {
     fn afterwards(&self, run: RunId, after: After) {
         let (db, hints, settling) = (self.db.clone(), self.hints.clone(), self.settling.clone());
         let failpoints = self.failpoints.clone();
-        // A task of its own: the run's slot is free at once, and a statement is never dropped half-way. How many
-        // there are is bounded by the runs that wait for what an open transaction of somebody's holds.
+        // The run's slot is free at once, no statement is dropped half-way. Bounded by the runs that wait for somebody's transaction.
         #[expect(clippy::disallowed_methods, reason = "bounded, see above; what it leaves undone the sweep repairs")]
         tokio::spawn(async move {
             failpoints.hit(after.failpoint()).await;
@@ -181,8 +178,11 @@ impl Journal for PgJournal {
     }
 
     fn load(&self, run: RunId) -> BoxFuture<'static, Result<Vec<StepRecord>, Failure>> {
-        let records = self.records.clone();
-        Box::pin(async move { records.load(run).await })
+        Box::pin(self.records.clone().load(run))
+    }
+
+    fn load_input(&self, run: RunId) -> BoxFuture<'static, Result<Payload, Failure>> {
+        Box::pin(self.records.clone().load_input(run))
     }
 
     fn settle(&self, run: RunId, keys: Vec<StepKey>) {

@@ -59,16 +59,16 @@ steps:
 "#;
 
 /// A Postgres that listens on TCP, a booted systemd that shares the network, and the shipped unit in it.
-struct Ground {
-    machine: Booted,
-    db: Db,
+pub struct Ground {
+    pub machine: Booted,
+    pub db: Db,
     _pg: PrivatePostgres,
     _units: tempfile::TempDir,
 }
 
 impl Ground {
     /// `dropin`: what the test changes of the unit.
-    async fn new(dropin: &str) -> Option<Self> {
+    pub async fn new(dropin: &str) -> Option<Self> {
         let dropin = dropin.to_owned();
         let (pg, port, units, machine) = tokio::task::spawn_blocking(move || {
             let units = tempfile::tempdir().unwrap();
@@ -119,7 +119,7 @@ impl Ground {
     }
 }
 
-const CREDENTIAL: &str = "LoadCredential=database_url:/etc/stepd/credentials/database_url\n";
+pub const CREDENTIAL: &str = "LoadCredential=database_url:/etc/stepd/credentials/database_url\n";
 
 #[test]
 fn the_units_are_valid_and_shut_in() {

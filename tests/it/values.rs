@@ -117,3 +117,39 @@ async fn a_value_nested_too_deep_fails_its_own_job_alone() {
     );
     drop(worker);
 }
+
+const LARGE: &str = r#"
+name: large
+steps:
+  - {id: size, set: "${{ input.s | length }}"}
+  - {id: hold, run: 'echo >> @DIR@/held; until test -e @DIR@/go; do sleep 0.05; done'}
+  - {id: same, set: "${{ input }}"}
+output: steps.same.output
+"#;
+
+#[tokio::test]
+async fn a_large_input_does_not_come_with_its_claim_and_reaches_its_run_also_after_a_kill() {
+    let (db, files) = (Db::new().await, Files::new([LARGE]));
+    let mut first = Spec::new(&db, &files).ready().await;
+    // What compression makes no smaller: five megabytes, and what is just small enough, and just too large, to come along.
+    for bytes in [4_000, 5_000, 5_000_000] {
+        db.exec(format!(
+            "INSERT INTO stepd.jobs (workflow, input) SELECT 'large', jsonb_build_object('s', left(string_agg(md5(i::text), ''), {bytes}))
+             FROM generate_series(1, {bytes} / 32 + 1) i"
+        ))
+        .await;
+    }
+    super::support::wait_until("all three are at work", SOON, async || files.lines("held").len() == 3).await;
+    let apart = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stepd records' AND datname = current_database()";
+    assert!(
+        db.count(apart).await > 0,
+        "the large ones were read by their runs, on another connection than the claimer's"
+    );
+    let _second = Spec::new(&db, &files).ready().await;
+    first.kill9();
+    super::support::wait_until("all three are at work again", SOON, async || files.lines("held").len() == 6).await;
+    std::fs::write(files.path("go"), "").unwrap();
+    db.all_ended(SOON).await;
+    let same = "SELECT count(*) FROM stepd.runs WHERE state = 'completed' AND output::jsonb = input AND crashes = 1";
+    assert_eq!(db.count(same).await, 3);
+}

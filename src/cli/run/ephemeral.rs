@@ -170,7 +170,7 @@ impl Memory {
             lease: Lease::new(self.id, WorkerId(Uuid::nil()), epoch),
             workflow: self.name.clone(),
             definition: None,
-            input: self.input.clone(),
+            input: Some(self.input.clone()),
             queue: "ephemeral".into(),
             scheduled_for: started_at,
             started_at,

@@ -4,6 +4,8 @@
 -- Index: jobs_returned, jobs_ready. A claim of a new row is a HOT update: it changes no indexed column.
 -- $3 the definitions that this worker pins, {workflow: id}; $4..$7 the known (queue, priority) pairs with their
 -- watermark (ready_at, id); $8 the queues served (NULL: all that are not exclusive).
+-- A large input (as it is stored: to ask its size reads nothing of it) does not come along: a hundred of them would be a gigabyte, and would
+-- not come within a statement's time. The run that is at work loads its own: load_input.sql.
 -- place: the (queue, priority) pairs of what came back, walked in the index from one to the next, with the oldest row of each. Only
 -- what this worker serves is read; what is only claimed alone (claim_solo.sql) is not.
 WITH RECURSIVE me AS MATERIALIZED (
@@ -44,6 +46,6 @@ UPDATE stepd.jobs j SET
     definition = coalesce(j.definition, ($3::jsonb -> j.workflow)::integer,
         (SELECT w.definition FROM stepd_engine.workflows w WHERE w.name = j.workflow))
 WHERE j.ctid = ANY (ARRAY(SELECT b.ctid FROM back b UNION ALL SELECT f.ctid FROM fresh f))
-RETURNING j.id, j.workflow, j.input::text AS "input!", j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
+RETURNING j.id, j.workflow, CASE WHEN pg_column_size(j.input) <= 4096 THEN j.input::text END AS input, j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
     j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error IS NOT NULL AS "after_failure!", j.traceparent, j.session_id, j.parent IS NOT NULL AS "is_child!",
     j.unique_keep IS NOT NULL AS "keeps_key!"

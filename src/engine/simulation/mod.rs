@@ -214,7 +214,7 @@ impl Simulation {
             lease: Lease::new(RunId(uuid::Uuid::nil()), worker, t.epoch),
             workflow: "simulated".into(),
             definition: None,
-            input: Payload::from_value(&json!({})),
+            input: Some(Payload::from_value(&json!({}))),
             queue: "q".into(),
             scheduled_for: self.started,
             started_at: self.started,

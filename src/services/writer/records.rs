@@ -1,14 +1,15 @@
-//! What earlier claims have recorded, loaded for the runs that come back: each by its own run's task, so that a huge one
-//! keeps neither the claimer nor the others waiting.
+//! What earlier claims have recorded, loaded for the runs that come back, and large inputs: each by its own run's task, so that a huge
+//! one keeps neither the claimer nor the others waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::db::{Database, DbError, Trouble, claims};
-use crate::model::{Failure, RunId, StepRecord, code};
+use crate::model::{Failure, Payload, RunId, StepRecord, code};
+use crate::steps::BoxFuture;
 use crate::testing::Failpoints;
 
 use super::super::shared::Backoff;
@@ -30,6 +31,9 @@ const SESSION: [(&str, &str); 4] = [
     ("lock_timeout", "5s"),
 ];
 
+/// What is loaded of a run.
+type Load<T> = for<'c> fn(&'c mut PgConnection, RunId) -> BoxFuture<'c, Result<T, DbError>>;
+
 pub(super) struct Records {
     pool: PgPool,
     turns: Arc<Semaphore>,
@@ -42,12 +46,24 @@ impl Records {
         Self { pool: db.reading_pool("records", LOADS, &SESSION), turns, failpoints: failpoints.clone() }
     }
 
-    /// However long Postgres is away; until nobody wants them any more.
-    pub(super) async fn load(&self, run: RunId) -> Result<Vec<StepRecord>, Failure> {
+    /// What is recorded of a run's steps.
+    pub(super) async fn load(self: Arc<Self>, run: RunId) -> Result<Vec<StepRecord>, Failure> {
+        self.read(run, |conn, run| Box::pin(claims::load_records(conn, run, PATIENCE))).await
+    }
+
+    /// A run's input.
+    pub(super) async fn load_input(self: Arc<Self>, run: RunId) -> Result<Payload, Failure> {
+        let input = self.read(run, |conn, run| Box::pin(claims::load_input(conn, run, PATIENCE))).await?;
+        // Ended by somebody else: nothing that is done here counts any more.
+        input.ok_or_else(|| Failure::transient(code::INTERNAL, "the run is not there any more"))
+    }
+
+    /// However long Postgres is away; until nobody wants it any more.
+    async fn read<T: Send + 'static>(&self, run: RunId, load: Load<T>) -> Result<T, Failure> {
         let (pool, turns, failpoints) = (self.pool.clone(), self.turns.clone(), self.failpoints.clone());
         let (mut tell, told) = oneshot::channel();
         // A task of its own: a statement is never dropped half-way.
-        #[expect(clippy::disallowed_methods, reason = "ends when nobody wants the records any more")]
+        #[expect(clippy::disallowed_methods, reason = "ends when nobody wants them any more")]
         tokio::spawn(async move {
             let mut backoff = Backoff::default();
             while !tell.is_closed() {
@@ -56,7 +72,7 @@ impl Records {
                     () = tell.closed() => return,
                 };
                 failpoints.hit("records.before_load").await;
-                let done = once(&pool, run).await;
+                let done = once(&pool, run, load).await;
                 drop(turn);
                 match done {
                     Err(error) if error.trouble != Trouble::Refused => tokio::time::sleep(backoff.pause()).await,
@@ -67,8 +83,9 @@ impl Records {
                 }
             }
         });
-        let unreadable =
-            |why: String| Failure::transient(code::INTERNAL, format!("the run's records cannot be read: {why}"));
+        let unreadable = |why: String| {
+            Failure::transient(code::INTERNAL, format!("the run's records or its input cannot be read: {why}"))
+        };
         match told.await {
             Ok(done) => done.map_err(|error| unreadable(error.to_string())),
             Err(_) => Err(unreadable("the worker is ending".to_owned())),
@@ -76,9 +93,9 @@ impl Records {
     }
 }
 
-async fn once(pool: &PgPool, run: RunId) -> Result<Vec<StepRecord>, DbError> {
+async fn once<T>(pool: &PgPool, run: RunId, load: Load<T>) -> Result<T, DbError> {
     let mut conn = pool.acquire().await?;
-    let done = claims::load_records(&mut conn, run, PATIENCE).await;
+    let done = load(&mut conn, run).await;
     if done.is_err() {
         // In the middle of an answer, perhaps for ever: never to be used again.
         drop(conn.detach());

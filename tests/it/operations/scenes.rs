@@ -1,0 +1,125 @@
+//! What the blocks of the runbook find: a shop at work, a Postgres that goes away, a host with systemd.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sqlx::Connection as _;
+use stepd::postgres::StopMode;
+
+use super::{Block, Shell, blocks, plays};
+use crate::support::{Db, Files, SOON, Server, Spec, wait_until};
+use crate::systemd::{CREDENTIAL, Ground};
+
+pub const ALL: [&str; 3] = ["shop", "away", "booted"];
+
+const SHIP: &str = "name: ship\nsteps:\n  - {id: pack, run: 'true'}\n  - {id: send, set: sent}\n";
+const CHARGE: &str = "
+name: charge
+resume: never
+steps:
+  - {id: prepare, set: 1}
+  - id: charge
+    run: echo 'the card is refused' >&2; exit 3
+    retry: {max_attempts: 1}
+";
+const RELEASE: &str = "name: release\nsteps:\n  - {id: sure, approve: 'Release it?'}\n";
+const SYNC: &str = "
+name: sync
+concurrency: {key: input.customer, limit: 1}
+steps:
+  - {id: copy, run: 'until test -e @DIR@/done; do sleep 0.1; done'}
+";
+const RENDER: &str = "name: render\nqueue: gpu\nsteps: [{id: draw, set: 1}]\n";
+
+/// A shell beside a daemon; `None`, said aloud, where a program that the page uses is missing.
+fn shell(server: &Server, db: &Db, files: &Files, site: &str) -> Option<Shell> {
+    let stepd = Path::new(env!("CARGO_BIN_EXE_stepd")).parent().unwrap().display().to_string();
+    let path = format!("{stepd}:{}:{}", server.pg.binaries().display(), std::env::var("PATH").unwrap());
+    let folder = files.workflows().parent().unwrap().to_owned();
+    let shell = Shell { folder, url: db.url.clone(), path, site: site.to_owned() };
+    let missing = shell.says("for name in psql curl; do command -v $name >/dev/null || echo $name; done");
+    if missing.is_empty() {
+        return Some(shell);
+    }
+    eprintln!("SKIPPED: the runbook is not played, for this machine has no {}", missing.replace('\n', " "));
+    None
+}
+
+async fn played(shell: &Arc<Shell>, block: Block) {
+    let shell = shell.clone();
+    tokio::task::spawn_blocking(move || plays(&block, |script| shell.says(script))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_the_runbook_says_what_is_printed_below_it() {
+    let server = Server::own().await;
+    let (db, files) = (server.db().await, Files::new([] as [&str; 0]));
+    for (name, text) in [("ship", SHIP), ("charge", CHARGE), ("release", RELEASE), ("sync", SYNC), ("render", RENDER)] {
+        files.write(&format!("{name}.yaml"), text);
+    }
+    let mut worker = Spec::new(&db, &files).env("STEPD_QUEUES", "default").http().ready().await;
+    let Some(shell) = shell(&server, &db, &files, &worker.site().await) else { return };
+    let shell = Arc::new(shell);
+    for (workflow, input, state) in [
+        ("ship", "{}", "completed"),
+        ("charge", "{}", "failed"),
+        ("release", "{}", "waiting"),
+        ("sync", r#"{"customer": 42}"#, "running"),
+        ("sync", r#"{"customer": 42}"#, "held"),
+        ("render", "{}", "queued"),
+    ] {
+        let run = db.enqueue(workflow, input).await;
+        db.reaches(&run, state, SOON).await;
+    }
+    let mut left_open = None;
+    for block in blocks("shop") {
+        if block.heading.starts_with("Dead rows") {
+            let mut somebody = sqlx::PgConnection::connect(&db.url).await.unwrap();
+            sqlx::raw_sql("BEGIN; SELECT txid_current()").execute(&mut somebody).await.unwrap();
+            left_open = Some(somebody);
+        }
+        played(&shell, block).await;
+    }
+    drop(left_open);
+    std::fs::write(files.path("done"), "").unwrap();
+    wait_until("what ran has ended", SOON, async || {
+        db.count("SELECT count(*) FROM stepd.runs WHERE state = 'running'").await == 0
+    })
+    .await;
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_runbook_says_of_a_postgres_that_goes_away_is_so() {
+    let mut server = Server::own().await;
+    let (db, files) = (server.db().await, Files::new([SHIP]));
+    let mut worker = Spec::new(&db, &files).http().ready().await;
+    let Some(shell) = shell(&server, &db, &files, &worker.site().await) else { return };
+    let shell = Arc::new(shell);
+    let run = db.enqueue("ship", "{}").await;
+    db.reaches(&run, "completed", SOON).await;
+    db.pool.close().await;
+    let [away, back] = <[Block; 2]>::try_from(blocks("away")).ok().expect("two blocks: away, and back");
+    server.pg.stop(StopMode::Fast);
+    worker.logs("postgres is away").await;
+    played(&shell, away).await;
+    server.pg.start_again().unwrap();
+    played(&shell, back).await;
+    assert_eq!(worker.logged("postgres is away"), 1, "said once");
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runbook_installs_reloads_and_drains_a_daemon_under_systemd() {
+    let Some(ground) = Ground::new(CREDENTIAL).await else { return };
+    if !ground.machine.run(&["sh", "-c", "command -v psql"]).status.success() {
+        eprintln!("SKIPPED: the runbook is not played under systemd, for this machine has no psql");
+        return;
+    }
+    for block in blocks("booted") {
+        plays(&block, |script| {
+            let script = format!("exec 2>&1; export DATABASE_URL='{}'\n{script}", ground.db.url);
+            String::from_utf8_lossy(&ground.machine.run(&["sh", "-c", &script]).stdout).into_owned()
+        });
+    }
+}
