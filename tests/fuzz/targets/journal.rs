@@ -217,7 +217,7 @@ pub(super) fn claimed(input: Payload, row: &Row) -> Claimed {
         lease: Lease::new(RunId(uuid::Uuid::nil()), WorkerId(uuid::Uuid::nil()), row.epoch),
         workflow: "w".into(),
         definition: None,
-        input,
+        input: Some(input),
         queue: "default".into(),
         scheduled_for: DateTime::UNIX_EPOCH,
         started_at: DateTime::UNIX_EPOCH,
