@@ -259,13 +259,16 @@ async fn recognize(
     pools: &Weak<Mutex<Vec<Follower>>>,
     conn: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
-    let recognized = hosts.recognize(conn).await;
-    if let (Err(error), Some(pools)) = (&recognized, pools.upgrade())
-        && hosts.met_pooler(error)?
-    {
-        repoint(hosts, &pools);
+    match hosts.recognize(conn).await {
+        Err(error) if hosts.met_pooler(&error)? => {
+            if let Some(pools) = pools.upgrade() {
+                repoint(hosts, &pools);
+            }
+            Err(error)
+        }
+        // What is lost already tells so at its first use; the pool would be loud about it.
+        _ => Ok(()),
     }
-    recognized
 }
 
 fn session(options: &PgConnectOptions, name: &str, settings: &[(&str, &str)]) -> PgConnectOptions {

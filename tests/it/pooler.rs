@@ -79,7 +79,10 @@ async fn behind_a_pooler_of_any_mode_two_daemons_run_everything_once_and_leave_n
         assert_eq!(files.lines("ran").len(), 12 * 3);
         for worker in [&mut one, &mut two] {
             assert_eq!(worker.logged("behind a connection pooler"), 1, "{}", worker.log());
-            assert_eq!(worker.logged("\"WARN\"") + worker.logged("\"ERROR\""), 1, "{}", worker.log());
+            let log = worker.log();
+            let loud = log.lines().filter(|l| l.contains("\"WARN\"") || l.contains("\"ERROR\""));
+            // A busy machine is no trouble of the pooler's.
+            assert_eq!(loud.filter(|l| !l.contains("slow statement")).count(), 1, "{log}");
         }
         assert_eq!(db.count(LOCKS).await, 0, "nobody believes in a lock");
         assert_eq!(db.count("SELECT count(*) FROM stepd_engine.worker_sessions").await, 0, "nor marks one");

@@ -19,17 +19,22 @@ async fn twelve_hundred_statements_at_once_through_few_servers_each_get_their_ow
     let Some(bouncer) = PgBouncer::before(&db, &format!("{TRANSACTION}\ndefault_pool_size = 4")).await else { return };
     let database = behind(&bouncer, 12);
     let mut asked = tokio::task::JoinSet::new();
-    for n in 0..1_200_i64 {
+    for place in 0..12_i64 {
         let database = database.clone();
         asked.spawn(async move {
-            // Texts of the same shape and other types: a statement in the wrong place would answer, and answer wrongly.
-            let (text, wanted) = match n % 3 {
-                0 => ("SELECT $1::int8 * 2 AS v", n * 2),
-                1 => ("SELECT $1::int8 + 5 AS v", n + 5),
-                _ => ("SELECT -$1::int8 AS v", -n),
-            };
-            let got = database.ask(async |conn| Ok(sqlx::query(text).bind(n).fetch_one(conn).await?.get::<i64, _>(0)));
-            i64::from(got.await.unwrap() != wanted)
+            let mut wrong = 0;
+            for n in (0..100).map(|n| n * 12 + place) {
+                // Texts of the same shape: a statement in the place of another would answer, and answer wrongly.
+                let (text, wanted) = match (n / 12 + place) % 3 {
+                    0 => ("SELECT $1::int8 * 2 AS v", n * 2),
+                    1 => ("SELECT $1::int8 + 5 AS v", n + 5),
+                    _ => ("SELECT -$1::int8 AS v", -n),
+                };
+                let got =
+                    database.ask(async |conn| Ok(sqlx::query(text).bind(n).fetch_one(conn).await?.get::<i64, _>(0)));
+                wrong += i64::from(got.await.unwrap() != wanted);
+            }
+            wrong
         });
     }
     let wrong: i64 = asked.join_all().await.into_iter().sum();
