@@ -157,7 +157,7 @@ impl Running {
                 held.guard.ensure();
                 kill::adopt_orphans();
                 let _runtime = runtime.enter();
-                Self::fork(&mut given, &marker).map_err(|error| (given, error))
+                Self::fork(&mut given, &marker).map_err(|error| Box::new((given, error)))
             });
             let spawned = spawned.await.map_err(|error| spawn_failure(&name, &error))?;
             match spawned {
@@ -165,8 +165,13 @@ impl Running {
                     shared.short.over();
                     return Ok(running);
                 }
-                Err((again, error)) if shared.short.wait(&error, began).await => command = again,
-                Err((_, error)) => return Err(spawn_failure(&name, &error)),
+                Err(failed) => {
+                    let (again, error) = *failed;
+                    if !shared.short.wait(&error, began).await {
+                        return Err(spawn_failure(&name, &error));
+                    }
+                    command = again;
+                }
             }
         }
     }

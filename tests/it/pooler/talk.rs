@@ -23,8 +23,11 @@ async fn twelve_hundred_statements_at_once_through_few_servers_each_get_their_ow
         let database = database.clone();
         asked.spawn(async move {
             // Texts of the same shape and other types: a statement in the wrong place would answer, and answer wrongly.
-            let text = ["SELECT $1::int8 * 2 AS v", "SELECT $1::int8 + 5 AS v", "SELECT -$1::int8 AS v"];
-            let (text, wanted) = (text[n as usize % 3], [n * 2, n + 5, -n][n as usize % 3]);
+            let (text, wanted) = match n % 3 {
+                0 => ("SELECT $1::int8 * 2 AS v", n * 2),
+                1 => ("SELECT $1::int8 + 5 AS v", n + 5),
+                _ => ("SELECT -$1::int8 AS v", -n),
+            };
             let got = database.ask(async |conn| Ok(sqlx::query(text).bind(n).fetch_one(conn).await?.get::<i64, _>(0)));
             i64::from(got.await.unwrap() != wanted)
         });
