@@ -173,7 +173,7 @@ pub async fn migrate_beside(db: &Database, migrations: &[Migration]) -> Result<V
     done
 }
 
-/// Applies what is missing, each migration in a transaction of its own, and makes sure that this program can work with the
+/// Applies what is missing, each migration in a transaction of its own (of a bare database all in one), and makes sure that this program can work with the
 /// result. Returns the versions applied now. Whoever comes meanwhile may have to wait until it is done.
 ///
 /// # Errors
@@ -197,14 +197,15 @@ async fn with(
 ) -> Result<Vec<i32>, DbError> {
     // Where nothing was there, nobody can be at work.
     let fresh = applied(conn).await?.0 == 0;
+    let pending = pending(conn, migrations).await?;
     let mut done = Vec::new();
-    for m in pending(conn, migrations).await? {
-        if in_a_moment(conn, watch.as_deref_mut(), m.version, Some((m, fresh))).await? {
-            done.push(m.version);
-        }
+    // It gets all or nothing.
+    let at_once = if fresh { pending.len().max(1) } else { 1 };
+    for together in pending.chunks(at_once) {
+        done.extend(in_a_moment(conn, watch.as_deref_mut(), together, fresh).await?);
     }
-    if let Some(last) = done.last() {
-        in_a_moment(conn, watch, *last, None).await?;
+    if !done.is_empty() {
+        in_a_moment(conn, watch, &[], fresh).await?;
     }
     let (schema, serves) = applied(conn).await?;
     fits(schema, serves, known(migrations))?;
@@ -223,16 +224,18 @@ async fn pending(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Ve
     Ok(migrations.iter().filter(|m| m.version > before).copied().collect())
 }
 
-/// Tries a migration until it finds its moment, or what comes after the last. False: another process has, meanwhile.
+/// Tries migrations until they find their moment; none: what comes after the last. Returns the versions that no other process has applied
+/// meanwhile.
 async fn in_a_moment(
     conn: &mut PgConnection,
     mut watch: Option<&mut PgConnection>,
-    version: i32,
-    migration: Option<(Migration, bool)>,
-) -> Result<bool, DbError> {
+    together: &[Migration],
+    fresh: bool,
+) -> Result<Vec<i32>, DbError> {
+    let version = together.first().map_or(latest(), |m| m.version);
     let (stage, mut tries) = (Stage::default(), Tries::new(version, None));
     loop {
-        match watched(watch.as_deref_mut(), &stage, in_turn(conn, &stage, migration)).await {
+        match watched(watch.as_deref_mut(), &stage, in_turn(conn, &stage, together, fresh)).await {
             (Ok(done), _) => return Ok(done),
             (Err(error), in_the_way) => tries.make_way(error, in_the_way).await?,
         }
@@ -243,18 +246,24 @@ async fn in_a_moment(
 async fn in_turn(
     conn: &mut PgConnection,
     stage: &Stage,
-    migration: Option<(Migration, bool)>,
-) -> Result<bool, DbError> {
+    together: &[Migration],
+    fresh: bool,
+) -> Result<Vec<i32>, DbError> {
     // Asked for again and again, for a lock_timeout would end a wait; a migration may take long.
     let mut told = false;
     loop {
         let mut tx = conn.begin().await?;
         stage.begins(&mut tx).await?;
         if sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(LOCK).fetch_one(&mut *tx).await? {
-            let done = match migration {
-                Some((migration, fresh)) => apply(&mut tx, migration, fresh).await?,
-                None => afterwards(&mut tx).await?,
-            };
+            let mut done = Vec::new();
+            for migration in together {
+                if apply(&mut tx, migration, fresh).await? {
+                    done.push(migration.version);
+                }
+            }
+            if together.is_empty() {
+                afterwards(&mut tx).await?;
+            }
             // A commit is not broken off.
             stage.is_over();
             tx.commit().await?;
@@ -269,14 +278,14 @@ async fn in_turn(
 }
 
 /// Applies one migration. False: another process has, meanwhile.
-async fn apply(tx: &mut PgConnection, m: Migration, fresh: bool) -> Result<bool, DbError> {
+async fn apply(tx: &mut PgConnection, m: &Migration, fresh: bool) -> Result<bool, DbError> {
     let (before, served) = applied(tx).await?;
     if before >= m.version {
         return Ok(false);
     }
     let contracts = !fresh && m.serves > served;
     if contracts {
-        refuse_under_the_old(tx, &m).await?;
+        refuse_under_the_old(tx, m).await?;
     }
     sqlx::raw_sql(m.text).execute(&mut *tx).await?;
     sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
@@ -288,20 +297,20 @@ async fn apply(tx: &mut PgConnection, m: Migration, fresh: bool) -> Result<bool,
     if contracts {
         // Who has registered meanwhile has not seen this version. From here to the commit nobody registers.
         sqlx::raw_sql("LOCK TABLE stepd_engine.workers IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
-        refuse_under_the_old(tx, &m).await?;
+        refuse_under_the_old(tx, m).await?;
     }
     Ok(true)
 }
 
 /// What hangs on the schema, made anew. What is new in it is nobody's yet.
-async fn afterwards(tx: &mut PgConnection) -> Result<bool, DbError> {
+async fn afterwards(tx: &mut PgConnection) -> Result<(), DbError> {
     if let Some(compat) = compat::installed(tx).await? {
         compat::install(tx, compat).await?;
     }
     if roles::are_granted(tx).await? {
         roles::install(tx).await?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Whoever may only work with the schema is told who may change it.

@@ -12,7 +12,7 @@ pub(super) fn statements(script: &str) -> Vec<&str> {
             _ if rest.starts_with("/*") => (comment(rest), false),
             '\'' => {
                 // E'…' escapes with a backslash.
-                let before = script[..at].as_bytes();
+                let before = &script.as_bytes()[..at];
                 let escapes = matches!(before, [.., b, b'e' | b'E'] if !b.is_ascii_alphanumeric() && *b != b'_');
                 (quoted(rest, '\'', escapes), true)
             }

@@ -191,7 +191,7 @@ impl Running {
                 let _runtime = runtime.enter();
                 match Self::fork(&mut given, &marker) {
                     Ok(running) => Ok(Self { _folder: room, ..running }),
-                    Err(error) => Err((given, room, error)),
+                    Err(error) => Err(Box::new((given, room, error))),
                 }
             });
             let spawned = spawned.await.map_err(|error| spawn_failure(&name, &error))?;
@@ -200,10 +200,13 @@ impl Running {
                     shared.short.over();
                     return Ok(running);
                 }
-                Err((again, room, error)) if shared.short.wait(&error, began).await => {
-                    (command, folder) = (again, room)
+                Err(failed) => {
+                    let (again, room, error) = *failed;
+                    if !shared.short.wait(&error, began).await {
+                        return Err(spawn_failure(&name, &error));
+                    }
+                    (command, folder) = (again, room);
                 }
-                Err((_, _, error)) => return Err(spawn_failure(&name, &error)),
             }
         }
     }
