@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::SOON;
+use crate::support::hostile::strings;
 
 use super::ground::Ground;
 
@@ -84,6 +85,66 @@ async fn an_attack_in_every_text_is_shown_as_text() {
     }
     assert_eq!(p.eval("window.hacked ?? null").await, json!(null));
     assert_eq!(p.eval("document.querySelectorAll('img[onerror], img[src=\"x\"], body script').length").await, 0);
+    drop(worker);
+    g.is_clean();
+}
+
+const ATTACKS: &str = "name: attacks
+resume: never
+steps:
+  - {id: each, map: '${{ input.v }}', as: v, label: v, max_parallel: 50, steps: [{id: it, set: '${{ v }}'}]}
+  - {id: says, exec: [sh, -c, 'cat >&2; exit 3'], stdin: \"${{ input.v | join('\\n') }}\", retry: {max_attempts: 1}}
+";
+
+/// As a part of a path or a query.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|b| format!("%{b:02X}")).collect()
+}
+
+#[tokio::test]
+async fn every_attack_on_a_page_is_shown_as_text() {
+    let Some(g) = Ground::new(&[ATTACKS]).await else { return };
+    let worker = g.worker().await;
+    let all: Vec<String> = strings("injections.txt", &[]).into_iter().map(|(_, string)| string).collect();
+    let on_pages: Vec<String> = strings("injections.txt", &[])
+        .into_iter()
+        .filter_map(|(group, string)| group.starts_with("dashboard").then_some(string))
+        .collect();
+    assert!(on_pages.len() >= 40, "{}", on_pages.len());
+    let enqueue = "INSERT INTO stepd.jobs (workflow, input, labels, session_id, unique_key) VALUES ('attacks', $1::json, jsonb_build_object('k', $2::text), $2, $2) RETURNING id::text";
+    let enqueued = async |v: &[String], text: &str| {
+        let id: String = sqlx::query_scalar(enqueue)
+            .bind(json!({"v": v}).to_string())
+            .bind(text)
+            .fetch_one(&g.db.pool)
+            .await
+            .unwrap();
+        id
+    };
+    let run = enqueued(&all, "<b>all of them</b>").await;
+    for text in &on_pages {
+        enqueued(std::slice::from_ref(text), text).await;
+    }
+    g.db.reaches(&run, "failed", SOON).await;
+    g.db.all_ended(SOON).await;
+    let p = &g.page;
+    let looked = async |path: &str| {
+        p.open(path).await;
+        p.until("document.querySelector('.page')?.childElementCount > 0").await;
+        assert_eq!(p.eval("window.hacked ?? null").await, json!(null), "{path}");
+        let made = "document.querySelectorAll('img[onerror], svg[onload], iframe, object, embed, base, marquee, math, [onclick], [ontoggle]').length";
+        assert_eq!(p.eval(made).await, 0, "{path}");
+    };
+    looked("/runs?limit=100").await;
+    for tab in ["", "?tab=data", "?tab=history", "?tab=logs", "?tab=graph", "?tab=definition", "?step=says"] {
+        looked(&format!("/runs/{run}{tab}")).await;
+    }
+    p.open(&format!("/runs/{run}?tab=data")).await;
+    p.sees("onerror").await;
+    for text in on_pages.iter().step_by(5) {
+        looked(&format!("/runs?workflow={0}", encoded(text))).await;
+        looked(&format!("/runs?session={0}", encoded(text))).await;
+    }
     drop(worker);
     g.is_clean();
 }
