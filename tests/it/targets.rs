@@ -40,7 +40,11 @@ impl Witness {
         let seen = Arc::new(AtomicUsize::new(0));
         for listener in [Some(four), six].into_iter().flatten() {
             let seen = seen.clone();
-            std::thread::spawn(move || listener.incoming().for_each(|_| drop(seen.fetch_add(1, Ordering::SeqCst))));
+            std::thread::spawn(move || {
+                for _ in listener.incoming() {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+            });
         }
         Self { port, seen }
     }

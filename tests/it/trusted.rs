@@ -82,7 +82,7 @@ fn what_belongs_to_another_user_is_neither_run_nor_read_unless_they_are_named() 
         symlink("../w.yaml", workflow(f)).unwrap();
         give(&workflow(f));
     };
-    refused(told("", linked), &["the link D/workflows/w0.yaml", belongs]);
+    refused(told("", linked), &["D/workflows/w0.yaml", belongs]);
     let group = |f: &Files| {
         lchown(workflow(f), None, Some(STRANGER)).unwrap();
         mode(&workflow(f), 0o664);

@@ -121,7 +121,7 @@ async fn every_attack_on_a_page_is_shown_as_text() {
             .unwrap();
         id
     };
-    let run = enqueued(&all, "<script>window.hacked=1</script>").await;
+    let run = enqueued(&all, "<b>all of them</b>").await;
     for text in &on_pages {
         enqueued(std::slice::from_ref(text), text).await;
     }
