@@ -84,7 +84,7 @@ impl Session {
         assert!(!self.corpus.is_empty(), "{target} has no seeds");
     }
 
-    /// Some new inputs. What they reach is looked at once for all of them; where that is something new, each is executed again, by itself.
+    /// Some new inputs. What they reach is looked at once for all of them; where that is something new, they are executed again.
     fn batch(&mut self, fuzzed: &mut dyn Fuzzed, mutator: &mut Mutator) {
         let mut inputs = Vec::new();
         let began = Instant::now();
@@ -94,17 +94,35 @@ impl Session {
             self.judge.once(fuzzed, &input);
             inputs.push(input);
         }
+        if self.coverage.is_new() {
+            self.keep_new(fuzzed, &inputs);
+        }
+    }
+
+    /// Which of these inputs it was that reached something new: looked for by halves, for a look costs more than most executions.
+    fn keep_new(&mut self, fuzzed: &mut dyn Fuzzed, inputs: &[Vec<u8>]) {
+        self.coverage.forget();
+        inputs.iter().for_each(|input| self.judge.once(fuzzed, input));
         if !self.coverage.is_new() {
             return;
         }
-        for input in inputs {
-            self.coverage.forget();
-            self.judge.once(fuzzed, &input);
-            if self.coverage.take() && input.len() <= KEPT_BYTES {
+        if let [input] = inputs {
+            self.coverage.take();
+            if input.len() <= KEPT_BYTES {
                 std::fs::create_dir_all(&self.keeps).unwrap();
-                std::fs::write(self.keeps.join(format!("{:016x}", hash(&input))), &input).unwrap();
-                self.corpus.push(input);
+                std::fs::write(self.keeps.join(format!("{:016x}", hash(input))), input).unwrap();
+                self.corpus.push(input.clone());
             }
+            return;
+        }
+        let kept = self.corpus.len();
+        let (first, rest) = inputs.split_at(inputs.len() / 2);
+        self.keep_new(fuzzed, first);
+        self.keep_new(fuzzed, rest);
+        if self.corpus.len() == kept {
+            // What depends on more than the input is nobody's find, and is not looked for again.
+            inputs.iter().for_each(|input| self.judge.once(fuzzed, input));
+            self.coverage.take();
         }
     }
 }

@@ -105,7 +105,9 @@ async fn put_all(db: &Db, worker: &mut Worker, stop: &Cell<bool>) -> Vec<(Hostil
     done
 }
 
-const BUSY: &str = "SELECT count(*) FROM stepd.jobs WHERE state IN ('queued', 'running', 'resuming')";
+/// What goes on by itself, and soon.
+const BUSY: &str = "SELECT count(*) FROM stepd.jobs WHERE state IN ('queued', 'running', 'resuming', 'held')
+    OR state = 'waiting' AND due_at < now() + interval '1 minute'";
 
 /// Good jobs, one after the other, until they are told to stop; their number.
 async fn feed(db: &Db, stop: &Cell<bool>) -> usize {
@@ -260,6 +262,8 @@ async fn command_all(db: &Db, runs: &BTreeMap<Uuid, String>) -> String {
 async fn outcome(db: &Db, row: &Hostile, put: &Put) -> String {
     match put {
         Err(refused) => refused.clone(),
+        // A cancel or a pause may come before the end of its run, or after it.
+        Ok(_) if row.table == "signals" => "taken".to_owned(),
         Ok(None) => "taken".to_owned(),
         Ok(Some(run)) if row.table == "ended" => format!("shown as {}", db.state(&run.to_string()).await),
         Ok(Some(run)) => {

@@ -86,6 +86,10 @@ impl Story {
     fn add(&mut self, event: TracedEvent) {
         let TracedEvent { at, kind, key, attempt, epoch, mut data } = event;
         let epoch = epoch.unwrap_or_default();
+        // What is no object says nothing.
+        if !data.is_object() {
+            data = Value::Null;
+        }
         let worker = data["worker"].as_str().and_then(|w| w.parse().ok());
         match (kind.as_str(), key) {
             ("attempt_failed", Some(key)) => {
