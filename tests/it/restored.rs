@@ -125,7 +125,7 @@ async fn a_database_that_is_restored_from_a_dump_under_a_daemon_at_work_is_whole
 /// The files of a whole server, from a base backup with its log: as a point in time is recovered to.
 #[tokio::test]
 async fn a_base_backup_that_is_put_back_under_a_daemon_at_work_is_told_once_and_goes_on() {
-    let (mut ground, mut worker) = Ground::new(|db, files| Spec::new(db, files)).await;
+    let (mut ground, mut worker) = Ground::new(Spec::new).await;
     // Taken now, with both runs in it; what is acknowledged from here on is lost.
     let copy = ground.server.pg.folder().join("copy");
     let (to, url) = (copy.display().to_string(), ground.server.pg.url("postgres"));
