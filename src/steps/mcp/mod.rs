@@ -190,6 +190,7 @@ impl Mcp {
         let server = self.0.server(&server)?;
         let mut call = cx.call(true);
         server.describe(&mut call, &tool, &arguments);
+        // Boxed: a call may start a server on its way, and is large.
         let done = Box::pin(self.call_tool(cx, &call, &server, &tool, arguments)).await;
         if let Some(version) = server.version().await {
             call.set("mcp.protocol.version", version);
