@@ -127,8 +127,10 @@ async fn ground() -> (Db, Files, Vec<String>) {
         "UPDATE stepd.jobs SET state = 'running', worker = (SELECT id FROM stepd_engine.workers), epoch = 1 WHERE id IN ('{}', '{}');
          UPDATE stepd.jobs SET lane = 1, epoch = 3, crashes = 2, streak = 4 WHERE id = '{}';
          UPDATE stepd.jobs SET definition = (SELECT id FROM stepd_engine.definitions) WHERE id = '{}';
+         UPDATE stepd.jobs SET input = input || jsonb_build_object('large',
+             (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 1000) i)) WHERE id = '{}';
          SELECT stepd.emit('go')",
-        runs[0], runs[1], runs[2], runs[3]
+        runs[0], runs[1], runs[2], runs[3], runs[3]
     ))
     .await;
     (db, files, runs)
