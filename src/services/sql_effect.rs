@@ -25,6 +25,10 @@ const LOST_SESSIONS: u32 = 5;
 /// takes no writes.
 const LACKS: [&str; 4] = ["sql_53100", "sql_53000", "sql_58030", "sql_25006"];
 
+/// Two transactions were in each other's way, and this one was rolled back: with its own checkpoint's row, too, where the role's isolation is
+/// stricter than usual. The same again works.
+const CONFLICTS: [&str; 2] = ["sql_40001", "sql_40P01"];
+
 /// A statement may fill a disk by itself: it comes to an end, too.
 const LACKS_FOR: Duration = Duration::from_secs(600);
 
@@ -74,9 +78,10 @@ impl SqlEffect for OwnDatabase {
                     return Ok(Flow::Committed(output));
                 }
                 let lost_session = has_outcome(&failure, ROLLED_BACK) || has_outcome(&failure, UNKNOWN);
+                let conflict = CONFLICTS.contains(&&*failure.code);
                 if cx.stop.reason().is_some() {
                     return Err(failure);
-                } else if lost_session && lost < LOST_SESSIONS {
+                } else if (lost_session || conflict) && lost < LOST_SESSIONS {
                     lost += 1;
                 } else if LACKS.contains(&&*failure.code) && began.elapsed() < LACKS_FOR {
                     tracing::debug!(code = &*failure.code, "the database cannot write: the statement waits");
