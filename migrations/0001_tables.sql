@@ -304,6 +304,7 @@ CREATE TABLE stepd.jobs (
     queue text CONSTRAINT queue_has_1_to_200_characters CHECK (length(queue) BETWEEN 1 AND 200),
     input jsonb NOT NULL DEFAULT '{}',
     labels jsonb NOT NULL DEFAULT '{}' CONSTRAINT labels_are_an_object CHECK (jsonb_typeof(labels) = 'object')
+        CONSTRAINT labels_are_flat CHECK (labels = '{}' OR NOT jsonb_path_exists(labels, 'strict $.* ? (@.type() == "object" || @.type() == "array")', '{}', true))
         CONSTRAINT labels_have_at_most_8192_bytes CHECK (CASE WHEN pg_column_size(labels) <= 8192 THEN octet_length(labels::text) <= 8192 ELSE false END),
     unique_key text CONSTRAINT unique_key_has_at_most_1000_characters CHECK (length(unique_key) <= 1000),
     concurrency_key text CONSTRAINT concurrency_key_has_at_most_1000_characters CHECK (length(concurrency_key) <= 1000),

@@ -207,7 +207,8 @@ impl Ctx {
         policy: &StepPolicy,
     ) -> Next {
         let retry = &*retry_of(record, policy);
-        let attempt = record.attempts - first + 1;
+        // Of a row that says less than the attempt at hand, this is the first.
+        let attempt = record.attempts.saturating_sub(first) + 1;
         let pause =
             next_attempt(retry, &failure, attempt, fastrand::f64()).filter(|pause| self.fits(record, policy, *pause));
         self.ports.metrics.work.attempt_failed(&record.kind, &failure.code, pause.is_some());

@@ -56,9 +56,12 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         4..=6 => 2,
         _ => 3,
     };
+    // Too far away already by their lengths: of a long word and many candidates the distances would take seconds.
+    let length = name.chars().count();
+    let near = |c: &&str| *c != name && c.chars().count().abs_diff(length) <= limit;
     candidates
         .into_iter()
-        .filter(|c| *c != name)
+        .filter(near)
         .map(|c| (strsim::damerau_levenshtein(name, c), c))
         .filter(|(distance, c)| *distance <= limit && *distance < c.chars().count())
         // The same among equals at every run: some candidates come out of a hash map.

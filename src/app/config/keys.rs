@@ -128,6 +128,9 @@ pub(super) fn find(name: &str) -> Option<&'static Key> {
 /// What may have been meant.
 pub(super) fn suggestion<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = |k: &'a str| (strsim::damerau_levenshtein(name, k), k);
+    // As many letters more or less are as many changes.
+    let length = name.chars().count();
+    let known = known.filter(|k| k.len().abs_diff(length) <= 4);
     known.map(near).filter(|(distance, k)| *distance <= (k.len() / 3).clamp(1, 4)).min().map(|(_, k)| k)
 }
 
