@@ -31,7 +31,7 @@ fn lines(log: &str) -> Vec<Value> {
 #[tokio::test]
 async fn every_line_is_json_and_those_of_a_run_name_it_whoever_wrote_them() {
     let (db, files) = (Db::new().await, Files::new([TALKS]));
-    let level = "info,stepd=debug,sqlx=debug,reqwest=trace,hyper_util=trace";
+    let level = "info,stepd=debug,sqlx=trace,reqwest=trace,hyper_util=trace";
     let spec = Spec::new(&db, &files).env("STEPD_LOG_LEVEL", level).env("STEPD_SECRETS__API", SECRET);
     let mut worker = spec.env("STEPD_HTTP_ALLOW", "127.0.0.1").ready().await;
     let run = db.enqueue("talks", "{}").await;
@@ -49,7 +49,7 @@ async fn every_line_is_json_and_those_of_a_run_name_it_whoever_wrote_them() {
             (&"stepd::stderr".into(), &"talk".into(), &1.into())
         );
     }
-    // What libraries write in a step's name: the driver's warning of a slow statement, in a task of its own; the client's steps.
+    // What libraries write in a step's name: the driver's word of a statement, in a task of its own; the client's steps.
     for (target, step) in [("sqlx", "slow"), ("hyper_util", "boom")] {
         let from = |l: &&&Value| l["target"].as_str().is_some_and(|t| t.starts_with(target)) && l["step.key"] == step;
         assert!(of_run.iter().any(|l| from(&l)), "no line of {target} in {step}: {}", worker.log());

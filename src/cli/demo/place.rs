@@ -26,7 +26,8 @@ impl Place {
         // It is thrown away in the end, and only a power cut could tell the difference: no waiting for the disk.
         let options = Options { durable: false, shared_buffers_mib: 32, max_connections: 60, ..Options::default() };
         let server = tokio::task::spawn_blocking(move || PrivatePostgres::start(&options)).await??;
-        let (url, folder) = (server.url("postgres"), server.folder().join("demo"));
+        // Not in the server's folder: where that is started by root it is the server's user's, and who could change a configuration is not root.
+        let (url, folder) = (server.url("postgres"), apart());
         // First of all the owner, so that whatever fails below also stops the server.
         let place = Self { db: database(&url)?, url, folder, server: Some(server) };
         make(&place.folder)?;
@@ -35,8 +36,7 @@ impl Place {
 
     /// A database that the user has named.
     pub(super) fn given(url: &str) -> anyhow::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("stepd-demo-{}-{:08x}", std::process::id(), fastrand::u32(..)));
-        let place = Self { db: database(url)?, url: url.to_owned(), folder, server: None };
+        let place = Self { db: database(url)?, url: url.to_owned(), folder: apart(), server: None };
         make(&place.folder)?;
         Ok(place)
     }
@@ -60,6 +60,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn apart() -> PathBuf {
+    std::env::temp_dir().join(format!("stepd-demo-{}-{:08x}", std::process::id(), fastrand::u32(..)))
 }
 
 fn make(folder: &Path) -> anyhow::Result<()> {
