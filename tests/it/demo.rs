@@ -48,7 +48,7 @@ fn alive(pids: &BTreeSet<i32>) -> bool {
     pids.iter().any(|pid| stepd::os::proc::stat(*pid).is_some_and(|s| !s.is_zombie()))
 }
 
-/// The folder of its server, by the name that every private server's folder has.
+/// The folders of its server and its workers, by their names.
 fn folders(of: u32) -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/tmp").unwrap().chain(std::fs::read_dir(std::env::temp_dir()).unwrap());
     let of = format!("-{of}-");
@@ -56,7 +56,8 @@ fn folders(of: u32) -> Vec<PathBuf> {
         .flatten()
         .map(|e| e.path())
         .filter(|p| {
-            p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("stepd-pg-") && n.contains(&of))
+            let ours = |n: &str| ["stepd-pg-", "stepd-demo-"].iter().any(|own| n.starts_with(own)) && n.contains(&of);
+            p.file_name().and_then(|n| n.to_str()).is_some_and(ours)
         })
         .collect()
 }
