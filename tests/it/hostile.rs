@@ -43,6 +43,16 @@ finally:
 ",
 ];
 
+/// What has become of each row, as it was when all of them were put in.
+const KNOWN: &str = include_str!("snapshots/it__hostile__each_hostile_row_is_refused_or_harms_its_own_job_alone.snap");
+
+/// All rows, and everything asked for of every run? Otherwise a part of both, so that the test takes seconds.
+fn is_long() -> bool {
+    std::env::var_os("STEPD_TEST_LONG").is_some()
+}
+
+const PARTS: usize = 6;
+
 /// A line of the table.
 struct Hostile {
     table: &'static str,
@@ -51,12 +61,15 @@ struct Hostile {
 }
 
 fn rows() -> Vec<Hostile> {
-    let line = |line: &'static str| {
+    let line = |(_, line): (usize, &'static str)| {
         let mut parts = line.splitn(3, '\t');
         let mut part = || parts.next().unwrap_or_else(|| panic!("three columns: {line}"));
         Hostile { table: part(), what: part(), given: part() }
     };
-    ROWS.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(line).collect()
+    let all = ROWS.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).enumerate();
+    // Another part of them each time.
+    let part = std::process::id() as usize % PARTS;
+    all.filter(|(n, _)| is_long() || n % PARTS == part).map(line).collect()
 }
 
 /// The run that the row concerns, if there is one; or how it was refused.
@@ -167,11 +180,6 @@ async fn read_all(db: &Db, runs: &BTreeMap<Uuid, String>) -> String {
         }
     }
     wrong
-}
-
-/// Is everything asked for of every run? Otherwise a part of it, so that the test takes seconds: with so many rows each page meets each kind.
-fn is_long() -> bool {
-    std::env::var_os("STEPD_TEST_LONG").is_some()
 }
 
 const PAGES: [&str; 7] = ["", "/steps?outputs=true", "/history", "/timeline", "/attempts", "/state?key=a", "/logs"];
@@ -301,14 +309,18 @@ async fn each_hostile_row_is_refused_or_harms_its_own_job_alone() {
     let stop = Cell::new(false);
     let (good, done) = tokio::join!(feed(&db, &stop), put_all(&db, &mut worker, &stop));
     wait_until("nothing is at work", SOON, async || db.count(BUSY).await == 0).await;
-    assert!(good > 20, "{good} good jobs");
+    assert!(good > 1, "{good} good jobs");
     let named = |(row, put): &(Hostile, Put)| Some((put.clone().ok()??, format!("{} | {}", row.table, row.what)));
     let runs: BTreeMap<Uuid, String> = done.iter().filter_map(named).collect();
     let mut told = String::new();
     for (row, put) in &done {
         let _ = writeln!(told, "{} | {} → {}", row.table, row.what, outcome(&db, row, put).await);
     }
-    insta::assert_snapshot!(told);
+    if is_long() {
+        insta::assert_snapshot!(told);
+    }
+    let odd: Vec<&str> = told.lines().filter(|line| !KNOWN.lines().any(|known| known == *line)).collect();
+    assert!(odd.is_empty() || is_long(), "otherwise than before:\n{}", odd.join("\n"));
     let wrong = [read_all(&db, &runs).await, ask_all(&site, &runs).await, command_all(&db, &runs).await].concat();
     assert!(wrong.is_empty(), "{wrong}");
     assert_eq!(worker.logged("panicked"), 0, "{}", worker.log());
