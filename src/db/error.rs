@@ -78,9 +78,12 @@ impl DbError {
             let full = matches!(e.raw_os_error(), Some(24 | 23));
             return full.then_some("this process may open no more files, and so no connection to postgres");
         }
+        if self.source.as_database_error().is_some_and(|e| no_room_for_a_session(e.message())) {
+            return Some(NO_SPACE);
+        }
         match self.sqlstate()?.as_str() {
             "25006" => Some("postgres takes no writes"),
-            "53100" => Some("postgres has no space left on its disk"),
+            "53100" => Some(NO_SPACE),
             "53300" => Some("postgres has no connection left for this daemon"),
             _ if self.trouble == Trouble::Short => Some("postgres lacks something that it needs to write"),
             _ => None,
@@ -133,6 +136,7 @@ impl From<sqlx::Error> for DbError {
     fn from(source: sqlx::Error) -> Self {
         let trouble = match &source {
             sqlx::Error::Database(e) if server::of_refusal(e.message()).is_some() => Trouble::Refused,
+            sqlx::Error::Database(e) if no_room_for_a_session(e.message()) => Trouble::Short,
             sqlx::Error::Database(e) => sorted(e.code().as_deref().unwrap_or("")),
             sqlx::Error::RowNotFound
             | sqlx::Error::Encode(_)
@@ -166,6 +170,14 @@ impl From<Unsuitable> for DbError {
     fn from(unsuitable: Unsuitable) -> Self {
         Self { trouble: Trouble::Refused, source: sqlx::Error::Configuration(Box::new(unsuitable)) }
     }
+}
+
+const NO_SPACE: &str = "postgres has no space left on its disk";
+
+/// A new session writes a cache of the catalogue. On a full disk it cannot, and says so as an internal error (XX000).
+#[must_use]
+pub fn no_room_for_a_session(message: &str) -> bool {
+    message.contains("could not write init file")
 }
 
 fn sorted(sqlstate: &str) -> Trouble {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
+use crate::db::error::no_room_for_a_session;
 use crate::db::sql_step::{
     Commit, Database as Connections, FinishedStep, NOT_BEGUN, ROLLED_BACK, UNKNOWN, commit_step, failure,
 };
@@ -31,6 +32,10 @@ const CONFLICTS: [&str; 2] = ["sql_40001", "sql_40P01"];
 
 /// A statement may fill a disk by itself: it comes to an end, too.
 const LACKS_FOR: Duration = Duration::from_secs(600);
+
+fn lacks(failure: &Failure) -> bool {
+    LACKS.contains(&&*failure.code) || no_room_for_a_session(&failure.message)
+}
 
 /// stepd's own database: exactly once.
 pub struct OwnDatabase {
@@ -83,7 +88,7 @@ impl SqlEffect for OwnDatabase {
                     return Err(failure);
                 } else if (lost_session || conflict) && lost < LOST_SESSIONS {
                     lost += 1;
-                } else if LACKS.contains(&&*failure.code) && began.elapsed() < LACKS_FOR {
+                } else if lacks(&failure) && began.elapsed() < LACKS_FOR {
                     tracing::debug!(code = &*failure.code, "the database cannot write: the statement waits");
                 } else if !has_outcome(&failure, NOT_BEGUN) {
                     return Err(failure);

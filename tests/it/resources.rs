@@ -39,13 +39,14 @@ async fn a_full_disk_of_postgres_loses_nothing_takes_nobody_over_and_is_told_onc
         ground.db.ask::<i32>(&format!("WITH x AS ({sql} RETURNING 1) SELECT 1 FROM x")).await.is_err()
     };
     wait_until("the disk is full", SOON, full).await;
-    all_say(&mut ground, "postgres has no space left on its disk").await;
+    // A session that is ended on the full disk may be what a worker meets first: then Postgres is away.
+    all_say(&mut ground, "claims pause").await;
     holds_for("the workers live", WHILE, async || ground.workers.iter_mut().all(Worker::is_running)).await;
     small.empty();
     let began = Instant::now();
     ground.under_way().await;
     eprintln!("twenty runs more {:?} after there was space again", began.elapsed());
-    ground.check(1).await;
+    ground.check(2).await;
 }
 
 #[tokio::test]

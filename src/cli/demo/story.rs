@@ -96,7 +96,10 @@ impl<'a> Story<'a> {
     fn workflow(&mut self) -> anyhow::Result<()> {
         let path = self.place.folder.join("workflows/ship_orders.yaml");
         fs::create_dir(self.place.folder.join("workflows"))?;
-        fs::write(&path, WORKFLOW).context("cannot write the workflow file")?;
+        // Steps work in folders of their own, which are gone after them; the proof reads this file.
+        let packed = self.place.folder.join("packed.txt");
+        let text = WORKFLOW.replace("packed.txt", &format!("'{}'", packed.display()));
+        fs::write(&path, text).context("cannot write the workflow file")?;
         // Workers read this one and not the machine's.
         fs::write(self.place.folder.join("stepd.toml"), "log_format = \"pretty\"\n")?;
         self.screen.chapter("Workflow", "workflows/ship_orders.yaml");
