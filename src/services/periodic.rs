@@ -110,10 +110,11 @@ mod tests {
         let (stop, stopping) = watch::channel(false);
         let progress = Progress::default();
         let pulse = progress.pulse("faulty", Duration::from_secs(1));
-        let driven = tokio::spawn(drive(Faulty(passes), pulse, stopping));
-        seen.wait_for(|n| *n > 5).await.unwrap();
-        stop.send(true).unwrap();
-        driven.await.unwrap();
+        let stops = async {
+            seen.wait_for(|n| *n > 5).await.unwrap();
+            stop.send(true).unwrap();
+        };
+        tokio::join!(drive(Faulty(passes), pulse, stopping), stops);
         let passed = progress.passes()[0];
         assert_eq!(passed.failed, 3);
         assert!(passed.ok >= 2);
