@@ -137,7 +137,8 @@ impl Answers {
             max_message: 1 << 20,
         };
         self.servers.replace(BTreeMap::from([("s".to_owned(), server)]));
-        let structured = [Structured::Schema, Structured::Json, Structured::Prompt][self.n as usize % 3];
+        let structured =
+            [Structured::Schema, Structured::Json, Structured::Prompt][usize::try_from(self.n % 3).unwrap()];
         let profile = ModelProfile {
             base_url: url,
             model: format!("m{}", self.n),
