@@ -10,6 +10,7 @@ mod meter;
 mod params;
 mod plain;
 mod process;
+mod short;
 mod sql;
 mod step;
 #[cfg(test)]

@@ -4,6 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
 use crate::support::limits::{Group, Small, files, limit_files};
 use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
 
@@ -71,6 +74,39 @@ async fn without_a_file_descriptor_left_steps_wait_requests_wait_and_it_is_told_
     .await;
     let loud = worker.log().lines().filter(|l| l.contains("\"WARN\"") || l.contains("\"ERROR\"")).count();
     assert!(loud <= 2, "{loud} loud lines: {}", worker.log());
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+/// Not even the machine's certificates can be read then, which are read for the first request.
+#[tokio::test]
+async fn without_a_file_descriptor_left_requests_to_others_wait_and_are_sent_once() {
+    let server = MockServer::start().await;
+    Mock::given(any()).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let ask = "
+name: work
+resume: never
+steps:
+  - id: ask
+    http: POST @URI@
+    body: ${{ run.id }}
+    retry: {max_attempts: 1}
+";
+    let (db, dir) = (Db::new().await, Files::new([ask.replace("@URI@", &server.uri())]));
+    let mut worker = Spec::new(&db, &dir).env("STEPD_HTTP_ALLOW", "127.0.0.1").ready().await;
+    limit_files(worker.pid(), Some(files(worker.pid())));
+    enqueue(&db, 10).await;
+    worker.logs("no request can be made").await;
+    holds_for("nothing is sent", Duration::from_secs(1), async || {
+        worker.is_running() && server.received_requests().await.unwrap().is_empty()
+    })
+    .await;
+    limit_files(worker.pid(), None);
+    db.all_ended(SOON).await;
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'completed'").await, 10);
+    assert_eq!(db.events("attempt_failed").await, 0, "the machine's trouble uses up no attempt");
+    assert_eq!(server.received_requests().await.unwrap().len(), 10);
+    assert_eq!(worker.logged("no request can be made"), 1);
+    assert_eq!(worker.logged("requests can be made again"), 1);
     assert_eq!(worker.drain(SOON).await, Some(0));
 }
 

@@ -22,13 +22,10 @@ mod response;
 mod target;
 #[cfg(test)]
 mod tests;
+mod web;
 
 use std::error::Error as _;
-use std::sync::OnceLock;
-use std::time::Duration;
 
-use reqwest::Client;
-use reqwest::redirect::Policy;
 use serde_json::Value;
 
 use crate::model::{Failure, code};
@@ -38,12 +35,8 @@ use super::step::{BoxFuture, Flow, Step, StepCx, StepOutput};
 
 pub(super) use response::{body, retry_after, unsuccessful};
 pub use target::{Allowed, InvalidTarget};
-use target::{Forbidden, Guarded, Targets};
-
-/// Long enough for a far host with a lost packet, short enough to be told from a slow answer.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Below the minute after which common servers and balancers close idle connections on their side.
-const IDLE: Duration = Duration::from_secs(30);
+use target::{Forbidden, Targets};
+pub(super) use web::Web;
 
 /// How requests are made.
 #[derive(Clone, Debug)]
@@ -63,9 +56,7 @@ impl Default for HttpOptions {
 /// The kind `http`.
 #[derive(Debug)]
 pub struct Http {
-    /// Made with the first request: reading the machine's root certificates takes a while. Its error is
-    /// every `http` step's: a machine without certificates can still run other kinds.
-    client: OnceLock<Result<Client, String>>,
+    web: Web,
     targets: Targets,
     max_body: usize,
 }
@@ -74,21 +65,18 @@ impl Http {
     /// The kind, with a connection pool of its own.
     #[must_use]
     pub fn new(options: HttpOptions) -> Self {
-        Self { client: OnceLock::new(), targets: Targets::new(options.allow), max_body: options.max_body }
-    }
-
-    fn client(&self) -> Result<&Client, Failure> {
-        made(&self.client, Some(&self.targets))
+        let targets = Targets::new(options.allow);
+        Self { web: Web::to(targets.clone()), targets, max_body: options.max_body }
     }
 
     async fn send(&self, cx: &StepCx, call: &mut Calling, params: Value) -> Result<StepOutput, Failure> {
-        let client = self.client()?;
+        let client = self.web.client().await?;
         let request = request::build(client, cx, call.context(cx), params)?;
         describe(call, &request);
         // The resolver is not asked for addresses that stand in the URL.
         self.targets.check_url(request.url()).map_err(|forbidden| forbidden.failure())?;
         let place = format!("{} {}", request.method(), place(request.url()));
-        let response = client.execute(request).await.map_err(|error| failed(&place, error))?;
+        let response = self.web.send(request, &place).await?;
         call.set("http.response.status_code", response.status().as_u16());
         let output = response::read(&place, response, self.max_body).await?;
         call.output(|| output.default.to_string());
@@ -123,39 +111,6 @@ impl Step for Http {
             call.end(&done);
             done.map(Flow::Done)
         })
-    }
-}
-
-/// A client for what the configuration itself names (a model's endpoint, an MCP server): whoever may write there may also allow
-/// hosts, so that no address is refused.
-#[derive(Debug, Default)]
-pub(super) struct Web(OnceLock<Result<Client, String>>);
-
-impl Web {
-    pub(super) fn client(&self) -> Result<&Client, Failure> {
-        made(&self.0, None)
-    }
-}
-
-fn made<'c>(client: &'c OnceLock<Result<Client, String>>, targets: Option<&Targets>) -> Result<&'c Client, Failure> {
-    let made = client.get_or_init(|| connect(targets).map_err(|error| chain(&error)));
-    made.as_ref()
-        .map_err(|error| Failure::permanent(code::INTERNAL, format!("this worker cannot make HTTP requests: {error}")))
-}
-
-fn connect(targets: Option<&Targets>) -> reqwest::Result<Client> {
-    // An error says that a provider is installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = Client::builder()
-        .user_agent(concat!("stepd/", env!("CARGO_PKG_VERSION")))
-        .no_proxy()
-        .redirect(Policy::none())
-        .referer(false)
-        .connect_timeout(CONNECT)
-        .pool_idle_timeout(IDLE);
-    match targets {
-        Some(targets) => builder.dns_resolver(Guarded(targets.clone())).build(),
-        None => builder.build(),
     }
 }
 

@@ -195,14 +195,13 @@ impl Llm {
         profile: &ModelProfile,
         question: &Question,
     ) -> Result<Completion, Failure> {
-        let request = question.build(self.0.web.client()?, profile, call.context(cx))?;
+        let request = question.build(self.0.web.client().await?, profile, call.context(cx))?;
         question.describe(call, profile);
         cx.meter.begin_call(&cx.key, &question.model)?;
         let began = tokio::time::Instant::now();
         let place = format!("the model `{}` at {}", question.model, http::place(request.url()));
-        let client = self.0.web.client()?;
         let done = tokio::time::timeout(profile.timeout, async {
-            let mut response = client.execute(request).await.map_err(|error| http::failed(&place, error))?;
+            let mut response = self.0.web.send(request, &place).await?;
             let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
             let (bytes, whole) = http::body(&place, response, LARGEST).await?;
             if !status.is_success() {

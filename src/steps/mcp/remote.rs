@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde_json::{Map, Value};
 
 use crate::model::{Failure, code};
@@ -67,9 +67,10 @@ impl Drop for Open<'_> {
         if self.answered || !matches!(self.era, Era::Legacy { .. }) {
             return;
         }
-        let Ok(request) = self.remote.post(self.era, None, &message::cancelled(self.id)) else { return };
+        // Nobody waits for it, and it ends by its own limit.
+        let Some(client) = self.remote.web.made() else { return };
+        let request = self.remote.post(client, self.era, None, &message::cancelled(self.id));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Nobody waits for it, and it ends by its own limit.
             runtime.spawn(request.timeout(Duration::from_secs(5)).send());
         }
     }
@@ -114,15 +115,20 @@ impl Remote {
 
     /// Says something that has no answer.
     pub(super) async fn notify(&self, era: &Era, message: &Value, idle: Duration) -> Result<(), Failure> {
-        let sent = self.post(era, None, message)?.timeout(idle).send().await;
-        sent.map(drop).map_err(|error| http::failed(&self.place(), error))
+        let client = self.web.client().await?;
+        self.send(self.post(client, era, None, message).timeout(idle)).await.map(drop)
     }
 
     fn place(&self) -> String {
         format!("the MCP server `{}` at {}", self.name, http::place(&self.url))
     }
 
-    fn post(&self, era: &Era, request: Option<&Request>, body: &Value) -> Result<reqwest::RequestBuilder, Failure> {
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let place = self.place();
+        self.web.send(request.build().map_err(|error| http::failed(&place, error))?, &place).await
+    }
+
+    fn post(&self, client: &Client, era: &Era, request: Option<&Request>, body: &Value) -> RequestBuilder {
         let mut headers = self.headers.clone();
         let mut set = |name: &'static str, value: &str| {
             if let Ok(value) = HeaderValue::from_str(value) {
@@ -152,7 +158,7 @@ impl Remote {
             headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(self.web.client()?.post(self.url.clone()).headers(headers).body(body.to_string()))
+        client.post(self.url.clone()).headers(headers).body(body.to_string())
     }
 
     async fn answer(
@@ -162,10 +168,10 @@ impl Remote {
         meta: Map<String, Value>,
         idle: Duration,
     ) -> Result<Answer, Trouble> {
-        let sent = self.post(era, Some(request), &era.message(request, meta))?.send();
+        let client = self.web.client().await?;
+        let sent = self.send(self.post(client, era, Some(request), &era.message(request, meta)));
         let silent = || super::timed_out(&self.name, idle, "without an answer or any progress");
-        let response = tokio::time::timeout(idle, sent).await.map_err(|_| silent())?;
-        let mut response = response.map_err(|error| http::failed(&self.place(), error))?;
+        let mut response = tokio::time::timeout(idle, sent).await.map_err(|_| silent())??;
         if !response.status().is_success() {
             return Err(self.refused(response).await);
         }

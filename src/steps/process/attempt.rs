@@ -20,11 +20,11 @@ use crate::rules::limits::{Limits, Resource};
 use crate::steps::calls::Calling;
 use crate::steps::step::{Flow, StepCx, StopReason};
 
+use super::super::short;
 use super::folder::Folder;
 use super::kill::{self, Target, kill_all};
 use super::output::{self, Capture, Details, TooLarge};
 use super::program::{self, Program};
-use super::short;
 use super::usage::{self, Exceeded};
 use super::{KILL_LIMIT, LINGER, MARKER, Processes};
 

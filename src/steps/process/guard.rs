@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use crate::os::pre_exec::{ChildSetup, before_exec};
 use crate::os::spawner::Owned;
 
+use super::super::short;
 use super::folder;
 use super::kill::{Target, kill_all};
-use super::short;
 
 /// Tells the guard whom it guards.
 const TOKEN: &str = "STEPD_GUARD_TOKEN";

@@ -26,7 +26,6 @@ mod limits_tests;
 mod lines;
 mod output;
 mod program;
-mod short;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -42,13 +41,13 @@ use serde_json::Value;
 use crate::model::Failure;
 use crate::rules::limits::Limits;
 
+use super::short::Shortage;
 use super::step::{BoxFuture, Flow, Step, StepCx};
 
 use guard::Guard;
 pub use guard::{guard_main, kill_marked_on_end_of_input};
 pub(super) use kept::{Kept, Launcher};
 use program::Program;
-use short::Shortage;
 
 /// The environment variable that marks every process of an attempt.
 const MARKER: &str = "STEPD_ATTEMPT_TOKEN";
@@ -146,7 +145,7 @@ pub fn kinds(options: ProcessOptions) -> (Run, Exec) {
     let base = program::base_environment(&options.pass_env);
     let guard = Guard::new(options.guard.clone(), &token);
     let folder = folder::of_daemon(&token);
-    let (attempts, short) = (AtomicU64::new(0), Shortage::default());
+    let (attempts, short) = (AtomicU64::new(0), Shortage::of("program", "started"));
     let shared = Arc::new(Processes { options, base, token, attempts, folder, guard, short });
     (Run(Arc::clone(&shared)), Exec(shared))
 }
