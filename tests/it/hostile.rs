@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
@@ -296,7 +297,7 @@ async fn cancelled(db: &Db, worker: &mut Worker) {
         }
     }
     let count = format!("SELECT count(*) FROM ({left}) x");
-    wait_until("nothing is left", SOON, async || db.count(count.clone()).await == 0).await;
+    wait_until("nothing is left", Duration::from_secs(120), async || db.count(count.clone()).await == 0).await;
     assert_eq!(worker.drain(SOON).await, Some(0));
 }
 

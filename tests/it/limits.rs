@@ -10,7 +10,7 @@ name: greedy
 resume: never
 retry: {max_attempts: 1}
 steps:
-  - {id: memory, needs: [], on_error: continue, limits: {memory: 48MiB}, exec: [perl, -e, '$x = "x" x (120 << 20); sleep 1000']}
+  - {id: memory, needs: [], on_error: continue, limits: {memory: 48MiB}, exec: [perl, -e, '$x = "x" x (60 << 20); sleep 1000']}
   - {id: cpu, needs: [], on_error: continue, limits: {cpu: 1s}, run: '(setsid sh -c "while :; do :; done" < /dev/null > /dev/null 2>&1 &) ; sleep 1000'}
   - {id: processes, needs: [], on_error: continue, limits: {processes: 12}, run: 'while :; do sleep 1000 & done'}
   - {id: file, needs: [], on_error: continue, run: head -c 2M /dev/zero > file}

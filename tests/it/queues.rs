@@ -144,7 +144,9 @@ steps:
     let mut workers = [spec.ready().await, spec.ready().await];
     db.exec("INSERT INTO stepd.jobs (workflow) SELECT 'once' FROM generate_series(1, 200)").await;
     db.all_ended(SOON).await;
-    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'completed' AND epoch = 1").await, 200);
+    // A busy daemon gives back what it has not begun, for the other: that is a claim more, and no other start.
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE state = 'completed'").await, 200);
+    assert_eq!(db.events("crashed").await + db.events("taken_over").await + db.events("attempt_failed").await, 0);
     assert_eq!(db.count("SELECT count(*) FROM effects").await, 400);
     assert_eq!(db.count("SELECT count(*) FROM (SELECT DISTINCT run, step FROM effects) d").await, 400);
     let lines = files.counts("effects");

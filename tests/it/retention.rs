@@ -277,7 +277,7 @@ async fn a_definition_goes_when_nothing_names_it_any_more_and_no_worker_has_said
     .await;
     // The waiting run has its own: it goes on with it, by a worker that has loaded another.
     assert_eq!(db.state(&run).await, "waiting");
-    db.exec("SELECT stepd.emit('go')").await;
+    db.exec(format!("SELECT stepd.signal('{run}', 'go')")).await;
     wait_until("the run has ended and is gone, and its definition with it", SOON, async || {
         db.all::<String>(there).await == ["note", "patient", "tried_out"]
     })
