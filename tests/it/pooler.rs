@@ -54,7 +54,8 @@ async fn behind_a_pooler_of_any_mode_two_daemons_run_everything_once_and_leave_n
         // As few servers as can be: each is everybody's.
         (format!("{TRANSACTION}\ndefault_pool_size = 3"), ""),
         (format!("{TRANSACTION}\n{ignoring}"), "SET idle_in_transaction_session_timeout = '10s'"),
-        (format!("pool_mode = session\n{ignoring}"), ""),
+        // A server for every connection that both may open.
+        (format!("pool_mode = session\n{ignoring}\ndefault_pool_size = 50"), ""),
     ] {
         let (db, files) = ground().await;
         if !database.is_empty() {

@@ -110,6 +110,8 @@ struct Seat {
 pub struct House {
     seats: Vec<Seat>,
     monitor: PgConnection,
+    /// Sets scenes, without triggers: what switches them off and on forgets every plan of its session.
+    stage: PgConnection,
     gated: bool,
     gates_passed: i32,
 }
@@ -137,12 +139,14 @@ impl House {
                 said: Vec::new(),
             });
         }
-        Self { seats, monitor: PgConnection::connect(&db.url).await.unwrap(), gated: false, gates_passed: 0 }
+        let [monitor, stage] =
+            [PgConnection::connect(&db.url).await.unwrap(), PgConnection::connect(&db.url).await.unwrap()];
+        Self { seats, monitor, stage, gated: false, gates_passed: 0 }
     }
 
     /// Plays one order. What went wrong, if anything did.
     pub async fn play(&mut self, spec: &Spec, order: &[usize]) -> Result<(), String> {
-        spec.scene.set(&mut self.monitor).await;
+        spec.scene.set(&mut self.stage).await;
         for seat in &mut self.seats {
             seat.lease = spec.scene.lease();
             (seat.owed, seat.at, seat.in_transaction, seat.broken) = (0, 0, false, false);
