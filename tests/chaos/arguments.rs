@@ -10,7 +10,7 @@ The chaos runner: real daemons on a real Postgres, faults, load, and a checker t
 
     cargo test --all-features --test chaos -- [options]
 
-Without options: a short form of less than two minutes. Options of the long one:
+Without options: a short form of less than two minutes, always of the same plan. Options of the long one:
     --seed N         the plan of faults and load (default: drawn, and printed first)
     --minutes N      how long the faults go on (fractions are allowed)
     --seconds N      the same in seconds
@@ -34,6 +34,10 @@ Without options: a short form of less than two minutes. Options of the long one:
     --keep DIR       keep the witness files and the daemons' logs there
     --mutants [A,B]  build each mutant of tests/chaos/mutants and see that chaos catches it, within a minute of chaos for each
 ";
+
+/// The short form's plan. A test among the others has to say the same of the same build, as far as a machine's timing lets it; what nobody
+/// has tried yet is for the long form. This plan once found requests that failed for want of a file.
+const SHORT_SEED: u64 = 370_749;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -186,6 +190,9 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
             }
         }
         long = true;
+    }
+    if !long {
+        options.seed = SHORT_SEED;
     }
     if options.has(Fault::Promote) && (options.has(Fault::DiskFull) || options.has(Fault::WalFull)) {
         return Err("disk-full and wal-full are for one host: leave promote out, as with --faults disk-full,wal-full"

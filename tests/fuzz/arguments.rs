@@ -11,7 +11,7 @@ The fuzzer: hostile bytes into everything that stepd reads.
 
     cargo test --all-features --test fuzz -- [options]
 
-Without options: what was found once (tests/fuzz/found), and a moment of new inputs for every target. Options of the long form:
+Without options: what was found once (tests/fuzz/found), and a moment of inputs for every target, always the same. Options of the long form:
     --seed N          the inputs (default: drawn, and printed first; the same build makes the same inputs of it, where a target has one thread)
     --minutes N       how long, all targets together (fractions are allowed)
     --seconds N       the same in seconds
@@ -28,6 +28,9 @@ Led by coverage, on a stable toolchain:
 What fails is written to DIR/TARGET/faults. Move it to tests/fuzz/found/TARGET when it is mended: it is tried in every run from then on.
 
 ";
+
+/// The short form's inputs: new ones are for the long form.
+const SHORT_SEED: u64 = 1;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -125,6 +128,9 @@ pub fn parse(args: impl Iterator<Item = String>) -> Result<Command, String> {
             }
         }
         long = true;
+    }
+    if !long && !child {
+        options.seed = SHORT_SEED;
     }
     if options.input.is_some() && options.targets.len() != 1 {
         return Err("--input needs the one target that it is for: --targets NAME".to_owned());
