@@ -49,7 +49,8 @@ async fn to_its_end(
     let stdin = program.stdin.take();
     let limits = program.limits.within(shared.options.limits).map_err(|resource| beyond(resource, shared))?;
     program.limits = limits;
-    let mut running = Running::start(shared, cx, call.context(cx), program, stdin.is_some()).await?;
+    let identity = program::identity(cx, call.context(cx));
+    let mut running = Running::spawn(shared, program, identity, stdin.is_some(), Some(cx)).await?;
     if let Some(pid) = running.child.id() {
         call.set("process.pid", pid);
     }
@@ -143,42 +144,25 @@ pub(super) struct Running {
 }
 
 impl Running {
-    async fn start(
-        shared: &Arc<Processes>,
-        cx: &StepCx,
-        trace: Option<Arc<str>>,
-        program: Program,
-        feeds: bool,
-    ) -> Result<Self, Failure> {
-        // Who is stopped while it waits for a place has nothing to kill.
-        tokio::select! {
-            biased;
-            running = Self::spawn(shared, program, program::identity(cx, trace), feeds, true) => running,
-            reason = cx.stop.stopped() => Err(stopped(reason)),
-        }
-    }
-
-    /// Starts a program; `identity` is what its environment says of whom it works for. An attempt has a folder of its own; what
-    /// is kept beyond it starts in the daemon's.
+    /// Starts a program; `identity` is what its environment says of whom it works for. An attempt's has a folder of its own; what
+    /// is kept beyond it (`None`) starts in the daemon's.
     pub(super) async fn spawn(
         shared: &Arc<Processes>,
         program: Program,
         identity: impl Iterator<Item = (&'static str, String)>,
         feeds: bool,
-        private: bool,
+        attempt: Option<&StepCx>,
     ) -> Result<Self, Failure> {
         let name = program.argv[0].clone();
         let number = shared.next_attempt();
         let marker = shared.marker(number);
-        let mut folder =
-            private.then(|| Folder::new(&shared.folder, number)).transpose().map_err(|e| no_folder(shared, &e))?;
+        let folder = attempt.map(|_| Folder::new(&shared.folder, number)).transpose();
+        let mut folder = folder.map_err(|error| no_folder(shared, &error))?;
         let mut command = command(shared, program, identity, (&marker, folder.as_ref()));
         command.stdin(if feeds { Stdio::piped() } else { Stdio::null() });
         let began = Instant::now();
         while let Err(error) = spawner::ready() {
-            if !shared.short.wait(&error, began).await {
-                return Err(spawn_failure(&name, &error));
-            }
+            Self::wait(shared, &name, &error, began, attempt).await?;
         }
         loop {
             let (given, held, marker, room) = (command, Arc::clone(shared), marker.clone(), folder);
@@ -202,12 +186,32 @@ impl Running {
                 }
                 Err(failed) => {
                     let (again, room, error) = *failed;
-                    if !shared.short.wait(&error, began).await {
-                        return Err(spawn_failure(&name, &error));
-                    }
+                    Self::wait(shared, &name, &error, began, attempt).await?;
                     (command, folder) = (again, room);
                 }
             }
+        }
+    }
+
+    /// Waits for a place, for what could not be started. An attempt that is stopped meanwhile has nothing to end; of one that has been
+    /// started the program is asked to.
+    async fn wait(
+        shared: &Processes,
+        name: &str,
+        error: &io::Error,
+        since: Instant,
+        attempt: Option<&StepCx>,
+    ) -> Result<(), Failure> {
+        let stop = async {
+            match attempt {
+                Some(cx) => cx.stop.stopped().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            again = shared.short.wait(error, since) => again.then_some(()).ok_or_else(|| spawn_failure(name, error)),
+            reason = stop => Err(stopped(reason)),
         }
     }
 

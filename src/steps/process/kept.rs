@@ -42,7 +42,7 @@ impl Launcher {
     ) -> Result<(Kept, Pipes), Failure> {
         let env = env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
         let program = Program { argv: argv.to_vec(), env, ..Program::default() };
-        let mut running = Running::spawn(&self.0, program, std::iter::empty(), true, false).await?;
+        let mut running = Running::spawn(&self.0, program, std::iter::empty(), true, None).await?;
         let child = &mut running.child;
         let pipes = Pipes { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
         Ok((Kept(running), pipes))

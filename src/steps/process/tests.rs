@@ -216,7 +216,7 @@ async fn a_step_that_listens_to_term_has_its_grace_to_end() {
     stop.stop(StopReason::Cancelled);
     let failure = step.await.unwrap().unwrap_err();
     assert_eq!(failure.code, "interrupted");
-    assert_eq!(failure.details.unwrap()["stdout"], "bye");
+    assert_eq!(failure.details.unwrap()["stdout"], "bye", "also where it was stopped in the moment of its start");
 }
 
 #[tokio::test]
