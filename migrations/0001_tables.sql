@@ -390,7 +390,8 @@ CREATE TABLE stepd.jobs (
         WHEN 'queued' THEN lane IN (0, 1)
         WHEN 'running' THEN lane IN (0, 2)
         WHEN 'held' THEN lane IN (4, 5)
-        ELSE lane = 3 AND (state < 'completed' OR unique_keep IS NOT NULL AND worker IS NULL) END),
+        -- The final ones, one after the other in the type, are tombstones.
+        ELSE lane = 3 AND (state NOT BETWEEN 'completed' AND 'cancelled' OR unique_keep IS NOT NULL AND worker IS NULL) END),
     CONSTRAINT jobs_running_has_worker CHECK (state <> 'running' OR worker IS NOT NULL),
     -- On a tombstone: until when it keeps the key.
     CONSTRAINT jobs_due_fits_state CHECK (due_at IS NULL OR state IN ('scheduled', 'waiting', 'resuming', 'completed', 'failed', 'cancelled')),
