@@ -61,8 +61,9 @@ async fn clocks_that_jump_an_hour_or_run_half_as_fast_again_lose_no_lease_and_st
     assert_eq!(db.events("crashed").await + db.events("taken_over").await, 0);
     assert_eq!(files.counts("fired").values().copied().max(), Some(6), "three instants, each made up for once a round");
     assert_eq!(files.lines("tries").len(), 2 * patient.len());
-    // Not early by any wall clock: only what measures spans half as fast again may come after two thirds of the time.
-    let early = "SELECT count(*) FROM stepd.steps WHERE key = 'nap' AND ended_at - started_at NOT BETWEEN interval '1.3 s' AND interval '30 s'";
+    // Not early by any wall clock: only what measures spans half as fast again may come after two thirds of the time; and what it says of
+    // a start may be half a second late, for it carries the server's time on in its own way until it hears of it again.
+    let early = "SELECT count(*) FROM stepd.steps WHERE key = 'nap' AND ended_at - started_at NOT BETWEEN interval '0.7 s' AND interval '30 s'";
     assert_eq!(db.count(early).await, 0);
     for worker in &mut workers {
         assert_eq!(worker.logged("\"WARN\"") + worker.logged("\"ERROR\""), 0, "{}", worker.log());

@@ -78,24 +78,21 @@ impl Web {
     pub(in crate::steps) async fn send(&self, request: Request, place: &str) -> Result<Response, Failure> {
         let client = self.client().await?;
         let since = Instant::now();
-        let mut next = Some(request);
-        while let Some(request) = next.take() {
-            let again = request.try_clone();
-            match client.execute(request).await {
+        let mut next = request;
+        loop {
+            let again = next.try_clone();
+            let error = match client.execute(next).await {
                 Ok(response) => {
                     self.short.over();
                     return Ok(response);
                 }
-                Err(error) => {
-                    let lack = lack(&error).map(io::Error::from_raw_os_error);
-                    match (lack, again) {
-                        (Some(lack), Some(again)) if self.short.wait(&lack, since).await => next = Some(again),
-                        _ => return Err(failed(place, error)),
-                    }
-                }
+                Err(error) => error,
+            };
+            match (lack(&error).map(io::Error::from_raw_os_error), again) {
+                (Some(lack), Some(again)) if self.short.wait(&lack, since).await => next = again,
+                _ => return Err(failed(place, error)),
             }
         }
-        unreachable!("a request is sent, or has failed")
     }
 }
 

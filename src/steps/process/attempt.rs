@@ -18,9 +18,9 @@ use crate::os::pre_exec::{ChildSetup, before_exec};
 use crate::os::spawner::{self, Owned};
 use crate::rules::limits::{Limits, Resource};
 use crate::steps::calls::Calling;
+use crate::steps::short;
 use crate::steps::step::{Flow, StepCx, StopReason};
 
-use super::super::short;
 use super::folder::Folder;
 use super::kill::{self, Target, kill_all};
 use super::output::{self, Capture, Details, TooLarge};

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::os::pre_exec::{ChildSetup, before_exec};
 use crate::os::spawner::Owned;
+use crate::steps::short;
 
-use super::super::short;
 use super::folder;
 use super::kill::{Target, kill_all};
 
