@@ -304,6 +304,7 @@ CREATE TABLE stepd_engine.workers (
     lease_ms integer NOT NULL DEFAULT 15000,
     stopping boolean NOT NULL DEFAULT false,
     facts jsonb NOT NULL DEFAULT '{}',
+    CONSTRAINT workers_queues_have_names CHECK (array_position(queues, NULL) IS NULL),
     CONSTRAINT workers_times_are_near CHECK (least(started_at, beat_at) >= '1970-01-01' AND greatest(started_at, beat_at) < '2300-01-01')
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE stepd_engine.workers IS 'One row for each registration of a worker, from start to end. A run''s lease is its worker''s row: every write of a worker key-share-locks it.';

@@ -228,7 +228,7 @@ impl Mcp {
                 }
             }
         };
-        server.breaker.guard(cx, attempt).await
+        Box::pin(server.breaker.guard(cx, attempt)).await
     }
 
     /// Name, description and schema of some tools.
