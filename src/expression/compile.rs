@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
@@ -148,7 +149,7 @@ impl Expression {
     ) -> Result<Value, Failure> {
         let trace = Arc::new(Trace::default());
         let names = Names { view: view.clone(), trace: trace.clone() };
-        let result = eval(minijinja::Value::from_object(names));
+        let result = self.caught(|| eval(minijinja::Value::from_object(names)))?;
         if let Some(failure) = trace.unreadable.get() {
             return Err(failure.clone());
         }
@@ -164,10 +165,16 @@ impl Expression {
         let undefined = |message: &str| missing().unwrap_or_else(|| self.odd(message));
         match result {
             Ok(value) if value.is_undefined() => Err(undefined("the result is undefined")),
-            Ok(value) => Export::convert(&value).map_err(|message| undefined(&message)),
+            Ok(value) => self.caught(|| Export::convert(&value))?.map_err(|message| undefined(&message)),
             Err(e) if e.kind() == ErrorKind::UndefinedError => Err(undefined("a name does not exist")),
             Err(e) => Err(self.failed(&e)),
         }
+    }
+
+    /// The library panics over some slices that go backwards (`[][::-1]`): at once, or when what it has promised is read.
+    fn caught<T>(&self, call: impl FnOnce() -> T) -> Result<T, Failure> {
+        let none = "the expression cannot be evaluated: does a slice in it go backwards over nothing?";
+        catch_unwind(AssertUnwindSafe(call)).map_err(|_| self.odd(none))
     }
 
     fn odd(&self, message: &str) -> Failure {

@@ -162,6 +162,16 @@ fn templates_keep_types_where_they_are_whole_and_interpolate_where_they_are_not(
 }
 
 #[test]
+fn what_the_library_panics_over_is_an_error_of_the_expression() {
+    let input = json!({"none": [], "empty": "", "list": [1, 2]});
+    for source in ["input.none[::-1]", "input.empty[::-1]"] {
+        let error = eval(source, &input).unwrap_err();
+        assert!(error.contains("go backwards over nothing"), "{source}: {error}");
+    }
+    assert_eq!(eval("input.list[::-1]", &input).unwrap(), json!([2, 1]));
+}
+
+#[test]
 fn limits_end_what_would_never_end() {
     for source in [
         "range(100000) | join(range(100000) | join('-'))",

@@ -49,6 +49,10 @@ impl Judge {
             let words = info.payload_as_str().unwrap_or("?");
             let words: String = words.chars().take(300).collect();
             let place = info.location().map(ToString::to_string).unwrap_or_default();
+            // The expression library's own are caught where it is called, and become errors; one that is not is seen below.
+            if place.contains("/minijinja-") {
+                return;
+            }
             PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(format!("a panic at {place}: {words}"));
         }));
         let faults_in = folder.join("faults");
@@ -113,8 +117,11 @@ fn execute(fuzzed: &mut dyn Fuzzed, input: &[u8]) -> (Duration, Vec<String>) {
     let done = catch_unwind(AssertUnwindSafe(|| fuzzed.once(input)));
     let took = began.elapsed();
     let mut wrong = std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner));
-    if let Ok(Err(what)) = done {
-        wrong.push(what);
+    match done {
+        Ok(Ok(())) => {}
+        Ok(Err(what)) => wrong.push(what),
+        Err(_) if wrong.is_empty() => wrong.push("a panic of a library that nobody caught".to_owned()),
+        Err(_) => {}
     }
     (took, wrong)
 }
