@@ -296,8 +296,9 @@ impl Daemon {
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         patiently(async || catalog.load(parts.workflows.clone()).await).await?;
         let acknowledged = Arc::new(Acknowledged::default());
+        let told = (&connectivity, &progress, &metrics);
         let (journal, writers) =
-            PgJournal::start(&db, &hints, &connectivity, &acknowledged, &progress, &metrics, &parts.failpoints);
+            PgJournal::start(&db, config.concurrency, &hints, &acknowledged, told, &parts.failpoints);
         let (logs, failures) = (StepLogs::new(config.step_log_bytes), Failures::default());
         tell_failures(&failures, config)?;
         let ports = Arc::new(Ports {

@@ -196,7 +196,7 @@ impl Claimer {
         p: &mut Position,
         worker: WorkerId,
     ) -> Result<Duration, DbError> {
-        p.rate.update(self.runs.started());
+        p.rate.update(self.runs.started(), self.runs.taken());
         let n = self.runs.give_back_waiting(BUFFER_FOR);
         if n > 0 {
             tracing::debug!(n, "gave back runs that waited for a slot");

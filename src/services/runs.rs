@@ -43,6 +43,9 @@ struct Inner {
     /// Buffer below this: time to claim again.
     low_water: usize,
     door: Door,
+    /// For how many seconds slots were taken, each counted, until the last change of `tasks`.
+    taken: f64,
+    changed: Option<Instant>,
     /// The registration that was lost last: what a late answer to its claims still brings is not this worker's any more.
     lost: Option<WorkerId>,
 }
@@ -56,6 +59,19 @@ enum Door {
     Closed,
     /// Never again: this worker is shutting down.
     Locked,
+}
+
+impl Inner {
+    fn set_tasks(&mut self, tasks: usize, now: Instant) {
+        self.taken = self.taken_until(now);
+        self.changed = Some(now);
+        self.tasks = tasks;
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn taken_until(&self, now: Instant) -> f64 {
+        self.taken + self.changed.map_or(0.0, |at| self.tasks as f64 * (now - at).as_secs_f64())
+    }
 }
 
 impl Runs {
@@ -120,6 +136,14 @@ impl Runs {
         self.started.load(Ordering::Relaxed)
     }
 
+    /// For how many seconds all slots together were taken since the process began.
+    #[must_use]
+    pub fn taken(&self) -> f64 {
+        #[allow(clippy::cast_precision_loss)]
+        let slots = self.slots.max(1) as f64;
+        self.inner().taken_until(Instant::now()) / slots
+    }
+
     /// Takes claimed runs over: as many as there are free slots start at once. Gives them back when nothing is to be started.
     pub fn accept(self: &Arc<Self>, claimed: impl IntoIterator<Item = Claimed>, low_water: usize) {
         let mut inner = self.inner();
@@ -134,7 +158,8 @@ impl Runs {
         inner.buffer.extend(claimed.map(|c| (now, Box::new(c))));
         while inner.tasks < self.slots {
             let Some((_, next)) = inner.buffer.pop_front() else { break };
-            inner.tasks += 1;
+            let tasks = inner.tasks + 1;
+            inner.set_tasks(tasks, now);
             let inbox = Self::admit(&mut inner, &next);
             #[expect(
                 clippy::disallowed_methods,
@@ -217,8 +242,9 @@ impl Runs {
             let inbox = Self::admit(&mut inner, &claimed);
             return Some((claimed, inbox));
         }
-        inner.tasks -= 1;
-        if inner.tasks == 0 {
+        let tasks = inner.tasks - 1;
+        inner.set_tasks(tasks, Instant::now());
+        if tasks == 0 {
             self.idle.notify_waiters();
         }
         self.hints.claim.notify_one();

@@ -21,6 +21,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Characters of an answer that are told.
 const WORDS: usize = 300;
 
+/// The most of an answer that is read: one that goes on for ever is not waited for.
+const ANSWER_BYTES: usize = 64 << 10;
+
 /// What became of a request.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
@@ -95,14 +98,22 @@ impl Sender {
             Err(error) => return Verdict::Later { why: told(error), after: None },
         };
         let (status, headers) = (response.status(), response.headers().clone());
-        // Whatever else may be said there: an answer is short.
-        let body = match response.bytes().await {
-            Ok(body) => body,
-            Err(_) if !status.is_success() => Vec::new().into(),
-            Err(error) => return Verdict::Later { why: told(error), after: None },
-        };
-        judge(status, &headers, &body)
+        match beginning(response).await {
+            Ok(body) => judge(status, &headers, &body),
+            Err(_) if !status.is_success() => judge(status, &headers, &[]),
+            Err(error) => Verdict::Later { why: told(error), after: None },
+        }
     }
+}
+
+/// The first [`ANSWER_BYTES`] of a body; what a target says about spans is short.
+async fn beginning(mut response: reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while body.len() < ANSWER_BYTES {
+        let Some(chunk) = response.chunk().await? else { break };
+        body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_BYTES - body.len())]);
+    }
+    Ok(body)
 }
 
 fn told(error: reqwest::Error) -> String {
@@ -138,8 +149,33 @@ fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+
     use super::*;
     use crate::telemetry::traces::otlp::PartialSuccess;
+
+    #[tokio::test]
+    async fn an_answer_that_goes_on_for_ever_is_read_to_a_point_and_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+        let target = std::thread::spawn(move || {
+            let (mut line, _) = listener.accept().unwrap();
+            let _ = line.read(&mut [0; 4_096]).unwrap();
+            line.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let mut sent = 0;
+            while line.write_all(&[b'x'; 1 << 16]).is_ok() {
+                sent += 1 << 16;
+            }
+            sent
+        });
+        let sender = Sender::new(url.parse().unwrap(), HeaderMap::new(), &[]).unwrap();
+        let verdict = sender.send(sender.pack(&[])).await;
+        assert_eq!(verdict, Verdict::Taken { refused: 0, why: String::new() });
+        // Beyond what was read, it could write what the sockets of both sides hold.
+        let sent = target.join().unwrap();
+        assert!(sent < 64 << 20, "{sent} bytes were taken");
+    }
 
     #[test]
     fn an_answer_says_whether_to_send_again_now_or_never() {
