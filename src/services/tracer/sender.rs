@@ -159,7 +159,7 @@ mod tests {
     async fn an_answer_that_goes_on_for_ever_is_read_to_a_point_and_counts() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
-        let target = std::thread::spawn(move || {
+        let target = tokio::task::spawn_blocking(move || {
             let (mut line, _) = listener.accept().unwrap();
             let _ = line.read(&mut [0; 4_096]).unwrap();
             line.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
@@ -173,7 +173,7 @@ mod tests {
         let verdict = sender.send(sender.pack(&[])).await;
         assert_eq!(verdict, Verdict::Taken { refused: 0, why: String::new() });
         // Beyond what was read, it could write what the sockets of both sides hold.
-        let sent = target.join().unwrap();
+        let sent = target.await.unwrap();
         assert!(sent < 64 << 20, "{sent} bytes were taken");
     }
 
