@@ -262,8 +262,9 @@ impl Site {
         }
         let mut lines = head.lines();
         let first = lines.next().unwrap_or_default();
-        // What has no end, or waits for a run's, is not waited for.
-        let endless = ["stream", "/ws", "execute", "wait", "Upgrade", "Expect"].iter().any(|w| head.contains(w));
+        // What has no end, or waits for a run's, or for the rest of a body, is not waited for.
+        let waits = ["stream", "/ws", "execute", "wait", "upgrade", "expect", "transfer-encoding"];
+        let endless = waits.iter().any(|w| head.to_lowercase().contains(w));
         let patience = Duration::from_millis(if endless { 30 } else { 8_000 });
         let mut out = format!("{first}\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
         let (a, b, c) = (self.n >> 16 & 0xff, self.n >> 8 & 0xff, self.n & 0xff);
