@@ -45,6 +45,7 @@ impl PgBouncer {
             std::os::unix::fs::chown(dir.path(), Some(std::os::unix::fs::MetadataExt::uid(&owner)), None).unwrap();
             (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner))
         });
+        let program = if user.is_some() { tools::within_reach(program, dir.path()) } else { program };
         let said = settings.lines().find_map(|line| line.strip_prefix("listen_port = "));
         let port = said.map_or(6432, |port| port.parse().unwrap());
         let url = format!("postgres://postgres@localhost:{port}/{}?host={here}", db.name);

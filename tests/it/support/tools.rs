@@ -1,6 +1,6 @@
 //! Tools that make the world hard, where they are: `.ci/faults` brings them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `.ci/faults` has unpacked.
 fn unpacked() -> Option<PathBuf> {
@@ -22,6 +22,16 @@ pub fn program(name: &str, without: &str) -> Option<(PathBuf, Option<PathBuf>)> 
         eprintln!("SKIPPED: there is no {name} here, so {without} (.ci/faults brings one)");
     }
     found
+}
+
+/// The same program for a user who may not look into root's home, where it was unpacked: copied into this folder, with its libraries.
+pub fn within_reach((program, libraries): (PathBuf, Option<PathBuf>), folder: &Path) -> (PathBuf, Option<PathBuf>) {
+    let Some(libraries) = libraries else { return (program, None) };
+    let entries = std::fs::read_dir(&libraries).unwrap().map(|entry| entry.unwrap().path());
+    for file in entries.filter(|path| path.is_file()).chain([program.clone()]) {
+        std::fs::copy(&file, folder.join(file.file_name().unwrap())).unwrap();
+    }
+    (folder.join(program.file_name().unwrap()), Some(folder.to_owned()))
 }
 
 /// A library that shifts a process' clock, preloaded.
