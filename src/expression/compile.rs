@@ -12,7 +12,7 @@ use crate::model::Failure;
 
 use super::bridge::{Export, FUNCTIONS, Names, Trace};
 use super::error::{ExpressionError, nearest};
-use super::limits::{FUEL, SOURCE_BYTES};
+use super::limits::{FUEL, LINKS, SOURCE_BYTES};
 use super::path::{Found, Path, Segment};
 use super::scope::View;
 
@@ -57,19 +57,19 @@ impl Expression {
     /// A syntax error, or a filter or test that does not exist.
     pub fn compile(source: &str) -> Result<Self, ExpressionError> {
         let source = source.trim();
-        if let Some(path) = Path::parse(source) {
-            let references = vec![path.clone()];
-            return Ok(Self { source: source.into(), code: Code::Path(path), references, forgiving: false });
-        }
-        let fail = |message: String| ExpressionError::new(source, message);
-        if source.is_empty() {
-            return Err(fail("there is no expression".into()));
-        }
         if source.len() > SOURCE_BYTES {
             let start: String = source.chars().take(40).collect();
             return Err(ExpressionError::new(&start, "the expression is too long"));
         }
+        let fail = |message: String| ExpressionError::new(source, message);
         nesting(source).map_err(&fail)?;
+        if let Some(path) = Path::parse(source) {
+            let references = vec![path.clone()];
+            return Ok(Self { source: source.into(), code: Code::Path(path), references, forgiving: false });
+        }
+        if source.is_empty() {
+            return Err(fail("there is no expression".into()));
+        }
         let compiled = ENVIRONMENT.compile_expression_owned(source.to_owned()).map_err(|e| syntax(source, &e))?;
         let called = called(source);
         known(source, &called)?;
@@ -237,14 +237,80 @@ fn syntax(source: &str, e: &minijinja::Error) -> ExpressionError {
     error
 }
 
-/// The library's parser recurses; a text of brackets must not reach its stack.
+/// The library goes down an expression's tree by calls, when it reads, compiles and drops it, and a chain (`a.b.b`, `1+1+1`) is as deep as
+/// it is long: neither may reach the end of a thread's stack.
 fn nesting(source: &str) -> Result<(), String> {
-    let open = source.bytes().filter(|b| b"([{".contains(b)).count();
-    let prefix = source.matches("not ").count() + source.bytes().filter(|b| *b == b'-').count();
-    match open > 100 || prefix > 100 {
-        true => Err("the expression is nested too deeply".into()),
+    match depth(source) > LINKS {
+        true => Err(format!(
+            "the expression is nested too deeply, or a chain of more than {LINKS} links: let a step do this work"
+        )),
         false => Ok(()),
     }
+}
+
+/// What stands within a bracket, or outside of all.
+#[derive(Default)]
+struct Level {
+    /// Between the last comma and here: links, and the depth of the deepest bracket.
+    links: usize,
+    inner: usize,
+    /// Before the last comma.
+    deepest: usize,
+}
+
+impl Level {
+    fn comma(&mut self) {
+        self.deepest = self.deepest.max(self.links + self.inner);
+        (self.links, self.inner) = (0, 0);
+    }
+}
+
+/// No tree of this text is deeper: every operator, dot and filter is a link, and those between two commas are one chain. Quoted text is skipped.
+fn depth(source: &str) -> usize {
+    let bytes = source.as_bytes();
+    let mut open = Vec::new();
+    let mut here = Level::default();
+    let mut i = 0;
+    while i < bytes.len() {
+        let start = i;
+        i += 1;
+        match bytes[start] {
+            quote @ (b'"' | b'\'') => {
+                while i < bytes.len() && bytes[i] != quote {
+                    i += 1 + usize::from(bytes[i] == b'\\');
+                }
+                i += 1;
+            }
+            b'(' | b'[' | b'{' => open.push(std::mem::take(&mut here)),
+            b')' | b']' | b'}' => here = closed(here, open.pop().unwrap_or_default()),
+            b',' | b':' => here.comma(),
+            // Each of a prefix is a call of the parser's, which takes more than a link.
+            b'-' => here.links += 2,
+            b'.' | b'|' | b'+' | b'*' | b'/' | b'%' | b'~' | b'=' | b'<' | b'>' | b'!' => here.links += 1,
+            b if b.is_ascii_alphabetic() || b == b'_' => {
+                i += bytes[i..].iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+                here.links += match &source[start..i] {
+                    "not" => 2,
+                    "and" | "or" | "if" | "else" | "is" | "in" => 1,
+                    _ => 0,
+                };
+            }
+            _ => {}
+        }
+    }
+    while let Some(outer) = open.pop() {
+        here = closed(here, outer);
+    }
+    here.comma();
+    here.deepest
+}
+
+/// The outer level, after an inner one has come to its end.
+fn closed(mut inner: Level, mut outer: Level) -> Level {
+    inner.comma();
+    outer.inner = outer.inner.max(inner.deepest + 2);
+    outer.links += 1;
+    outer
 }
 
 /// What a word in an expression is.

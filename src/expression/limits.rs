@@ -10,6 +10,9 @@ pub const RESULT_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of one expression's text.
 pub const SOURCE_BYTES: usize = 16 * 1024;
 
+/// Links of the longest chain in an expression, brackets counted twice: what two megabytes of stack hold some times over.
+pub const LINKS: usize = 200;
+
 /// Items of one `map`: each is at least one checkpoint row, and all belong to one run.
 pub const MAP_ITEMS: usize = 100_000;
 

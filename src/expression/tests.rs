@@ -171,6 +171,38 @@ fn what_the_library_panics_over_is_an_error_of_the_expression() {
     assert_eq!(eval("input.list[::-1]", &input).unwrap(), json!([2, 1]));
 }
 
+/// A thread of the daemon's has a stack of 2 MiB, and a chain is a tree as deep as it is long.
+#[test]
+fn no_chain_of_any_length_reaches_the_end_of_a_stack() {
+    let links = [
+        "+1",
+        ".a",
+        "|abs",
+        "*1",
+        " and 1",
+        " or 0",
+        " ~ 1",
+        " == 1",
+        "**1",
+        " if 1 else 0",
+        " is defined",
+        "//1",
+        " < 1",
+        " in 1",
+    ];
+    let tried = std::thread::Builder::new().stack_size(2 << 20).spawn(move || {
+        let input = json!({"a": 1, "text": "x", "none": null});
+        for start in ["1", "input.a", "input.text", "input.none", "input.missing", "steps.missing"] {
+            for link in links {
+                for length in [10, 150, 1_000, 16_000, 1_000_000] {
+                    let _ = eval(&format!("{start}{}", link.repeat(length / link.len())), &input);
+                }
+            }
+        }
+    });
+    tried.unwrap().join().unwrap();
+}
+
 #[test]
 fn limits_end_what_would_never_end() {
     for source in [
