@@ -15,7 +15,7 @@ use crate::support::tools;
 use crate::upgrade;
 
 /// Beside two leases: so long may it take after the last fault until every run has ended. What operators and limits have kept back
-/// is worked off in it, on a machine that does other things, too.
+/// is worked off in it, on a machine that does other things, too; after a long form, a sixth of its time.
 const PEACE: Duration = Duration::from_secs(50);
 
 /// What has not ended, or is still to be retried by somebody.
@@ -45,7 +45,7 @@ pub async fn run(options: &Options) -> Report {
     cluster.heal().await;
     load.heal();
     let began = Instant::now();
-    let limit = Duration::from_secs(2 * u64::from(options.lease)) + PEACE;
+    let limit = Duration::from_secs(2 * u64::from(options.lease)) + PEACE.max(options.span / 6);
     let mut left = -1;
     while left != 0 && began.elapsed() < limit {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -100,9 +100,10 @@ async fn inject(cluster: &Arc<Cluster>, options: &Options) {
     let plan = plan::plan(options.seed, options.span, options.workers, &options.faults, options.pace);
     let (began, mut late) = (Instant::now(), Duration::ZERO);
     for Step { at, what } in plan {
-        let wait = (at + late).saturating_sub(began.elapsed());
+        // What was put off beyond the end is not waited for: nothing begins any more.
+        let wait = (at + late).min(options.span).saturating_sub(began.elapsed());
         if wait.is_zero() {
-            late = began.elapsed() - at;
+            late = began.elapsed().saturating_sub(at);
         }
         tokio::time::sleep(wait).await;
         cluster.restart_the_ended().await;
