@@ -12,7 +12,7 @@ use crate::model::Failure;
 
 use super::bridge::{Export, FUNCTIONS, Names, Trace};
 use super::error::{ExpressionError, nearest};
-use super::limits::{FUEL, LINKS, SOURCE_BYTES};
+use super::limits::{BRACKETS, FUEL, LINKS, SOURCE_BYTES};
 use super::path::{Found, Path, Segment};
 use super::scope::View;
 
@@ -238,11 +238,12 @@ fn syntax(source: &str, e: &minijinja::Error) -> ExpressionError {
 }
 
 /// The library goes down an expression's tree by calls, when it reads, compiles and drops it, and a chain (`a.b.b`, `1+1+1`) is as deep as
-/// it is long: neither may reach the end of a thread's stack.
+/// it is long: neither may reach the end of a thread's stack. And so many lists in lists are a text without a bound where they are made one.
 fn nesting(source: &str) -> Result<(), String> {
-    match depth(source) > LINKS {
+    let brackets = source.bytes().filter(|b| b"([{".contains(b)).count();
+    match brackets > BRACKETS || depth(source) > LINKS {
         true => Err(format!(
-            "the expression is nested too deeply, or a chain of more than {LINKS} links: let a step do this work"
+            "the expression is nested too deeply, or has a chain of more than {LINKS} links, or more than {BRACKETS} brackets: let a step do this work"
         )),
         false => Ok(()),
     }

@@ -13,6 +13,9 @@ pub const SOURCE_BYTES: usize = 16 * 1024;
 /// Links of the longest chain in an expression, brackets counted twice: what two megabytes of stack hold some times over.
 pub const LINKS: usize = 200;
 
+/// Brackets of an expression: what is built of lists within lists is bounded by them.
+pub const BRACKETS: usize = 100;
+
 /// Items of one `map`: each is at least one checkpoint row, and all belong to one run.
 pub const MAP_ITEMS: usize = 100_000;
 
