@@ -10,7 +10,7 @@ pub const RESULT_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of one expression's text.
 pub const SOURCE_BYTES: usize = 16 * 1024;
 
-/// Links of the longest chain in an expression, brackets counted twice: what two megabytes of stack hold some times over.
+/// Links of the longest chain in an expression, a bracket for three: what two megabytes of stack hold some times over.
 pub const LINKS: usize = 200;
 
 /// Brackets of an expression: what is built of lists within lists is bounded by them.
