@@ -291,8 +291,13 @@ impl Record {
                 || h.fault.is_of_postgres()
                 || matches!(h.fault, Fault::Cut | Fault::Reset) && h.slot == Some(instance.slot)
         };
-        let ended =
-            |of: &Hit| self.hits.iter().filter(ends).any(|h| h.from >= of.from - 0.5 && h.from <= of.to.min(loss.at));
+        // Where a silence ends, the silent sessions are ended: a packet of the new one may be lost then.
+        let silence_ends =
+            |h: &Hit, of: &Hit| h.fault == Fault::Silence && h.slot == of.slot && of.fault != Fault::Silence;
+        let ended = |of: &Hit| {
+            let within = |at: f64| at >= of.from - 0.5 && at <= of.to.min(loss.at);
+            self.hits.iter().any(|h| ends(&h) && within(h.from) || silence_ends(h, of) && within(h.to))
+        };
         if let Some(hit) = hits.iter().find(|h| ended(h)) {
             return Some(hit);
         }
