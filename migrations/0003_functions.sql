@@ -865,7 +865,9 @@ DECLARE
     instant timestamptz;
     n integer := 0;
 BEGIN
-    UPDATE stepd_engine.schedules x SET seen_at = upto, next_at = next, pending = x.pending || instants
+    -- The latest hundred of what waits.
+    UPDATE stepd_engine.schedules x SET seen_at = upto, next_at = next,
+            pending = (x.pending || instants)[greatest(1, cardinality(x.pending || instants) - 99):]
         WHERE x.workflow = workflow_ AND x.cron = cron_ AND x.timezone = timezone_ AND x.seen_at = seen AND NOT x.paused RETURNING x.* INTO s;
     IF NOT FOUND THEN RETURN NULL; END IF;
     WHILE cardinality(s.pending) > 0 LOOP
@@ -879,8 +881,7 @@ BEGIN
         END IF;
         s.pending := s.pending[2:];
     END LOOP;
-    -- The latest hundred of what waits.
-    UPDATE stepd_engine.schedules x SET pending = s.pending[greatest(1, cardinality(s.pending) - 99):] WHERE x.workflow = workflow_;
+    UPDATE stepd_engine.schedules x SET pending = s.pending WHERE x.workflow = workflow_;
     RETURN n;
 END
 $$;

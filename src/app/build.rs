@@ -224,7 +224,12 @@ fn limits(config: &Config) -> Result<Limits, BuildError> {
     })
 }
 
-async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<Sql, BuildError> {
+async fn sql(
+    config: &Config,
+    db: &Database,
+    acknowledged: &Arc<Acknowledged>,
+    failpoints: &Failpoints,
+) -> Result<Sql, BuildError> {
     let hosts = match &config.sql_url {
         Some(url) => super::config::hosts_of(url).map_err(|why| ConfigError::Url(format!("sql_url: {why}")))?.into(),
         None => db.hosts().clone(),
@@ -234,7 +239,7 @@ async fn sql(config: &Config, db: &Database, failpoints: &Failpoints) -> Result<
     if guarded {
         check_role(&to_own).await?;
     }
-    let own = OwnDatabase::new(db.clone(), to_own, guarded, failpoints.clone());
+    let own = OwnDatabase::new(db.clone(), to_own, guarded, acknowledged.clone(), failpoints.clone());
     Ok(connections(config, Sql::new(own))?)
 }
 
@@ -288,14 +293,14 @@ impl Daemon {
         let guard = if parts.embedded { Vec::new() } else { ProcessOptions::own_guard() };
         let own = super::files::own_kinds(&parts.kinds);
         let children = Child::new(ChildRuns { db: db.clone(), failpoints: parts.failpoints.clone() });
-        let sql = sql(config, &db, &parts.failpoints).await?;
+        let acknowledged = Arc::new(Acknowledged::default());
+        let sql = sql(config, &db, &acknowledged, &parts.failpoints).await?;
         let tracing = traces::options(config)?;
         patiently(async || tracing.announce(&db).await).await?;
         let (registry, outside) = kinds(config, guard)?;
         let registry = registry.with(sql).with(children).and(parts.kinds);
         let catalog = Arc::new(Catalog::new(db.clone(), super::files::compiler_with(host(config), own)));
         patiently(async || catalog.load(parts.workflows.clone()).await).await?;
-        let acknowledged = Arc::new(Acknowledged::default());
         let told = (&connectivity, &progress, &metrics);
         let (journal, writers) =
             PgJournal::start(&db, config.concurrency, &hints, &acknowledged, told, &parts.failpoints);

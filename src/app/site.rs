@@ -26,7 +26,7 @@ pub enum SiteError {
     Address(String),
     /// Open to everybody.
     #[error(
-        "http_listen: {0} is open to other machines, and there is no token; add one to [http_tokens] (stepd token NAME makes it)"
+        "http_listen: {0} is open to other machines, and there is no token; add one to [http_tokens] (stepd token NAME --scope operate makes it)"
     )]
     NoToken(SocketAddr),
     /// A token without a part.

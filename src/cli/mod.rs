@@ -202,7 +202,7 @@ enum Command {
     Lock(lock::Command),
     /// Show how the runs of each workflow went: success rate, durations, resumes, cost; also of runs that have been pruned
     Stats(stats::Args),
-    /// Workflows: ls, show
+    /// Workflows: ls, show, retire
     #[command(subcommand)]
     Workflow(workflow::Command),
     /// Show how many runs there are in each state, how large the tables are, and what bloats

@@ -146,18 +146,44 @@ pub struct ReadBack {
     pub moved: bool,
 }
 
-/// Does the database still hold what a claim has recorded: a step (`done`, where it was), or the run's end?
+/// A row that stays: a step's, or that of a run's end.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The run.
+    pub run: Uuid,
+    /// The claim that wrote it.
+    pub epoch: i32,
+    /// The step; of a run that has ended any will do.
+    pub key: String,
+    /// The step was done.
+    pub done: bool,
+}
+
+/// Does the database still hold these rows? And since when has this server run. `server`: the start of the one that they were
+/// written to, where it is known.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn kept<'c>(
     db: impl Executor<'c, Database = Postgres>,
-    run: Uuid,
-    epoch: i32,
-    key: &str,
-    done: bool,
-) -> Result<bool, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/kept.sql", run, key, epoch, done).fetch_one(db).await?)
+    rows: &[Recorded],
+    server: Option<DateTime<Utc>>,
+) -> Result<(bool, DateTime<Utc>), DbError> {
+    let runs: Vec<Uuid> = rows.iter().map(|r| r.run).collect();
+    let keys: Vec<&str> = rows.iter().map(|r| &*r.key).collect();
+    let epochs: Vec<i32> = rows.iter().map(|r| r.epoch).collect();
+    let done: Vec<bool> = rows.iter().map(|r| r.done).collect();
+    let row =
+        sqlx::query_file!("src/db/sql/kept.sql", &runs, &keys as &[&str], &epochs, &done, server).fetch_one(db).await?;
+    Ok((row.kept, row.started))
+}
+
+/// Which of these runs has somebody locked?
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn locked<'c>(db: impl Executor<'c, Database = Postgres>, runs: &[Uuid]) -> Result<Vec<Uuid>, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/locked.sql", runs).fetch_all(db).await?)
 }
 
 /// Reads back what became of a batch.

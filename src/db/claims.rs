@@ -17,8 +17,10 @@ use super::error::DbError;
 pub struct ClaimRequest<'a> {
     /// Who claims.
     pub worker: WorkerId,
-    /// At most this many.
+    /// At most this many …
     pub want: i64,
+    /// … of them so many places for new runs, whatever came back.
+    pub new: i64,
     /// The definitions that this worker pins: `{workflow: id}`.
     pub definitions: &'a serde_json::Value,
     /// The queues served; `None`: all that are not exclusive.
@@ -92,6 +94,7 @@ pub async fn claim(conn: &mut PgConnection, req: &ClaimRequest<'_>) -> Result<Ve
         &ready,
         &ids,
         req.serves as Option<&[String]>,
+        req.new,
     )
     .fetch_all(&mut *conn)
     .await?;

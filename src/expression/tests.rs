@@ -204,6 +204,17 @@ fn no_chain_of_any_length_reaches_the_end_of_a_stack() {
 }
 
 #[test]
+fn chains_up_to_the_limit_give_what_they_say_and_longer_ones_name_it() {
+    let deep = (0..110).fold(json!("end"), |inner, _| json!({"a": inner}));
+    assert_eq!(eval(&format!("1{}", "+1".repeat(190)), &json!({})).unwrap(), json!(191));
+    assert!(eval(&format!("input{}", ".a".repeat(90)), &deep).unwrap()["a"]["a"].is_object());
+    assert_eq!(eval(&format!("'x'{}", " ~ 'x'".repeat(190)), &json!({})).unwrap(), json!("x".repeat(191)));
+    assert_eq!(eval(&format!("[{}1]", "1, ".repeat(5_000)), &json!({})).unwrap().as_array().unwrap().len(), 5_001);
+    let error = eval(&format!("1{}", "+1".repeat(300)), &json!({})).unwrap_err().to_string();
+    assert!(error.contains("200 links"), "{error}");
+}
+
+#[test]
 fn limits_end_what_would_never_end() {
     for source in [
         "range(100000) | join(range(100000) | join('-'))",

@@ -93,7 +93,7 @@ impl Caller {
 
 fn nobody() -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "this needs a token")
-        .hint("send it as Authorization: Bearer …; `stepd token NAME` makes one")
+        .hint("send it as Authorization: Bearer …; `stepd token NAME --scope read` makes one")
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {

@@ -154,6 +154,8 @@ impl PrivatePostgres {
             ("log_timezone", "UTC".into()),
             // Even a private server's acknowledged commit is a commit; tests count on it.
             ("synchronous_commit", "on".into()),
+            // Questions to the views are short, and their compilation is not: half of what this server would work for tests.
+            ("jit", "off".into()),
         ];
         if !options.durable {
             settings.extend([("fsync", "off".into()), ("full_page_writes", "off".into())]);

@@ -4,11 +4,12 @@
 //! look, twice a second at most while there is work, finds what was committed late below the watermark, and new pairs; it
 //! leaves out what can hold nothing any more (`rules::horizon`). Hints wake the claimer early; the poll is the truth.
 
+mod position;
 mod rate;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::db::claims::{self, ClaimRequest, ClaimedRow};
-use crate::db::{Database, DbError, within};
+use crate::db::{Database, DbError, Trouble, within};
 use crate::engine::Gate;
 use crate::model::WorkerId;
 use crate::rules::horizon::{Horizon, Pair, Place};
@@ -31,7 +32,7 @@ use super::progress::Pulse;
 use super::runs::Runs;
 use super::shared::{Backoff, Hints, Stop, stopped};
 
-use rate::Rate;
+use position::{Position, Taken};
 
 /// The poll that bounds every wake-up.
 const POLL: Duration = Duration::from_secs(2);
@@ -106,38 +107,6 @@ pub struct Claimer {
     pub failpoints: Failpoints,
 }
 
-/// What a claim has taken.
-#[derive(Clone, Copy)]
-struct Taken {
-    all: usize,
-    /// Those of them that came back.
-    back: usize,
-}
-
-struct Position {
-    /// What the last look has shown, and the looks before.
-    horizon: Horizon,
-    /// Pairs that have work, as far as is known; which one comes first is rotated from claim to claim.
-    pairs: Vec<Pair>,
-    /// Pairs that had work, the latest first: the next job is likely to come there.
-    empty: Vec<Pair>,
-    marks: HashMap<Pair, Place>,
-    looked: Option<Instant>,
-    look_cost: Duration,
-    claimed_at: Option<Instant>,
-    rotation: usize,
-    rate: Rate,
-    /// Something came back, or may have: the next claim is worth its statement.
-    back: bool,
-    /// A run must be run alone.
-    solo: bool,
-    emptying: bool,
-    /// A claim had no answer: what it took is not known.
-    unsure: bool,
-    /// When the database was last asked what this worker holds.
-    checked: Instant,
-}
-
 impl Claimer {
     /// Runs until the stop.
     pub async fn run(self, mut stop: Stop) {
@@ -163,11 +132,15 @@ impl Claimer {
                 }
                 Err(error) => {
                     self.connectivity.failed("claimer", &error, conn.is_none());
-                    // The outcome is unknown: the next turn asks what the claim has taken.
-                    conn = None;
                     p.looked = None;
-                    p.horizon = Horizon::default();
-                    p.unsure = true;
+                    // Who was in the way, or out of time, has changed nothing, and what is known stays so: without it the next look
+                    // would walk every dead row, and be out of time again.
+                    if error.trouble != Trouble::Busy {
+                        // The outcome is unknown: the next turn asks what the claim has taken.
+                        conn = None;
+                        p.horizon = Horizon::default();
+                        p.unsure = true;
+                    }
                     backoff.pause()
                 }
             };
@@ -197,9 +170,10 @@ impl Claimer {
         worker: WorkerId,
     ) -> Result<Duration, DbError> {
         p.rate.update(self.runs.started(), self.runs.taken());
-        let n = self.runs.give_back_waiting(BUFFER_FOR);
-        if n > 0 {
-            tracing::debug!(n, "gave back runs that waited for a slot");
+        let returned = self.runs.give_back_waiting(BUFFER_FOR);
+        if returned > 0 {
+            tracing::debug!(n = returned, "gave back runs that waited for a slot");
+            p.rate.has_fallen();
         }
         let busy = p.claimed_at.is_some_and(|at| at.elapsed() < POLL);
         let overdue = p
@@ -208,16 +182,8 @@ impl Claimer {
         let eager = overdue && self.picks_up_first(p);
         let look_due = overdue && !eager;
         let conn = self.connected(conn).await?;
-        if p.unsure || p.checked.elapsed() > CHECK_EVERY {
-            // Known before the database is asked: what ends meanwhile is no longer known, and was not unknown.
-            let known = self.runs.known();
-            let held = within(ANSWERS, claims::held_by(conn, worker)).await?;
-            let n = self.runs.give_back_unknown(worker, &held, &known);
-            if n > 0 {
-                tracing::info!(n, "gave back runs whose claim had no answer");
-            }
-            p.unsure = false;
-            p.checked = Instant::now();
+        if p.unsure && !p.dear || p.checked.elapsed() > CHECK_EVERY {
+            self.check(conn, p, worker).await?;
         }
         let mut found_by_look = false;
         if look_due {
@@ -232,7 +198,7 @@ impl Claimer {
             p.emptying = false;
             self.runs.reopen();
         }
-        let ahead = p.rate.ahead();
+        let ahead = if returned > 0 { 0 } else { p.rate.ahead() };
         let room = self.runs.room() + ahead.saturating_sub(self.runs.buffered());
         if room == 0 || (ahead > 0 && self.runs.buffered() > ahead / 2) {
             return Ok(BUFFER_FOR);
@@ -268,6 +234,31 @@ impl Claimer {
         }
         p.back = false;
         Ok(if eager { AFTER_PICKUP } else { self.idle_pause(p) })
+    }
+
+    /// Gives back what the database says that this worker has, and it has not.
+    async fn check(&self, conn: &mut PgConnection, p: &mut Position, worker: WorkerId) -> Result<(), DbError> {
+        // Known before the database is asked: what ends meanwhile is no longer known, and was not unknown.
+        let known = self.runs.known();
+        let held = within(ANSWERS, claims::held_by(conn, worker)).await;
+        p.checked = Instant::now();
+        match held {
+            Ok(held) => {
+                let n = self.runs.give_back_unknown(worker, &held, &known);
+                if n > 0 {
+                    tracing::info!(n, "gave back runs whose claim had no answer");
+                }
+                (p.unsure, p.dear) = (false, false);
+                Ok(())
+            }
+            // It reads all running rows, and the dead ones among them. Claims go on meanwhile.
+            Err(error) if error.trouble == Trouble::Busy => {
+                tracing::debug!(%error, "what this worker holds could not be read in time; asking again later");
+                p.dear = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// An idle worker that is hinted claims where work was known, and looks right after: the look does not delay the
@@ -348,9 +339,11 @@ impl Claimer {
     ) -> Result<Taken, DbError> {
         let definitions = self.catalog.present();
         let pairs = p.in_turn();
+        let new = p.places_for_new(want);
         let req = ClaimRequest {
             worker,
             want: i64::try_from(want).unwrap_or(i64::MAX),
+            new: i64::try_from(new).unwrap_or(i64::MAX),
             definitions: &definitions,
             serves: self.serves.as_deref(),
             pairs: &pairs,
@@ -360,7 +353,8 @@ impl Claimer {
         let rows = within(ANSWERS, claims::claim(conn, &req)).await?;
         self.connectivity.back("claimer");
         self.count(&rows, began.elapsed());
-        let taken = Taken { all: rows.len(), back: rows.iter().filter(|r| r.place.is_none()).count() };
+        let back = rows.iter().filter(|r| r.place.is_none()).count();
+        let taken = Taken { all: rows.len(), full: back > 0 && back >= want - new };
         if taken.all < want {
             p.drained(&pairs);
         }
@@ -403,8 +397,14 @@ impl Claimer {
             return Ok(true);
         }
         let definitions = self.catalog.present();
-        let req =
-            ClaimRequest { worker, want: 1, definitions: &definitions, serves: self.serves.as_deref(), pairs: &[] };
+        let req = ClaimRequest {
+            worker,
+            want: 1,
+            new: 0,
+            definitions: &definitions,
+            serves: self.serves.as_deref(),
+            pairs: &[],
+        };
         let row = within(ANSWERS, claims::claim_solo(conn, &req)).await?;
         p.emptying = false;
         self.runs.reopen();
@@ -420,73 +420,5 @@ impl Claimer {
         self.runs.emptied().await;
         p.looked = None;
         Ok(true)
-    }
-}
-
-impl Position {
-    fn new() -> Self {
-        Self {
-            horizon: Horizon::default(),
-            pairs: Vec::new(),
-            empty: Vec::new(),
-            marks: HashMap::new(),
-            looked: None,
-            look_cost: Duration::ZERO,
-            claimed_at: None,
-            rotation: 0,
-            rate: Rate::new(),
-            back: true,
-            solo: false,
-            emptying: false,
-            unsure: false,
-            checked: Instant::now(),
-        }
-    }
-
-    /// What a claim asks for, by priority; among equals another queue comes first each time, so that none starves the others.
-    fn in_turn(&mut self) -> Vec<(Pair, Place)> {
-        self.rotation = self.rotation.wrapping_add(1);
-        let n = self.pairs.len().max(1);
-        let mut turns: Vec<(i16, usize, &Pair)> =
-            self.pairs.iter().enumerate().map(|(i, pair)| (pair.1, (i + self.rotation) % n, pair)).collect();
-        if turns.len() > MAX_ASKED {
-            turns.select_nth_unstable(MAX_ASKED);
-            turns.truncate(MAX_ASKED);
-        }
-        turns.extend(self.empty.iter().take(MAX_EMPTY).map(|pair| (pair.1, n, pair)));
-        turns.sort_unstable();
-        let place = |pair| self.marks.get(pair).copied().unwrap_or(BOTTOM);
-        turns.into_iter().map(|(.., pair)| (pair.clone(), place(pair))).collect()
-    }
-
-    /// Is there more to be claimed at once? A claim that is full says so, also where it is its share for what comes back that is full
-    /// (`claim.sql`); and there may be more pairs than one claim asks for.
-    fn has_more(&self, taken: Taken, want: usize) -> bool {
-        taken.all == want || taken.back >= want - want / 4 || !self.pairs.is_empty()
-    }
-
-    /// A claim has taken all that these pairs had.
-    fn drained(&mut self, asked: &[(Pair, Place)]) {
-        let asked: HashSet<&Pair> = asked.iter().map(|(pair, _)| pair).collect();
-        let (empty, rest) = self.pairs.drain(..).partition(|pair| asked.contains(pair));
-        self.pairs = rest;
-        self.forget_until_seen(empty);
-    }
-
-    /// The pairs that were known to have work are not any more.
-    fn now_empty(&mut self) {
-        let pairs = std::mem::take(&mut self.pairs);
-        self.forget_until_seen(pairs);
-    }
-
-    fn forget_until_seen(&mut self, pairs: Vec<Pair>) {
-        self.empty.splice(0..0, pairs);
-    }
-
-    fn advance(&mut self, rows: &[ClaimedRow]) {
-        for (pair, place) in rows.iter().filter_map(|r| r.place.as_ref()) {
-            let mark = self.marks.entry(pair.clone()).or_insert(BOTTOM);
-            *mark = (*mark).max(*place);
-        }
     }
 }

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::os::aside::aside;
+
 use super::retention::{Export, PruneError};
 
 /// Appends lines, and returns when they are on the disk.
@@ -16,8 +18,9 @@ pub async fn write(to: Export, day: String, lines: Vec<String>) -> Result<(), Pr
         Export::File(file) => file.clone(),
     };
     let told = path.clone();
-    let done = tokio::task::spawn_blocking(move || append(&path, &lines)).await;
-    done.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|error| PruneError::Export { path: told, error })
+    let done = aside(move || append(&path, &lines)).await;
+    done.unwrap_or_else(|| Err(io::Error::other("the writing panicked")))
+        .map_err(|error| PruneError::Export { path: told, error })
 }
 
 fn append(path: &Path, lines: &[String]) -> io::Result<()> {

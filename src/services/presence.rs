@@ -148,8 +148,14 @@ pub struct Start {
 pub fn start(start: Start) -> std::io::Result<(Presence, std::thread::JoinHandle<()>)> {
     let (standing_tx, standing) = watch::channel(Standing::Absent);
     let (orders, orders_rx) = watch::channel(Order::Serve);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Made on the thread: where no thread can be had, nothing is dropped here that may not be dropped on a runtime.
+    let (tell, told) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name("stepd-presence".into()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(tell.send(error)),
+        };
+        drop(tell);
         let keeper = Keeper {
             s: start,
             standing: standing_tx,
@@ -164,7 +170,10 @@ pub fn start(start: Start) -> std::io::Result<(Presence, std::thread::JoinHandle
         };
         runtime.block_on(keeper.run());
     })?;
-    Ok((Presence { standing, orders }, thread))
+    match told.recv() {
+        Ok(error) => Err(error),
+        Err(_) => Ok((Presence { standing, orders }, thread)),
+    }
 }
 
 struct Keeper {

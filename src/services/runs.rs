@@ -285,7 +285,7 @@ impl Runs {
     pub fn give_back_waiting(&self, span: Duration) -> usize {
         let unstarted: Vec<Box<Claimed>> = {
             let mut inner = self.inner();
-            let n = inner.buffer.iter().take_while(|(since, _)| since.elapsed() > span).count();
+            let n = inner.buffer.iter().take_while(|(since, _)| since.elapsed() >= span).count();
             inner.buffer.drain(..n).map(|(_, claimed)| claimed).collect()
         };
         let n = unstarted.len();
@@ -354,7 +354,11 @@ impl Runs {
             tokio::select! {
                 () = stopped(&mut stop) => return,
                 lost = losses.changed() => match lost {
-                    Ok(()) => self.stop_all(StopReason::GivenBack),
+                    Ok(()) => {
+                        // What waits for a slot first: a slot that becomes free must not start it.
+                        self.give_back_waiting(Duration::ZERO);
+                        self.stop_all(StopReason::GivenBack);
+                    }
                     Err(_) => return,
                 },
             }
@@ -447,5 +451,17 @@ mod tests {
         assert_eq!(runs.give_back_waiting(Duration::from_millis(500)), 2);
         let released = |n| journal.run(RunId(Uuid::from_u128(n))).transitions.len();
         assert_eq!((released(1), released(2), released(3), runs.buffered()), (1, 1, 0, 1));
+        // Postgres has lost commits, perhaps those of these claims: nothing of them starts.
+        let (lost, losses) = watch::channel(0);
+        let (stop, stopping) = watch::channel(false);
+        let mut giving = tokio::task::JoinSet::new();
+        giving.spawn(runs.clone().give_back_at_losses(losses, stopping));
+        lost.send(1).unwrap();
+        while runs.buffered() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(released(3), 1);
+        stop.send(true).unwrap();
+        giving.join_next().await.unwrap().unwrap();
     }
 }

@@ -86,6 +86,11 @@ impl Scheduler {
                 tracing::warn!(%error, workflow, "a schedule could not start its run; trying again");
                 return Ok(NET);
             }
+            // Somebody's open transaction has locked it, or holds its run's unique key.
+            Err(error) if error.trouble == Trouble::Busy => {
+                tracing::debug!(%error, workflow, "a schedule is locked");
+                return Ok(PENDING);
+            }
             Err(error) => return Err(error),
         }
         let wait = next.map_or(NET, |next| until(next, s.now));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
+use crate::db::batch::Recorded;
 use crate::db::error::no_room_for_a_session;
 use crate::db::sql_step::{
     Commit, Database as Connections, FinishedStep, NOT_BEGUN, ROLLED_BACK, UNKNOWN, commit_step, failure,
@@ -16,6 +17,7 @@ use crate::steps::{BoxFuture, Flow, SqlEffect, StepCx, StepOutput};
 use crate::telemetry::redact;
 use crate::testing::Failpoints;
 
+use super::acknowledged::Acknowledged;
 use super::shared::Backoff;
 
 /// So often in one attempt a statement whose session is lost under it is sent again at once. It is the database's trouble, and uses up
@@ -43,6 +45,8 @@ pub struct OwnDatabase {
     pub db: Database,
     /// Its connections.
     pub connections: Arc<Connections>,
+    /// What was acknowledged last.
+    pub acknowledged: Arc<Acknowledged>,
     /// For tests.
     pub failpoints: Failpoints,
     /// Has it been said that the statements may do anything?
@@ -52,8 +56,14 @@ pub struct OwnDatabase {
 impl OwnDatabase {
     /// `guarded`: the connections' role is kept from stepd's own tables.
     #[must_use]
-    pub fn new(db: Database, connections: Arc<Connections>, guarded: bool, failpoints: Failpoints) -> Self {
-        Self { db, connections, failpoints, told: AtomicBool::new(guarded) }
+    pub fn new(
+        db: Database,
+        connections: Arc<Connections>,
+        guarded: bool,
+        acknowledged: Arc<Acknowledged>,
+        failpoints: Failpoints,
+    ) -> Self {
+        Self { db, connections, acknowledged, failpoints, told: AtomicBool::new(guarded) }
     }
 }
 
@@ -113,8 +123,13 @@ impl OwnDatabase {
         let stopped = async move {
             stop.stopped().await;
         };
+        let began = Instant::now();
         let done = self.connections.run(request, stopped, commit).await;
         self.failpoints.hit("sql.after_commit").await;
+        if done.is_ok() {
+            let row = Recorded { run: cx.run.0, epoch: cx.epoch, key: cx.key.to_string(), done: true };
+            self.acknowledged.note(row, began);
+        }
         done
     }
 

@@ -27,6 +27,9 @@ const SOONEST: Duration = Duration::from_millis(1);
 /// A place that is free is no reason to look for what is due: not more often than this, while passes follow each other for places.
 const DUE: Duration = Duration::from_millis(20);
 
+/// What is due and was not staged is a row that somebody's open transaction has locked.
+const LOCKED: Duration = Duration::from_millis(50);
+
 /// The stager.
 pub struct Stager {
     /// The database.
@@ -84,7 +87,8 @@ impl Periodic for Stager {
         }
         let next = done.next_ms.into_iter().chain(next_ms).min();
         let net = if lately { DUE } else { NET };
-        Ok(next.map_or(net, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).min(net))
+        let soonest = if done.staged == 0 && done.next_ms == Some(0) { LOCKED } else { Duration::ZERO };
+        Ok(next.map_or(net, |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))).max(soonest).min(net))
     }
 
     async fn hinted(&self) {

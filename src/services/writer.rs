@@ -5,6 +5,7 @@
 mod columns;
 mod group;
 mod outcome;
+mod parked;
 mod plain;
 mod records;
 
@@ -30,6 +31,7 @@ use super::shared::{Backoff, Hints};
 use columns::columns;
 use group::{Group, fold, gather, size};
 use outcome::{held_of, settle_after_read_back};
+use parked::Parked;
 use records::Records;
 
 /// Runs in one batch at the most. Beyond it the gain is small (`performance.md`), and a poisonous item costs more to find.
@@ -56,7 +58,7 @@ const SESSION: [(&str, &str); 4] = [
     ("plan_cache_mode", "force_generic_plan"),
     // A plan that is made while the tables are empty must serve when they are full.
     ("enable_seqscan", "off"),
-    ("lock_timeout", "2s"),
+    ("lock_timeout", "200ms"),
     ("statement_timeout", "20s"),
 ];
 
@@ -70,6 +72,8 @@ pub struct PgJournal {
     hints: Arc<Hints>,
     /// One settle at a time: it may wait behind somebody's open transaction, and the pool is for others too.
     settling: Arc<Semaphore>,
+    /// And one end of a wait.
+    expiring: Arc<Semaphore>,
     records: Arc<Records>,
     failpoints: Failpoints,
 }
@@ -106,16 +110,17 @@ impl PgJournal {
                     conn: None,
                     acknowledged: acknowledged.clone(),
                     parked: Vec::new(),
+                    unpark: tokio::time::Instant::now(),
                     tries: 0,
                 };
                 tasks.spawn(writer.run(rx));
                 tx
             })
             .collect();
-        let settling = Arc::new(Semaphore::new(1));
+        let (settling, expiring) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
         let records = Arc::new(Records::new(db, failpoints));
         let (db, hints, failpoints) = (db.clone(), hints.clone(), failpoints.clone());
-        (Self { shards, db, hints, settling, records, failpoints }, tasks)
+        (Self { shards, db, hints, settling, expiring, records, failpoints }, tasks)
     }
 }
 
@@ -209,13 +214,14 @@ impl Journal for PgJournal {
         key: StepKey,
         failure: Failure,
     ) -> BoxFuture<'static, Option<Answer>> {
-        let db = self.db.clone();
+        let (db, expiring) = (self.db.clone(), self.expiring.clone());
         Box::pin(async move {
             #[expect(clippy::disallowed_methods, reason = "awaited below; a statement is never dropped half-way")]
             let task = tokio::spawn(async move {
                 let mut backoff = Backoff::default();
                 loop {
                     let tried = async {
+                        let _one = expiring.acquire().await;
                         match db.ask(async |conn| waits::expire(conn, run, &key, &failure, lease).await).await? {
                             // The time is up; or the lease is lost, and nothing that the run still does is recorded.
                             Some(true) | None => Ok(None),
@@ -248,14 +254,9 @@ struct Writer {
     conn: Option<PgConnection>,
     acknowledged: Arc<Acknowledged>,
     parked: Vec<Parked>,
+    /// Not before this time they are tried again: the others go first.
+    unpark: tokio::time::Instant,
     /// How often the group at hand has been parked.
-    tries: u32,
-}
-
-/// A group that waits for somebody's lock to be let go.
-struct Parked {
-    group: Group,
-    due: tokio::time::Instant,
     tries: u32,
 }
 
@@ -296,58 +297,6 @@ impl Writer {
         let next = self.next(rx).await;
         self.pulse.beat();
         next
-    }
-
-    /// The next entry; `Some(None)`: it is time to try a parked group again; `None`: everything is written.
-    async fn next(&mut self, rx: &mut mpsc::UnboundedReceiver<Entry>) -> Option<Option<Entry>> {
-        let Some(due) = self.parked.iter().map(|p| p.due).min() else { return rx.recv().await.map(Some) };
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(due) => Some(None),
-            Some(entry) = rx.recv() => Some(Some(entry)),
-            // The last handle is gone: what is parked is still to be written.
-            else => Some(None),
-        }
-    }
-
-    /// Tries the parked groups that are due again, each by itself.
-    async fn unpark(&mut self) {
-        let Some(due) = self.parked.iter().map(|p| p.due).min() else { return };
-        tokio::time::sleep_until(due).await;
-        let (ready, parked) = std::mem::take(&mut self.parked).into_iter().partition(|p| p.due <= due);
-        self.parked = parked;
-        for one in Vec::<Parked>::into_iter(ready) {
-            self.metrics.services.parked.dec();
-            self.tries = one.tries;
-            self.commit(vec![one.group]).await;
-        }
-        self.tries = 0;
-    }
-
-    /// Somebody's open transaction holds a row that this group must write. It waits aside, and the others go on.
-    fn park(&mut self, group: Group, error: &crate::db::DbError) {
-        // One line however many they are: who holds a whole tenant's rows holds all of its runs up.
-        if self.tries == 0 && self.parked.is_empty() {
-            tracing::warn!(%error, run.id = %group.run, "a run's records wait behind somebody's lock; the other runs go on");
-        }
-        let pause = Duration::from_millis(100).saturating_mul(1 << self.tries.min(5)).min(Duration::from_secs(2));
-        self.metrics.services.parked.inc();
-        self.parked.push(Parked { group, due: tokio::time::Instant::now() + pause, tries: self.tries + 1 });
-    }
-
-    /// Later entries of a parked run wait behind it: a run's records are committed in order.
-    fn behind_parked(&mut self, groups: Vec<Group>) -> Vec<Group> {
-        if self.parked.is_empty() {
-            return groups;
-        }
-        let mut free = Vec::with_capacity(groups.len());
-        for group in groups {
-            match self.parked.iter_mut().find(|p| p.group.run == group.run && p.group.epoch == group.epoch) {
-                Some(parked) => parked.group.absorb(group),
-                None => free.push(group),
-            }
-        }
-        free
     }
 
     /// Commits the groups of one registration, however long Postgres is away.
@@ -401,7 +350,7 @@ impl Writer {
                     self.metrics.services.committed(groups.len(), began.elapsed());
                     // Of a batch that was refused in part the row may be missing.
                     if let Some(last) = last.filter(|_| lost.is_empty()) {
-                        self.acknowledged.note(last);
+                        self.acknowledged.note(last, began);
                     }
                     self.committed(groups, &lost);
                 }
@@ -430,8 +379,19 @@ impl Writer {
                 }
                 Err(error) if error.trouble == Trouble::Busy && groups.len() == 1 => {
                     self.conn = Some(conn);
-                    for group in groups {
-                        self.park(group, &error);
+                    groups.into_iter().for_each(|group| self.park(group));
+                }
+                Err(error) if error.trouble == Trouble::Busy => {
+                    let before = groups.len();
+                    let (mut left, whole) = self.set_aside(&mut conn, groups).await;
+                    self.conn = whole.then_some(conn);
+                    // Nobody has locked a run: it is a row of a step, perhaps. One half or the other has it.
+                    if left.len() == before {
+                        let right = left.split_off(left.len() / 2);
+                        todo.push(right);
+                    }
+                    if !left.is_empty() {
+                        todo.push(left);
                     }
                 }
                 Err(error) => {

@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
@@ -44,7 +46,7 @@ enum Told {
     /// Open this file, also where it is the one that is open: it may have been moved away.
     Open(Option<PathBuf>),
     /// Say when all before it is written.
-    Flush(SyncSender<()>),
+    Flush(oneshot::Sender<()>),
 }
 
 /// Where failed attempts are told; nowhere, before [`Failures::open`]. Cheap to clone.
@@ -88,16 +90,11 @@ impl Failures {
         if self.0.to.get().is_none() {
             return;
         }
-        let this = self.clone();
-        let flushed = tokio::task::spawn_blocking(move || {
-            let (done, wait) = sync_channel(1);
-            if this.try_send(Told::Flush(done)) {
-                // The time is up: nobody waits for a disk.
-                let _ = wait.recv_timeout(patience);
-            }
-        });
-        // It cannot panic.
-        let _ = flushed.await;
+        let (done, written) = oneshot::channel();
+        if self.try_send(Told::Flush(done)) {
+            // The time is up: nobody waits for a disk.
+            let _ = tokio::time::timeout(patience, written).await;
+        }
     }
 
     fn thread(&self) -> Option<&SyncSender<Told>> {

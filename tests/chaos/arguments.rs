@@ -228,9 +228,15 @@ pub fn replay(options: &Options) -> String {
     let faults: Vec<String> =
         options.faults.iter().map(|(fault, weight)| format!("{}={weight}", fault.name())).collect();
     let work: Vec<String> = options.work.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
-    let pooler = if options.pooler { " --pooler" } else { "" };
+    let mut more = if options.pooler { " --pooler".to_owned() } else { String::new() };
+    if let Some(other) = &options.other_binary {
+        more += &format!(" --other-binary {}", other.display());
+    }
+    if options.migrate {
+        more += " --migrate";
+    }
     format!(
-        "--seed {} --seconds {} --workers {} --rate {} --lease {} --latency {} --pace {} --faults {} --work {}{pooler}",
+        "--seed {} --seconds {} --workers {} --rate {} --lease {} --latency {} --pace {} --faults {} --work {}{more}",
         options.seed,
         options.span.as_secs_f64(),
         options.workers,

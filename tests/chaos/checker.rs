@@ -191,7 +191,7 @@ fn no_finished_step_starts(r: &Record) -> Vec<String> {
     }
     for ((run, key), mut times) in starts {
         let failed = r.failed_attempts.get(&(run.to_owned(), key.to_owned())).map_or(0, Vec::len);
-        let lost = losses.get(run).copied().unwrap_or(0);
+        let lost = losses.get(run).copied().unwrap_or(0) + usize::from(r.was_forgotten(run));
         if times.len() > 1 + failed + lost {
             broken.push(format!(
                 "{run} {key} started {} times, with {failed} failed attempts and {lost} claims lost",
@@ -251,13 +251,12 @@ fn no_living_worker_is_taken_over(r: &Record) -> Vec<String> {
     let ended: HashSet<&str> = r
         .losses
         .iter()
-        .filter(|l| l.is_take_over() && r.cause(l).is_some_and(|c| c.fault == Fault::Terminate))
+        .filter(|l| l.is_take_over() && r.cause(l).is_some_and(Hit::is_end_of_presence))
         .filter_map(|l| l.worker.as_deref())
         .collect();
-    let terminated = r.hits.iter().filter(|h| h.fault == Fault::Terminate).count();
-    if ended.len() > 1 + terminated / BUSY {
-        broken
-            .push(format!("{} workers were taken over after one of {terminated} sessions had been ended", ended.len()));
+    let times = r.hits.iter().filter(|h| h.is_end_of_presence()).count();
+    if ended.len() > 1 + times / BUSY {
+        broken.push(format!("{} workers were taken over after sessions had been ended {times} times", ended.len()));
     }
     let mut told: HashSet<&str> = HashSet::new();
     for loss in r.losses.iter().filter(|l| l.is_take_over() && r.cause(l).is_none()) {
@@ -320,7 +319,7 @@ fn final_states_stay(r: &Record) -> Vec<String> {
         };
         let same = run.state == *state && run.ended_text.as_ref() == Some(at);
         let taken_up_again = state == "failed" && r.retried.contains_key(id);
-        if !same && !taken_up_again {
+        if !same && !taken_up_again && !r.was_forgotten(id) {
             broken.push(format!("{id} ended {state} at {at} and is now {} at {:?}", run.state, run.ended_text));
         }
     }
@@ -342,6 +341,8 @@ fn no_fault_uses_up_an_attempt(r: &Record) -> Vec<String> {
         let mut failed = r.failed_attempts.get(&(run.clone(), key.clone())).cloned().unwrap_or_default();
         // Not a try of the step, but the word of its run, which an operator has taken up again.
         failed.retain(|(_, why)| !why.starts_with("crash_loop"));
+        // The daemon's limit is that of its steps' programs, too: it is the program itself that could not start another.
+        failed.retain(|(_, why)| !(why.contains("Cannot fork") && r.met(of, Fault::Processes)));
         failed.sort_unstable();
         if failed.len() == 1 && SESSION_LOST.iter().any(|code| failed[0].1.starts_with(code)) && r.storm(of) {
             continue;

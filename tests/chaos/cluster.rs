@@ -39,6 +39,14 @@ pub struct Hit {
     pub to: f64,
 }
 
+impl Hit {
+    /// Did this daemon's session end that keeps its lock, and nothing else: may it have a new one at once? (A session that keeps no
+    /// lock is ended without a slot.)
+    pub const fn is_end_of_presence(&self) -> bool {
+        matches!(self.fault, Fault::Terminate | Fault::Cut) && self.slot.is_some()
+    }
+}
+
 /// One process of a daemon.
 #[derive(Clone, Debug)]
 pub struct Instance {
@@ -240,6 +248,7 @@ impl Cluster {
     /// kill -9, a look at what it leaves behind, and a new one.
     pub async fn sigkill(self: &Arc<Self>, slot: usize) {
         let Ok(mut worker) = self.slots[slot].worker.try_lock() else { return };
+        self.ended_by_itself(slot, &mut worker);
         let family = descendants(worker.pid());
         self.hit(Fault::Sigkill, Some(slot), now(), now());
         self.dies(slot, Fault::Sigkill);
@@ -261,6 +270,7 @@ impl Cluster {
         let cluster = self.clone();
         tokio::spawn(async move {
             let Ok(mut worker) = cluster.slots[slot].worker.try_lock() else { return };
+            cluster.ended_by_itself(slot, &mut worker);
             cluster.hit(Fault::Sigterm, Some(slot), now(), now());
             cluster.dies(slot, Fault::Sigterm);
             worker.term();
@@ -283,11 +293,26 @@ impl Cluster {
         self.born(slot, worker.pid());
     }
 
+    /// A daemon that had registered and is no more, though nothing was done to it: what is done to it now must not hide that.
+    pub fn ended_by_itself(&self, slot: usize, worker: &mut Worker) {
+        if !worker.is_running() && worker.logged("\"registered\"") > 0 {
+            let said = format!("daemon {slot} (pid {}) had ended by itself", worker.pid());
+            self.note(|n| n.surprises.push(said));
+        }
+    }
+
     fn keep_log(&self, slot: usize, worker: &Worker) {
         let log = worker.log();
-        let panics = log.lines().filter(|l| l.contains("panicked")).map(|l| format!("daemon {slot}: {l}"));
+        let panics = log
+            .lines()
+            .filter(|l| l.contains("panicked") || l.contains("overflowed its stack"))
+            .map(|l| format!("daemon {slot}: {l}"));
         let panics: Vec<String> = panics.collect();
+        // Every standby is synchronous here: nothing that was acknowledged is ever gone.
+        let lost = log.lines().filter(|l| l.contains("has lost commits")).map(|l| format!("daemon {slot}: {l}"));
+        let lost: Vec<String> = lost.collect();
         self.note(|n| n.panics.extend(panics));
+        self.note(|n| n.surprises.extend(lost));
         std::fs::write(self.files.path(&format!("log.{slot}.{}", worker.pid())), log).unwrap();
     }
 
@@ -375,37 +400,6 @@ impl Cluster {
             let db = Db { url: host.url(DATABASE), ..self.db.clone() };
             self.slots.iter().for_each(|slot| slot.proxies[place].leads_to(&db));
         }
-    }
-
-    /// kill -9 of a backend: every session ends, Postgres recovers.
-    pub async fn backend_kill(&self, draw: u64) {
-        let Some(pid) = self.backend("stepd %", draw).await else { return };
-        let from = now();
-        if self.postgres.lock().unwrap().primary().kill_backend(pid).is_err() {
-            return;
-        }
-        while self.db.ask::<i32>("SELECT 1").await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        self.hit(Fault::BackendKill, None, from, now());
-    }
-
-    /// Ends one to three sessions of daemons; half of the time those that keep the locks.
-    pub async fn terminate(&self, draw: u64) {
-        let whose = if draw.is_multiple_of(2) { "stepd presence%" } else { "stepd %" };
-        for n in 0..=(draw >> 8) % 3 {
-            let Some(pid) = self.backend(whose, draw.rotate_left(16 * u32::try_from(n).unwrap())).await else { return };
-            if self.db.ask::<bool>(&format!("SELECT pg_terminate_backend({pid})")).await.is_ok() {
-                self.hit(Fault::Terminate, None, now(), now());
-            }
-        }
-    }
-
-    async fn backend(&self, whose: &str, draw: u64) -> Option<i32> {
-        let pids =
-            format!("SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity WHERE application_name LIKE '{whose}'");
-        let pids: Vec<i32> = self.db.ask::<Option<Vec<i32>>>(&pids).await.ok()??;
-        pids.get(usize::try_from(draw % u64::try_from(pids.len()).ok()?).ok()?).copied()
     }
 
     /// The faults are over: everything runs, everything passes, and at once.

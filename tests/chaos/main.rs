@@ -22,6 +22,7 @@ mod record;
 mod report;
 mod sampler;
 mod scarcity;
+mod sessions;
 #[path = "../it/support/mod.rs"]
 mod support;
 mod upgrade;

@@ -259,6 +259,35 @@ impl Record {
         self.hits.iter().filter(ends).filter(met).count() >= SESSIONS
     }
 
+    /// Was an end seen that a lost host took along? A session that is ended while its commit waits for the standby has committed, and
+    /// nobody was told; others see it, and the standby may not have it. (What a daemon was told it does not lose: it says so, which is a
+    /// surprise here.)
+    pub fn was_forgotten(&self, run: &str) -> bool {
+        const UNTIL_THEN: f64 = 6.0;
+        let Some((state, text)) = self.samples.ends.get(run) else { return false };
+        let Some(now) = self.runs.get(run).filter(|now| now.state != *state || now.ended_text.as_ref() != Some(text))
+        else {
+            return false;
+        };
+        let Ok(at) = chrono::DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z") else { return false };
+        #[allow(clippy::cast_precision_loss)]
+        let at = at.timestamp_micros() as f64 / 1e6;
+        let lost = |h: &&Hit| h.fault == Fault::Promote && h.from >= at - 0.1 && h.from <= at + UNTIL_THEN;
+        now.ended.is_none_or(|again| again > at) && self.hits.iter().any(|h| lost(&h))
+    }
+
+    /// Was a fault of this kind under way while the run lived?
+    pub fn met(&self, run: &Run, fault: Fault) -> bool {
+        let met = |h: &&Hit| h.fault == fault && h.to >= run.created && run.ended.is_none_or(|ended| h.from <= ended);
+        self.hits.iter().any(|h| met(&h))
+    }
+
+    /// Was its worker alive when it was taken over, with nothing between it and Postgres but that its session had to be made anew?
+    pub fn is_of_a_living_worker(&self, loss: &Loss) -> bool {
+        let lived = self.instance(loss).is_some_and(|instance| instance.to > loss.at);
+        lived && self.cause(loss).is_none_or(Hit::is_end_of_presence)
+    }
+
     /// What explains that a worker was taken to be dead: its end, or something that hid it from the others for long enough.
     pub fn cause(&self, loss: &Loss) -> Option<&Hit> {
         /// The server ends a silent session after 3 s, and the last tick may have been a second before the silence.
@@ -287,9 +316,8 @@ impl Record {
         let hits: Vec<&Hit> = self.hits.iter().filter(of_it).filter(hides).collect();
         // A session that is ended while its worker is hidden is not made again: its lock is free at once.
         let ends = |h: &&Hit| {
-            h.fault == Fault::Terminate
-                || h.fault.is_of_postgres()
-                || matches!(h.fault, Fault::Cut | Fault::Reset) && h.slot == Some(instance.slot)
+            h.fault.is_of_postgres()
+                || matches!(h.fault, Fault::Terminate | Fault::Cut | Fault::Reset) && h.slot == Some(instance.slot)
         };
         // Where a silence ends, the silent sessions are ended: a packet of the new one may be lost then.
         let silence_ends =
@@ -311,12 +339,13 @@ impl Record {
         let from = hits.iter().map(|h| begin(h)).fold(f64::INFINITY, f64::min);
         let to = hits.iter().map(|h| h.to.min(loss.at)).fold(0.0, f64::max);
         let longest = hits.into_iter().max_by(|a, b| (a.to - a.from).total_cmp(&(b.to - b.from)));
-        longest.filter(|_| to - from >= HIDDEN).or_else(|| self.ended_session(loss.at))
+        longest.filter(|_| to - from >= HIDDEN).or_else(|| self.ended_session(instance.slot, loss.at))
     }
 
     /// Its session may have been ended: it is locked again within a quarter of a second, but on a machine that is busy enough.
-    fn ended_session(&self, at: f64) -> Option<&Hit> {
-        self.hits.iter().rfind(|h| h.fault == Fault::Terminate && h.from <= at && h.from >= at - 1.5)
+    fn ended_session(&self, slot: usize, at: f64) -> Option<&Hit> {
+        let of_it = |h: &&Hit| h.is_end_of_presence() && h.slot == Some(slot);
+        self.hits.iter().filter(of_it).rfind(|h| h.from <= at && h.from >= at - 1.5)
     }
 
     /// How long Postgres was away just before: nobody could look then.

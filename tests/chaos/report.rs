@@ -70,6 +70,8 @@ impl Report {
     }
 
     fn count(&mut self, r: &Record) {
+        let living = r.losses.iter().filter(|l| l.is_take_over() && r.is_of_a_living_worker(l));
+        let living: HashSet<_> = living.filter_map(|l| l.worker.as_deref()).collect();
         let ids: HashSet<&String> = r.runs.keys().collect();
         let effects = r.effects.values();
         self.counts = BTreeMap::from([
@@ -83,6 +85,7 @@ impl Report {
             ("doubled exactly-once effects", effects.map(|e| e.len() - 1).sum()),
             ("at-least-once effects", r.starts.iter().filter(|s| s.done.is_some()).count()),
             ("claims lost", r.losses.len()),
+            ("living workers taken over", living.len()),
             ("samples", r.samples.samples),
         ]);
     }

@@ -198,6 +198,7 @@ impl Cluster {
     async fn no_memory(&self, slot: usize) {
         let group = Group::new("memory").expect("memory needs root, and control groups of version 1");
         let Ok(mut worker) = self.slots[slot].worker.try_lock() else { return };
+        self.ended_by_itself(slot, &mut worker);
         let pid = worker.pid();
         group.add(pid);
         let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000");

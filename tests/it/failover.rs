@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use sqlx::Connection as _;
 use stepd::postgres::{Options, PrivatePostgres};
 
 use crate::cli::stepd_at;
@@ -99,5 +100,65 @@ async fn commits_that_a_failover_has_lost_are_told_and_their_runs_go_on_from_wha
     let steps = "SELECT string_agg(key, ' ' ORDER BY seq) FROM stepd.steps WHERE state = 'completed'";
     assert_eq!(ground.db().one::<String>(steps).await, "before between long after");
     assert_eq!(worker.logged("postgres has lost commits"), 1);
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+const EFFECTS: &str = r#"
+name: effects
+steps:
+  - {id: gate, sql: 'SELECT pg_advisory_xact_lock(42)::text'}
+  - {id: one, sql: "INSERT INTO effects VALUES ('one')"}
+  - {id: two, sql: "INSERT INTO effects VALUES ('two')"}
+  - {id: long, run: 'until [ -e @DIR@/go ]; do sleep 0.02; done'}
+"#;
+
+/// Nothing but `sql` steps has committed since the standby was cut off: no writer knows of it.
+#[tokio::test]
+async fn a_lost_commit_of_a_sql_step_is_told_and_its_effect_made_again() {
+    let ground = Ground::new().await;
+    ground.files.write("effects.yaml", EFFECTS);
+    ground.db().exec("CREATE TABLE effects (what text)").await;
+    let url = ground.pair.lock().unwrap().primary().url("postgres");
+    let mut gate = sqlx::PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_lock(42)").execute(&mut gate).await.unwrap();
+    let mut worker = Spec::new(&ground.db(), &ground.files).failpoints("sql.before_commit=3:stop").ready().await;
+    let run = ground.db().enqueue("effects", "{}").await;
+    ground.db().step_reaches(&run, "gate", "running", SOON).await;
+    ground.says(|pair| pair.part()).await;
+    gate.close().await.unwrap();
+    worker.stands_still(SOON).await;
+    assert_eq!(ground.db().count("SELECT count(*) FROM effects").await, 1, "acknowledged, and the standby has it not");
+    ground.says(Pair::fail_over).await;
+    assert_eq!(ground.db().count("SELECT count(*) FROM effects").await, 0);
+    worker.cont();
+    worker.logs("postgres has lost commits").await;
+    ground.db().step_reaches(&run, "long", "running", SOON).await;
+    ground.touch("go");
+    ground.db().reaches(&run, "completed", SOON).await;
+    let effects = "SELECT string_agg(what, ' ' ORDER BY what) FROM effects";
+    assert_eq!(ground.db().one::<String>(effects).await, "one two");
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test]
+async fn what_was_removed_with_its_history_is_no_lost_commit() {
+    let db = Db::new().await;
+    let files = Files::new(["name: quick\nsteps:\n  - {id: a, set: 1}\n"]);
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("quick", "{}").await;
+    db.reaches(&run, "completed", SOON).await;
+    db.exec("DELETE FROM stepd_engine.ended").await;
+    let presence = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'stepd presence%'";
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'stepd presence%'";
+    let began: String = db.one("SELECT max(backend_start)::text FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'stepd presence%'").await;
+    assert_eq!(db.count(ended).await, 1);
+    wait_until("there is another session", SOON, async || {
+        db.count(format!("{presence} AND backend_start > '{began}'")).await == 1
+            && db.count("SELECT count(*) FROM stepd_engine.workers w JOIN pg_locks l ON l.locktype = 'advisory' AND l.objid = w.number::oid AND l.granted").await == 1
+    })
+    .await;
+    let next = db.enqueue("quick", "{}").await;
+    db.reaches(&next, "completed", SOON).await;
+    assert_eq!(worker.logged("lost commits"), 0);
     assert_eq!(worker.drain(SOON).await, Some(0));
 }

@@ -46,6 +46,7 @@ mod http_patience;
 mod http_runs;
 mod http_told;
 mod http_walls;
+mod in_the_way;
 mod injection;
 mod isolation;
 mod language;

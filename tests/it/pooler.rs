@@ -92,7 +92,7 @@ async fn behind_a_pooler_of_any_mode_two_daemons_run_everything_once_and_leave_n
         if settings.contains(TRANSACTION) {
             let next: PgConnectOptions = bouncer.db.url.parse().unwrap();
             let mut next = next.extra_float_digits(None).connect().await.unwrap();
-            let left = "SELECT current_setting('statement_timeout') || current_setting('jit') || coalesce(current_setting('stepd.session', true), '')
+            let left = "SELECT current_setting('statement_timeout') || current_setting('enable_seqscan') || coalesce(current_setting('stepd.session', true), '')
                 || (SELECT count(*) FROM pg_prepared_statements)";
             let row = sqlx::raw_sql(left).fetch_one(&mut next).await.unwrap();
             assert_eq!(sqlx::Row::try_get_unchecked::<String, _>(&row, 0).unwrap(), "0on0");

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::Connection as _;
+
 use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
 
 /// A workflow that is started each day, at the hour that is farthest from now: no instant comes by itself while a test runs.
@@ -209,4 +211,45 @@ async fn a_schedule_is_paused_run_by_hand_changed_and_removed() {
     worker.hup();
     wait_until("it goes with its file", SOON, async || db.count("SELECT count(*) FROM stepd.schedules").await == 0)
         .await;
+}
+
+#[tokio::test]
+async fn more_instants_than_may_wait_leave_the_latest_hundred_and_the_schedule_goes_on() {
+    let db = Db::new().await;
+    let files = daily(&db, "overlap: queue, catch_up: all", "wait: go").await;
+    let _worker = Spec::new(&db, &files).ready().await;
+    known(&db).await;
+    miss(&db, 80, 0).await;
+    let waiting = "SELECT coalesce(cardinality(pending), 0) FROM stepd_engine.schedules";
+    wait_until("one runs, and the others wait", SOON, async || db.one::<i32>(waiting).await == 79).await;
+    known(&db).await;
+    miss(&db, 60, 0).await;
+    wait_until("a hundred wait", SOON, async || db.one::<i32>(waiting).await == 100).await;
+    known(&db).await;
+    db.exec("SELECT stepd.signal(id, 'go') FROM stepd.jobs WHERE state = 'waiting'").await;
+    wait_until("the next has its turn", SOON, async || db.one::<i32>(waiting).await == 99).await;
+}
+
+#[tokio::test]
+async fn a_schedule_that_somebody_has_locked_keeps_no_other_from_firing() {
+    let db = Db::new().await;
+    let files = daily(&db, "overlap: allow", "set: 1").await;
+    let second =
+        std::fs::read_to_string(files.workflows().join("w0.yaml")).unwrap().replace("name: tick", "name: tock");
+    files.write("w1.yaml", &second);
+    let _worker = Spec::new(&db, &files).ready().await;
+    let next = "SELECT count(*) FROM stepd.schedules WHERE next_at > now()";
+    wait_until("their next instants are known", SOON, async || db.count(next).await == 2).await;
+    let mut somebody = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    let lock = "BEGIN; SELECT FROM stepd_engine.schedules WHERE workflow = 'tick' FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut somebody).await.unwrap();
+    db.exec(
+        "UPDATE stepd_engine.schedules SET seen_at = clock_timestamp() - interval '1 day', next_at = clock_timestamp() WHERE workflow = 'tock';
+         SELECT stepd_engine.wake()",
+    )
+    .await;
+    wait_until("the other fires", SOON, async || {
+        db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'tock' AND state = 'completed'").await == 1
+    })
+    .await;
 }

@@ -49,14 +49,23 @@ impl Pipe {
         listener.set_nonblocking(true)?;
         let address = listener.try_clone()?.into();
         let (end, ended) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let there = pooler.clone();
+        // Made on the thread: where no thread can be had, nothing is dropped here that may not be dropped on a runtime.
+        let (tell, told) = std::sync::mpsc::channel();
         std::thread::Builder::new().name("stepd-pooler".into()).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(tell.send(error)),
+            };
+            drop(tell);
             runtime.block_on(async {
                 let Ok(listener) = UnixListener::from_std(listener) else { return };
                 serve(&listener, &there, ended).await;
             });
         })?;
+        if let Ok(error) = told.recv() {
+            return Err(error);
+        }
         let options = pooler.clone().socket(folder).ssl_mode(PgSslMode::Disable).extra_float_digits(None);
         Ok(Self { options, _address: address, _end: end })
     }

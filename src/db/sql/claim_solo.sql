@@ -32,6 +32,6 @@ UPDATE stepd.jobs j SET
     definition = coalesce(j.definition, ($2::jsonb -> j.workflow)::integer,
         (SELECT w.definition FROM stepd_engine.workflows w WHERE w.name = j.workflow))
 WHERE j.ctid = ANY (ARRAY(SELECT b.ctid FROM back b))
-RETURNING j.id, j.workflow, CASE WHEN pg_column_size(j.input) <= 4096 THEN j.input::text END AS input, j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
+RETURNING j.id, j.workflow, CASE WHEN pg_column_size(j.input) <= 4096 AND octet_length(j.input::text) <= 65536 THEN j.input::text END AS input, j.epoch, j.definition, j.queue AS "queue!", j.priority AS "priority!", j.lane, j.ready_at,
     j.run_at, j.started_at AS "started_at!", j.resumes, j.crashes, j.streak, j.taken, j.error IS NOT NULL AS "after_failure!", j.traceparent, j.session_id, j.parent IS NOT NULL AS "is_child!",
     j.unique_keep IS NOT NULL AS "keeps_key!"

@@ -39,6 +39,9 @@ WITH me AS MATERIALIZED (
         worker = CASE m.state WHEN 'running' THEN j.worker END,
         started = m.state = 'running',
         taken = j.taken AND m.state IN ('queued', 'held'),
+        -- Given back before anything of it was begun: nobody has seen it start, and its `timeout` does not run yet.
+        started_at = CASE WHEN j.lane <> 0 OR j.started OR m.state NOT IN ('queued', 'held')
+            OR EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id) THEN j.started_at END,
         -- The parts do not see each other: a checkpoint of this batch is not in the table yet.
         streak = CASE WHEN j.streak > 0 AND m.state <> 'running' AND (
                 EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = j.id AND c.epoch = j.epoch AND c.checkpoint)

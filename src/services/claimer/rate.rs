@@ -12,13 +12,15 @@ const GROWTH: f64 = 4.0;
 pub(super) struct Rate {
     per_second: f64,
     share: f64,
+    /// What the last span had.
+    last: f64,
     seen: (u64, f64),
     at: Instant,
 }
 
 impl Rate {
     pub(super) fn new() -> Self {
-        Self { per_second: 0.0, share: 0.0, seen: (0, 0.0), at: Instant::now() }
+        Self { per_second: 0.0, share: 0.0, last: 0.0, seen: (0, 0.0), at: Instant::now() }
     }
 
     /// Takes up how many have been started in all, and for how many seconds all slots together were taken.
@@ -35,8 +37,15 @@ impl Rate {
         let now = (started - self.seen.0) as f64 / seconds;
         let share = ((taken - self.seen.1) / seconds).clamp(0.0, 1.0);
         self.per_second = 0.5f64.mul_add(self.per_second, 0.5 * now);
+        self.last = now;
         self.share = 0.5f64.mul_add(self.share, 0.5 * share);
         self.seen = (started, taken);
+    }
+
+    /// What was claimed ahead did not start: the runs have become slower. What was before counts no more, or as many would be claimed again.
+    pub(super) fn has_fallen(&mut self) {
+        self.per_second = self.per_second.min(self.last);
+        self.share = 1.0;
     }
 
     /// How many the buffer may hold.
@@ -63,5 +72,17 @@ mod tests {
             assert!(ahead(100, taken).abs_diff(expected) <= 1, "{taken}: {}", ahead(100, taken));
         }
         assert_eq!((ahead(0, 0.0), ahead(1_000_000, 0.1)), (0, MAX_AHEAD));
+    }
+
+    #[test]
+    fn runs_that_have_become_slow_are_not_claimed_ahead_as_those_before_them_were() {
+        let mut rate = Rate::new();
+        (1..50u32).for_each(|n| rate.updated(u64::from(n) * 200, f64::from(n) * 0.02, 0.1));
+        assert!(rate.ahead() >= 390, "{}", rate.ahead());
+        // None has started since: what is given back now comes not back at once.
+        rate.updated(49 * 200, 49.0f64.mul_add(0.02, 0.1), 0.1);
+        assert!(rate.ahead() >= 50, "{}", rate.ahead());
+        rate.has_fallen();
+        assert_eq!(rate.ahead(), 0);
     }
 }

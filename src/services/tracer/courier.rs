@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::db::traces::{self, TraceNote};
 use crate::db::{Database, DbError};
+use crate::os::aside::aside;
 use crate::rules::sampling::Sampling;
 
 use super::super::runs::Runs;
@@ -251,7 +252,7 @@ impl Delivery<'_> {
     async fn patiently(&mut self, spans: &[Bytes]) -> Result<Result<(), Verdict>, Halt> {
         let (n, sender, shared) = (spans.len(), self.target.sender.clone(), spans.to_vec());
         // Packing is work for a processor: not on a thread that the runs need.
-        let Ok(body) = tokio::task::spawn_blocking(move || sender.pack(&shared)).await else {
+        let Some(body) = aside(move || sender.pack(&shared)).await else {
             return Ok(Err(Verdict::Refused("the request could not be packed".to_owned())));
         };
         let mut pause = PAUSES.0;

@@ -1,13 +1,12 @@
 //! What one batch holds of one run: entries folded into a group, later ones behind earlier ones.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::db::batch::Recorded;
 use crate::engine::{CommitError, Entry, Note, StepRow, Ticket, Transition};
-use crate::services::acknowledged::Row;
 
 use super::MAX_RUNS;
 
@@ -72,7 +71,7 @@ impl Group {
 }
 
 /// A row that these are about to write, and that stays: of the last of them that writes any.
-pub(super) fn last_row(groups: &[Group]) -> Option<Row> {
+pub(super) fn last_row(groups: &[Group]) -> Option<Recorded> {
     groups.iter().rev().find_map(|group| {
         let ends = group.transition.as_ref().is_some_and(Transition::is_final);
         let (key, done) = match group.steps.last() {
@@ -80,7 +79,7 @@ pub(super) fn last_row(groups: &[Group]) -> Option<Row> {
             None if ends => (String::new(), true),
             None => return None,
         };
-        Some(Row { run: group.run, epoch: group.epoch, key, done, at: Instant::now() })
+        Some(Recorded { run: group.run, epoch: group.epoch, key, done })
     })
 }
 

@@ -14,6 +14,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::model::{Failure, code};
+use crate::os::aside::aside;
 use crate::os::pre_exec::{ChildSetup, before_exec};
 use crate::os::spawner::{self, Owned};
 use crate::rules::limits::{Limits, Resource};
@@ -298,7 +299,7 @@ impl Running {
         self.tree.target.reaped = !waits || self.child.id().is_none();
         if forced || kill::leftovers(&self.tree.target) {
             let target = self.tree.target.clone();
-            let dead = tokio::task::spawn_blocking(move || kill_all(&target, KILL_LIMIT)).await.unwrap_or(false);
+            let dead = aside(move || kill_all(&target, KILL_LIMIT)).await.unwrap_or(false);
             if !dead {
                 tracing::warn!(leader = ?self.tree.target.leader, "a step's process does not die: it is left behind");
             }

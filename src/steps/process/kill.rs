@@ -15,6 +15,9 @@ use super::MARKER;
 
 /// Rounds of stopping before killing starts although new processes still turn up.
 const STOP_ROUNDS: u32 = 50;
+
+/// So often it is looked after a kill before it is said that something does not die.
+const LOOKS: u32 = 200;
 /// An orphan's remains are left alone for this long, if they cannot be told from a child that some
 /// other part of the process is about to wait for.
 const UNSURE: Duration = Duration::from_secs(5);
@@ -80,6 +83,7 @@ fn family(all: &[Stat], is_root: impl Fn(&Stat) -> bool) -> Vec<Stat> {
 /// the meantime, so the scans come to an end, and no parent gets to replace a killed child.
 pub(super) fn kill_all(target: &Target, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
+    let mut killed = 0;
     let mut known = HashSet::new();
     let mut rounds = 0;
     loop {
@@ -95,7 +99,9 @@ pub(super) fn kill_all(target: &Target, limit: Duration) -> bool {
             continue;
         }
         signal_each(living.iter(), Signal::SIGKILL);
-        if Instant::now() >= deadline {
+        killed += 1;
+        // A daemon that was stopped in between finds the time over, and has not looked.
+        if Instant::now() >= deadline && killed >= LOOKS {
             return false;
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::model::{Failure, code};
+use crate::os::aside::aside;
 use crate::os::pre_exec::Ceilings;
 use crate::os::proc::{self, Stat};
 use crate::os::spawner::Owned;
@@ -81,7 +82,7 @@ pub(super) async fn exceeded(target: &Target, limits: Limits) -> Exceeded {
     loop {
         tokio::time::sleep(LOOK).await;
         let target = target.clone();
-        let Ok(found) = tokio::task::spawn_blocking(move || look(&target, &limits, most)).await else { continue };
+        let Some(found) = aside(move || look(&target, &limits, most)).await else { continue };
         match found {
             Ok(ticks) => most = ticks,
             Err(exceeded) => return exceeded,

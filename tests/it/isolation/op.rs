@@ -314,7 +314,7 @@ async fn keeps_its_key(conn: &mut PgConnection) -> Result<bool, DbError> {
 
 fn request(worker: WorkerId, pairs: &[(Pair, Place)]) -> ClaimRequest<'_> {
     static NONE: serde_json::Value = serde_json::Value::Null;
-    ClaimRequest { worker, want: 10, definitions: &NONE, serves: None, pairs }
+    ClaimRequest { worker, want: 10, new: 2, definitions: &NONE, serves: None, pairs }
 }
 
 fn claimed(rows: impl IntoIterator<Item = claims::ClaimedRow>, lease: &mut Fence) -> Said {

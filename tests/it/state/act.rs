@@ -297,7 +297,7 @@ impl Act {
 
 fn request(worker: WorkerId, pairs: &[(Pair, Place)]) -> ClaimRequest<'_> {
     static NONE: serde_json::Value = serde_json::Value::Null;
-    ClaimRequest { worker, want: 10, definitions: &NONE, serves: None, pairs }
+    ClaimRequest { worker, want: 10, new: 2, definitions: &NONE, serves: None, pairs }
 }
 
 async fn answer(how: Answer, conn: &mut PgConnection) -> Result<(), DbError> {
