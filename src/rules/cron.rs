@@ -108,6 +108,11 @@ impl Cron {
         if count != 5 && !fields.trim_start().starts_with('@') {
             return Err(CronError::Fields(count));
         }
+        // The library reads nothing between two commas as no time at all, and looks for a second for when that is.
+        let mut each = fields.split_whitespace().zip(FIELDS);
+        if let Some((field, what)) = each.find(|(field, _)| field.split(',').any(str::is_empty)) {
+            return Err(CronError::Field(format!("`{field}` is no {what}")));
+        }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let fields =
             parser.parse(fields).map_err(|e| CronError::Field(wrong_field(&parser, fields, &e.to_string())))?;

@@ -80,6 +80,10 @@ fn what_is_no_schedule_is_refused_with_the_reason() {
     assert_eq!(Cron::parse("0 0 * * * *", "UTC").unwrap_err(), CronError::Fields(6));
     assert_eq!(Cron::parse("0 0 30 2 *", "UTC").unwrap_err(), CronError::Never);
     assert!(matches!(Cron::parse("61 * * * *", "UTC"), Err(CronError::Field(_))));
+    for empty in ["*/10 , * * *", "0 5,, * * *", "0 ,5 * * *"] {
+        let Err(CronError::Field(why)) = Cron::parse(empty, "UTC") else { panic!("{empty} was read") };
+        assert!(why.ends_with("is no hour (0 to 23)"), "{why}");
+    }
     assert_eq!(Cron::parse("* * * * *", "Europe/Berln").unwrap_err(), CronError::Zone("Europe/Berln".into()));
     assert!(Cron::parse("@daily", "UTC").is_ok());
 }
