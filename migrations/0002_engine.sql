@@ -876,9 +876,7 @@ BEGIN
                 crashes = least(j.crashes + h.begun::integer, 32767),
                 streak = least(CASE WHEN h.progressed THEN 0 ELSE j.streak END + CASE WHEN NOT h.begun THEN 0 WHEN y.alone THEN 2 ELSE 1 END, 32767),
                 state = CASE WHEN h.limited THEN 'held' ELSE 'queued' END::stepd.run_state,
-                lane = CASE WHEN h.limited THEN 5 ELSE 1 END,
-                -- Claimed for the first time, and nothing of it begun: its `timeout` does not run yet.
-                started_at = CASE WHEN j.lane <> 0 OR h.begun THEN j.started_at END
+                lane = CASE WHEN h.limited THEN 5 ELSE 1 END
             FROM held h, company y
             WHERE j.id = h.id AND j.worker = victim AND j.state = 'running'
                 AND j.ctid = ANY (ARRAY(SELECT f.ctid FROM stepd.jobs f WHERE f.id = ANY (mine) AND f.worker = victim AND f.state = 'running'

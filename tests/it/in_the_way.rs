@@ -6,12 +6,12 @@ use reqwest::header::HeaderMap;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use stepd::db::claims::{self, ClaimRequest};
-use stepd::db::liveness;
-use stepd::model::WorkerId;
+use stepd::model::{RunState, WorkerId};
+use stepd::rules::state::Fence;
 use uuid::Uuid;
 
 use crate::http::client;
-use crate::support::{Db, Files, SOON, Spec, wait_until};
+use crate::support::{Db, Files, SOON, Spec, wait_until, writes};
 
 const HOLD: &str = "name: hold\nsteps:\n  - {id: a, run: 'until [ -e @DIR@/go ]; do sleep 0.02; done'}\n";
 const QUICK: &str = "name: quick\nsteps:\n  - {id: a, set: 1}\n";
@@ -123,17 +123,23 @@ async fn what_is_small_as_it_is_stored_and_large_as_text_does_not_come_with_the_
 }
 
 #[tokio::test]
-async fn a_run_whose_worker_died_before_it_began_has_not_started_and_one_that_had_begun_has() {
+async fn a_run_that_was_given_back_before_it_began_has_not_started_and_one_that_had_begun_has() {
     let db = Db::new().await;
     loaded(&db).await;
     db.exec("INSERT INTO stepd.jobs (workflow) SELECT 'w' FROM generate_series(1, 2)").await;
-    assert_eq!(claims_all(&db).await.len(), 2);
-    let begun: String = db.one("UPDATE stepd.jobs SET started = true WHERE id = (SELECT min(id::text)::uuid FROM stepd.jobs) RETURNING id::text").await;
+    let claimed = claims_all(&db).await;
+    assert_eq!(claimed.len(), 2);
+    let begun = claimed[0].claimed.lease.run();
+    db.exec(format!("UPDATE stepd.jobs SET started = true WHERE id = '{begun}'")).await;
     assert_eq!(db.count("SELECT count(*) FROM stepd.jobs WHERE started_at IS NOT NULL").await, 2);
     let mut conn = PgConnection::connect(&db.url).await.unwrap();
-    let beat: i64 = db.one("SELECT beat FROM stepd_engine.workers").await;
-    let done = liveness::take_over(&mut conn, ME, false, beat, Uuid::nil()).await.unwrap().expect("it was there");
-    assert_eq!(done.requeued, 2);
+    for row in &claimed {
+        let lease = &row.claimed.lease;
+        let mut batch = writes::batch(lease.run().0, Fence { worker: lease.worker(), epoch: lease.epoch() });
+        writes::transition(&mut batch, RunState::Queued, None);
+        assert!(batch.commit(&mut conn, ME.0).await.unwrap().is_empty());
+    }
+    assert_eq!(db.count("SELECT count(*) FROM stepd.jobs WHERE state = 'queued'").await, 2);
     let started: Vec<String> = db.all("SELECT id::text FROM stepd.jobs WHERE started_at IS NOT NULL").await;
-    assert_eq!(started, [begun]);
+    assert_eq!(started, [begun.to_string()]);
 }
