@@ -118,7 +118,7 @@ async fn a_running_daemon_without_a_connection_to_spare_goes_on_with_those_it_ha
     let mut worker = Spec::new(&full, &files).ready().await;
     db.exec(format!("ALTER ROLE {name} CONNECTION LIMIT 0")).await;
     db.exec(format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'")).await;
-    worker.logs("postgres is away").await;
+    worker.logs("claims pause").await;
     holds_for("one line", Duration::from_secs(3), async || worker.logged("\"WARN\"") + worker.logged("\"ERROR\"") == 1)
         .await;
     db.exec(format!("ALTER ROLE {name} CONNECTION LIMIT -1")).await;

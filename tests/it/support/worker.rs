@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -183,19 +183,14 @@ impl Worker {
         format!("http://{}", line["address"].as_str().unwrap())
     }
 
-    /// Waits for a text in its log; panics when the daemon ends first.
+    /// Waits for a text in its log; panics, with its log, when the daemon ends first or does not say it soon.
     pub async fn logs(&mut self, text: &str) {
-        wait_until(&format!("worker {} logs {text}", self.number), SOON, async || {
-            let there = self.logged(text) > 0;
-            assert!(
-                there || self.is_running(),
-                "worker {} ended before it logged {text}:\n{}",
-                self.number,
-                self.log()
-            );
-            there
-        })
-        .await;
+        let began = Instant::now();
+        while self.logged(text) == 0 {
+            let waits = self.is_running() && began.elapsed() < SOON;
+            assert!(waits, "worker {} has not logged {text}:\n{}", self.number, self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Has it not ended yet?
