@@ -234,7 +234,7 @@ impl Act {
         // An operator's function says no with a code of ours; everything else is a mistake.
         let text = error.to_string();
         assert!(text.contains("stepd SD0"), "{self:?}: {text}");
-        sqlx::raw_sql("ROLLBACK TO act").execute(conn).await.unwrap();
+        sqlx::raw_sql("ROLLBACK").execute(conn).await.unwrap();
         None
     }
 

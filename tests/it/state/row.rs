@@ -1,6 +1,6 @@
 //! Rows: every kind of them, put into the tables and read back.
 
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::{PgConnection, Row as _};
 use stepd::model::{Job, Lane, RunState, WorkerId};
 use stepd::rules::state::{CRASH_LIMIT, SOLO_AFTER, first};
 use uuid::Uuid;
@@ -104,8 +104,9 @@ fn pause(from: RunState, due: bool) -> String {
     )
 }
 
-/// Ends the pair before, if any; then puts the run into its table, with its steps. From then on the triggers work again.
-pub async fn put(conn: &mut PgConnection, job: &Job, act: &Act, queue: Queue) {
+/// What is there before an act: the statements that put the run into its table, with its steps, and nothing else. For a session whose
+/// triggers are off.
+pub fn ground(job: &Job, act: &Act, queue: Queue) -> String {
     let (id, state, worker) = (RUN, job.state.as_str(), quoted(job.worker));
     let lane = Lane::ALL.iter().position(|l| *l == job.lane).unwrap();
     let common = "id, workflow, queue, priority, definition, input, labels, unique_key, concurrency_key, traceparent, session_id, created_by,
@@ -151,12 +152,12 @@ pub async fn put(conn: &mut PgConnection, job: &Job, act: &Act, queue: Queue) {
         (RunState::Paused, _) => pause(RunState::Queued, false),
         _ => String::new(),
     };
-    let text = format!(
-        "ROLLBACK; BEGIN; SET LOCAL session_replication_role = replica; {} {row}; {step} {pause}
-         SET LOCAL session_replication_role = origin; SAVEPOINT act",
+    format!(
+        "DELETE FROM stepd.jobs; DELETE FROM stepd_engine.ended; DELETE FROM stepd_engine.checkpoints;
+         DELETE FROM stepd_engine.signals; DELETE FROM stepd_engine.queues;
+         {} {row}; {step} {pause}",
         queue.setting()
-    );
-    sqlx::raw_sql(AssertSqlSafe(text)).execute(conn).await.unwrap();
+    )
 }
 
 /// The run as it is found.
