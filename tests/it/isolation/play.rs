@@ -271,7 +271,7 @@ impl House {
             }
             let seat = &mut self.seats[session];
             let Some(task) = &mut seat.task else { return Ok(false) };
-            if let Ok(done) = tokio::time::timeout(Duration::from_millis(1), task).await {
+            if let Ok(done) = tokio::time::timeout(Duration::from_millis(5), task).await {
                 seat.task = None;
                 seat.done = Some(done.unwrap());
                 return Ok(false);
