@@ -7,10 +7,11 @@ use sqlx::Connection as _;
 use stepd::postgres::StopMode;
 
 use super::{Block, Shell, blocks, plays};
+use crate::cli::stepd;
 use crate::support::{Db, Files, SOON, Server, Spec, wait_until};
 use crate::systemd::{CREDENTIAL, Ground};
 
-pub const ALL: [&str; 3] = ["shop", "away", "booted"];
+pub const ALL: [&str; 5] = ["shop", "away", "barred", "stopped", "booted"];
 
 const SHIP: &str = "name: ship\nsteps:\n  - {id: pack, run: 'true'}\n  - {id: send, set: sent}\n";
 const CHARGE: &str = "
@@ -36,7 +37,10 @@ fn shell(server: &Server, db: &Db, files: &Files, site: &str) -> Option<Shell> {
     let stepd = Path::new(env!("CARGO_BIN_EXE_stepd")).parent().unwrap().display().to_string();
     let path = format!("{stepd}:{}:{}", server.pg.binaries().display(), std::env::var("PATH").unwrap());
     let folder = files.workflows().parent().unwrap().to_owned();
-    let shell = Shell { folder, url: db.url.clone(), path, site: site.to_owned() };
+    let address = db.pool.connect_options();
+    let place = address.get_socket().expect("a private server").display().to_string();
+    let server = [("PGHOST", place), ("PGPORT", address.get_port().to_string()), ("PGUSER", "postgres".to_owned())];
+    let shell = Shell { folder, url: db.url.clone(), path, site: site.to_owned(), server };
     let missing = shell.says("for name in psql curl; do command -v $name >/dev/null || echo $name; done");
     if missing.is_empty() {
         return Some(shell);
@@ -57,6 +61,7 @@ async fn every_command_of_the_runbook_says_what_is_printed_below_it() {
     for (name, text) in [("ship", SHIP), ("charge", CHARGE), ("release", RELEASE), ("sync", SYNC), ("render", RENDER)] {
         files.write(&format!("{name}.yaml"), text);
     }
+    db.exec("CREATE ROLE shop LOGIN").await;
     let mut worker = Spec::new(&db, &files).env("STEPD_QUEUES", "default").http().ready().await;
     let Some(shell) = shell(&server, &db, &files, &worker.site().await) else { return };
     let shell = Arc::new(shell);
@@ -107,6 +112,56 @@ async fn what_the_runbook_says_of_a_postgres_that_goes_away_is_so() {
     played(&shell, back).await;
     assert_eq!(worker.logged("postgres is away"), 1, "said once");
     assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_runbook_says_of_a_postgres_that_takes_no_writes_or_is_locked_is_so() {
+    let server = Server::own().await;
+    let (db, files) = (server.db().await, Files::new([SHIP]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let Some(shell) = shell(&server, &db, &files, "").map(Arc::new) else { return };
+    let [writes, locked] = <[Block; 2]>::try_from(blocks("barred")).ok().expect("two blocks: no writes, and a lock");
+    db.exec("ALTER SYSTEM SET default_transaction_read_only = on").await;
+    db.exec("SELECT pg_reload_conf()").await;
+    worker.logs("postgres takes no writes").await;
+    played(&shell, writes).await;
+    worker.logs("postgres is back").await;
+    let mut somebody = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE stepd.jobs").execute(&mut somebody).await.unwrap();
+    worker.logs("postgres keeps this worker waiting").await;
+    played(&shell, locked).await;
+    somebody.close().await.unwrap();
+    worker.logs("postgres keeps nobody waiting any more").await;
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_runbook_says_of_a_backup_and_of_taking_stepd_away_is_so() {
+    let server = Server::own().await;
+    let (db, files) = (server.db().await, Files::new([SHIP, RELEASE]));
+    stepd(&db, &["migrate", "--roles"]).await.is(0);
+    let mut worker = Spec::new(&db, &files).ready().await;
+    for (workflow, state) in [("ship", "completed"), ("ship", "completed"), ("release", "waiting")] {
+        let run = db.enqueue(workflow, "{}").await;
+        db.reaches(&run, state, SOON).await;
+    }
+    assert_eq!(worker.drain(SOON).await, Some(0));
+    db.exec(
+        "CREATE FUNCTION order_placed() RETURNS uuid LANGUAGE sql AS $$SELECT stepd.enqueue('ship', '{}'::jsonb)$$;
+         ANALYZE",
+    )
+    .await;
+    let Some(shell) = shell(&server, &db, &files, "").map(Arc::new) else { return };
+    let blocks = blocks("stopped");
+    assert_eq!(blocks.len(), 3, "a backup; what is left of yours; the end");
+    for block in blocks {
+        if block.heading == "Take stepd away" {
+            // Else the copy keeps the roles, as it must.
+            db.exec("DROP DATABASE IF EXISTS app_restored").await;
+        }
+        played(&shell, block).await;
+    }
+    assert_eq!(db.count("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'stepd%'").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
