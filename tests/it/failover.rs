@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sqlx::Connection as _;
 use stepd::postgres::{Options, PrivatePostgres};
 
 use crate::cli::stepd_at;
-use crate::support::{Db, Files, Pair, SOON, Spec, wait_until};
+use crate::support::{Db, Files, Pair, SOON, Server, Spec, wait_until};
 
 const WORK: &str = r"
 name: work
@@ -56,13 +58,17 @@ impl Ground {
         std::fs::write(self.files.path(name), "").unwrap();
     }
 
-    fn effects(&self) -> String {
-        std::fs::read_to_string(self.files.path("effects")).unwrap_or_default().replace('\n', " ")
-    }
-
     async fn has(&self, effects: &str) {
-        wait_until(effects, SOON, async || self.effects().trim_end() == effects).await;
+        has(&self.files, effects).await;
     }
+}
+
+fn effects(files: &Files) -> String {
+    files.lines("effects").join(" ")
+}
+
+async fn has(files: &Files, wanted: &str) {
+    wait_until(wanted, SOON, async || effects(files) == wanted).await;
 }
 
 #[tokio::test]
@@ -75,7 +81,7 @@ async fn a_failover_to_a_synchronous_standby_loses_nothing_and_no_step_runs_twic
     ground.says(Pair::fail_over).await;
     ground.touch("go");
     ground.db().reaches(&run, "completed", SOON).await;
-    assert_eq!(ground.effects(), "before between long after ");
+    assert_eq!(effects(&ground.files), "before between long after");
     assert_eq!(worker.logged("lost commits"), 0);
     assert_eq!(ground.db().count("SELECT count(*) FROM stepd_engine.events WHERE kind = 'crashed'").await, 0);
     assert_eq!(worker.drain(SOON).await, Some(0));
@@ -96,9 +102,42 @@ async fn commits_that_a_failover_has_lost_are_told_and_their_runs_go_on_from_wha
     ground.has("before between long between long").await;
     ground.touch("go");
     ground.db().reaches(&run, "completed", SOON).await;
-    assert_eq!(ground.effects(), "before between long between long after ");
+    assert_eq!(effects(&ground.files), "before between long between long after");
     let steps = "SELECT string_agg(key, ' ' ORDER BY seq) FROM stepd.steps WHERE state = 'completed'";
     assert_eq!(ground.db().one::<String>(steps).await, "before between long after");
+    assert_eq!(worker.logged("postgres has lost commits"), 1);
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+/// What was acknowledged before it was written to the log is gone with the server's memory.
+#[tokio::test]
+async fn commits_that_a_crash_under_asynchronous_commit_has_lost_are_told_and_their_runs_go_on() {
+    let server = Server::own().await;
+    let (db, files) = (server.db().await, Files::new([WORK]));
+    db.exec("CREATE TABLE mark (n integer)").await;
+    // Nobody but the writer of the log writes it.
+    for setting in ["synchronous_commit = off", "autovacuum = off", "bgwriter_lru_maxpages = 0"] {
+        db.exec(format!("ALTER SYSTEM SET {setting}")).await;
+    }
+    db.exec("SELECT pg_reload_conf()").await;
+    wait_until("commits do not wait", SOON, async || db.one::<String>("SHOW synchronous_commit").await == "off").await;
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("work", "{}").await;
+    db.step_reaches(&run, "before", "completed", SOON).await;
+    has(&files, "before between").await;
+    let log_writer = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'";
+    let log_writer = db.one::<i32>(log_writer).await;
+    kill(Pid::from_raw(log_writer), Signal::SIGSTOP).unwrap();
+    // All that was committed so far is written with it.
+    db.exec("BEGIN; SET LOCAL synchronous_commit = on; INSERT INTO mark VALUES (1); COMMIT").await;
+    std::fs::write(files.path("on"), "").unwrap();
+    has(&files, "before between long").await;
+    server.pg.kill_backend(log_writer).unwrap();
+    worker.logs("postgres has lost commits").await;
+    has(&files, "before between long between long").await;
+    std::fs::write(files.path("go"), "").unwrap();
+    db.reaches(&run, "completed", SOON).await;
+    assert_eq!(effects(&files), "before between long between long after");
     assert_eq!(worker.logged("postgres has lost commits"), 1);
     assert_eq!(worker.drain(SOON).await, Some(0));
 }
