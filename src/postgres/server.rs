@@ -46,11 +46,20 @@ pub struct Options {
     pub shared_buffers_mib: u32,
     /// More settings, as in `postgresql.conf`; they outweigh the ones made here.
     pub settings: Vec<(String, String)>,
+    /// Variables of the server's process, which has no others of ours.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { durable: true, data: None, max_connections: 100, shared_buffers_mib: 128, settings: Vec::new() }
+        Self {
+            durable: true,
+            data: None,
+            max_connections: 100,
+            shared_buffers_mib: 128,
+            settings: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -73,6 +82,7 @@ pub struct PrivatePostgres {
     folder: PathBuf,
     data: PathBuf,
     user: Option<(Uid, Gid)>,
+    environment: Vec<(String, String)>,
     server: Option<(Child, Owned)>,
 }
 
@@ -124,7 +134,7 @@ impl PrivatePostgres {
         drop(std::thread::Builder::new().name("stepd-sweep".into()).spawn(move || folder::sweep(user)));
         let folder = folder::create(user)?;
         let data = options.data.as_ref().map_or_else(|| folder.join("data"), |kept| absolute(kept).join(KEPT));
-        Ok(Self { binaries, folder, data, user, server: None })
+        Ok(Self { binaries, folder, data, user, environment: options.environment.clone(), server: None })
     }
 
     /// Made under another name first: a start that was killed half-way leaves nothing that looks like data.
@@ -181,6 +191,7 @@ impl PrivatePostgres {
         let log = File::options().create(true).append(true).open(self.log()).map_err(run)?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.data).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdout(log.try_clone().map_err(run)?).stderr(log);
         // A session of its own, so that Ctrl-C at the terminal reaches us and not the server. SIGQUIT is
         // the immediate stop.

@@ -106,9 +106,9 @@ impl Cluster {
             durable: false,
             // So that they are soon taken, where others take them all.
             max_connections: if options.has(Fault::Exhaust) { 120 } else { 300 },
-            data: None,
             shared_buffers_mib: 64,
             settings: more.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            ..PostgresOptions::default()
         };
         let fails_over = options.has(Fault::Promote);
         let chosen = options.clone();

@@ -1,8 +1,9 @@
-//! Daemons whose clocks jump and run wrong: the time is the database's, and spans are measured.
+//! Clocks that jump and run wrong, of daemons and of Postgres: the time is the database's, and spans are measured.
 
-use std::time::Duration;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, SystemTime};
 
-use crate::support::{Db, Files, SOON, Spec, holds_for, tools, wait_until};
+use crate::support::{Db, Files, SOON, Server, Spec, holds_for, tools, wait_until};
 
 /// A retry a second later, and a long nap.
 const PATIENT: &str = "
@@ -69,4 +70,56 @@ async fn clocks_that_jump_an_hour_or_run_half_as_fast_again_lose_no_lease_and_st
         assert_eq!(worker.logged("\"WARN\"") + worker.logged("\"ERROR\""), 0, "{}", worker.log());
         assert_eq!(worker.drain(SOON).await, Some(0));
     }
+}
+
+const HELD: &str = "name: held\nsteps:\n  - {id: hold, run: 'until [ -e @DIR@/go ]; do sleep 0.05; done'}\n";
+
+#[tokio::test]
+async fn when_the_clock_of_postgres_jumps_nobody_is_taken_over_and_new_runs_are_found() {
+    let Some(library) = tools::faketime() else { return };
+    // The server may be another user, who reads nothing of ours.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (clock, readable) = (folder.path().join("clock"), folder.path().join("faketime.so"));
+    std::fs::write(&clock, "+0\n").unwrap();
+    std::fs::copy(library, &readable).unwrap();
+    let server = Server::under(&[
+        ("LD_PRELOAD", readable.to_str().unwrap()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("NO_FAKE_STAT", "1"),
+    ])
+    .await;
+    let (db, files) = (server.db().await, Files::new([PATIENT, HELD]));
+    let spec = Spec::new(&db, &files).lease(3);
+    let mut workers = [spec.ready().await, spec.ready().await];
+    let held = db.enqueue("held", "{}").await;
+    db.step_reaches(&held, "hold", "running", SOON).await;
+    for ahead in [7200, -7200, 0] {
+        std::fs::write(&clock, format!("{ahead:+}\n")).unwrap();
+        wait_until("its clock has jumped", SOON, async || {
+            let theirs = db.one::<f64>("SELECT extract(epoch FROM clock_timestamp())::float8").await;
+            let ours = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+            (theirs - ours - f64::from(ahead)).abs() < 60.0
+        })
+        .await;
+        let run = db.enqueue("patient", "{}").await;
+        holds_for("nobody is taken over", Duration::from_secs(5), async || {
+            db.count("SELECT count(*) FROM stepd_engine.workers").await == 2
+        })
+        .await;
+        db.reaches(&run, "completed", SOON).await;
+    }
+    assert_eq!(files.lines("tries").len(), 6, "each was tried twice");
+    assert_eq!(db.count("SELECT count(*) FROM stepd.history WHERE event IN ('crashed', 'taken_over')").await, 0);
+    // Who dies is found as ever.
+    workers[0].kill9();
+    wait_until("the dead one is taken over", SOON, async || {
+        db.count("SELECT count(*) FROM stepd_engine.workers").await == 1
+    })
+    .await;
+    std::fs::write(files.path("go"), "").unwrap();
+    db.reaches(&held, "completed", SOON).await;
+    assert_eq!(workers[1].drain(SOON).await, Some(0));
 }

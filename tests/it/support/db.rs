@@ -26,18 +26,31 @@ pub struct Server {
 impl Server {
     /// A server that one test has for itself: to restart it, to kill its backends.
     pub async fn own() -> Self {
-        Self::of(200).await
+        Self::started(Self::options()).await
     }
 
     /// … that takes so many connections.
     pub async fn of(max_connections: u16) -> Self {
-        let options = Options {
+        Self::started(Options { max_connections, ..Self::options() }).await
+    }
+
+    /// … with variables of its process.
+    pub async fn under(environment: &[(&str, &str)]) -> Self {
+        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Self::started(Options { environment, ..Self::options() }).await
+    }
+
+    fn options() -> Options {
+        Options {
             durable: false,
-            max_connections,
-            data: None,
+            max_connections: 200,
             shared_buffers_mib: 64,
             settings: vec![("autovacuum_naptime".into(), "5s".into()), ("max_wal_size".into(), "512MB".into())],
-        };
+            ..Options::default()
+        }
+    }
+
+    async fn started(options: Options) -> Self {
         let pg = tokio::task::spawn_blocking(move || PrivatePostgres::start(&options)).await.unwrap().unwrap();
         let server = Self { pg, made: AtomicU32::new(0), copying: Mutex::new(()) };
         server.pg.create_database(TEMPLATE, None).await.unwrap();
