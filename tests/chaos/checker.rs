@@ -162,7 +162,11 @@ fn every_step_is_committed_once(r: &Record) -> Vec<String> {
     for (id, run) in r.runs.iter().filter(|(_, run)| run.state == "completed") {
         let (there, want) = (count.get(id.as_str()).copied().unwrap_or(0), checkpoints(run));
         if there != want {
-            broken.push(format!("{id} ({}) is completed with {there} checkpoints of {want}", run.workflow));
+            let rows = r.steps.iter().filter(|((run, _), _)| run == id).flat_map(|((_, key), rows)| {
+                rows.iter().map(move |s| format!("{key} {} {}", s.state, if s.checkpoint { "kept" } else { "open" }))
+            });
+            let rows = rows.collect::<Vec<_>>().join(", ");
+            broken.push(format!("{id} ({}) is completed with {there} checkpoints of {want}: {rows}", run.workflow));
         }
         if run.n.is_some() && run.output.as_ref().and_then(|o| o.parse().ok()) != run.n {
             broken.push(format!("{id} ({}) was given {:?} and gave {:?}", run.workflow, run.n, run.output));

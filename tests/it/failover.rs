@@ -1,6 +1,7 @@
 //! The primary's host is lost, and its standby takes its place: under one address that names both.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -8,7 +9,7 @@ use sqlx::Connection as _;
 use stepd::postgres::{Options, PrivatePostgres};
 
 use crate::cli::stepd_at;
-use crate::support::{Db, Files, Pair, SOON, Server, Spec, wait_until};
+use crate::support::{Db, Files, Pair, SOON, Server, Spec, holds_for, wait_until};
 
 const WORK: &str = r"
 name: work
@@ -176,6 +177,44 @@ async fn a_lost_commit_of_a_sql_step_is_told_and_its_effect_made_again() {
     ground.db().reaches(&run, "completed", SOON).await;
     let effects = "SELECT string_agg(what, ' ' ORDER BY what) FROM effects";
     assert_eq!(ground.db().one::<String>(effects).await, "one two");
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
+const TWO: &str = r#"
+name: two
+steps:
+  - {id: gate, sql: 'SELECT pg_advisory_xact_lock(42)::text'}
+  - {id: one, sql: "INSERT INTO effects VALUES ('one')"}
+  - {id: two, run: 'echo two >> @DIR@/effects'}
+"#;
+
+/// A commit whose session is ended while it waits for the standby can be seen from then on, and the standby does not have it.
+#[tokio::test]
+async fn no_run_goes_on_from_a_commit_that_the_standby_does_not_have() {
+    let ground = Ground::new().await;
+    ground.files.write("two.yaml", TWO);
+    ground.db().exec("CREATE TABLE effects (what text)").await;
+    let url = ground.pair.lock().unwrap().primary().url("postgres");
+    let mut gate = sqlx::PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_lock(42)").execute(&mut gate).await.unwrap();
+    let mut worker = Spec::new(&ground.db(), &ground.files).failpoints("sql.before_commit=2:stop").ready().await;
+    let run = ground.db().enqueue("two", "{}").await;
+    ground.db().step_reaches(&run, "gate", "running", SOON).await;
+    gate.close().await.unwrap();
+    worker.stands_still(SOON).await;
+    ground.says(|pair| pair.hold_back()).await;
+    worker.cont();
+    let db = ground.db();
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'COMMIT%'";
+    wait_until("its session is ended while it waits", SOON, async || db.count(ended).await == 1).await;
+    db.step_reaches(&run, "one", "completed", SOON).await;
+    holds_for("nobody goes on from it", Duration::from_secs(2), async || effects(&ground.files).is_empty()).await;
+    ground.says(Pair::fail_over).await;
+    ground.db().reaches(&run, "completed", SOON).await;
+    let steps = "SELECT string_agg(key, ' ' ORDER BY seq) FROM stepd.steps WHERE state = 'completed'";
+    assert_eq!(ground.db().one::<String>(steps).await, "gate one two");
+    assert_eq!(ground.db().count("SELECT count(*) FROM effects").await, 1);
+    assert_eq!(effects(&ground.files), "two");
     assert_eq!(worker.drain(SOON).await, Some(0));
 }
 

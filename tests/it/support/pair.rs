@@ -66,6 +66,13 @@ impl Pair {
         self.standbys_are("the standby is alone", "", 0);
     }
 
+    /// From now on the standby receives nothing more, and every commit waits for it.
+    pub fn hold_back(&self) {
+        self.say(1 - self.primary, "ALTER SYSTEM SET primary_conninfo = ''");
+        self.say(1 - self.primary, "SELECT pg_reload_conf()");
+        self.standbys_are("the standby is alone", "", 0);
+    }
+
     /// From now on a commit is acknowledged when both have it.
     fn wait_for_each_other(&self) {
         self.say(self.primary, "ALTER SYSTEM SET synchronous_standby_names = 'standby'");
