@@ -309,7 +309,7 @@ impl Record {
                 .rfind(|h| Some(h.fault) == instance.ended_by && (h.from - instance.to).abs() < 0.5);
         }
         let hides = |h: &&Hit| {
-            let hides = h.fault.hides_a_worker() || h.fault == Fault::Silence;
+            let hides = h.fault.hides_a_worker() || matches!(h.fault, Fault::Silence | Fault::Files);
             let late = if h.fault.is_of_a_line() { LATE + SENT_AGAIN } else { LATE };
             hides && h.from <= loss.at && h.to >= loss.at - late - self.outage_before(loss.at)
         };
@@ -330,12 +330,13 @@ impl Record {
             return Some(hit);
         }
         // Silence alone hides nobody: another session waits for the lock when the silent one is ended. But a worker that is hidden
-        // before it has made that session has been hidden since the silence.
-        let (silences, hits): (Vec<&Hit>, Vec<&Hit>) = hits.into_iter().partition(|h| h.fault == Fault::Silence);
+        // before it has made that session has been hidden since the silence; and so has one that may open no file then, and no session.
+        let (silences, mut hits): (Vec<&Hit>, Vec<&Hit>) = hits.into_iter().partition(|h| h.fault == Fault::Silence);
         let begin = |h: &Hit| {
             let before = silences.iter().filter(|s| s.from <= h.from && h.from - s.from <= MADE_ANEW);
             before.map(|s| s.from).fold(h.from, f64::min)
         };
+        hits.retain(|h| h.fault != Fault::Files || begin(h) < h.from);
         let from = hits.iter().map(|h| begin(h)).fold(f64::INFINITY, f64::min);
         let to = hits.iter().map(|h| h.to.min(loss.at)).fold(0.0, f64::max);
         let longest = hits.into_iter().max_by(|a, b| (a.to - a.from).total_cmp(&(b.to - b.from)));

@@ -63,7 +63,19 @@ impl Done {
 /// Runs `stepd` with a database URL; none: with an empty environment.
 pub fn stepd_at(url: Option<&str>, args: &[&str]) -> Done {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stepd"));
-    command.args(args).stdin(Stdio::null());
+    command.args(args);
+    done(command, url)
+}
+
+/// … without one, and killed when it takes more of a processor's time.
+pub fn stepd_within(seconds: u32, args: &[&str]) -> Done {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -t {seconds}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_stepd")]).args(args);
+    done(command, None)
+}
+
+fn done(mut command: Command, url: Option<&str>) -> Done {
+    command.stdin(Stdio::null());
     for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("STEPD_")) {
         command.env_remove(key);
     }

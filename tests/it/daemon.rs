@@ -197,7 +197,7 @@ async fn a_drain_without_postgres_and_without_work_ends_at_once() {
     worker.logs("postgres is away").await;
     let began = Instant::now();
     worker.drain(SOON).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     assert_eq!(worker.logged("are left as they are"), 0);
 }
 

@@ -54,7 +54,7 @@ async fn the_described_api_gives_a_fuzzer_no_error_of_the_server_and_no_answer_t
     let seed = std::process::id().to_string();
     eprintln!("fuzzed with --seed {seed}");
     let mut fuzz = Command::new("timeout");
-    fuzz.arg("100").arg(python.with_file_name("schemathesis")).current_dir(files.path(""));
+    fuzz.arg("400").arg(python.with_file_name("schemathesis")).current_dir(files.path(""));
     fuzz.args(["run", &format!("{site}/api/v1/openapi.json"), "-H", "Authorization: Bearer ops", "--seed", &seed]);
     fuzz.args([
         "--phases",

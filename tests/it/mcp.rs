@@ -238,7 +238,7 @@ impl Serving {
     async fn start(command: &mut Command, port: u16) -> Self {
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let serving = Self(quiet.spawn().unwrap());
-        wait_until("it listens", SOON, async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        wait_until("it listens", SOON * 4, async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
         serving
     }
 }

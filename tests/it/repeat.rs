@@ -47,6 +47,7 @@ async fn a_repeat_that_came_to_its_bound_goes_on_from_there_for_as_often_again_w
     std::fs::write(files.path("hold"), "").unwrap();
     stepd(&db, &["retry", &run]).await.is(0);
     db.step_reaches(&run, "poll[6].look", "running", SOON).await;
+    wait_until("it has looked", SOON, async || files.counts("looked").contains_key("6")).await;
     worker.kill9();
     std::fs::remove_file(files.path("hold")).unwrap();
     let _heir = Spec::new(&db, &files).ready().await;

@@ -120,7 +120,8 @@ async fn connections_that_others_have_all_taken_are_waited_for_and_it_is_told_on
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name ~ '^stepd( writer| claimer| sql step|$)'";
     let mut taken = Vec::new();
     let began = Instant::now();
-    while began.elapsed() < WHILE / 3 || ground.workers.iter().any(|w| w.logged("no connection left") == 0) {
+    // The end of a session, or that there is no other: whichever is met first.
+    while began.elapsed() < WHILE / 3 || ground.workers.iter().any(|w| w.logged("claims pause") == 0) {
         assert!(began.elapsed() < SOON, "it is not told");
         match PgConnection::connect(&others.url).await {
             Ok(one) => taken.push(one),
