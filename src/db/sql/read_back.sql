@@ -1,7 +1,7 @@
 -- After an unknown outcome (the connection was lost during the commit): what does the database hold of these runs?
 -- Caller: services::writer. `mine`: the lease stands and the run has not moved. `ended`, `moved`: it has, under this epoch.
 -- The lock makes a commit of it, as in answer_of.sql: what is seen here is told as recorded.
--- Locks: the worker's row (key share).
+-- Counted, for a part that nobody asks is not done. Locks: the worker's row (key share).
 WITH me AS MATERIALIZED (
     SELECT w.id FROM stepd_engine.workers w WHERE w.id = $1 FOR KEY SHARE
 )

@@ -61,9 +61,7 @@ impl Pair {
     pub fn part(&self) {
         self.say(self.primary, "ALTER SYSTEM SET synchronous_standby_names = ''");
         self.say(self.primary, "SELECT pg_reload_conf()");
-        self.say(1 - self.primary, "ALTER SYSTEM SET primary_conninfo = ''");
-        self.say(1 - self.primary, "SELECT pg_reload_conf()");
-        self.standbys_are("the standby is alone", "", 0);
+        self.hold_back();
     }
 
     /// From now on the standby receives nothing more, and every commit waits for it.
