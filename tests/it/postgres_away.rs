@@ -69,7 +69,7 @@ impl Ground {
     pub async fn under_way(&self) {
         let ended = "SELECT count(*) FROM stepd_engine.ended";
         let mut before = None;
-        wait_until("work goes on", Duration::from_secs(40), async || {
+        wait_until("work goes on", Duration::from_secs(90), async || {
             let now = self.db.ask::<i64>(ended).await.ok();
             before = before.or(now);
             now.zip(before).is_some_and(|(now, before)| now > before + 20)
@@ -83,7 +83,7 @@ impl Ground {
         self.stop.store(true, Ordering::SeqCst);
         self.load.await.unwrap();
         let db = &self.db;
-        db.all_ended(Duration::from_secs(40)).await;
+        db.all_ended(Duration::from_secs(90)).await;
         let n = i64::from(self.acknowledged.load(Ordering::SeqCst));
         let failed: Vec<String> = db.all("SELECT concat_ws(' ', state, step, error_code, error_message) FROM stepd.runs WHERE state <> 'completed'").await;
         assert!(failed.is_empty(), "{failed:?}");
