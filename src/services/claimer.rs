@@ -190,7 +190,14 @@ impl Claimer {
             self.look(conn, p).await?;
             found_by_look = p.back || p.solo || !p.pairs.is_empty();
         }
+        // Who claims nothing for now, however long that takes, has the look alone to know by that Postgres is back.
+        let claims_nothing = || {
+            if look_due {
+                self.connectivity.back("claimer");
+            }
+        };
         if p.solo && self.solo(conn, p, worker).await? {
+            claims_nothing();
             return Ok(Duration::from_millis(20));
         }
         if !p.solo && p.emptying {
@@ -201,10 +208,11 @@ impl Claimer {
         let ahead = if returned > 0 { 0 } else { p.rate.ahead() };
         let room = self.runs.room() + ahead.saturating_sub(self.runs.buffered());
         if room == 0 || (ahead > 0 && self.runs.buffered() > ahead / 2) {
+            claims_nothing();
             return Ok(BUFFER_FOR);
         }
         if look_due && !found_by_look {
-            self.connectivity.back("claimer");
+            claims_nothing();
             return Ok(self.idle_pause(p));
         }
         let want = room.min(MAX_AHEAD);
@@ -406,6 +414,7 @@ impl Claimer {
             pairs: &[],
         };
         let row = within(ANSWERS, claims::claim_solo(conn, &req)).await?;
+        self.connectivity.back("claimer");
         p.emptying = false;
         self.runs.reopen();
         let Some(row) = row else {

@@ -319,7 +319,11 @@ impl Writer {
                         // Only the general statement may be repeated.
                         general = true;
                         self.conn = Some(conn);
-                        todo.push(settle_after_read_back(groups, &held));
+                        match settle_after_read_back(groups, &held) {
+                            // Nothing is left to be committed, and with it nobody else who could say that Postgres is back.
+                            again if again.is_empty() => self.connectivity.back(self.name),
+                            again => todo.push(again),
+                        }
                         continue;
                     }
                     Err(error) => {

@@ -53,6 +53,46 @@ async fn an_answer_is_not_taken_back_when_the_commit_of_its_wait_was_not_heard_o
     assert_eq!(db.output(&run).await, "\"rejected\"");
 }
 
+const LAST: &str = "
+name: last
+steps: [{id: only, run: 'until test -e @DIR@/go; do sleep 0.02; done'}]
+";
+
+#[tokio::test]
+async fn a_writer_whose_last_commit_turns_out_to_be_recorded_leaves_nobody_believing_that_postgres_is_away() {
+    let (db, files) = (Db::new().await, Files::new([LAST]));
+    let proxy = Proxy::new(&db).await;
+    let mut worker = writing(&proxy, &files).await;
+    let run = db.enqueue("last", "{}").await;
+    db.step_reaches(&run, "only", "running", SOON).await;
+    proxy.deafen(WRITER);
+    std::fs::write(files.path("go"), "").unwrap();
+    db.reaches(&run, "completed", SOON).await;
+    proxy.leads_nowhere();
+    proxy.hang_up(WRITER);
+    worker.logs("postgres is away").await;
+    proxy.leads_to(&db);
+    // There is no other work: the look at what became of the commit is all that this writer does.
+    worker.logs("postgres is back").await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_places_are_all_taken_finds_that_postgres_is_back_too() {
+    let (db, files) = (Db::new().await, Files::new([LAST]));
+    let proxy = Proxy::new(&db).await;
+    let mut worker = Spec::new(&proxy.db, &files).concurrency(1).ready().await;
+    let run = db.enqueue("last", "{}").await;
+    db.step_reaches(&run, "only", "running", SOON).await;
+    proxy.leads_nowhere();
+    proxy.hang_up("stepd claimer");
+    worker.logs("postgres is away").await;
+    proxy.leads_to(&db);
+    worker.logs("postgres is back").await;
+    assert_eq!(db.state(&run).await, "running");
+    std::fs::write(files.path("go"), "").unwrap();
+    db.reaches(&run, "completed", SOON).await;
+}
+
 /// The second step fails once, waits a little, and then works until it is told to end.
 const FLAKY: &str = "
 name: flaky

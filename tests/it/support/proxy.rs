@@ -102,6 +102,11 @@ impl Proxy {
         self.target.send_replace(socket(db));
     }
 
+    /// From now on new connections lead nowhere: they are ended at once.
+    pub fn leads_nowhere(&self) {
+        self.target.send_replace(PathBuf::from("/nowhere"));
+    }
+
     /// How many messages to Postgres wait until they may pass.
     pub fn held_back(&self) -> u64 {
         self.waiting.load(Ordering::SeqCst)
