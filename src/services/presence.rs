@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::db::liveness::{self, Registered, Registration, Seen};
-use crate::db::{Database, DbError, Line, migrate, server, within};
+use crate::db::{Database, DbError, Line, Trouble, migrate, server, within};
 use crate::engine::{GateKeeper, ServerClock};
 use crate::model::WorkerId;
 use crate::os::evidence::facts;
@@ -166,6 +166,7 @@ pub fn start(start: Start) -> std::io::Result<(Presence, std::thread::JoinHandle
             beaten: None,
             birth: Instant::now(),
             established: None,
+            unasked: true,
             silent: None,
         };
         runtime.block_on(keeper.run());
@@ -189,6 +190,8 @@ struct Keeper {
     birth: Instant,
     /// Since when the present session stands.
     established: Option<Instant>,
+    /// Whether what was acknowledged is there still has to be asked, since this session stands.
+    unasked: bool,
     /// A session that does not answer any more. Perhaps it still holds the lock: it is dropped when there is another.
     silent: Option<Line>,
 }
@@ -293,9 +296,7 @@ impl Keeper {
     /// Beats before it locks: who sees the lock free before and after sees another heartbeat, however short this session's life.
     async fn establish(&mut self, line: &mut Line, backoff: &mut Backoff) -> Result<bool, DbError> {
         let asked = Instant::now();
-        if !self.s.acknowledged.is_kept(&mut *line).await? {
-            self.s.connectivity.has_lost_commits();
-        }
+        self.unasked = true;
         let me = match self.me {
             Some(me) => me,
             None => {
@@ -347,17 +348,31 @@ impl Keeper {
         // A worker that comes up finds the dead before its first claim: a second look, if the first found a free lock.
         let plan = self.digest(&seen);
         self.follow(line, plan).await?;
-        self.stands(me, asked);
+        self.stands(line, me, asked).await?;
         self.s.hints.all();
         Ok(true)
     }
 
-    /// The row was there when it was asked for.
-    fn stands(&self, me: Registered, asked: Instant) {
+    /// The row was there when it was asked for. No step starts before it is known whether what was acknowledged is there, too. Somebody may
+    /// have locked the table that tells; that keeps nobody from holding his lock and beating, so it is asked last.
+    async fn stands(&mut self, line: &mut Line, me: Registered, asked: Instant) -> Result<(), DbError> {
+        if self.unasked {
+            match within(TICK_ANSWERS, self.s.acknowledged.is_kept(&mut *line)).await {
+                Ok(true) => {}
+                Ok(false) => self.s.connectivity.has_lost_commits(),
+                Err(error) if error.trouble == Trouble::Busy => {
+                    self.s.connectivity.failed("presence", &error, true);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+            self.unasked = false;
+        }
         self.s.connectivity.back("presence");
         self.s.gate.open(asked, GATE_SPAN);
         self.standing
             .send_if_modified(|s| std::mem::replace(s, Standing::Present(me.worker)) != Standing::Present(me.worker));
+        Ok(())
     }
 
     /// The server answers, and cannot write: not even a heartbeat, nor anybody's take-over. The session stands and with it the lock, so
@@ -382,7 +397,7 @@ impl Keeper {
             seen => seen?,
         };
         let Some(own) = seen.iter().find(|s| s.worker == me.worker) else { return Ok(Some(Ended::TakenOver)) };
-        self.stands(me, asked);
+        self.stands(line, me, asked).await?;
         if line.holds() && !(own.locked_by_me && own.marked) {
             within(REGISTRATION_ANSWERS, lock(line, me)).await?;
         }

@@ -24,6 +24,10 @@ use super::shared::Backoff;
 /// no attempt of the step's author; but a statement that crashes its own backend looks the same, and must come to an end.
 const LOST_SESSIONS: u32 = 5;
 
+/// An administrator has ended the session, or the server as a whole. No crash looks like that: for this long it does not count.
+const ENDED: &str = "sql_57P01";
+const ENDED_FOR: Duration = Duration::from_secs(20);
+
 /// What says that the database cannot write now: not the statement's doing, and nothing of it stays. Space, files, an error of the disk; it
 /// takes no writes.
 const LACKS: [&str; 4] = ["sql_53100", "sql_53000", "sql_58030", "sql_25006"];
@@ -96,6 +100,8 @@ impl SqlEffect for OwnDatabase {
                 let conflict = CONFLICTS.contains(&&*failure.code);
                 if cx.stop.reason().is_some() {
                     return Err(failure);
+                } else if lost_session && failure.code == ENDED && began.elapsed() < ENDED_FOR {
+                    tracing::debug!("the statement's session was ended: it is sent again");
                 } else if (lost_session || conflict) && lost < LOST_SESSIONS {
                     lost += 1;
                 } else if lacks(&failure) && began.elapsed() < LACKS_FOR {

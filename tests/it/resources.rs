@@ -154,6 +154,34 @@ async fn a_table_that_an_administrator_has_locked_keeps_all_waiting_and_is_told_
     ground.check(1).await;
 }
 
+/// What a worker asks on a new session, before anything starts again, needs the table; its lock and its heartbeat do not.
+#[tokio::test]
+async fn a_worker_that_loses_its_session_while_a_table_is_locked_is_locked_again_and_beats_meanwhile() {
+    let (db, files) = (Db::new().await, Files::new(["name: one\nsteps: [{id: a, set: 1}]\n"]));
+    let mut worker = Spec::new(&db, &files).ready().await;
+    let first = db.enqueue("one", "{}").await;
+    db.reaches(&first, "completed", SOON).await;
+    let mut admin = PgConnection::connect(&db.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE stepd.jobs IN ACCESS EXCLUSIVE MODE").execute(&mut admin).await.unwrap();
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE application_name = 'stepd presence' AND datname = current_database()";
+    assert_eq!(db.count(ended).await, 1);
+    let beats = "SELECT beat FROM stepd_engine.workers w WHERE EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory'
+        AND l.objsubid = 2 AND l.granted AND l.classid = 'stepd_engine.workers'::regclass::oid AND l.objid::bigint = w.number)";
+    let mut before = None;
+    wait_until("it is locked, and has beaten twice", SOON, async || {
+        let now = db.all::<i64>(beats).await.first().copied();
+        before = before.or(now);
+        now.zip(before).is_some_and(|(now, before)| now >= before + 2)
+    })
+    .await;
+    sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
+    let second = db.enqueue("one", "{}").await;
+    db.reaches(&second, "completed", SOON).await;
+    assert_eq!(worker.logged("\"registered\""), 1, "{}", worker.log());
+    assert_eq!(worker.drain(SOON).await, Some(0));
+}
+
 /// Limits that an administrator sets for people and applications are not meant for sessions that wait for work, nor for transitions that
 /// count on a new snapshot with each statement.
 #[tokio::test]
