@@ -358,15 +358,19 @@ impl Keeper {
     async fn stands(&mut self, line: &mut Line, me: Registered, asked: Instant) -> Result<(), DbError> {
         if self.unasked {
             match within(TICK_ANSWERS, self.s.acknowledged.is_kept(&mut *line)).await {
-                Ok(true) => {}
-                Ok(false) => self.s.connectivity.has_lost_commits(),
+                Ok(true) => self.unasked = false,
+                Ok(false) => {
+                    self.unasked = false;
+                    self.s.connectivity.has_lost_commits();
+                    // What runs here is being given back: the gate stays shut until the next tick.
+                    return Ok(());
+                }
                 Err(error) if error.trouble == Trouble::Busy => {
                     self.s.connectivity.failed("presence", &error, true);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
             }
-            self.unasked = false;
         }
         self.s.connectivity.back("presence");
         self.s.gate.open(asked, GATE_SPAN);

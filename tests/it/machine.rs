@@ -39,6 +39,13 @@ async fn each_once(db: &Db, files: &Files, n: i64) {
     assert!(effects.values().all(|times| *times == 1));
 }
 
+/// Whoever looks for work has the connection for it.
+async fn looks_for_work(db: &Db) {
+    let looked = "SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'stepd claimer' AND datname = current_database() AND state = 'idle' AND query <> ''";
+    wait_until("it has looked for work", SOON, async || db.count(looked).await == 1).await;
+}
+
 fn asks(site: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(site.trim_start_matches("http://"))?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
@@ -55,6 +62,7 @@ async fn without_a_file_descriptor_left_steps_wait_requests_wait_and_it_is_told_
     db.exec("CREATE TABLE effects (run uuid)").await;
     let mut worker = Spec::new(&db, &dir).http().ready().await;
     let site = worker.site().await;
+    looks_for_work(&db).await;
     limit_files(worker.pid(), Some(files(worker.pid())));
     enqueue(&db, 10).await;
     let at = site.clone();
@@ -93,6 +101,7 @@ steps:
 ";
     let (db, dir) = (Db::new().await, Files::new([ask.replace("@URI@", &server.uri())]));
     let mut worker = Spec::new(&db, &dir).env("STEPD_HTTP_ALLOW", "127.0.0.1").ready().await;
+    looks_for_work(&db).await;
     limit_files(worker.pid(), Some(files(worker.pid())));
     enqueue(&db, 10).await;
     worker.logs("no request can be made").await;

@@ -141,14 +141,17 @@ pub fn python(package: &'static str) -> Option<PathBuf> {
     let _one = INSTALLING.lock().unwrap();
     let folder = published().join(package.replace(['=', '>', '<', ','], "_"));
     let python = folder.join("bin/python");
-    if !folder.join("installed").exists() {
+    // Its programs know where they were installed: one that has been moved here is made anew.
+    let (mark, here) = (folder.join("installed"), folder.display().to_string());
+    if std::fs::read_to_string(&mark).ok().as_ref() != Some(&here) {
+        let _ = std::fs::remove_dir_all(&folder);
         let made = quiet(Command::new("python3").args(["-m", "venv"]).arg(&folder))
             && quiet(Command::new("timeout").arg("240").arg(&python).args(["-m", "pip", "install", "-q", package]));
         if !made {
             eprintln!("SKIPPED: {package} cannot be installed from PyPI here");
             return None;
         }
-        std::fs::write(folder.join("installed"), "").unwrap();
+        std::fs::write(mark, here).unwrap();
     }
     Some(python)
 }

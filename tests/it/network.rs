@@ -65,6 +65,11 @@ async fn a_writer_whose_last_commit_turns_out_to_be_recorded_leaves_nobody_belie
     let mut worker = writing(&proxy, &files).await;
     let run = db.enqueue("last", "{}").await;
     db.step_reaches(&run, "only", "running", SOON).await;
+    // A writer that still waits for the answer to the beginning would never send the end.
+    let heard =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stepd writer' AND datname = current_database()
+        AND state = 'idle' AND state_change < clock_timestamp() - interval '1 s'";
+    wait_until("nothing has been on its way for a second", SOON, async || db.count(heard).await == 2).await;
     proxy.deafen(WRITER);
     std::fs::write(files.path("go"), "").unwrap();
     db.reaches(&run, "completed", SOON).await;
