@@ -685,6 +685,9 @@ CREATE TABLE stepd_engine.signals (
 );
 CREATE INDEX signals_of_run ON stepd_engine.signals (run, name) WHERE run IS NOT NULL;
 CREATE INDEX signals_events ON stepd_engine.signals (name, id) WHERE run IS NULL;
+-- For a wait with a match: which of a hundred thousand events of a name is the one of this order. The name is in the value, for no
+-- index holds both a text and what a jsonb contains.
+CREATE INDEX signals_matched ON stepd_engine.signals USING gin (jsonb_set('{}', ARRAY[name], payload) jsonb_path_ops) WITH (fastupdate = off) WHERE run IS NULL;
 CREATE INDEX signals_cancels ON stepd_engine.signals (run) WHERE kind = 'cancel';
 CREATE UNIQUE INDEX signals_pauses ON stepd_engine.signals (run) WHERE kind = 'pause';
 CREATE INDEX signals_expiry ON stepd_engine.signals (expires_at) WHERE expires_at IS NOT NULL;
@@ -701,6 +704,7 @@ COMMENT ON COLUMN stepd_engine.signals.payload IS 'What the step is given as its
 COMMENT ON INDEX stepd_engine.signals_pkey IS 'Signals by number.';
 COMMENT ON INDEX stepd_engine.signals_of_run IS 'What is kept for one run, by name.';
 COMMENT ON INDEX stepd_engine.signals_events IS 'Kept events, by name, oldest first.';
+COMMENT ON INDEX stepd_engine.signals_matched IS 'Kept events by what a wait matches.';
 COMMENT ON INDEX stepd_engine.signals_cancels IS 'The sweep asks which runs are to be cancelled.';
 COMMENT ON INDEX stepd_engine.signals_pauses IS 'One pause for each run.';
 COMMENT ON INDEX stepd_engine.signals_expiry IS 'The sweep removes what has expired.';

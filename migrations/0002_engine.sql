@@ -462,6 +462,7 @@ COMMENT ON FUNCTION stepd_engine.turn_away(stepd_engine.held_group, integer) IS 
 -- Admission. One caller at a time does the work: lock, then count.
 -- A pass looks at the next `most` groups after a place, so that its cost is bounded however many keys there are. `last` is where the
 -- next pass goes on; NULL: the end was reached, begin anew. next_ms: when a rate that is used up has a place again.
+-- admitted is NULL where somebody else is at it: nothing was looked at, and the place stays where it is.
 CREATE FUNCTION stepd_engine.admit(batch integer, after text[] DEFAULT NULL, most integer DEFAULT 2000,
     OUT admitted integer, OUT next_ms bigint, OUT last text[]) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -473,12 +474,13 @@ DECLARE
     groups stepd_engine.held_group[];
     counted text[] := '{}';
 BEGIN
-    admitted := 0;
     IF NOT pg_try_advisory_xact_lock(stepd_engine.lock_class(), -1) THEN
         -- Who is at it may have counted before a place became free that the caller knows of.
         next_ms := 10;
+        last := after;
         RETURN;
     END IF;
+    admitted := 0;
     FOR q IN SELECT name, paused FROM stepd_engine.queues WHERE NOT open ORDER BY name LOOP
         -- Newly paused or limited: what is queued and unclaimed goes back to held, in batches.
         UPDATE stepd.jobs SET state = 'held', lane = CASE lane WHEN 0 THEN 4 ELSE 5 END
@@ -529,13 +531,18 @@ DECLARE
     s stepd_engine.settings%ROWTYPE;
     p record;
     again timestamptz;
+    -- A probe is out.
+    soon boolean := false;
+    looks tid;
     now_ timestamptz := clock_timestamp();
     failing bigint;
+    moved integer;
+    most CONSTANT integer := 2000;
 BEGIN
     SELECT * INTO s FROM stepd_engine.settings;
     SELECT * INTO b FROM stepd_engine.breakers x WHERE x.workflow = workflow_ AND x.target = target_ FOR UPDATE SKIP LOCKED;
     IF NOT FOUND AND EXISTS (SELECT FROM stepd_engine.breakers x WHERE x.workflow = workflow_ AND x.target = target_) THEN
-        -- Another stager is at it.
+        -- Another stager is at it, and has closed it perhaps.
         again := now_ + interval '1 s';
     ELSIF b.workflow IS NULL OR b.closed_at IS NOT NULL THEN
         SELECT count(*) INTO failing FROM (SELECT FROM stepd.jobs j WHERE j.workflow = workflow_ AND j.target = target_ AND j.target IS NOT NULL AND j.state = 'resuming'
@@ -551,11 +558,18 @@ BEGIN
                 EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = b.probe AND c.checkpoint AND c.state = 'completed' AND c.ended_at >= b.probe_at - interval '1 s'
                     AND stepd_engine.target_of(c.key) = target_) AS done INTO p;
             IF p.state = 'completed' OR p.done THEN
-                UPDATE stepd_engine.breakers x SET closed_at = now_, probe = NULL WHERE x.workflow = workflow_ AND x.target = target_;
-                UPDATE stepd.jobs j SET due_at = now_ WHERE j.workflow = workflow_ AND j.target = target_ AND j.target IS NOT NULL AND j.state = 'resuming' AND j.due_at > now_;
+                -- Some at a time: those that are due now bring the next pass, which brings the others. Behind nobody: what somebody's
+                -- open transaction has locked goes on when its own time comes.
+                UPDATE stepd.jobs j SET due_at = now_ WHERE j.ctid = ANY (ARRAY(SELECT k.ctid FROM stepd.jobs k
+                    WHERE k.workflow = workflow_ AND k.target = target_ AND k.target IS NOT NULL AND k.state = 'resuming' AND k.due_at > now_
+                    LIMIT most FOR UPDATE SKIP LOCKED)) AND j.state = 'resuming';
+                GET DIAGNOSTICS moved = ROW_COUNT;
+                IF moved < most THEN
+                    UPDATE stepd_engine.breakers x SET closed_at = now_, probe = NULL WHERE x.workflow = workflow_ AND x.target = target_;
+                END IF;
                 RETURN;
             ELSIF p.state IN ('queued', 'held', 'running') THEN
-                again := now_ + interval '1 s';
+                soon := true;
             ELSE
                 -- It has failed again; or somebody has stopped it, which says nothing.
                 again := now_ + CASE WHEN p.state IN ('resuming', 'failed') THEN s.breaker_probe ELSE '0' END;
@@ -564,14 +578,23 @@ BEGIN
         ELSE
             again := b.next_at;
         END IF;
-        IF again <= now_ THEN
+        IF NOT soon AND again <= now_ THEN
             SELECT j.id INTO b.probe FROM stepd.jobs j WHERE j.ctid = ANY (due) AND j.workflow = workflow_ AND j.target = target_ AND j.state = 'resuming'
                 ORDER BY j.due_at, j.id LIMIT 1;
-            again := now_ + interval '1 s';
+            soon := true;
             UPDATE stepd_engine.breakers x SET probe = b.probe, probe_at = now_ WHERE x.workflow = workflow_ AND x.target = target_;
         ELSE
             b.probe := NULL;
         END IF;
+    END IF;
+    IF soon THEN
+        -- One comes back in a second, to see what has become of the probe. All of them every second would be a hundred thousand rows
+        -- written again and again, for as long as a service is away.
+        SELECT j.ctid INTO looks FROM stepd.jobs j WHERE j.ctid = ANY (due) AND j.workflow = workflow_ AND j.target = target_ AND j.state = 'resuming'
+            AND j.id IS DISTINCT FROM b.probe ORDER BY j.due_at, j.id LIMIT 1;
+        UPDATE stepd.jobs j SET due_at = now_ + interval '1 s' WHERE j.ctid = looks AND j.state = 'resuming';
+        due := array_remove(due, looks);
+        again := now_ + s.breaker_probe;
     END IF;
     UPDATE stepd.jobs j SET due_at = again
         WHERE j.ctid = ANY (due) AND j.workflow = workflow_ AND j.target = target_ AND j.state = 'resuming' AND j.id IS DISTINCT FROM b.probe;
@@ -693,6 +716,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION stepd_engine.fits(jsonb, jsonb) IS 'Does a payload meet a wait''s match? No match, or {}, is met by everything.';
 
+-- By signals_events where everything fits, by signals_matched where not: one statement for both would walk all events of the name.
+CREATE FUNCTION stepd_engine.kept_event(run_ uuid, event_ text, match_ jsonb) RETURNS bigint LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+AS $$
+DECLARE
+    found_ bigint;
+BEGIN
+    IF match_ IS NULL OR match_ = '{}' THEN
+        SELECT g.id INTO found_ FROM stepd_engine.signals g
+            WHERE g.run IS NULL AND g.name = event_ AND g.expires_at > clock_timestamp()
+              AND NOT EXISTS (SELECT FROM stepd_engine.events e WHERE e.run = run_ AND e.kind = 'event_received' AND e.data = g.id::text)
+            ORDER BY g.id LIMIT 1;
+    ELSE
+        SELECT min(g.id) INTO found_
+            FROM (SELECT x.id, x.name, x.payload, x.expires_at FROM stepd_engine.signals x
+                WHERE x.run IS NULL AND jsonb_set('{}', ARRAY[x.name], x.payload) @> jsonb_set('{}', ARRAY[event_], match_) OFFSET 0) g
+            WHERE g.name = event_ AND g.expires_at > clock_timestamp() AND stepd_engine.fits(g.payload, match_)
+              AND NOT EXISTS (SELECT FROM stepd_engine.events e WHERE e.run = run_ AND e.kind = 'event_received' AND e.data = g.id::text);
+    END IF;
+    RETURN found_;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.kept_event(uuid, text, jsonb) IS 'The oldest kept event that meets a wait and that its run has not received yet.';
+
 CREATE FUNCTION stepd_engine.event_lock(name text) RETURNS bigint LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -730,11 +778,9 @@ BEGIN
     -- Never waits: an emitter may keep its transaction open for long, and holds rows that an answer needs. NULL: ask again.
     IF NOT pg_try_advisory_xact_lock(stepd_engine.event_lock(c.event)) THEN RETURN NULL; END IF;
     SELECT g.id, g.run, g.payload INTO s FROM stepd_engine.signals g
-        WHERE ((g.run = run_ AND g.kind = 'signal' AND g.taken_by IS NULL)
-            OR (g.run IS NULL AND g.kind = 'event' AND g.expires_at > clock_timestamp()
-                AND NOT EXISTS (SELECT FROM stepd_engine.events e WHERE e.run = run_ AND e.kind = 'event_received' AND e.data = g.id::text)))
-          AND g.name = c.event AND stepd_engine.fits(g.payload, c.match)
-        ORDER BY g.id LIMIT 1;
+        WHERE g.id = least(stepd_engine.kept_event(run_, c.event, c.match),
+            (SELECT min(x.id) FROM stepd_engine.signals x WHERE x.run = run_ AND x.name = c.event AND x.kind = 'signal'
+                AND x.taken_by IS NULL AND stepd_engine.fits(x.payload, c.match)));
     IF NOT FOUND THEN RETURN false; END IF;
     RETURN stepd_engine.deliver(s.id, run_, key_, s.payload, s.run IS NOT NULL);
 END
@@ -1021,9 +1067,8 @@ BEGIN
             WHERE c.run = ANY (ids) AND c.state = 'waiting' AND c.event IS NOT NULL
               AND (EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run = c.run AND g.name = c.event AND g.kind = 'signal'
                         AND g.taken_by IS NULL AND stepd_engine.fits(g.payload, c.match))
-                OR EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run IS NULL AND g.name = c.event AND g.expires_at > clock_timestamp()
-                        AND stepd_engine.fits(g.payload, c.match)
-                        AND NOT EXISTS (SELECT FROM stepd_engine.events e WHERE e.run = c.run AND e.kind = 'event_received' AND e.data = g.id::text)))
+                OR EXISTS (SELECT FROM stepd_engine.signals g WHERE g.run IS NULL AND g.name = c.event)
+                    AND stepd_engine.kept_event(c.run, c.event, c.match) IS NOT NULL)
             ORDER BY c.event, c.run, c.key
     LOOP
         CONTINUE WHEN NOT pg_try_advisory_xact_lock(stepd_engine.event_lock(r.event));
@@ -1060,8 +1105,11 @@ BEGIN
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
         SELECT x.id FROM stepd_engine.signals x WHERE x.expires_at < clock_timestamp() ORDER BY x.expires_at LIMIT batch FOR UPDATE SKIP LOCKED);
     DELETE FROM stepd_engine.signals g WHERE g.id IN (
+        -- In the stretch of this pass: those of runs that live stay, and may be a million.
         SELECT x.id FROM stepd_engine.signals x WHERE x.run IS NOT NULL AND x.at < clock_timestamp() - interval '1 minute'
-            AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run AND j.state NOT IN ('completed', 'failed', 'cancelled')) ORDER BY x.id LIMIT batch FOR UPDATE SKIP LOCKED);
+            AND x.run > coalesce(after_, '00000000-0000-0000-0000-000000000000') AND (last IS NULL OR x.run <= last)
+            AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = x.run AND j.state NOT IN ('completed', 'failed', 'cancelled'))
+            ORDER BY x.run LIMIT batch FOR UPDATE SKIP LOCKED);
     -- No sender tries for so long.
     DELETE FROM stepd_engine.deliveries d WHERE d.ctid = ANY (ARRAY(SELECT x.ctid FROM stepd_engine.deliveries x
         WHERE x.at < clock_timestamp() - interval '7 days' ORDER BY x.at LIMIT batch * 10));
@@ -1086,6 +1134,8 @@ COMMENT ON FUNCTION stepd_engine.repair(integer, uuid, integer, integer) IS 'Men
 CREATE FUNCTION stepd_engine.spawn(run_ uuid, worker_ uuid, epoch_ integer, key_ text, workflow_ text, input_ jsonb, attached_ boolean, most integer,
     OUT spawned uuid, OUT depth_ integer) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    -- A unique key that is in somebody's open transaction: the children of other runs have their turn meanwhile.
+    SET lock_timeout = '200ms'
 AS $$
 DECLARE
     own record;

@@ -26,6 +26,7 @@ use crate::services::logs::Logs;
 use crate::services::periodic::drive;
 use crate::services::presence::{self, Presence};
 use crate::services::progress::Progress;
+use crate::services::repair::Repair;
 use crate::services::requests::Requests;
 use crate::services::retention::{Export, Pruner, Walk};
 use crate::services::runs::Runs;
@@ -292,7 +293,7 @@ impl Daemon {
         let (keeper, gate) = GateKeeper::new();
         let guard = if parts.embedded { Vec::new() } else { ProcessOptions::own_guard() };
         let own = super::files::own_kinds(&parts.kinds);
-        let children = Child::new(ChildRuns { db: db.clone(), failpoints: parts.failpoints.clone() });
+        let children = Child::new(ChildRuns::new(db.clone(), parts.failpoints.clone()));
         let acknowledged = Arc::new(Acknowledged::default());
         let sql = sql(config, &db, &acknowledged, &parts.failpoints).await?;
         let tracing = traces::options(config)?;
@@ -368,6 +369,8 @@ impl Daemon {
             failpoints: parts.failpoints,
         };
         services.spawn(sweeper.run(stopping.clone()));
+        let repair = Repair::new(db.clone(), metrics.clone());
+        services.spawn(drive(repair, progress.pulse("repair", pool_bound), stopping.clone()));
         let scheduler = Scheduler { db: db.clone(), hints: hints.clone(), metrics: metrics.clone() };
         services.spawn(drive(scheduler, progress.pulse("scheduler", pool_bound), stopping.clone()));
         let stager = Stager { db: db.clone(), hints: hints.clone(), cost: Duration::ZERO, after: None, staged: None };

@@ -30,8 +30,8 @@ pub async fn stage<'c>(db: impl Executor<'c, Database = Postgres>, batch: i32) -
 /// What one pass of the admission did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admitted {
-    /// Runs that were let go, or turned away.
-    pub admitted: i32,
+    /// Runs that were let go, or turned away; `None`: somebody else is at it.
+    pub admitted: Option<i32>,
     /// Milliseconds until a rate that is used up has a place again.
     pub next_ms: Option<i64>,
     /// Where the next pass goes on among the keys; `None`: from the beginning.

@@ -89,6 +89,10 @@ impl Ctx {
                     {
                         return self.finish(record, Err(failure), policy);
                     }
+                    // Asking for more, or for a reply, may have taken days: the run may be another's by now.
+                    if body.spends() || reply.is_some() {
+                        self.settled().await?;
+                    }
                     let began = self.ports.clock.now();
                     let done = self.one_attempt(&mut record, n, policy, body, reply.take()).await?;
                     self.note_calls(&record);

@@ -26,6 +26,9 @@ pub struct Acknowledged(Mutex<Known>);
 struct Known {
     /// When each was sent.
     rows: VecDeque<(Recorded, Instant)>,
+    /// Those of before the session was lost that asks for them. What others commit meanwhile, on another server perhaps, must not
+    /// take their places.
+    held: VecDeque<(Recorded, Instant)>,
     /// The start of the server that they were last asked of.
     server: Option<DateTime<Utc>>,
 }
@@ -40,22 +43,58 @@ impl Acknowledged {
         known.rows.push_back((row, at));
     }
 
+    /// The session that asks is lost: what is known now is kept until the next has asked.
+    pub fn hold(&self) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.held.is_empty() {
+            known.held = std::mem::take(&mut known.rows);
+        }
+    }
+
+    /// What is asked for, oldest first.
+    fn asked(&self) -> (Vec<Recorded>, Option<DateTime<Utc>>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Known { rows, held, server } = &mut *known;
+        rows.retain(|(_, at)| at.elapsed() < TOLD);
+        held.retain(|(_, at)| at.elapsed() < TOLD);
+        (held.iter().chain(rows.iter()).map(|(row, _)| row.clone()).collect(), *server)
+    }
+
     /// Are they still there? Says no once.
     ///
     /// # Errors
     /// Whatever the database says.
     pub async fn is_kept<'c>(&self, db: impl Executor<'c, Database = Postgres>) -> Result<bool, DbError> {
-        let (rows, server) = {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            known.rows.retain(|(_, at)| at.elapsed() < TOLD);
-            (known.rows.iter().map(|(row, _)| row.clone()).collect::<Vec<_>>(), known.server)
-        };
+        let (rows, server) = self.asked();
         let (kept, started) = batch::kept(db, &rows, server).await?;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.server = Some(started);
+        known.held.clear();
         if !kept {
             known.rows.clear();
         }
         Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(n: u128) -> Recorded {
+        Recorded { run: uuid::Uuid::from_u128(n), epoch: 1, key: "a".to_owned(), done: true }
+    }
+
+    #[test]
+    fn what_is_committed_while_nobody_can_ask_does_not_take_the_place_of_what_was_known_before() {
+        let (known, now) = (Acknowledged::default(), Instant::now());
+        let asked = || known.asked().0.iter().map(|row| row.run.as_u128()).collect::<Vec<_>>();
+        (0..10).for_each(|n| known.note(row(n), now));
+        assert_eq!(asked(), [2, 3, 4, 5, 6, 7, 8, 9]);
+        known.hold();
+        (10..30).for_each(|n| known.note(row(n), now));
+        // Lost once more before it could ask.
+        known.hold();
+        assert_eq!(asked(), [2, 3, 4, 5, 6, 7, 8, 9, 22, 23, 24, 25, 26, 27, 28, 29]);
     }
 }

@@ -1,5 +1,9 @@
 //! `workflow` steps: the child runs of a run.
 
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
 use crate::db::children::{self, Spawn, Spawned};
 use crate::db::{Database, DbError, Trouble};
 use crate::model::{Failure, RunId, code};
@@ -14,15 +18,24 @@ const DEEPEST: i32 = 20;
 
 /// The runs in stepd's own database.
 pub struct ChildRuns {
-    /// The database.
-    pub db: Database,
-    /// For tests.
-    pub failpoints: Failpoints,
+    db: Database,
+    /// One child at a time: its unique key may be in somebody's open transaction, and the pool is for others too.
+    turn: Arc<Semaphore>,
+    failpoints: Failpoints,
+}
+
+impl ChildRuns {
+    /// In this database.
+    #[must_use]
+    pub fn new(db: Database, failpoints: Failpoints) -> Self {
+        Self { db, turn: Arc::new(Semaphore::new(1)), failpoints }
+    }
 }
 
 impl Children for ChildRuns {
     fn spawn<'a>(&'a self, cx: &'a StepCx, request: ChildRequest) -> BoxFuture<'a, Result<RunId, Failure>> {
         let (db, own, stop, failpoints) = (self.db.clone(), cx.clone(), cx.stop.clone(), self.failpoints.clone());
+        let turn = self.turn.clone();
         Box::pin(async move {
             // An input is stored; what is secret in it, by whatever way it came, is not.
             let mut input = request.input.clone();
@@ -42,7 +55,11 @@ impl Children for ChildRuns {
                         attached: request.attached,
                         deepest: DEEPEST,
                     };
-                    match db.ask(async |conn| children::spawn(conn, &spawn).await).await {
+                    let spawned = {
+                        let _turn = turn.acquire().await;
+                        db.ask(async |conn| children::spawn(conn, &spawn).await).await
+                    };
+                    match spawned {
                         Ok(done) => {
                             failpoints.hit("children.after_spawn").await;
                             return done_as(done, &request.workflow);

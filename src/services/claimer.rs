@@ -58,6 +58,9 @@ const AFTER_PICKUP: Duration = Duration::from_millis(5);
 /// A net under everything else: runs that the database gives to this worker, and that it does not have, are given back.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 
+/// … and take at most this share of the time: they walk past all that is queued.
+const CHECK_SHARE: u32 = 200;
+
 /// Pairs that one claim asks for: enough to fill it, however many there are.
 const MAX_ASKED: usize = 256;
 
@@ -182,7 +185,7 @@ impl Claimer {
         let eager = overdue && self.picks_up_first(p);
         let look_due = overdue && !eager;
         let conn = self.connected(conn).await?;
-        if p.unsure && !p.dear || p.checked.elapsed() > CHECK_EVERY {
+        if p.unsure && !p.dear || p.checked.elapsed() > CHECK_EVERY.max(p.check_cost * CHECK_SHARE) {
             self.check(conn, p, worker).await?;
         }
         let mut found_by_look = false;
@@ -248,8 +251,10 @@ impl Claimer {
     async fn check(&self, conn: &mut PgConnection, p: &mut Position, worker: WorkerId) -> Result<(), DbError> {
         // Known before the database is asked: what ends meanwhile is no longer known, and was not unknown.
         let known = self.runs.known();
+        let asked = Instant::now();
         let held = within(ANSWERS, claims::held_by(conn, worker)).await;
         p.checked = Instant::now();
+        p.check_cost = asked.elapsed();
         match held {
             Ok(held) => {
                 let n = self.runs.give_back_unknown(worker, &held, &known);
@@ -259,7 +264,7 @@ impl Claimer {
                 (p.unsure, p.dear) = (false, false);
                 Ok(())
             }
-            // It reads all running rows, and the dead ones among them. Claims go on meanwhile.
+            // It reads all that is ready or running, and the dead rows among them. Claims go on meanwhile.
             Err(error) if error.trouble == Trouble::Busy => {
                 tracing::debug!(%error, "what this worker holds could not be read in time; asking again later");
                 p.dear = true;

@@ -3,7 +3,7 @@
 //! ```text
 //!  presence (own thread) ──gate, hints, suspects──► claimer ──Claimed──► runs ──Entry──► writer (group commit)
 //!        └──────────────► sweeper                   stager   requests ──stop, answers──► runs
-//!                                 scheduler  retention  daily  tables  logs  tracer
+//!                       repair    scheduler  retention  daily  tables  logs  tracer
 //! ```
 
 pub mod acknowledged;
@@ -18,6 +18,7 @@ pub mod logs;
 pub mod periodic;
 pub mod presence;
 pub mod progress;
+pub mod repair;
 pub mod requests;
 pub mod retention;
 pub mod runs;

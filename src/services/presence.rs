@@ -224,6 +224,7 @@ impl Keeper {
                 Ended::Lost(error) => {
                     // Until the row has been read back no step starts: the others may be about to take over.
                     self.s.gate.shut();
+                    self.s.acknowledged.hold();
                     let lived = self.established.take().is_some_and(|at| at.elapsed() > TICK);
                     let error = error.unwrap_or_else(DbError::ended);
                     self.s.connectivity.failed("presence", &error, !lived);
@@ -260,7 +261,8 @@ impl Keeper {
         self.established = Some(Instant::now());
         backoff.reset();
         let mut orders = self.orders.clone();
-        let mut tick = tokio::time::interval(TICK);
+        // Not at once: who has just found that commits were lost keeps the gate shut until then.
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + TICK, TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {

@@ -65,7 +65,7 @@ impl Periodic for Stager {
             true => self.db.ask(async |conn| maintenance::admit(conn, BATCH, self.after.as_deref()).await).await,
             false => Ok(Admitted::default()),
         };
-        let Admitted { admitted, next_ms, last } = admitted.unwrap_or_else(|error| {
+        let admitted = admitted.unwrap_or_else(|error| {
             match error.trouble {
                 Trouble::Refused => tracing::warn!(%error, "admission failed; held runs wait for the next pass"),
                 // A database that is away is told by others.
@@ -73,9 +73,12 @@ impl Periodic for Stager {
                     tracing::debug!(%error, "admission failed; held runs wait for the next pass")
                 }
             }
-            Admitted::default()
+            // The next pass begins where this one did.
+            Admitted { last: self.after.take(), ..Admitted::default() }
         });
-        let more = last.is_some();
+        let more = admitted.admitted.is_some() && admitted.last.is_some();
+        let Admitted { admitted, next_ms, last } = admitted;
+        let admitted = admitted.unwrap_or(0);
         self.after = last;
         self.cost = if done.held { (self.cost * 3 + began.elapsed()) / 4 } else { Duration::ZERO };
         if done.staged > 0 || admitted > 0 {

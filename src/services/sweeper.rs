@@ -1,13 +1,11 @@
-//! Takes over the runs of dead workers, and mends lost wake-ups. Any worker may sweep.
+//! Takes over the runs of dead workers. Any worker may sweep.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
-use uuid::Uuid;
 
-use crate::db::{Database, Trouble, liveness, maintenance};
+use crate::db::{Database, Trouble, liveness};
 use crate::model::WorkerId;
 use crate::os::evidence;
 use crate::rules::sweep::Suspect;
@@ -17,15 +15,6 @@ use crate::testing::Failpoints;
 use super::presence::Presence;
 use super::progress::Pulse;
 use super::shared::{Backoff, Hints, Stop, stopped};
-
-/// Lost wake-ups are rare: they need a hole between two statements.
-const REPAIR_EVERY: Duration = Duration::from_secs(30);
-
-/// … but with many unfinished runs one pass does not see all: the next part follows after this long.
-const REPAIR_GAP: Duration = Duration::from_secs(3);
-
-/// Runs that one pass looks at: some 50 ms of Postgres' time.
-const REPAIR_BATCH: i32 = 5_000;
 
 /// Runs that somebody has locked are asked for again after this long.
 const LOCKED_AGAIN: Duration = Duration::from_secs(1);
@@ -51,8 +40,6 @@ pub struct Sweeper {
 impl Sweeper {
     /// Runs until the stop.
     pub async fn run(mut self, mut stop: Stop) {
-        let mut repair = Repair { batch: REPAIR_BATCH, after: None };
-        let mut due = Instant::now();
         let mut left: Vec<Left> = Vec::new();
         loop {
             self.pulse.rest();
@@ -63,13 +50,11 @@ impl Sweeper {
                     None => return,
                 },
                 () = tokio::time::sleep(LOCKED_AGAIN), if !left.is_empty() => Work::Fetch,
-                () = tokio::time::sleep_until(due) => Work::Repair,
             };
             self.pulse.beat();
             match work {
                 Work::TakeOver(suspect) => left.extend(self.take_over(suspect).await),
                 Work::Fetch => left = self.fetch(left).await,
-                Work::Repair => due = Instant::now() + self.repair(&mut repair).await,
             }
         }
     }
@@ -158,47 +143,16 @@ impl Sweeper {
             tracing::debug!(%error, dead.worker = %dead, "no evidence could be added");
         }
     }
-
-    /// One pass; returns how long to wait for the next.
-    async fn repair(&self, repair: &mut Repair) -> Duration {
-        let (batch, after) = (repair.batch, repair.after);
-        match self.db.ask(async |conn| maintenance::repair(conn, batch, after).await).await {
-            Ok((mended, last)) => {
-                self.pulse.passed(true);
-                if mended > 0 {
-                    self.metrics.services.mended.inc_by(u64::try_from(mended).unwrap_or(0));
-                    tracing::info!(mended, "mended lost wake-ups");
-                }
-                repair.batch = (repair.batch * 2).min(REPAIR_BATCH);
-                repair.after = last;
-            }
-            Err(error) => {
-                self.pulse.passed(false);
-                // Perhaps it took too long: rather less at a time than never past these rows.
-                tracing::debug!(%error, "repair failed");
-                repair.batch = (repair.batch / 2).max(1);
-            }
-        }
-        let pause = if repair.after.is_some() { REPAIR_GAP } else { REPAIR_EVERY };
-        pause.mul_f64(0.75 + 0.5 * fastrand::f64())
-    }
 }
 
 /// What there is to do.
 enum Work {
     TakeOver(Suspect),
     Fetch,
-    Repair,
 }
 
 /// What a take-over has left behind.
 struct Left {
     victim: WorkerId,
     evidence: serde_json::Value,
-}
-
-/// How far the repair has come.
-struct Repair {
-    batch: i32,
-    after: Option<Uuid>,
 }

@@ -1,5 +1,9 @@
 //! Child runs: waited for, fanned out to, detached; whoever dies on the way.
 
+use std::time::Duration;
+
+use sqlx::Connection as _;
+
 use crate::cli::stepd;
 use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
 
@@ -328,4 +332,23 @@ async fn a_child_that_leaves_its_unique_key_behind_is_heard_of_like_any_other() 
     let run = db.enqueue("parent", r#"{"n": 7}"#).await;
     db.reaches(&run, "completed", SOON).await;
     assert_eq!(db.output(&run).await, "71");
+}
+
+#[tokio::test]
+async fn children_whose_unique_keys_are_in_somebody_s_open_transaction_keep_one_connection_at_most() {
+    let child = format!("unique: {{key: input.n, while: active}}\n{}", CHILD.trim_start());
+    let (db, files) = (Db::new().await, Files::new([PARENT, &child]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let mut somebody = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    let take = "BEGIN; INSERT INTO stepd.jobs (workflow, input) SELECT 'child', jsonb_build_object('n', n, 'fail', false, 'hold', false) FROM generate_series(1, 12) n";
+    sqlx::raw_sql(take).execute(&mut somebody).await.unwrap();
+    db.exec("INSERT INTO stepd.jobs (workflow, input) SELECT 'parent', jsonb_build_object('n', n) FROM generate_series(1, 12) n").await;
+    let behind =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    wait_until("a child waits for its key", SOON, async || db.count(behind).await > 0).await;
+    holds_for("the others wait without a connection", Duration::from_secs(3), async || db.count(behind).await <= 1)
+        .await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut somebody).await.unwrap();
+    db.all_ended(SOON).await;
+    assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'parent' AND state = 'completed'").await, 12);
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::Connection as _;
+
 use crate::support::{Db, Files, SOON, Spec, holds_for, wait_until};
 
 const ONE_BY_ORDER: &str = r#"
@@ -381,4 +383,20 @@ async fn a_pause_of_what_is_held_is_no_way_around_its_rate() {
     }
     assert_eq!(db.state(&held).await, "held");
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE started_at IS NOT NULL").await, 1);
+}
+
+#[tokio::test]
+async fn who_finds_another_at_the_admission_goes_on_where_he_stood() {
+    let db = Db::new().await;
+    let mut another = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT pg_advisory_xact_lock(stepd_engine.lock_class(), -1)")
+        .execute(&mut another)
+        .await
+        .unwrap();
+    let place: Vec<String> = ["default", "w", "key 2000", ""].map(str::to_owned).to_vec();
+    let done = stepd::db::maintenance::admit(&db.pool, 10, Some(&place)).await.unwrap();
+    assert_eq!((done.admitted, done.last.as_ref()), (None, Some(&place)));
+    sqlx::raw_sql("COMMIT").execute(&mut another).await.unwrap();
+    let done = stepd::db::maintenance::admit(&db.pool, 10, Some(&place)).await.unwrap();
+    assert_eq!((done.admitted, done.last), (Some(0), None), "nothing is behind it: from the beginning");
 }

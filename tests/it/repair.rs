@@ -1,5 +1,7 @@
 //! What a lost wake-up leaves behind is mended by the sweep.
 
+use sqlx::Connection as _;
+
 use crate::support::{Db, Files, SOON, Spec, wait_until};
 
 const WAITING: &str = "
@@ -64,6 +66,7 @@ async fn a_pass_over_very_many_waiting_runs_is_bounded_and_gets_round() {
              SELECT id, 1, 1, now(), 1, false, 'waiting', 'paid', 'wait', 'paid', '{{\"order\": 1}}' FROM stepd.jobs WHERE id <> '{run}';
          INSERT INTO stepd_engine.signals (kind, name, expires_at, payload)
              SELECT 'event', 'paid', now() + interval '1 hour', '{{\"order\": 2}}' FROM generate_series(1, 20);
+         INSERT INTO stepd_engine.signals (run, kind, name, at) SELECT id, 'signal', 'note', now() - interval '1 hour' FROM stepd.jobs;
          UPDATE stepd_engine.checkpoints SET state = 'completed', checkpoint = true, output = '1', ended_at = now() WHERE run = '{run}';
          SET session_replication_role = origin; ANALYZE"
     ))
@@ -84,4 +87,64 @@ async fn a_pass_over_very_many_waiting_runs_is_bounded_and_gets_round() {
     }
     assert_eq!(passes, 5);
     wait_until("the stuck one is ready", SOON, async || db.state(&run).await == "queued").await;
+}
+
+/// The pages that a statement reads, the second time.
+async fn pages(conn: &mut sqlx::PgConnection, statement: &str) -> u64 {
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}");
+    let mut hit = 0;
+    for _ in 0..2 {
+        let plan: serde_json::Value =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(explain.clone())).fetch_one(&mut *conn).await.unwrap();
+        let read = |what: &str| plan[0]["Plan"][what].as_u64().unwrap();
+        hit = read("Shared Hit Blocks") + read("Shared Read Blocks");
+    }
+    hit
+}
+
+#[tokio::test]
+async fn a_kept_event_is_found_by_its_match_among_very_many_without_a_look_at_them() {
+    let db = Db::new().await;
+    db.exec(
+        r#"INSERT INTO stepd_engine.signals (kind, name, expires_at, payload)
+             SELECT 'event', 'paid', now() + interval '1 hour', jsonb_build_object('order', jsonb_build_object('id', n), 'n', n) FROM generate_series(1, 20000) n;
+         INSERT INTO stepd_engine.signals (kind, name, expires_at, payload) VALUES
+             ('event', 'sent', now() + interval '1 hour', '{"order": {"id": 7}}'), ('event', 'list', now() + interval '1 hour', '[1]'),
+             ('event', 'paid', now() + interval '1 hour', '{"order": {"id": 7}, "again": true}'), ('event', 'late', now() - interval '1 s', '{"n": 1}');
+         ANALYZE stepd_engine.signals"#,
+    )
+    .await;
+    let mut conn = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    let run = uuid::Uuid::now_v7();
+    let found = async |conn: &mut sqlx::PgConnection, name: &str, by: Option<&str>| -> Option<String> {
+        sqlx::query_scalar("SELECT (SELECT g.payload::text FROM stepd_engine.signals g WHERE g.id = stepd_engine.kept_event($1, $2, $3::jsonb))")
+            .bind(run).bind(name).bind(by).fetch_one(conn).await.unwrap()
+    };
+    for (name, by, expected) in [
+        ("paid", Some(r#"{"order": {"id": 15000}}"#), Some(r#"{"n": 15000, "order": {"id": 15000}}"#)),
+        ("paid", Some(r#"{"order": {"id": 7}}"#), Some(r#"{"n": 7, "order": {"id": 7}}"#)),
+        ("paid", Some(r#"{"again": true}"#), Some(r#"{"again": true, "order": {"id": 7}}"#)),
+        ("paid", Some(r#"{"order": {"id": 0}}"#), None),
+        ("paid", Some("{}"), Some(r#"{"n": 1, "order": {"id": 1}}"#)),
+        ("paid", None, Some(r#"{"n": 1, "order": {"id": 1}}"#)),
+        ("sent", Some(r#"{"order": {"id": 7}}"#), Some(r#"{"order": {"id": 7}}"#)),
+        ("list", Some("{}"), Some("[1]")),
+        ("list", Some(r#"{"order": 1}"#), None),
+        ("late", None, None),
+        ("late", Some(r#"{"n": 1}"#), None),
+        ("none", None, None),
+    ] {
+        assert_eq!(found(&mut conn, name, by).await.as_deref(), expected, "{name} {by:?}");
+    }
+    // Once for each run.
+    db.exec(format!(
+        "INSERT INTO stepd_engine.events (run, kind, data) SELECT '{run}', 'event_received', id::text FROM stepd_engine.signals WHERE payload ->> 'n' = '7'"
+    ))
+    .await;
+    let again = found(&mut conn, "paid", Some(r#"{"order": {"id": 7}}"#)).await;
+    assert_eq!(again.as_deref(), Some(r#"{"again": true, "order": {"id": 7}}"#));
+    for by in [r#"'{"order": {"id": 19000}}'"#, r#"'{"order": {"id": 0}}'"#, "NULL"] {
+        let n = pages(&mut conn, &format!("SELECT stepd_engine.kept_event('{run}', 'paid', {by})")).await;
+        assert!(n < 40, "{by}: {n} pages");
+    }
 }

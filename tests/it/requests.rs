@@ -262,3 +262,22 @@ async fn an_approval_goes_on_and_a_rejection_fails_the_run() {
     db.reaches(&yes, "completed", SOON).await;
     assert_eq!(files.lines("effects"), ["went"]);
 }
+
+#[tokio::test]
+async fn an_answer_is_told_to_the_worker_whose_run_it_is_and_to_no_other() {
+    use stepd::db::waits::{self, Request};
+    use stepd::model::{StepKey, WorkerId};
+    let (db, _files, mut worker) = ground().await;
+    let run = db.enqueue("two", "{}").await;
+    db.reaches(&run, "waiting", SOON).await;
+    assert_eq!(worker.drain(SOON).await, Some(0));
+    let (holder, other) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    db.exec(format!(
+        "SELECT stepd.approve('{run}', 'b'); UPDATE stepd.jobs SET state = 'running', lane = 2, worker = '{holder}' WHERE id = '{run}'"
+    ))
+    .await;
+    let waits = [(run.parse().unwrap(), StepKey::new("b"))];
+    let told = async |worker| waits::requests(&db.pool, WorkerId(worker), &[], &waits).await.unwrap();
+    assert!(matches!(told(holder).await.as_slice(), [Request::Answer(..)]));
+    assert!(told(other).await.is_empty());
+}

@@ -11,3 +11,5 @@ SELECT c.run, c.key, c.output, c.error, 'answer'
 FROM unnest($3::uuid[], $4::text[]) AS w(run, key),
 LATERAL (SELECT c.run, c.key, c.output, c.error FROM stepd_engine.checkpoints c WHERE c.run = w.run AND c.key = w.key AND c.state IN ('completed', 'failed')
     AND (c.decision LIKE '{"wait":"event"%' OR c.decision LIKE '{"wait":"approval"%' OR c.decision LIKE '{"wait":"child"%') FOR KEY SHARE) c
+-- To a worker whose run has been taken over while it slept the answer is no news: the run is another's.
+WHERE EXISTS (SELECT FROM stepd.jobs j WHERE j.id = w.run AND j.worker = $1 AND j.state = 'running')

@@ -43,6 +43,8 @@ pub(super) struct Position {
     pub(super) owed: usize,
     /// When the database was last asked what this worker holds.
     pub(super) checked: Instant,
+    /// How long that took.
+    pub(super) check_cost: Duration,
 }
 
 impl Position {
@@ -64,6 +66,7 @@ impl Position {
             dear: false,
             owed: 0,
             checked: Instant::now(),
+            check_cost: Duration::ZERO,
         }
     }
 

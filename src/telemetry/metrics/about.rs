@@ -110,10 +110,10 @@ metrics! {
     TAKE_OVERS: Counter "stepd_take_overs" ["found_by"] in "workers", "Dead workers that this one has taken over: found by their lock, or by their lease";
     TAKEN: Counter "stepd_runs_taken_over" [] in "runs", "Runs that it brought back from them";
     QUARANTINED: Counter "stepd_runs_quarantined" [] in "runs", "Runs that it failed because they have killed too many workers";
-    MENDED: Counter "stepd_wake_ups_mended" [] in "runs", "Lost wake-ups that the sweeper has found and mended";
+    MENDED: Counter "stepd_wake_ups_mended" [] in "runs", "Lost wake-ups that the repair has found and mended";
     SCHEDULED: Counter "stepd_schedule_starts" [] in "runs", "Runs that this worker has started for schedules";
     PASSES: Counter "stepd_service_passes" ["service", "outcome"] in "passes", "Passes of the services: ok, failed";
-    PASS_AGE: Gauge "stepd_service_pass_age_seconds" ["service"] in "seconds", "How long ago a pass of each service last succeeded: how far the sweeper, the stager, the scheduler and the retention lag";
+    PASS_AGE: Gauge "stepd_service_pass_age_seconds" ["service"] in "seconds", "How long ago a pass of each service last succeeded: how far the repair, the stager, the scheduler and the retention lag";
     BREAKER: Gauge "stepd_breaker_open" ["kind", "name"] in "0, 0.5 or 1", "The circuit breakers of MCP servers and models: 0 closed, 0.5 one call tries, 1 open";
     TRACE_SPANS: Counter "stepd_trace_export_spans" ["target"] in "spans", "Spans that a target of traces has taken";
     TRACE_BYTES: Counter "stepd_trace_export_sent_bytes" ["target"] in "bytes", "Bytes that have been sent to it, packed";

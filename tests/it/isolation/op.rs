@@ -283,7 +283,7 @@ impl Op {
     /// Functions of the schema that take the run and give a word.
     async fn word(self, conn: &mut PgConnection) -> Result<Said, DbError> {
         let text = match self {
-            Self::Admit => "SELECT a.admitted::text FROM stepd_engine.admit(100) a, (SELECT $1::uuid) x",
+            Self::Admit => "SELECT coalesce(a.admitted, 0)::text FROM stepd_engine.admit(100) a, (SELECT $1::uuid) x",
             Self::Stage => "SELECT staged::text FROM stepd_engine.stage(100), (SELECT $1::uuid) x",
             Self::Repair => "SELECT mended::text FROM stepd_engine.repair(100, NULL, 4, 6), (SELECT $1::uuid) x",
             Self::Cancel => "SELECT stepd.cancel($1)",
