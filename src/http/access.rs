@@ -163,9 +163,9 @@ impl Access {
             .hint("add the name to http_hosts"))
     }
 
-    /// Whose token that is. A wrong one counts against its sender.
+    /// Whose token that is. A wrong one counts against its sender; a right one is let through whatever others have sent from the same
+    /// address, which may be a proxy's.
     pub(super) fn known(&self, token: &str, sender: IpAddr) -> Result<(Caller, Token), Problem> {
-        self.not_too_often(sender)?;
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         // All of them are looked at, whichever it is.
         let mut found = None;
@@ -175,10 +175,7 @@ impl Access {
                 found = Some((caller, known.clone()));
             }
         }
-        found.ok_or_else(|| {
-            self.failed(sender);
-            Problem::new(StatusCode::UNAUTHORIZED, "the token is not known")
-        })
+        found.ok_or_else(|| self.failed(sender, Problem::new(StatusCode::UNAUTHORIZED, "the token is not known")))
     }
 
     /// Whose session that is.
@@ -207,21 +204,8 @@ impl Access {
         here.then_some(Caller { name: None, scope: Scope::Read, until: None, hash: None })
     }
 
-    /// Has somebody guessed too often?
-    pub(super) fn not_too_often(&self, sender: IpAddr) -> Result<(), Problem> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        match failures.get(&sender) {
-            Some((n, since)) if *n >= TRIES && since.elapsed() < WINDOW => Err(Problem::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too many wrong tokens or signatures from this address",
-            )
-            .hint("wait a minute")),
-            _ => Ok(()),
-        }
-    }
-
-    /// Somebody has guessed.
-    pub(super) fn failed(&self, sender: IpAddr) {
+    /// Somebody has guessed: what he is told.
+    pub(super) fn failed(&self, sender: IpAddr, told: Problem) -> Problem {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if failures.len() >= REMEMBERED {
             failures.retain(|_, (_, since)| since.elapsed() < WINDOW);
@@ -234,6 +218,11 @@ impl Access {
             *entry = (0, Instant::now());
         }
         entry.0 += 1;
+        if entry.0 <= TRIES {
+            return told;
+        }
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens or signatures from this address")
+            .hint("wait a minute")
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, FromRequest as _, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -156,21 +156,21 @@ async fn take(
     At(name): At<String>,
     uri: Uri,
     headers: HeaderMap,
-    InTime(body): InTime<Bytes>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let sender = client(peer.ip(), &headers);
-    site.access.not_too_often(sender)?;
     let Some(hook) = site.access.hook(&name) else {
         return Err(Problem::not_found(format!("there is no hook `{name}`"))
             .hint("[http_hooks] in the configuration names them"));
     };
+    // Not before: nobody has a body read for a hook that is not there.
+    let InTime(body) = InTime::<Bytes>::from_request(request, &site).await?;
     if !hook.is_signed(&headers, &body, session::now()) {
-        site.access.failed(sender);
         let what = if hook.tolerance.is_some() { "of the time and the body, and the time near" } else { "of the body" };
-        return Err(Problem::new(
+        let told = Problem::new(
             StatusCode::UNAUTHORIZED,
             format!("the signature is missing or wrong: {} is to be the HMAC-SHA256 {what}", hook.header),
-        ));
+        );
+        return Err(site.access.failed(client(peer.ip(), &headers), told));
     }
     let view = hook.view(&uri, &headers, &body);
     if let Some(when) = &hook.when

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Extension, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -26,7 +26,8 @@ use super::problem::Problem;
 use super::things::Given;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Site>> {
-    OpenApiRouter::new().routes(routes!(who, begin, end))
+    // From whoever asks: no more of a body is read than a token needs.
+    OpenApiRouter::new().routes(routes!(who, begin, end)).layer(DefaultBodyLimit::max(4_096))
 }
 
 /// The cookie's name.
