@@ -17,6 +17,8 @@ const PREFIX: &str = "stepd-pg-";
 /// A socket's path may have 107 bytes on Linux (103 on macOS); the folder's own name takes up to 50
 /// of them and the socket's 15.
 const LONGEST_PARENT: usize = 38;
+/// How often a folder's removal is tried before it is left to the next sweep.
+const REMOVALS: u32 = 5;
 
 /// The ordinary user that root becomes for Postgres; `None` when we are one already.
 pub fn server_user() -> Result<Option<(Uid, Gid)>, PostgresError> {
@@ -90,22 +92,27 @@ pub fn sweep(user: Option<(Uid, Gid)>) {
 }
 
 fn remove(folder: &Path, uid: u32) {
-    if let Some(pid) = postmaster(&folder.join("data")) {
-        // A postmaster works in its data folder: a stale pid file that names another process harms nobody.
-        let place = PathBuf::from(format!("/proc/{pid}"));
-        let ours = fs::metadata(&place).is_ok_and(|m| m.uid() == uid)
-            && fs::read_link(place.join("cwd")).is_ok_and(|cwd| cwd == folder.join("data"));
-        if ours {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    for pid in working_in(&folder.join("data"), uid) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    // Another start may sweep the same folder, and what was killed just now may end a write: each can
+    // leave a file in a folder that was read as empty.
+    for _ in 0..REMOVALS {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+            _ => return,
         }
     }
-    let _ = fs::remove_dir_all(folder);
 }
 
-/// The postmaster's id, from the pid file of a data folder.
-fn postmaster(data: &Path) -> Option<i32> {
-    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 1)
+/// The server's processes: the postmaster and all that it forks work in their data folder. A pid file
+/// would name the postmaster alone, which may be gone before its helpers are.
+fn working_in(data: &Path, uid: u32) -> Vec<i32> {
+    let works_here = |pid: &i32| {
+        let place = PathBuf::from(format!("/proc/{pid}"));
+        fs::metadata(&place).is_ok_and(|m| m.uid() == uid) && fs::read_link(place.join("cwd")).is_ok_and(|cwd| cwd == data)
+    };
+    proc::pids().filter(|pid| *pid > 1).filter(works_here).collect()
 }
 
 /// The process that a folder belongs to.

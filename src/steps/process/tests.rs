@@ -46,7 +46,7 @@ pub(super) async fn exec(params: Value) -> Result<StepOutput, Failure> {
 }
 
 pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !holds() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
