@@ -96,21 +96,24 @@ CREATE TABLE stepd_engine.migrations (
     version integer PRIMARY KEY,
     name text NOT NULL,
     serves integer NOT NULL,
+    fingerprint text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE stepd_engine.migrations IS 'The schema versions that have been applied.';
 COMMENT ON COLUMN stepd_engine.migrations.version IS 'The version of the schema from then on.';
 COMMENT ON COLUMN stepd_engine.migrations.name IS 'What it brought.';
 COMMENT ON COLUMN stepd_engine.migrations.serves IS 'The oldest schema version whose daemons can work with this one; an older daemon refuses to start.';
+COMMENT ON COLUMN stepd_engine.migrations.fingerprint IS 'SHA-256 of its file, in hexadecimal digits: two builds may give one number to two texts.';
 COMMENT ON COLUMN stepd_engine.migrations.applied_at IS 'When.';
 COMMENT ON INDEX stepd_engine.migrations_pkey IS 'Each version once.';
 
 -- Here and not with the other views: it is asked for before anything else is known to be there.
-CREATE VIEW stepd.versions AS SELECT m.version, m.name, m.serves, m.applied_at FROM stepd_engine.migrations m;
+CREATE VIEW stepd.versions AS SELECT m.version, m.name, m.serves, m.fingerprint, m.applied_at FROM stepd_engine.migrations m;
 COMMENT ON VIEW stepd.versions IS 'The schema versions that have been applied; the highest one counts.';
 COMMENT ON COLUMN stepd.versions.version IS 'The version of the schema from then on.';
 COMMENT ON COLUMN stepd.versions.name IS 'What it brought.';
 COMMENT ON COLUMN stepd.versions.serves IS 'The oldest schema version whose daemons can work with this one; an older daemon refuses to start.';
+COMMENT ON COLUMN stepd.versions.fingerprint IS 'SHA-256 of its file (sha256sum), in hexadecimal digits; a stepd whose file is another one does not work with it.';
 COMMENT ON COLUMN stepd.versions.applied_at IS 'When.';
 
 -- One row; read by the insert trigger and the engine.

@@ -83,6 +83,8 @@ pub struct Server {
     /// -1: no limit of its own.
     pub database_room: i32,
     pub database_used: i64,
+    /// Sessions that do not show this role what they do.
+    pub hidden: i64,
     /// -1: no limit of its own.
     pub role_room: i32,
     pub role_used: i64,
@@ -115,8 +117,6 @@ pub struct Transaction {
     /// Of a prepared one.
     pub gid: Option<String>,
     pub now: DateTime<Utc>,
-    /// Sessions that do not show this role what they do.
-    pub hidden: i64,
 }
 
 /// The transaction that has been open for longest.
@@ -127,6 +127,27 @@ pub async fn oldest_transaction<'c>(
     db: impl Executor<'c, Database = Postgres>,
 ) -> Result<Option<Transaction>, DbError> {
     Ok(sqlx::query_file_as!(Transaction, "src/db/sql/old_transactions.sql").fetch_optional(db).await?)
+}
+
+/// What keeps dead rows from being removed, and is no transaction of this database.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct HeldBack {
+    /// A replication slot, or else a standby.
+    pub slot: Option<String>,
+    pub standby: Option<String>,
+    /// Does anybody read it?
+    pub active: bool,
+    /// So many have been since.
+    pub transactions: i64,
+}
+
+/// What holds dead rows back furthest.
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn held_back<'c>(db: impl Executor<'c, Database = Postgres>) -> Result<Option<HeldBack>, DbError> {
+    Ok(sqlx::query_file_as!(HeldBack, "src/db/sql/held_back.sql").fetch_optional(db).await?)
 }
 
 /// Where the server keeps its data.

@@ -43,6 +43,8 @@ pub struct Facts {
     pub dead: i64,
     pub slots: i64,
     pub oldest_transaction: f64,
+    /// In transactions.
+    pub held_back: i64,
     /// How old the oldest run of the history is.
     pub history: Option<f64>,
 }

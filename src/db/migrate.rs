@@ -6,6 +6,7 @@ mod trial;
 
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use sqlx::{Connection, Executor, PgConnection, Postgres};
 
 use super::compat;
@@ -33,6 +34,14 @@ pub struct Migration {
     pub serves: i32,
     /// Its statements.
     pub text: &'static str,
+}
+
+impl Migration {
+    /// SHA-256 of its text in hexadecimal digits, as `sha256sum` tells it of its file.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        Sha256::digest(self.text).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// All migrations, in order.
@@ -86,6 +95,11 @@ pub enum Unfit {
     )]
     NotWhole { missing: String },
     #[error(
+        "this database's schema was made by another build of stepd: its version {version} ({name}) is not the one that this program \
+         knows; work with the stepd that made it, or give this one a database of its own"
+    )]
+    Differs { version: i32, name: &'static str },
+    #[error(
         "schema version {version} keeps others waiting for longer than a moment each time that it is tried: apply it when nobody \
          enqueues, with stepd migrate --may-block"
     )]
@@ -114,7 +128,23 @@ pub fn fits(schema: i32, serves: i32, known: i32) -> Result<(), Unfit> {
 pub async fn check(conn: &mut PgConnection) -> Result<(), DbError> {
     let (schema, serves) = applied(conn).await?;
     fits(schema, serves, latest())?;
+    ours(conn, MIGRATIONS).await??;
     whole(conn).await
+}
+
+/// Has each version that is applied here, and that these migrations know, the text that they have for it? (The inner answer.)
+///
+/// # Errors
+/// Whatever the database says.
+pub async fn ours(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Result<(), Unfit>, DbError> {
+    // The column may not be there: before anything was released, schemas were made without it.
+    let sql = "SELECT v.version, to_jsonb(v) ->> 'fingerprint' FROM stepd.versions v ORDER BY v.version";
+    let applied: Vec<(i32, Option<String>)> = sqlx::query_as(sql).fetch_all(conn).await?;
+    let differs = |m: &&Migration| applied.iter().any(|(v, f)| *v == m.version && f.as_ref() != Some(&m.fingerprint()));
+    Ok(match migrations.iter().find(differs) {
+        Some(m) => Err(Unfit::Differs { version: m.version, name: m.name }),
+        None => Ok(()),
+    })
 }
 
 /// Is the schema whole? A restore makes indexes and triggers last. Who writes before they are there breaks it, and is broken by it. (By the
@@ -210,6 +240,7 @@ async fn with(
     }
     let (schema, serves) = applied(conn).await?;
     fits(schema, serves, known(migrations))?;
+    ours(conn, migrations).await??;
     Ok(done)
 }
 
@@ -218,6 +249,10 @@ async fn pending(conn: &mut PgConnection, migrations: &[Migration]) -> Result<Ve
     let (before, _) = applied(conn).await?;
     if before == 0 && sqlx::query_scalar("SELECT to_regclass('stepd.jobs') IS NOT NULL").fetch_one(&mut *conn).await? {
         return Err(Unfit::Unrecorded.into());
+    }
+    // Nothing is put upon what this program does not know.
+    if before > 0 {
+        ours(conn, migrations).await??;
     }
     if before > 0 && before < known(migrations) {
         refuse_to_others(conn, before, known(migrations)).await?;
@@ -289,10 +324,11 @@ async fn apply(tx: &mut PgConnection, m: &Migration, fresh: bool) -> Result<bool
         refuse_under_the_old(tx, m).await?;
     }
     sqlx::raw_sql(m.text).execute(&mut *tx).await?;
-    sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ($1, $2, $3)")
+    sqlx::query("INSERT INTO stepd_engine.migrations (version, name, serves, fingerprint) VALUES ($1, $2, $3, $4)")
         .bind(m.version)
         .bind(m.name)
         .bind(m.serves)
+        .bind(m.fingerprint())
         .execute(&mut *tx)
         .await?;
     if contracts {
@@ -339,10 +375,12 @@ async fn refuse_under_the_old(conn: &mut PgConnection, migration: &Migration) ->
 #[must_use]
 pub fn dump() -> String {
     let mut out = String::from("-- stepd's schema. Apply with: psql -1 -v ON_ERROR_STOP=1 -f FILE\n\n");
-    for Migration { version, name, serves, text } in MIGRATIONS {
+    for m in MIGRATIONS {
+        let Migration { version, name, serves, text } = m;
+        let fingerprint = m.fingerprint();
         out.push_str(&format!(
             "\n-- version {version}: {name}\n{text}\n\
-             INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ({version}, '{name}', {serves});\n"
+             INSERT INTO stepd_engine.migrations (version, name, serves, fingerprint) VALUES ({version}, '{name}', {serves}, '{fingerprint}');\n"
         ));
     }
     out

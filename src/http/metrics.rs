@@ -201,8 +201,18 @@ impl Seen {
         for (queue, runs) in failed {
             number(page, &about::FAILED_RUNS, &[queue], runs);
         }
-        let Facts { places, oldest_due, schedule_lag, breakers, alive, dead, slots, oldest_transaction, history } =
-            self.facts.clone();
+        let Facts {
+            places,
+            oldest_due,
+            schedule_lag,
+            breakers,
+            alive,
+            dead,
+            slots,
+            oldest_transaction,
+            held_back,
+            history,
+        } = self.facts.clone();
         number(page, &about::LOCKS_HELD, &["key"], places);
         number(page, &about::LOCKS_HELD, &["lease"], self.queues.iter().map(|q| q.running).sum());
         page.set(&about::OLDEST_DUE, &[], oldest_due);
@@ -212,6 +222,7 @@ impl Seen {
         number(page, &about::WORKERS, &["false"], dead);
         number(page, &about::SLOTS_OF_ALL, &[], slots);
         page.set(&about::OLDEST_TRANSACTION, &[], oldest_transaction);
+        number(page, &about::HELD_BACK, &[], held_back);
         if let Some(age) = history {
             page.set(&about::HISTORY_AGE, &[], age);
         }

@@ -110,7 +110,8 @@ fn remove(folder: &Path, uid: u32) {
 fn working_in(data: &Path, uid: u32) -> Vec<i32> {
     let works_here = |pid: &i32| {
         let place = PathBuf::from(format!("/proc/{pid}"));
-        fs::metadata(&place).is_ok_and(|m| m.uid() == uid) && fs::read_link(place.join("cwd")).is_ok_and(|cwd| cwd == data)
+        fs::metadata(&place).is_ok_and(|m| m.uid() == uid)
+            && fs::read_link(place.join("cwd")).is_ok_and(|cwd| cwd == data)
     };
     proc::pids().filter(|pid| *pid > 1).filter(works_here).collect()
 }

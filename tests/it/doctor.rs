@@ -1,10 +1,14 @@
 //! `stepd doctor` on things that are really broken.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::cli::{Done, HELLO, stepd, stepd_at};
+use crate::http::client;
 use crate::support::{Db, Files, PgBouncer, SOON, Server, Spec, TRANSACTION, wait_until};
+use reqwest::header::HeaderMap;
 
 /// The findings by check: level, what it says, what to do.
 struct Findings {
@@ -48,12 +52,14 @@ async fn nothing_is_wrong_where_nothing_is_wrong() {
         [
             "server",
             "role",
+            "other sessions",
             "schema version",
             "pooler",
             "notifications",
             "clock",
             "connections",
             "oldest transaction",
+            "dead rows",
             "autovacuum",
             "statistics",
             "workers",
@@ -86,6 +92,78 @@ async fn an_old_transaction_is_found_with_its_pid() {
     assert_eq!(found.code, Some(1));
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     doctor(&db, &["--transaction-age", "1ms"]).await.finds("oldest transaction", "ok", "");
+}
+
+#[tokio::test]
+async fn what_others_do_is_said_to_be_hidden_where_it_is_and_their_connections_count() {
+    let server = Server::own().await;
+    let db = server.db().await;
+    db.exec("CREATE ROLE ops LOGIN; GRANT USAGE ON SCHEMA stepd TO ops; GRANT SELECT ON stepd.versions TO ops").await;
+    let mut other = PgConnection::connect(&db.url).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT FROM stepd.jobs").execute(&mut other).await.unwrap();
+    let ops = Db { url: db.url.replacen("postgres://postgres@", "postgres://ops@", 1), ..db.clone() };
+    let used = |found: &Findings| {
+        let says = found.get("connections")["says"].as_str().unwrap().to_owned();
+        says.split(' ').next().unwrap().parse::<i64>().unwrap()
+    };
+    let found = doctor(&ops, &["--transaction-age", "1ms"]).await;
+    found.finds("other sessions", "note", "hide from ops what they do");
+    found.finds("other sessions", "note", "GRANT pg_read_all_stats TO ops");
+    assert!(used(&found) >= 2, "{:#}", found.get("connections"));
+    db.exec("GRANT pg_monitor TO ops").await;
+    let found = doctor(&ops, &["--transaction-age", "1ms"]).await;
+    found.finds("other sessions", "ok", "");
+    found.finds("oldest transaction", "wrong", "by postgres");
+}
+
+/// A real standby, once without a slot and once with one, in which somebody looks at what was; then nobody reads the slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_and_a_slot_that_hold_dead_rows_back_are_named_and_counted() {
+    let server = Arc::new(Server::own().await);
+    let db = server.db().await;
+    db.exec("SELECT pg_create_physical_replication_slot('left_behind')").await;
+    let files = Files::new([HELLO]);
+    let mut worker = Spec::new(&db, &files).http().ready().await;
+    let site = worker.site().await;
+    for (slot, who) in [("", "standby standby holds"), ("left_behind", "replication slot left_behind holds")] {
+        let standby = tokio::task::spawn_blocking({
+            let server = server.clone();
+            move || {
+                let mut options = Server::options();
+                let settings = [
+                    ("hot_standby_feedback", "on"),
+                    ("wal_receiver_status_interval", "1"),
+                    ("primary_slot_name", slot),
+                ];
+                options.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+                server.pg.standby(&options).unwrap()
+            }
+        })
+        .await
+        .unwrap();
+        let mut reader = PgConnection::connect(&standby.url(&db.name)).await.unwrap();
+        let reads = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM stepd.jobs";
+        sqlx::raw_sql(reads).execute(&mut reader).await.unwrap();
+        wait_until("the standby has told", SOON, async || {
+            db.exec("DO $$ BEGIN FOR n IN 1..200 LOOP PERFORM txid_current(); COMMIT; END LOOP; END $$").await;
+            doctor(&db, &[]).await.get("dead rows").to_string().contains(who)
+        })
+        .await;
+        wait_until("it is counted", SOON, async || {
+            db.exec("DO $$ BEGIN FOR n IN 1..200 LOOP PERFORM txid_current(); COMMIT; END LOOP; END $$").await;
+            let page =
+                client(HeaderMap::new()).get(format!("{site}/metrics")).send().await.unwrap().text().await.unwrap();
+            let line = page.lines().find(|l| l.starts_with("stepd_dead_rows_held_back_transactions")).unwrap();
+            line.split(' ').nth(1).unwrap().parse::<f64>().unwrap() >= 200.0
+        })
+        .await;
+        drop(reader);
+        tokio::task::spawn_blocking(move || drop(standby)).await.unwrap();
+    }
+    wait_until("nobody reads the slot", SOON, async || {
+        doctor(&db, &[]).await.get("dead rows").to_string().contains("left_behind, which nobody reads, holds")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -162,8 +240,15 @@ async fn a_schema_that_is_missing_or_old_is_found() {
     db.exec("DELETE FROM stepd_engine.migrations WHERE version = (SELECT max(version) FROM stepd_engine.migrations)")
         .await;
     doctor(&db, &[]).await.finds("schema version", "wrong", "stepd migrate");
-    db.exec("INSERT INTO stepd_engine.migrations (version, name, serves) VALUES (99, 'later', 99)").await;
+    db.exec("INSERT INTO stepd_engine.migrations (version, name, serves, fingerprint) VALUES (99, 'later', 99, 'of a later one')").await;
     doctor(&db, &[]).await.finds("schema version", "wrong", "install the stepd that the schema was made for");
+    let db = server.db().await;
+    db.exec("UPDATE stepd_engine.migrations SET fingerprint = 'of another build' WHERE version = 2").await;
+    doctor(&db, &[]).await.finds(
+        "schema version",
+        "wrong",
+        "its version 2 (engine) is not the one that this program knows",
+    );
 }
 
 #[tokio::test]

@@ -17,12 +17,14 @@ fn document() -> String {
 }
 
 /// A command, and what it says.
+#[derive(Clone)]
 struct Line {
     command: String,
     says: Vec<String>,
 }
 
 /// A block of the page.
+#[derive(Clone)]
 struct Block {
     heading: String,
     lines: Vec<Line>,
@@ -57,12 +59,11 @@ fn blocks(scene: &str) -> Vec<Block> {
 /// Where the commands run.
 struct Shell {
     folder: PathBuf,
-    url: String,
+    /// The operator's login, and those of an administrator: to the database, and to one that is restored.
+    urls: [(&'static str, String); 3],
     path: String,
     /// Where the daemon serves HTTP: the page has the default.
     site: String,
-    /// Where Postgres' own programs find it.
-    server: [(&'static str, String); 3],
 }
 
 impl Shell {
@@ -75,8 +76,8 @@ impl Shell {
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .env_clear();
-        command.env("PATH", &self.path).env("DATABASE_URL", &self.url).env("HOME", &self.folder).env("LANG", "C.UTF-8");
-        command.envs(self.server.iter().map(|(k, v)| (k, v)));
+        command.env("PATH", &self.path).env("HOME", &self.folder).env("LANG", "C.UTF-8");
+        command.envs(self.urls.iter().map(|(k, v)| (k, v)));
         let done = command.output().unwrap();
         String::from_utf8_lossy(&done.stdout).into_owned()
     }

@@ -71,6 +71,39 @@ async fn a_schema_that_was_made_without_a_record_of_its_version_is_refused_with_
     assert!(told.contains("no version of them is recorded: stepd migrate makes them, or the whole script"), "{told}");
 }
 
+/// As between two builds that both call their schema by one number.
+#[tokio::test]
+async fn a_schema_of_the_same_version_that_another_build_has_made_is_refused_and_left_alone() {
+    let (db, files) = (Db::new().await, Files::new([QUICK]));
+    let made: Vec<String> = sqlx::query_scalar("SELECT fingerprint FROM stepd.versions ORDER BY version")
+        .fetch_all(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(made, stepd::db::migrate::MIGRATIONS.iter().map(|m| m.fingerprint()).collect::<Vec<_>>());
+    for (how, told) in [
+        (
+            "UPDATE stepd_engine.migrations SET fingerprint = 'of another' WHERE version = 2",
+            "its version 2 (engine) is not",
+        ),
+        // As before there were fingerprints.
+        (
+            "DROP VIEW stepd.versions; ALTER TABLE stepd_engine.migrations DROP COLUMN fingerprint;
+             CREATE VIEW stepd.versions AS SELECT version, name, serves FROM stepd_engine.migrations",
+            "its version 1 (tables) is not",
+        ),
+    ] {
+        db.exec(how).await;
+        for args in [&[][..], &["--no-migrate"]] {
+            let mut worker = args.iter().fold(Spec::new(&db, &files), |spec, arg| spec.arg(arg)).start();
+            assert_eq!(worker.ends(SOON).await.code(), Some(1));
+            assert_eq!(worker.logged(told), 1, "{}", worker.log());
+        }
+        assert!(newer(&db, 1).await.unwrap_err().contains(told), "nothing is put upon it");
+    }
+    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.definitions").await, 0, "it has touched nothing");
+    assert_eq!(db.count("SELECT count(*) FROM stepd_engine.migrations").await, i64::from(latest()));
+}
+
 #[tokio::test]
 async fn a_contraction_is_refused_while_a_daemon_is_at_work_that_it_does_not_serve() {
     let (db, files) = (Db::new().await, Files::new([QUICK]));
@@ -93,7 +126,7 @@ async fn a_daemon_that_must_register_anew_under_a_schema_that_does_not_serve_it_
     let mut worker = Spec::new(&db, &files).ready().await;
     // As when it was cut off: taken over, and gone from the table when the migration looked.
     db.exec(format!(
-        "INSERT INTO stepd_engine.migrations (version, name, serves) VALUES ({0}, 'contracts', {0}); DELETE FROM stepd_engine.workers",
+        "INSERT INTO stepd_engine.migrations (version, name, serves, fingerprint) VALUES ({0}, 'contracts', {0}, 'of a later one'); DELETE FROM stepd_engine.workers",
         latest() + 1
     ))
     .await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use crate::db::doctor::{Breaker, Server, Transaction, Unserved, Way};
+use crate::db::doctor::{Breaker, HeldBack, Server, Transaction, Unserved, Way};
 use crate::db::migrate::Unfit;
 use crate::db::operate::{QueueLine, TableSize, WorkerLine};
 use crate::db::{DbError, Trouble};
@@ -67,6 +67,9 @@ const CLOCK: TimeDelta = TimeDelta::seconds(2);
 /// A run that is ready is claimed within two seconds where there is a free slot.
 const LAG: TimeDelta = TimeDelta::minutes(1);
 
+/// A claim that steps over so many dead rows is slow.
+const HELD_BACK: i64 = 1_000_000;
+
 /// A table of so many changed rows should have been analyzed.
 const CHANGED: i64 = 50_000;
 
@@ -105,6 +108,9 @@ pub(super) fn schema(fits: Result<(), Unfit>, version: i32) -> Finding {
                     "stepd migrate"
                 }
                 Unfit::Newer { .. } | Unfit::AtWork { .. } => "install the stepd that the schema was made for",
+                Unfit::Differs { .. } => {
+                    "work with the stepd that made it (stepd.workers says which have), or with a database of its own"
+                }
                 Unfit::NotWhole { .. } => "let the restore come to its end, or restore again",
                 Unfit::Long { .. } | Unfit::InTheWay { .. } => "stepd migrate when nobody enqueues",
             };
@@ -231,9 +237,8 @@ pub(super) fn transaction(oldest: Option<&Transaction>, limit: Duration) -> Find
         Some(pid) => format!("open for {} by {who} ({}, pid {pid})", span(age), t.what),
         None => format!("open for {} by {who} ({})", span(age), t.what),
     };
-    let unseen = if t.hidden > 0 { format!("; {} sessions hide what they do", t.hidden) } else { String::new() };
     if age < TimeDelta::from_std(limit).unwrap_or(TimeDelta::MAX) {
-        return ok(CHECK, format!("{what}{unseen}"));
+        return ok(CHECK, what);
     }
     let advice = match (t.pid, &t.gid) {
         (Some(pid), _) => format!(
@@ -242,7 +247,43 @@ pub(super) fn transaction(oldest: Option<&Transaction>, limit: Duration) -> Find
         (None, Some(gid)) => format!("end it: ROLLBACK PREPARED '{}'", gid.replace('\'', "''")),
         (None, None) => "end it".to_owned(),
     };
-    wrong(CHECK, format!("{what}: no dead row that is younger can be vacuumed{unseen}"), advice)
+    wrong(CHECK, format!("{what}: no dead row that is younger can be vacuumed"), advice)
+}
+
+/// Standbys and slots tell transactions, not times. Dead rows come with them: few transactions hold few rows back.
+pub(super) fn held_back(furthest: Option<&HeldBack>) -> Finding {
+    const CHECK: &str = "dead rows";
+    let Some(h) = furthest else { return ok(CHECK, "no standby and no replication slot holds them back") };
+    let n = h.transactions;
+    let (who, advice) = match (&h.slot, h.active) {
+        (Some(slot), true) => (
+            format!("replication slot {slot}"),
+            "look at its standby: a long query there, or hot_standby_feedback, which can be off".to_owned(),
+        ),
+        (Some(slot), false) => (
+            format!("replication slot {slot}, which nobody reads,"),
+            format!("start its reader, or remove it: SELECT pg_drop_replication_slot('{}')", slot.replace('\'', "''")),
+        ),
+        (None, _) => (
+            format!("standby {}", h.standby.as_deref().unwrap_or("without a name")),
+            "end the long query there, or set hot_standby_feedback = off there".to_owned(),
+        ),
+    };
+    let says = format!("{who} holds those of the last {n} transactions back");
+    if n < HELD_BACK { ok(CHECK, says) } else { wrong(CHECK, format!("{says}: none of them can be vacuumed"), advice) }
+}
+
+/// Who may not see what others do cannot be told who is in the way.
+pub(super) fn sight(s: &Server) -> Finding {
+    const CHECK: &str = "other sessions";
+    match s.hidden {
+        0 => ok(CHECK, format!("{} sees what they do", s.role)),
+        n => note(
+            CHECK,
+            format!("{n} hide from {} what they do: old transactions of theirs are not told here", s.role),
+            format!("as a superuser: GRANT pg_read_all_stats TO {}", s.role),
+        ),
+    }
 }
 
 pub(super) fn autovacuum(s: &Server, tables: &[TableSize]) -> Finding {

@@ -60,6 +60,7 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     let server = ask(&mut findings, "server", doctor::server(&mut conn).await);
     findings.extend(server.as_ref().map(judge::server));
     findings.extend(server.as_ref().map(judge::role));
+    findings.extend(server.as_ref().map(judge::sight));
     findings.push(schema(&mut conn).await);
     let has_schema = findings.last().is_some_and(|f| f.level == Level::Ok);
     sessions(&db, &mut conn, has_schema, &mut findings).await;
@@ -75,6 +76,8 @@ pub(super) async fn run(global: &Global, args: &Args) -> anyhow::Result<Exit> {
     }
     let oldest = ask(&mut findings, "oldest transaction", doctor::oldest_transaction(&mut conn).await);
     findings.extend(oldest.map(|t| judge::transaction(t.as_ref(), args.transaction_age)));
+    let held_back = ask(&mut findings, "dead rows", doctor::held_back(&mut conn).await);
+    findings.extend(held_back.map(|h| judge::held_back(h.as_ref())));
     if has_schema {
         tables(&mut conn, server.as_ref(), &mut findings).await;
         let workers = ask(&mut findings, "workers", operate::workers(&mut conn).await);
@@ -104,10 +107,15 @@ fn ask<T>(findings: &mut Vec<Finding>, check: &'static str, answer: Result<T, Db
 }
 
 async fn schema(conn: &mut PgConnection) -> Finding {
-    match migrate::applied(conn).await {
-        Ok((schema, serves)) => judge::schema(migrate::fits(schema, serves, migrate::latest()), schema),
-        Err(error) => judge::unanswered("schema version", &error),
-    }
+    let asked = async {
+        let (schema, serves) = migrate::applied(conn).await?;
+        let fits = match migrate::fits(schema, serves, migrate::latest()) {
+            Ok(()) => migrate::ours(conn, migrate::MIGRATIONS).await?,
+            unfit => unfit,
+        };
+        Ok(judge::schema(fits, schema))
+    };
+    asked.await.unwrap_or_else(|error| judge::unanswered("schema version", &error))
 }
 
 /// What stands between this program and the backends, and whether notifications come through it.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use crate::db::doctor::{Server, Transaction, Unserved, Way};
+use crate::db::doctor::{HeldBack, Server, Transaction, Unserved, Way};
 use crate::db::operate::{QueueLine, TableSize, WorkerLine};
 
 use super::machine::Space;
@@ -24,6 +24,7 @@ fn server() -> Server {
         used: 40,
         database_room: -1,
         database_used: 30,
+        hidden: 0,
         role_room: -1,
         role_used: 20,
         role: "stepd".into(),
@@ -32,6 +33,11 @@ fn server() -> Server {
         bytes: 7_340_032_000,
         standby: false,
     }
+}
+
+fn holds(slot: Option<&str>, active: bool, transactions: i64) -> HeldBack {
+    let standby = slot.is_none().then(|| "db3".to_owned());
+    HeldBack { slot: slot.map(ToOwned::to_owned), standby, active, transactions }
 }
 
 fn size(name: &str) -> TableSize {
@@ -78,7 +84,6 @@ fn open(seconds: i64) -> Transaction {
         since: now() - TimeDelta::seconds(seconds),
         gid: None,
         now: now(),
-        hidden: 0,
     }
 }
 
@@ -131,6 +136,9 @@ fn what_is_fine_takes_one_line() {
         judge::connections(&server(), 2),
         judge::transaction(None, AGE),
         judge::transaction(Some(&open(40)), AGE),
+        judge::sight(&server()),
+        judge::held_back(None),
+        judge::held_back(Some(&holds(Some("db2"), true, 40))),
         judge::autovacuum(&server(), &[size("stepd.jobs")]),
         judge::statistics(&[size("stepd.jobs")]),
         judge::workers(&[worker(2), worker(3)]),
@@ -164,11 +172,13 @@ fn what_is_wrong_says_what_to_do() {
                 pid: None,
                 gid: Some("o'1".into()),
                 what: "a prepared transaction".into(),
-                hidden: 3,
                 ..open(7_500)
             }),
             AGE,
         ),
+        judge::held_back(Some(&holds(None, true, 3_000_000))),
+        judge::held_back(Some(&holds(Some("db2"), true, 3_000_000))),
+        judge::held_back(Some(&holds(Some("o'1"), false, 3_000_000))),
         judge::autovacuum(&Server { autovacuum: false, ..server() }, &[]),
         judge::autovacuum(&server(), &[TableSize { switched_off: true, ..size("stepd.jobs") }]),
         judge::autovacuum(&server(), &[TableSize { dead: 900_000, ..size("stepd.jobs") }]),
@@ -190,6 +200,7 @@ fn what_could_be_better_or_cannot_be_seen_says_what_to_do_too() {
         judge::notifications(false, true, true),
         judge::notifications(true, false, false),
         judge::connections(&Server { used: 90, ..server() }, 2),
+        judge::sight(&Server { hidden: 3, ..server() }),
         judge::workers(&[]),
         judge::lag(&[ready(3), ready(400)]),
         judge::disk(None, None, Some(7_340_032_000)),

@@ -1,7 +1,6 @@
--- The transaction of this database that has been open for longest, prepared ones included; and how many sessions hide what they do.
+-- The transaction of this database that has been open for longest, prepared ones included.
 -- Caller: the command line's doctor.
-SELECT t.pid, t.who, t.what AS "what!", t.since AS "since!", t.gid, clock_timestamp() AS "now!",
-    (SELECT count(*) FROM pg_stat_activity a WHERE a.datname = current_database() AND a.query = '<insufficient privilege>') AS "hidden!"
+SELECT t.pid, t.who, t.what AS "what!", t.since AS "since!", t.gid, clock_timestamp() AS "now!"
 FROM (
     SELECT a.pid, a.usename::text AS who, concat_ws(', ', nullif(a.application_name, ''), a.state) AS what, a.xact_start AS since, NULL AS gid
         FROM pg_stat_activity a WHERE a.datname = current_database() AND a.xact_start IS NOT NULL AND a.pid <> pg_backend_pid()

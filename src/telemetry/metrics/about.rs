@@ -77,6 +77,7 @@ metrics! {
     SLOTS_OF_ALL: Gauge "stepd_workers_slots" [] in "runs", "Runs that all living workers together take at once";
     STEP_BREAKERS: Gauge "stepd_step_breakers_open" [] in "breakers", "Steps at which so many runs have failed that their automatic resumes stand still, but for one that probes";
     OLDEST_TRANSACTION: Gauge "stepd_oldest_transaction_age_seconds" [] in "seconds", "How long the oldest transaction of the database has been open, as far as this role may see: it keeps dead rows from being removed";
+    HELD_BACK: Gauge "stepd_dead_rows_held_back_transactions" [] in "transactions", "For how many transactions dead rows have not been removed, because a session, a prepared transaction, a standby (hot_standby_feedback) or a replication slot may still look at them";
     TABLE_BYTES: Gauge "stepd_table_size_bytes" ["table"] in "bytes", "How large stepd's tables are, without their indexes";
     INDEX_BYTES: Gauge "stepd_table_indexes_size_bytes" ["table"] in "bytes", "How large their indexes are";
     TABLE_ROWS: Gauge "stepd_table_rows" ["table"] in "rows", "Living rows of stepd's tables, as the statistics say";

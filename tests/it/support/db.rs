@@ -40,7 +40,8 @@ impl Server {
         Self::started(Options { environment, ..Self::options() }).await
     }
 
-    fn options() -> Options {
+    /// … whose standbys must have as much.
+    pub fn options() -> Options {
         Options {
             durable: false,
             max_connections: 200,
