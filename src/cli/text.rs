@@ -100,13 +100,16 @@ impl Cell {
     }
 }
 
-/// A table without rules: a heading in bold, columns two blanks apart. Lines are cut at `most` columns where that is given;
-/// columns without any data are left out.
+/// A column is made no wider for one cell's sake: the blanks of all other rows would outweigh the table.
+const WIDEST: usize = 100;
+
+/// A table without rules: a heading in bold, columns two blanks apart. Lines are cut at `most` columns where that is given, and cells at
+/// their column's width; else a cell that is wider moves the rest of its line. Columns without any data are left out.
 pub(super) fn table(heads: &[&str], rows: &[Vec<Cell>], most: Option<usize>) -> String {
     let filled = |i: usize| rows.is_empty() || rows.iter().any(|r| r.get(i).is_some_and(|c| !c.text.is_empty()));
     let columns: Vec<usize> = (0..heads.len()).filter(|i| filled(*i)).collect();
     let widest = |i: usize| rows.iter().filter_map(|r| r.get(i)).map(|c| width(&c.text)).max().unwrap_or(0);
-    let widths: Vec<usize> = columns.iter().map(|i| width(heads[*i]).max(widest(*i))).collect();
+    let widths: Vec<usize> = columns.iter().map(|i| width(heads[*i]).max(widest(*i)).min(WIDEST)).collect();
     let mut out = String::new();
     let head: Vec<Cell> = heads.iter().map(|h| cell(h).style(Style::new().bold())).collect();
     for row in std::iter::once(&head).chain(rows) {
@@ -118,7 +121,7 @@ pub(super) fn table(heads: &[&str], rows: &[Vec<Cell>], most: Option<usize>) -> 
                 out.push_str("  ");
                 left = left.saturating_sub(2);
             }
-            let text = cut(&c.text, left.min(if last { usize::MAX } else { *wide }));
+            let text = cut(&c.text, if last || most.is_none() { left } else { left.min(*wide) });
             let pad = if last { 0 } else { (*wide).min(left).saturating_sub(width(&text)) };
             let right = rows.first().and_then(|r| r.get(*i)).is_some_and(|c| c.right);
             if right {
@@ -147,6 +150,17 @@ mod tests {
         assert_eq!(clean("a\u{1b}[31mb\r\nc\td"), "a\\x1b[31mb\\r\\nc\\td");
         assert_eq!(clean("\u{202e}txt.exe\u{7f}\u{9b}2J\u{200b}\u{0}"), "\\u{202e}txt.exe\\x7f\\x9b2J\\u{200b}\\x00");
         assert_eq!(clean("größe ✓ 日本"), "größe ✓ 日本");
+    }
+
+    #[test]
+    fn one_very_long_cell_costs_its_own_line_alone() {
+        let long = "x".repeat(100_000);
+        let rows: Vec<Vec<Cell>> = (0..1000).map(|n| vec![cell(if n == 7 { &long } else { "a" }), cell("b")]).collect();
+        let text = anstream::adapter::strip_str(&table(&["NAME", "NOTE"], &rows, None)).to_string();
+        assert!(text.len() < 250_000, "{}", text.len());
+        assert!(text.contains(&format!("{long}  b\n")), "nothing of it is missing");
+        let text = anstream::adapter::strip_str(&table(&["NAME", "NOTE"], &rows, Some(120))).to_string();
+        assert!(text.lines().all(|l| width(l) <= 120 && l.ends_with(['b', 'E'])), "{}", text.lines().nth(8).unwrap());
     }
 
     #[test]

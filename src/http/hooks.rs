@@ -5,8 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::{ConnectInfo, FromRequest as _, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -23,7 +22,7 @@ use crate::model::Payload;
 use super::access::client;
 use super::problem::Problem;
 use super::runs::{called_by, fits};
-use super::things::{At, InTime, acting_as};
+use super::things::{At, acting_as};
 use super::{Site, session};
 
 pub(super) fn routes() -> Router<Arc<Site>> {
@@ -162,16 +161,18 @@ async fn take(
         return Err(Problem::not_found(format!("there is no hook `{name}`"))
             .hint("[http_hooks] in the configuration names them"));
     };
-    // Not before: nobody has a body read for a hook that is not there.
-    let InTime(body) = InTime::<Bytes>::from_request(request, &site).await?;
-    if !hook.is_signed(&headers, &body, session::now()) {
+    // Not before: nobody has a body read for a hook that is not there, nor without a signature.
+    let read = async { site.unproven.read(request).await.map(Some) };
+    let body = if headers.contains_key(&hook.header) { read.await? } else { None };
+    let signed = body.filter(|(body, _)| hook.is_signed(&headers, body, session::now()));
+    let Some((body, _)) = signed else {
         let what = if hook.tolerance.is_some() { "of the time and the body, and the time near" } else { "of the body" };
         let told = Problem::new(
             StatusCode::UNAUTHORIZED,
             format!("the signature is missing or wrong: {} is to be the HMAC-SHA256 {what}", hook.header),
         );
         return Err(site.access.failed(client(peer.ip(), &headers), told));
-    }
+    };
     let view = hook.view(&uri, &headers, &body);
     if let Some(when) = &hook.when
         && !truth(&value(when, &view, "when")?)?

@@ -31,6 +31,7 @@ mod stream;
 mod things;
 mod timeline;
 mod told;
+mod unproven;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub use listen::Server;
 use metrics::Figures;
 pub use older::Older;
 use problem::Problem;
+use unproven::Unproven;
 
 /// Connections for reading, at the most.
 const READERS: u32 = 4;
@@ -90,6 +92,7 @@ pub struct Site {
     /// How long a client may take to send a body, and to take up what it is sent.
     patience: Duration,
     bulk: Bulk,
+    unproven: Unproven,
     metrics: Arc<Metrics>,
     figures: Arc<Figures>,
 }
@@ -125,6 +128,7 @@ impl Site {
             kept: stats::Kept::new(),
             patience: PATIENCE,
             bulk: Bulk::default(),
+            unproven: Unproven::default(),
             metrics,
             figures,
         }

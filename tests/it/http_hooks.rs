@@ -5,6 +5,8 @@ use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::http::{Ground, client, is_problem};
 use crate::support::{SOON, wait_until};
@@ -82,7 +84,8 @@ async fn what_is_not_signed_as_it_should_be_does_nothing() {
     is_problem(g.client.post(format!("{}/hooks/none", g.site)).body("{}").send().await.unwrap(), 404, "no hook `none`")
         .await;
     // Refused before all of it is sent; the connection is of no further use.
-    let large = client(HeaderMap::new()).post(&url).body("x".repeat(20 << 20)).send().await;
+    let large = client(HeaderMap::new()).post(&url).header("X-Hub-Signature-256", "sha256=00");
+    let large = large.body("x".repeat(20 << 20)).send().await;
     if let Ok(answer) = large {
         is_problem(answer, 413, "").await;
     }
@@ -93,6 +96,38 @@ async fn what_is_not_signed_as_it_should_be_does_nothing() {
     is_problem(bare().body("{}").send().await.unwrap(), 429, "signatures").await;
     let right = push(&g, &json!({"number": 1}), "d").send().await.unwrap();
     assert!(right.status().is_success(), "who signs is kept out by nobody's guesses: {}", right.status());
+}
+
+/// Signed with nothing that holds, and never sent to their end.
+#[tokio::test]
+async fn who_proves_nothing_fills_a_room_of_its_own_and_keeps_no_small_delivery_out() {
+    let g = Ground::with(HOOKS).await;
+    let place = g.site.strip_prefix("http://").unwrap();
+    let mut senders = Vec::new();
+    for _ in 0..5 {
+        let mut sender = TcpStream::connect(place).await.unwrap();
+        let head = format!(
+            "POST /hooks/github HTTP/1.1\r\nHost: {place}\r\nX-Hub-Signature-256: sha256=00\r\nContent-Length: 16000000\r\n\r\n"
+        );
+        sender.write_all(head.as_bytes()).await.unwrap();
+        // The last is refused before it has sent all.
+        let _ = sender.write_all(&vec![b'x'; 15_999_999]).await;
+        senders.push(sender);
+    }
+    let mut told = [0; 12];
+    senders.pop().unwrap().read_exact(&mut told).await.unwrap();
+    assert_eq!(std::str::from_utf8(&told).unwrap(), "HTTP/1.1 503");
+    let large = json!({"number": 1, "more": "x".repeat(8_000_000)});
+    // Refused before all of it is sent, perhaps.
+    if let Ok(answer) = push(&g, &large, "d1").send().await {
+        is_problem(answer, 503, "that have not proved who they are").await;
+    }
+    assert_eq!(answer(push(&g, &json!({"number": 2}), "d2")).await.0, StatusCode::ACCEPTED, "a small one is taken");
+    drop(senders);
+    wait_until("there is room again", SOON, async || {
+        push(&g, &large, "d1").send().await.is_ok_and(|answer| answer.status() == StatusCode::ACCEPTED)
+    })
+    .await;
 }
 
 #[tokio::test]
