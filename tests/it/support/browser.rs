@@ -77,6 +77,7 @@ impl Browser {
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--disable-software-rasterizer",
             "--disable-quic",
             "--no-first-run",
             "--hide-scrollbars",
@@ -86,6 +87,11 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--disable-dev-shm-usage",
+            "--disable-extensions",
+            "--disable-default-apps",
+            "--mute-audio",
+            "--renderer-process-limit=1",
+            "--disable-site-isolation-trials",
         ]);
         command.args(["--lang=en-GB", "--force-color-profile=srgb", "--remote-debugging-port=0", "about:blank"]);
         command.arg(format!("--user-data-dir={}", dir.path().display()));
@@ -189,7 +195,7 @@ impl Browser {
                 let text = self.eval("document.body.innerText").await;
                 panic!("after {SOON:?} still not: {expression}\n{}", text.as_str().unwrap_or_default());
             }
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            tokio::time::sleep(Duration::from_millis(80)).await;
         }
     }
 
@@ -245,11 +251,24 @@ impl Browser {
 
     async fn click_on(&self, find: &str, what: &str) {
         self.until(&format!("{find} && !{find}.disabled")).await;
+        // Where it has stood still for a moment: what comes and goes around it moves it.
         let middle = format!(
-            "(() => {{ const e = {find}; e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})()"
+            "(async () => {{
+                let was = null;
+                for (let n = 0; n < 200; n++) {{
+                    const e = {find};
+                    e?.scrollIntoView({{block: 'center'}});
+                    const r = e?.getBoundingClientRect();
+                    const is = r && [r.x + r.width / 2, r.y + r.height / 2];
+                    if (is && was?.e === e && was.is.join() === is.join()) return is;
+                    was = is && {{e, is}};
+                    await new Promise(next => setTimeout(next, 25));
+                }}
+                return [];
+            }})()"
         );
         let place = self.eval(&middle).await;
-        assert!(place[0].is_number(), "{what} has no place");
+        assert!(place[0].is_number(), "{what} does not stand still");
         for kind in ["mousePressed", "mouseReleased"] {
             let event = json!({"type": kind, "x": place[0], "y": place[1], "button": "left", "clickCount": 1});
             self.ask("Input.dispatchMouseEvent", event).await;
