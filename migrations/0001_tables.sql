@@ -92,6 +92,37 @@ END
 $$;
 COMMENT ON FUNCTION stepd_engine.is_line(text, text) IS 'Can stepd.history, stepd.attempts and stepd.runs read this line of the audit?';
 
+-- A wait's match says of at least one place what must stand there, and a payload that fits has that there, too: by that place and value
+-- an emit finds the one of a hundred thousand waits. Two that differ may have one number; whoever looks compares the whole.
+CREATE FUNCTION stepd_engine.place_key(path text, value jsonb) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- 1 and 1.0 are the same number.
+    SELECT hashtextextended(path || CASE jsonb_typeof(value) WHEN 'number' THEN trim_scale((value #>> '{}')::numeric)::text ELSE value::text END, 0)
+$$;
+COMMENT ON FUNCTION stepd_engine.place_key(text, jsonb) IS 'A number for a value at a place of a document.';
+
+CREATE FUNCTION stepd_engine.match_key(match jsonb) RETURNS bigint LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    path text := '';
+    at jsonb := match;
+    field record;
+BEGIN
+    FOR depth IN 1..16 LOOP
+        EXIT WHEN jsonb_typeof(at) IS DISTINCT FROM 'object';
+        SELECT e.key, e.value INTO field FROM jsonb_each(at) e ORDER BY e.key COLLATE "C" LIMIT 1;
+        IF NOT FOUND THEN RETURN 0; END IF;
+        path := path || field.key || '/';
+        at := field.value;
+    END LOOP;
+    -- What an array contains is contained in many places, and a bare value in arrays, too.
+    RETURN CASE WHEN path = '' OR jsonb_typeof(at) IN ('object', 'array') THEN 0 ELSE stepd_engine.place_key(path, at) END;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.match_key(jsonb) IS 'The number of one value that a wait''s match asks for; 0 where it asks for none that has a place of its own.';
+
 CREATE TABLE stepd_engine.migrations (
     version integer PRIMARY KEY,
     name text NOT NULL,
@@ -572,7 +603,7 @@ CREATE TABLE stepd_engine.checkpoints (
     CONSTRAINT checkpoints_usage_is_counted CHECK (usage IS NULL OR json_typeof(usage::json) = 'object' AND stepd_engine.is_usage(usage::json)),
     CONSTRAINT checkpoints_final CHECK (checkpoint = (state IN ('completed', 'skipped')) OR state = 'failed')
 ) WITH (autovacuum_vacuum_cost_delay = 0, autovacuum_vacuum_insert_scale_factor = 0.1, autovacuum_analyze_scale_factor = 0.1);
-CREATE INDEX checkpoints_waiting ON stepd_engine.checkpoints (event, run) WHERE state = 'waiting';
+CREATE INDEX checkpoints_waiting ON stepd_engine.checkpoints (event, stepd_engine.match_key(match), run) WHERE state = 'waiting';
 CREATE INDEX checkpoints_usage ON stepd_engine.checkpoints (run) WHERE usage IS NOT NULL;
 COMMENT ON TABLE stepd_engine.checkpoints IS 'One row for each step of a run; by `checkpoint`, whether the step is done for good.';
 COMMENT ON COLUMN stepd_engine.checkpoints.run IS 'The run''s id.';
@@ -595,7 +626,7 @@ COMMENT ON COLUMN stepd_engine.checkpoints.usage IS 'What all its attempts have 
 COMMENT ON COLUMN stepd_engine.checkpoints.decision IS 'What a resume must not decide anew (a map''s items, an approval''s question), as JSON.';
 COMMENT ON INDEX stepd_engine.checkpoints_pkey IS 'A claim loads the steps of its run, a write finds its own.';
 COMMENT ON INDEX stepd_engine.checkpoints_usage IS 'A run''s tokens and cost are summed from the few steps that have any.';
-COMMENT ON INDEX stepd_engine.checkpoints_waiting IS 'An emitted event finds the steps that wait for its name.';
+COMMENT ON INDEX stepd_engine.checkpoints_waiting IS 'An emitted event finds the steps that wait for its name, and among them those that may wait for its payload.';
 
 -- Apart from the hot tables, which know of no other run: most runs have neither a parent nor children.
 CREATE TABLE stepd_engine.children (

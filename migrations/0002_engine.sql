@@ -716,6 +716,43 @@ AS $$
 $$;
 COMMENT ON FUNCTION stepd_engine.fits(jsonb, jsonb) IS 'Does a payload meet a wait''s match? No match, or {}, is met by everything.';
 
+-- NULL where there are too many to be looked up one by one.
+CREATE FUNCTION stepd_engine.match_keys(payload jsonb) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE found (path, value, depth) AS (
+        SELECT '', payload, 0
+        UNION ALL
+        SELECT f.path || e.key || '/', e.value, f.depth + 1
+            FROM found f, jsonb_each(CASE jsonb_typeof(f.value) WHEN 'object' THEN f.value ELSE '{}' END) e WHERE f.depth < 16
+    ), few AS MATERIALIZED (SELECT f.path, f.value FROM found f LIMIT 1001)
+    SELECT CASE WHEN count(*) <= 1000 THEN coalesce(array_agg(stepd_engine.place_key(f.path, f.value)) FILTER (WHERE jsonb_typeof(f.value) NOT IN ('object', 'array')), '{}') || 0::bigint END
+        FROM few f
+$$;
+COMMENT ON FUNCTION stepd_engine.match_keys(jsonb) IS 'Every match_key of a match that this payload fits.';
+
+-- One statement for both would walk all waits of the name.
+CREATE FUNCTION stepd_engine.waits_for(event_ text, payload jsonb) RETURNS TABLE (run uuid, key text) LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+AS $$
+DECLARE
+    keys_ bigint[];
+BEGIN
+    IF NOT EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.state = 'waiting' AND c.event = event_) THEN RETURN; END IF;
+    keys_ := stepd_engine.match_keys(payload);
+    IF keys_ IS NULL THEN
+        RETURN QUERY SELECT c.run, c.key FROM stepd_engine.checkpoints c
+            WHERE c.state = 'waiting' AND c.event = event_ AND stepd_engine.fits(payload, c.match) ORDER BY c.run, c.key;
+    ELSE
+        RETURN QUERY SELECT c.run, c.key FROM stepd_engine.checkpoints c
+            WHERE c.state = 'waiting' AND c.event = event_ AND stepd_engine.match_key(c.match) = ANY (keys_) AND stepd_engine.fits(payload, c.match)
+            ORDER BY c.run, c.key;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION stepd_engine.waits_for(text, jsonb) IS 'The steps that wait for this event with this payload.';
+
 -- By signals_events where everything fits, by signals_matched where not: one statement for both would walk all events of the name.
 CREATE FUNCTION stepd_engine.kept_event(run_ uuid, event_ text, match_ jsonb) RETURNS bigint LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -642,10 +642,7 @@ BEGIN
     INSERT INTO stepd_engine.signals AS g (kind, name, expires_at, by_whom, payload)
         SELECT 'event', emit.name, clock_timestamp() + s.event_ttl, stepd_engine.actor(), coalesce(emit.payload, 'null')
         FROM stepd_engine.settings s RETURNING g.id INTO sent;
-    FOR r IN SELECT c.run, c.key FROM stepd_engine.checkpoints c
-        WHERE c.state = 'waiting' AND c.event = emit.name AND stepd_engine.fits(coalesce(emit.payload, 'null'), c.match)
-        ORDER BY c.run, c.key
-    LOOP
+    FOR r IN SELECT w.run, w.key FROM stepd_engine.waits_for(emit.name, coalesce(emit.payload, 'null')) w LOOP
         IF stepd_engine.deliver(sent, r.run, r.key, coalesce(emit.payload, 'null'), false) THEN
             n := n + (last IS DISTINCT FROM r.run)::integer;
             last := r.run;

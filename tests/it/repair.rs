@@ -103,6 +103,76 @@ async fn pages(conn: &mut sqlx::PgConnection, statement: &str) -> u64 {
 }
 
 #[tokio::test]
+async fn an_emit_finds_the_wait_that_it_matches_among_very_many_without_a_look_at_the_others() {
+    let db = Db::new().await;
+    db.exec(
+        r#"INSERT INTO stepd_engine.checkpoints (run, key, seq, kind, state, event, match, epoch, started_at, attempts, checkpoint)
+             SELECT gen_random_uuid(), 'w', 1, 'event', 'waiting', 'paid', jsonb_build_object('order', jsonb_build_object('id', n)), 1, now(), 1, false FROM generate_series(1, 20000) n;
+         ANALYZE stepd_engine.checkpoints"#,
+    )
+    .await;
+    let mut conn = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    for (payload, found) in [(r#"{"n": 1, "order": {"id": 19000.0}}"#, 1), (r#"{"order": {"id": 0}}"#, 0), ("null", 0)]
+    {
+        let asked = format!("SELECT count(*) FROM stepd_engine.waits_for('paid', '{payload}')");
+        assert_eq!(db.count(asked.clone()).await, found, "{payload}");
+        let n = pages(&mut conn, &asked).await;
+        assert!(n < 40, "{payload}: {n} pages");
+    }
+}
+
+/// Every match against every payload, of all kinds and depths: whom an emit looks up, and who fits, are the same.
+#[tokio::test]
+async fn an_emit_reaches_exactly_the_waits_that_its_payload_fits() {
+    const DOCUMENTS: &str = r#"null | true | 1 | "a" | [] | {} | [1] | [{"a": 1}] | ["a"] | {"a": 1} | {"a": 1.0} | {"a": 1e0} | {"a": 100} | {"a": 1e2}
+        | {"a": "1"} | {"a": true} | {"a": "true"} | {"a": null} | {"a": "null"} | {"a": [1]} | {"a": [1, 2]} | {"a": {}} | {"a": {"b": 1}} | {"a": {"b": 1, "c": 2}}
+        | {"a/b": 1} | {"a": {"b/": 1}} | {"a/": {"b": 1}} | {"b": 2} | {"a": 1, "b": 2} | {"B": 2, "a": 1} | {"": 1} | {"": {"": ""}} | {"ä": "ö"} | {"Z": 1, "ä": "ö"}
+        | {"a": {"b": {"c": {"d": [1, {"e": 2}]}}}} | {"a": {"b": {"c": {"d": [{"e": 2}]}}}} | {"a": {"b": {"c": {}}}} | {"a": 0} | {"a": -0.0} | {"a": 123456789012345678901234567890.50}
+        | {"a": 123456789012345678901234567890.5} | {"a": "x\"y"} | @deep | @deeper | @wide"#;
+    let nested = |n: usize| format!("{}1{}", r#"{"a": "#.repeat(n), "}".repeat(n));
+    let wide: Vec<String> = (0..1500).map(|n| format!(r#""k{n}": {n}"#)).collect();
+    let documents: Vec<String> = DOCUMENTS
+        .split('|')
+        .map(|d| match d.trim() {
+            "@deep" => nested(15),
+            "@deeper" => nested(20),
+            "@wide" => format!(r#"{{{}, "a": 1}}"#, wide.join(", ")),
+            d => d.to_owned(),
+        })
+        .collect();
+    let db = Db::new().await;
+    for (n, document) in documents.iter().enumerate() {
+        sqlx::query(
+            "INSERT INTO stepd_engine.checkpoints (run, key, seq, kind, state, event, match, epoch, started_at, attempts, checkpoint)
+                VALUES (gen_random_uuid(), 'w' || $1, 1, 'event', 'waiting', 'e', $2::jsonb, 1, now(), 1, false)",
+        )
+        .bind(i32::try_from(n).unwrap())
+        .bind(document)
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    }
+    db.exec(
+        "INSERT INTO stepd_engine.checkpoints (run, key, seq, kind, state, event, match, epoch, started_at, attempts, checkpoint) VALUES
+            (gen_random_uuid(), 'any', 1, 'event', 'waiting', 'e', NULL, 1, now(), 1, false), (gen_random_uuid(), 'other', 1, 'event', 'waiting', 'f', NULL, 1, now(), 1, false)",
+    )
+    .await;
+    let (mut reached, mut out) = (0, String::new());
+    for payload in &documents {
+        let sql = "SELECT (SELECT coalesce(array_agg(w.key ORDER BY w.key), '{}') FROM stepd_engine.waits_for('e', $1::jsonb) w),
+            (SELECT array_agg(c.key ORDER BY c.key) FROM stepd_engine.checkpoints c WHERE c.event = 'e' AND stepd_engine.fits($1::jsonb, c.match))";
+        let (found, fit): (Vec<String>, Vec<String>) =
+            sqlx::query_as(sql).bind(payload).fetch_one(&db.pool).await.unwrap();
+        reached += found.len();
+        if found != fit {
+            out += &format!("{payload}: {found:?}, not {fit:?}\n");
+        }
+    }
+    assert!(out.is_empty(), "{out}");
+    assert!(reached > 3 * documents.len(), "{reached} of {}", documents.len());
+}
+
+#[tokio::test]
 async fn a_kept_event_is_found_by_its_match_among_very_many_without_a_look_at_them() {
     let db = Db::new().await;
     db.exec(
