@@ -34,7 +34,7 @@ async fn a_body_that_does_not_come_in_time_is_refused_everywhere_and_one_that_do
     for path in ["/api/v1/runs", "/api/workflows/asks/trigger", "/hooks/h", "/api/v1/session"] {
         let mut stream = TcpStream::connect(place(&g)).await.unwrap();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer app\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer app\r\nContent-Type: application/json\r\nX-Hub-Signature-256: sha256=00\r\nContent-Length: 100\r\n\r\n{{"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = vec![0; 4096];
