@@ -170,7 +170,11 @@ async fn who_writes_without_end_keeps_the_last_lines_and_stands_in_nobodys_way()
     let (db, files) = (Db::new().await, Files::new([flood, small]));
     let mut worker = Spec::new(&db, &files).env("STEPD_STEP_LOG_BYTES", 100_000).ready().await;
     let run = db.enqueue("flood", "{}").await;
-    db.step_reaches(&run, "pour", "running", SOON).await;
+    // It may be over before anybody has looked.
+    wait_until("it pours", SOON, async || {
+        db.count("SELECT count(*) FROM stepd.steps WHERE key = 'pour' AND state IN ('running', 'completed')").await == 1
+    })
+    .await;
     db.exec("INSERT INTO stepd.jobs (workflow) SELECT 'small' FROM generate_series(1, 20)").await;
     db.all_ended(SOON).await;
     keeps(&db, &run, "stderr 2000000").await;
