@@ -5,7 +5,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::http::{Ground, client, is_problem};
@@ -103,23 +103,26 @@ async fn what_is_not_signed_as_it_should_be_does_nothing() {
 async fn who_proves_nothing_fills_a_room_of_its_own_and_keeps_no_small_delivery_out() {
     let g = Ground::with(HOOKS).await;
     let place = g.site.strip_prefix("http://").unwrap();
+    let large = json!({"number": 1, "more": "x".repeat(4_000_000)});
     let mut senders = Vec::new();
-    for _ in 0..5 {
+    // Four fit; of those that are read at the same time, several may be refused.
+    let full = loop {
+        assert!(senders.len() < 12, "{} of them, and there is still room", senders.len());
         let mut sender = TcpStream::connect(place).await.unwrap();
         let head = format!(
             "POST /hooks/github HTTP/1.1\r\nHost: {place}\r\nX-Hub-Signature-256: sha256=00\r\nContent-Length: 16000000\r\n\r\n"
         );
         sender.write_all(head.as_bytes()).await.unwrap();
-        // The last is refused before it has sent all.
+        // One that finds no room is refused before it has sent all.
         let _ = sender.write_all(&vec![b'x'; 15_999_999]).await;
         senders.push(sender);
-    }
-    let mut told = [0; 12];
-    senders.pop().unwrap().read_exact(&mut told).await.unwrap();
-    assert_eq!(std::str::from_utf8(&told).unwrap(), "HTTP/1.1 503");
-    let large = json!({"number": 1, "more": "x".repeat(8_000_000)});
+        match push(&g, &large, "d0").send().await {
+            Ok(answer) if answer.status() == StatusCode::ACCEPTED => {}
+            refused => break refused,
+        }
+    };
     // Refused before all of it is sent, perhaps.
-    if let Ok(answer) = push(&g, &large, "d1").send().await {
+    if let Ok(answer) = full {
         is_problem(answer, 503, "that have not proved who they are").await;
     }
     assert_eq!(answer(push(&g, &json!({"number": 2}), "d2")).await.0, StatusCode::ACCEPTED, "a small one is taken");

@@ -223,7 +223,7 @@ steps:
   - {id: add, mcp: own.add, args: {a: 1, b: 2}}
   - {id: words, mcp: own.words, args: {text: 'a b c'}}
   - {id: nothing, mcp: own.nothing}
-  - {id: slow, mcp: own.slow, args: {seconds: 5}}
+  - {id: slow, mcp: own.slow, args: {seconds: 10}}
   - {id: boom, mcp: own.boom, on_error: continue}
   - {id: none, mcp: own.ad, on_error: continue}
   - {id: wrong, mcp: own.add, args: {a: x}, on_error: continue}
@@ -241,10 +241,10 @@ async fn python_server(package: &'static str, script: &str, modern: bool) {
     let Some(python) = tokio::task::spawn_blocking(move || python(package)).await.unwrap() else { return };
     let files = Files::new([ASKED]);
     let (python, script) = (python.display().to_string(), server(script));
-    // Three seconds of silence are allowed (one is too few for a Python that starts on a busy machine), and the slow tool reports its progress.
+    // Less silence is allowed than the slow tool takes, and it reports its progress.
     let heard = files.path("heard");
     let stdio = format!(
-        "[mcp.own]\ncommand = \"sh\"\nargs = [\"-c\", \"tee {} | exec {python} {script}\"]\nidle_seconds = 3\n",
+        "[mcp.own]\ncommand = \"sh\"\nargs = [\"-c\", \"tee {} | exec {python} {script}\"]\nidle_seconds = 8\n",
         heard.display()
     );
     assert_eq!(tried(&files, &stdio).await, answered(), "{package} over pipes");
@@ -252,7 +252,7 @@ async fn python_server(package: &'static str, script: &str, modern: bool) {
     assert_eq!(begun, !modern, "the era of {package}");
     let port = free_port();
     let _serving = Serving::start(Command::new(&python).args([&script, &port.to_string()]), port).await;
-    let http = format!("[mcp.own]\nurl = \"http://127.0.0.1:{port}/mcp\"\nidle_seconds = 3\n");
+    let http = format!("[mcp.own]\nurl = \"http://127.0.0.1:{port}/mcp\"\nidle_seconds = 8\n");
     assert_eq!(tried(&files, &http).await, answered(), "{package} over HTTP");
 }
 

@@ -1,6 +1,6 @@
 //! One server: its connection, made with the first call and again after a loss; the era that it speaks; its tools.
 //!
-//! Which era it is, is asked first. A program is sent `server/discover`: an answer is the modern era, any other error or ten seconds
+//! Which era it is, is asked first. A program is sent `server/discover`: an answer is the modern era, any other error or thirty seconds
 //! of silence mean `initialize`. A URL is sent the same: where that is refused with an error that only a modern server
 //! gives, the versions in it decide; any other refusal means `initialize`. What was found is kept with the connection.
 //!
@@ -25,8 +25,9 @@ use super::remote::{Remote, Trouble};
 use super::{Limits, ServerOptions, Servers, result};
 
 /// A program that has not answered `server/discover` by then is of the older kind. Those that say nothing at all to it are rare and pay
-/// this once; a modern one on a busy machine may need some seconds to load its libraries.
-const SILENCE: Duration = Duration::from_secs(10);
+/// this once; a modern one that starts for the first time, on a busy machine, may need more than ten seconds to load its libraries, and would
+/// be taken for an older one for as long as it runs.
+const SILENCE: Duration = Duration::from_secs(30);
 /// A server must be ready in this time; the first start of one that is fetched by a package runner takes a while.
 const READY: Duration = Duration::from_secs(60);
 /// The longest pause before a program is started again.
