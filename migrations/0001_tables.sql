@@ -640,6 +640,7 @@ CREATE TABLE stepd_engine.children (
     CONSTRAINT children_pkey PRIMARY KEY (parent, key, n)
 );
 CREATE UNIQUE INDEX children_child ON stepd_engine.children (child);
+CREATE INDEX children_at_work ON stepd_engine.children (parent) WHERE attached AND NOT settled;
 COMMENT ON TABLE stepd_engine.children IS 'The runs that steps of other runs have started, one row each.';
 COMMENT ON COLUMN stepd_engine.children.parent IS 'The run whose step it was.';
 COMMENT ON COLUMN stepd_engine.children.key IS 'The step''s key.';
@@ -650,6 +651,7 @@ COMMENT ON COLUMN stepd_engine.children.attached IS 'Does the step wait for its 
 COMMENT ON COLUMN stepd_engine.children.settled IS 'Has the step been told of its end, or does nobody want to know any more?';
 COMMENT ON INDEX stepd_engine.children_pkey IS 'A step finds its child, a run its children. One child for each n: what starts it twice is refused.';
 COMMENT ON INDEX stepd_engine.children_child IS 'A run finds the one that waits for it.';
+COMMENT ON INDEX stepd_engine.children_at_work IS 'Has a run with very many children one that is still at work?';
 
 CREATE TABLE stepd_engine.events (
     id bigint GENERATED ALWAYS AS IDENTITY,

@@ -657,9 +657,9 @@ BEGIN
             checkpoint = error_ IS NULL, output = output_, error = error_, ended_at = clock_timestamp(), due_at = NULL
         WHERE c.run = run_ AND c.key = key_ AND c.state = 'waiting' RETURNING c.kind INTO kind_;
     IF NOT FOUND THEN RETURN false; END IF;
-    -- A child is not wanted any more: it has ended, or its time is up.
+    -- Its child is not wanted any more: its time is up.
     IF kind_ = 'workflow' THEN PERFORM stepd_engine.let_children_go(run_, key_, 'its parent does not wait for it any more'); END IF;
-    PERFORM stepd_engine.bring_back(run_, error_ IS NULL, CASE WHEN kind_ = 'workflow' THEN stepd_engine.rest_of_parent(run_) END);
+    PERFORM stepd_engine.bring_back(run_, error_ IS NULL);
     RETURN true;
 END
 $$;
@@ -703,9 +703,12 @@ COMMENT ON FUNCTION stepd_engine.bring_back(uuid, boolean, interval) IS 'A waiti
 -- while others are at work it is woken for several together. The last one wakes it at once.
 CREATE FUNCTION stepd_engine.rest_of_parent(run_ uuid) RETURNS interval LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
-    SELECT CASE WHEN count(*) >= 50 AND NOT bool_and(k.settled) THEN count(*) * interval '0.5 milliseconds' END
-        FROM (SELECT c.settled FROM stepd_engine.children c WHERE c.parent = run_ AND c.attached LIMIT 1000) k
+    -- Those at work are asked for by themselves: among the first thousand of many there may be none.
+    SELECT CASE WHEN count(*) >= 50 AND EXISTS (SELECT FROM stepd_engine.children c WHERE c.parent = run_ AND c.attached AND NOT c.settled)
+            THEN count(*) * interval '0.5 milliseconds' END
+        FROM (SELECT FROM stepd_engine.children c WHERE c.parent = run_ AND c.attached LIMIT 1000) k
 $$;
 COMMENT ON FUNCTION stepd_engine.rest_of_parent(uuid) IS 'How long a run with many children may be left alone after the end of one; NULL: not at all.';
 
@@ -801,15 +804,11 @@ DECLARE
     c record;
     s record;
 BEGIN
-    SELECT event, match, kind INTO c FROM stepd_engine.checkpoints WHERE run = run_ AND key = key_ AND state = 'waiting';
+    SELECT event, match INTO c FROM stepd_engine.checkpoints WHERE run = run_ AND key = key_ AND state = 'waiting';
     IF NOT FOUND THEN
         -- Answered between the wait and the suspend, when there was no waiting run to bring back.
         PERFORM stepd_engine.bring_back(run_);
         RETURN true;
-    END IF;
-    IF c.kind = 'workflow' THEN
-        RETURN stepd_engine.tell_parent((SELECT k.child FROM stepd_engine.children k
-            WHERE k.parent = run_ AND k.key = key_ AND NOT k.settled ORDER BY k.n DESC LIMIT 1));
     END IF;
     IF c.event IS NULL THEN RETURN false; END IF;
     -- Never waits: an emitter may keep its transaction open for long, and holds rows that an answer needs. NULL: ask again.
@@ -828,9 +827,13 @@ COMMENT ON FUNCTION stepd_engine.settle_wait(uuid, text) IS 'Looks for a kept si
 -- run still running and could not wake it.
 CREATE FUNCTION stepd_engine.settle(run_ uuid, keys text[]) RETURNS boolean LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    -- A plan that was made while the tables were small is kept until somebody has analyzed them: with a walk of two of them in it, the
+    -- end of each of thousands of children would cost as much as all of them.
+    SET enable_seqscan = off
 AS $$
 DECLARE
     r record;
+    locked uuid[];
     settled boolean := true;
     parent_ boolean := false;
 BEGIN
@@ -847,13 +850,11 @@ BEGIN
         END IF;
     END LOOP;
     -- There may be thousands: not one by one.
-    FOR r IN SELECT k.child FROM stepd_engine.children k JOIN stepd_engine.checkpoints c ON c.run = k.parent AND c.key = k.key
-            WHERE parent_ AND k.parent = run_ AND k.key = ANY (keys) AND k.attached AND NOT k.settled AND c.state = 'waiting' AND c.kind = 'workflow'
-              AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.child AND j.state NOT IN ('completed', 'failed', 'cancelled'))
-            ORDER BY k.key
-    LOOP
-        settled := (stepd_engine.tell_parent(r.child) IS NOT NULL) AND settled;
-    END LOOP;
+    IF parent_ THEN
+        SELECT x.again INTO locked FROM stepd_engine.tell_parents(ARRAY(SELECT k.child FROM stepd_engine.children k
+            WHERE k.parent = run_ AND k.key = ANY (keys) AND k.attached AND NOT k.settled)) x;
+        settled := cardinality(locked) = 0 AND settled;
+    END IF;
     IF EXISTS (SELECT FROM stepd_engine.checkpoints c WHERE c.run = run_ AND c.key = ANY (keys) AND c.state <> 'waiting') THEN
         PERFORM stepd_engine.bring_back(run_, false, CASE WHEN parent_ THEN stepd_engine.rest_of_parent(run_) END);
     END IF;
@@ -1056,7 +1057,8 @@ BEGIN
             ended_at = clock_timestamp(), due_at = NULL
         WHERE c.ctid = ANY (ARRAY(SELECT x.ctid FROM stepd_engine.checkpoints x
             WHERE x.run = ANY (ids) AND x.state IN ('running', 'waiting') FOR UPDATE SKIP LOCKED));
-    PERFORM stepd_engine.let_children_go(x.id, NULL, 'its parent was quarantined'), stepd_engine.tell_parent(x.id) FROM unnest(ids) AS x(id);
+    PERFORM stepd_engine.let_children_go(x.id, NULL, 'its parent was quarantined') FROM unnest(ids) AS x(id);
+    PERFORM stepd_engine.tell_parents(ids);
     RETURN n;
 END
 $$;
@@ -1115,13 +1117,10 @@ BEGIN
         mended := mended + coalesce(stepd_engine.settle_wait(r.run, r.key), false)::integer;
     END LOOP;
     -- Waiting for a child that has ended without telling, or is not there any more.
-    FOR r IN SELECT k.child FROM stepd_engine.checkpoints c JOIN stepd_engine.children k ON k.parent = c.run AND k.key = c.key
-            WHERE c.run = ANY (ids) AND c.state = 'waiting' AND c.kind = 'workflow' AND k.attached AND NOT k.settled
-              AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.child AND j.state NOT IN ('completed', 'failed', 'cancelled'))
-            ORDER BY c.run, c.key
-    LOOP
-        mended := mended + coalesce(stepd_engine.tell_parent(r.child), false)::integer;
-    END LOOP;
+    SELECT mended + x.told INTO mended FROM stepd_engine.tell_parents(ARRAY(SELECT k.child
+        FROM stepd_engine.checkpoints c JOIN stepd_engine.children k ON k.parent = c.run AND k.key = c.key
+        WHERE c.run = ANY (ids) AND c.state = 'waiting' AND c.kind = 'workflow' AND k.attached AND NOT k.settled
+          AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.child AND j.state NOT IN ('completed', 'failed', 'cancelled')))) x;
     -- Children for which nobody waits any more, and which nobody has told.
     FOR r IN SELECT k.parent, k.key FROM stepd_engine.children k
             WHERE k.child = ANY (ids) AND k.attached AND NOT k.settled AND (NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.parent AND j.state NOT IN ('completed', 'failed', 'cancelled'))
@@ -1202,36 +1201,71 @@ $$;
 COMMENT ON FUNCTION stepd_engine.spawn(uuid, uuid, integer, text, text, jsonb, boolean, integer) IS
     'The child run of a step, inserted if it is not there. Without a run: the lease is lost; with a depth beyond the most, it stands too deep.';
 
--- Called after the child's end has been committed, after its parent has begun to wait, and by the repair: whoever of the two comes
--- second finds the other. NULL: somebody holds the parent's row; ask again.
-CREATE FUNCTION stepd_engine.tell_parent(child_ uuid) RETURNS boolean LANGUAGE plpgsql
+-- Called after the ends of children have been committed, after a parent has begun to wait, and by the repair: whoever of the two comes
+-- second finds the other. Of a parent of thousands the row is written once for all that have ended together, and it is woken once.
+-- again: those whose end cannot be told yet, for somebody holds the step or its run.
+CREATE FUNCTION stepd_engine.tell_parents(children_ uuid[], OUT told integer, OUT again uuid[]) LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    -- See settle.
+    SET enable_seqscan = off
 AS $$
 DECLARE
-    k record;
-    e record;
-    failure text;
+    ours uuid[];
+    held uuid[];
+    places tid[];
+    answered uuid[];
+    parents uuid[];
+    well boolean[];
 BEGIN
-    SELECT c.parent, c.key INTO k FROM stepd_engine.children c WHERE c.child = child_ AND c.attached AND NOT c.settled;
-    IF NOT FOUND THEN RETURN false; END IF;
+    told := 0;
+    again := '{}';
+    -- The run's row before its steps', as everywhere. A running run's row is left alone.
+    ours := ARRAY(SELECT j.id FROM stepd.jobs j WHERE j.state IN ('waiting', 'paused')
+        AND j.id = ANY (ARRAY(SELECT k.parent FROM stepd_engine.children k WHERE k.child = ANY (children_) AND k.attached AND NOT k.settled))
+        ORDER BY j.id FOR UPDATE SKIP LOCKED);
+    held := ARRAY(SELECT j.id FROM stepd.jobs j WHERE j.state IN ('waiting', 'paused') AND j.id <> ALL (ours)
+        AND j.id = ANY (ARRAY(SELECT k.parent FROM stepd_engine.children k WHERE k.child = ANY (children_) AND k.attached AND NOT k.settled)));
+    places := ARRAY(SELECT c.ctid FROM stepd_engine.children k JOIN stepd_engine.checkpoints c ON c.run = k.parent AND c.key = k.key
+        WHERE k.child = ANY (children_) AND k.attached AND NOT k.settled AND k.parent <> ALL (held) AND c.state = 'waiting' AND c.kind = 'workflow'
+          AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.child AND j.state NOT IN ('completed', 'failed', 'cancelled'))
+        FOR UPDATE OF c SKIP LOCKED);
     -- One statement, one snapshot: a run that moves between the tables is seen in exactly one.
-    SELECT j.id AS live, x.id AS ended, x.state, x.output, x.error, x.workflow INTO e
-        FROM (VALUES (child_)) AS v(id) LEFT JOIN stepd.jobs j ON j.id = v.id AND j.state NOT IN ('completed', 'failed', 'cancelled')
-        LEFT JOIN stepd_engine.ended x ON x.id = v.id;
-    IF e.live IS NOT NULL THEN RETURN false; END IF;
-    IF e.state IS DISTINCT FROM 'completed' THEN
-        failure := json_build_object('class', 'permanent', 'code', 'child_failed',
-            'message', CASE WHEN e.ended IS NULL THEN format('child run %s is not there any more', child_)
-                ELSE format('child run %s of workflow %s %s%s', child_, e.workflow, CASE e.state WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END,
-                    coalesce(': ' || stepd_engine.failure_text(e.error), '')) END,
-            'details', json_build_object('run', child_, 'workflow', e.workflow, 'state', e.state, 'error', e.error::json))::text;
+    WITH ends AS (
+        SELECT k.child, k.parent, k.key, x.state, x.output,
+            CASE WHEN x.state = 'completed' THEN NULL ELSE json_build_object('class', 'permanent', 'code', 'child_failed',
+                'message', CASE WHEN x.id IS NULL THEN format('child run %s is not there any more', k.child)
+                    ELSE format('child run %s of workflow %s %s%s', k.child, x.workflow, CASE x.state WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END,
+                        coalesce(': ' || stepd_engine.failure_text(x.error), '')) END,
+                'details', json_build_object('run', k.child, 'workflow', x.workflow, 'state', x.state, 'error', x.error::json))::text END AS failure
+        FROM stepd_engine.children k
+        LEFT JOIN stepd.jobs j ON j.id = k.child AND j.state NOT IN ('completed', 'failed', 'cancelled')
+        LEFT JOIN stepd_engine.ended x ON x.id = k.child
+        WHERE k.child = ANY (children_) AND k.attached AND NOT k.settled AND j.id IS NULL
+    ), told AS (
+        UPDATE stepd_engine.checkpoints c SET
+                state = CASE WHEN e.failure IS NULL THEN 'completed' ELSE 'failed' END::stepd.step_state, checkpoint = e.failure IS NULL,
+                output = CASE WHEN e.failure IS NULL THEN coalesce(e.output, 'null') END, error = e.failure, ended_at = clock_timestamp(), due_at = NULL
+            FROM ends e WHERE c.run = e.parent AND c.key = e.key AND c.ctid = ANY (places) AND c.state = 'waiting'
+            RETURNING e.child, e.parent, e.failure IS NULL AS well
+    )
+    SELECT count(*), array_agg(t.child), array_agg(t.parent), array_agg(t.well) INTO told, answered, parents, well FROM told t;
+    IF told > 0 THEN
+        UPDATE stepd_engine.children k SET settled = true WHERE k.child = ANY (answered);
+        -- What else a step has started is not wanted any more.
+        PERFORM stepd_engine.let_children_go(o.parent, o.key, 'its parent does not wait for it any more')
+            FROM (SELECT DISTINCT o.parent, o.key FROM stepd_engine.children k JOIN stepd_engine.children o ON o.parent = k.parent AND o.key = k.key
+                WHERE k.child = ANY (answered) AND o.attached AND NOT o.settled) o;
+        PERFORM stepd_engine.bring_back(p.parent, p.well, stepd_engine.rest_of_parent(p.parent))
+            FROM (SELECT t.parent, bool_or(t.well) AS well FROM unnest(parents, well) AS t(parent, well) GROUP BY t.parent ORDER BY t.parent) p;
     END IF;
-    PERFORM FROM stepd.jobs j WHERE j.id = k.parent AND j.state IN ('waiting', 'paused') FOR UPDATE SKIP LOCKED;
-    IF NOT FOUND AND EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.parent AND j.state IN ('waiting', 'paused')) THEN RETURN NULL; END IF;
-    RETURN stepd_engine.answer(k.parent, k.key, CASE WHEN failure IS NULL THEN coalesce(e.output, 'null') END, failure);
+    IF told < cardinality(children_) THEN
+        again := ARRAY(SELECT k.child FROM stepd_engine.children k JOIN stepd_engine.checkpoints c ON c.run = k.parent AND c.key = k.key
+            WHERE k.child = ANY (children_) AND k.attached AND NOT k.settled AND c.state = 'waiting' AND c.kind = 'workflow'
+              AND NOT EXISTS (SELECT FROM stepd.jobs j WHERE j.id = k.child AND j.state NOT IN ('completed', 'failed', 'cancelled')));
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION stepd_engine.tell_parent(uuid) IS 'Answers the step that waits for a run that has ended; NULL when somebody else holds that step''s run.';
+COMMENT ON FUNCTION stepd_engine.tell_parents(uuid[]) IS 'Answers the steps that wait for runs that have ended; again: those that somebody else holds.';
 
 -- Nobody waits for these children any more: what has not ended is cancelled. The request is durable, so that what is locked now, or at
 -- work, hears of it.

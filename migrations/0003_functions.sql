@@ -85,7 +85,7 @@ BEGIN
     INSERT INTO stepd_engine.events (run, kind, by_whom, data)
         VALUES (run_, 'cancelled', by_whom, json_build_object('reason', reason, 'from', was)::text);
     PERFORM stepd_engine.let_children_go(run_, NULL, 'its parent was cancelled');
-    PERFORM stepd_engine.tell_parent(run_);
+    PERFORM stepd_engine.tell_parents(ARRAY[run_]);
     RETURN true;
 END
 $$;

@@ -3,25 +3,23 @@
 use sqlx::{Executor, PgConnection, Postgres};
 use uuid::Uuid;
 
-use crate::model::{RunId, WorkerId};
+use crate::model::{RunId, StepKey, WorkerId};
 
 use super::error::DbError;
 
 /// A child on its way into the database.
 #[derive(Debug)]
 #[allow(missing_docs)]
-pub struct Spawn<'a> {
+pub struct Spawn {
     pub run: RunId,
     pub worker: WorkerId,
     pub epoch: i32,
-    pub key: &'a str,
-    pub workflow: &'a str,
+    pub key: StepKey,
+    pub workflow: String,
     /// JSON.
-    pub input: &'a str,
+    pub input: String,
     /// Does the step wait for it?
     pub attached: bool,
-    /// So many runs may stand above a child.
-    pub deepest: i32,
 }
 
 /// What came of it.
@@ -35,43 +33,48 @@ pub enum Spawned {
     LeaseLost,
 }
 
-/// Inserts the child of a step, unless it is there.
+/// Inserts the children of steps, unless they are there: all of them, or none. `deepest`: so many runs may stand above one.
 ///
 /// # Errors
 /// Whatever the database says; SD001 for an unknown workflow.
-pub async fn spawn(conn: &mut PgConnection, spawn: &Spawn<'_>) -> Result<Spawned, DbError> {
-    let done = sqlx::query_file!(
+pub async fn spawn(conn: &mut PgConnection, children: &[&Spawn], deepest: i32) -> Result<Vec<Spawned>, DbError> {
+    let rows = sqlx::query_file!(
         "src/db/sql/spawn.sql",
-        spawn.run.0,
-        spawn.worker.0,
-        spawn.epoch,
-        spawn.key,
-        spawn.workflow,
-        spawn.input,
-        spawn.attached,
-        spawn.deepest,
+        &children.iter().map(|c| c.run.0).collect::<Vec<_>>(),
+        &children.iter().map(|c| c.worker.0).collect::<Vec<_>>(),
+        &children.iter().map(|c| c.epoch).collect::<Vec<_>>(),
+        &children.iter().map(|c| c.key.as_str()).collect::<Vec<_>>() as &[&str],
+        &children.iter().map(|c| &*c.workflow).collect::<Vec<_>>() as &[&str],
+        &children.iter().map(|c| &*c.input).collect::<Vec<_>>() as &[&str],
+        &children.iter().map(|c| c.attached).collect::<Vec<_>>(),
+        deepest,
     )
-    .fetch_one(conn)
+    .fetch_all(conn)
     .await?;
-    Ok(match (done.spawned, done.depth) {
+    let done = rows.into_iter().map(|row| match (row.spawned, row.depth) {
         (Some(run), _) => Spawned::Child(RunId(run)),
         (None, Some(_)) => Spawned::TooDeep,
         (None, None) => Spawned::LeaseLost,
-    })
+    });
+    Ok(done.collect())
 }
 
-/// Tells the run that waits for this one of its end; false when somebody is in the way, and it must be called again.
+/// Tells the runs that wait for these of their ends. Returns those at which somebody is in the way: it must be called again for them.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn tell_parent<'c>(db: impl Executor<'c, Database = Postgres>, child: Uuid) -> Result<bool, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/tell_parent.sql", child).fetch_one(db).await?.is_some())
+pub async fn tell_parents<'c>(
+    db: impl Executor<'c, Database = Postgres>,
+    ended: &[Uuid],
+) -> Result<Vec<Uuid>, DbError> {
+    Ok(sqlx::query_file_scalar!("src/db/sql/tell_parents.sql", ended).fetch_one(db).await?)
 }
 
-/// Cancels the children of a run that ends without them.
+/// Cancels the children of runs that end without them.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn abandon<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<bool, DbError> {
-    Ok(sqlx::query_file_scalar!("src/db/sql/abandon.sql", run).fetch_one(db).await?)
+pub async fn abandon<'c>(db: impl Executor<'c, Database = Postgres>, runs: &[Uuid]) -> Result<(), DbError> {
+    sqlx::query_file_scalar!("src/db/sql/abandon.sql", runs).fetch_one(db).await?;
+    Ok(())
 }

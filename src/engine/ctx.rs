@@ -153,6 +153,7 @@ struct State {
     /// Operations under way that are not waits: while there is one, the run is not suspended.
     busy: usize,
     waits: HashMap<StepKey, Option<Instant>>,
+    kept_until: Option<Instant>,
     deferred: Vec<StepRow>,
     notes: Vec<Note>,
     noted: i32,

@@ -22,6 +22,8 @@ pub struct Inbox {
     arrived: Notify,
     waits: Mutex<Vec<StepKey>>,
     at_work: AtomicUsize,
+    /// The run is kept in memory for the sake of answers that are expected soon.
+    hurried: AtomicBool,
     /// What may still stop a run that is about to end: its worker's end, and the loss of its lease.
     last: OnceLock<Box<(StopTrigger, StopSignal)>>,
     /// Has one of these been said? 0, or the reason's number.
@@ -49,6 +51,7 @@ impl Default for Inbox {
             arrived: Notify::new(),
             waits: Mutex::default(),
             at_work: AtomicUsize::new(0),
+            hurried: AtomicBool::new(false),
             last: OnceLock::new(),
             must: AtomicUsize::new(0),
         }
@@ -125,6 +128,17 @@ impl Inbox {
             }
             arrived.await;
         }
+    }
+
+    /// From now on its answers are worth looking for often.
+    pub(super) fn hurry(&self) {
+        self.hurried.store(true, Ordering::Relaxed);
+    }
+
+    /// Has it been told so?
+    #[must_use]
+    pub fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Relaxed)
     }
 
     /// Counts an attempt.

@@ -24,6 +24,13 @@ use super::workflow::Workflow;
 /// A wait that is due sooner than this is waited out in memory: a suspend and a claim would take about as long.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// A run with many records that waits for a child is kept for as long as loading them again would take (about this for each): most often the child
+/// ends sooner, and if not, nothing has cost twice what it must. Reloaded for each few of its ten thousand children, it would load millions.
+const RELOAD: Duration = Duration::from_micros(30);
+
+/// What is loaded sooner than this is not kept: an answer takes as long.
+const WORTH_KEEPING: Duration = Duration::from_millis(20);
+
 /// A run that this worker cannot run is left to others for this long.
 const HAND_ON: Duration = Duration::from_secs(5);
 
@@ -79,6 +86,7 @@ impl Outcome {
 enum Turn<T> {
     Ended(Result<T, Halt>),
     Quiet(Option<Duration>),
+    Stays(tokio::time::Instant),
 }
 
 /// Runs one claimed job. Consumes the lease.
@@ -141,11 +149,13 @@ async fn drive<T>(
     let code = AssertUnwindSafe(code).catch_unwind();
     tokio::pin!(code);
     loop {
+        let until = ctx.kept_until().filter(|until| *until > tokio::time::Instant::now());
         let turn = poll_fn(|cx| match code.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Turn::Ended(ended.unwrap_or_else(|_| Err(Halt::failed(panicked()))))),
-            Poll::Pending => match suspendable(ctx, deadline) {
-                Some(due_in) => Poll::Ready(Turn::Quiet(due_in)),
-                None => {
+            Poll::Pending => match (suspendable(ctx, deadline), ctx.kept_until()) {
+                (Some(due_in), Some(until)) if until <= tokio::time::Instant::now() => Poll::Ready(Turn::Quiet(due_in)),
+                (Some(due_in), None) => Poll::Ready(worth_keeping(ctx).map_or(Turn::Quiet(due_in), Turn::Stays)),
+                _ => {
                     ctx.flush();
                     Poll::Pending
                 }
@@ -160,9 +170,14 @@ async fn drive<T>(
                 continue;
             }
             turn = turn => turn,
+            () = sleep_until(until) => continue,
         };
         match turn {
             Turn::Ended(ended) => return Ok(ended),
+            Turn::Stays(until) => {
+                ctx.inbox.hurry();
+                ctx.keep(until);
+            }
             Turn::Quiet(due_in) => return Err(Box::pin(suspend(ctx, due_in, deadline)).await),
         }
     }
@@ -343,6 +358,12 @@ fn suspendable(ctx: &Ctx, deadline: Option<tokio::time::Instant>) -> Option<Opti
     }
 }
 
+/// Until when a run is kept in which everything waits.
+fn worth_keeping(ctx: &Ctx) -> Option<tokio::time::Instant> {
+    let reload = ctx.waits_for_child().then(|| RELOAD * ctx.records_so_far())?;
+    (reload >= WORTH_KEEPING).then(|| tokio::time::Instant::now() + reload)
+}
+
 async fn suspend(ctx: &Ctx, due_in: Option<Duration>, deadline: Option<tokio::time::Instant>) -> Outcome {
     let left = deadline.map(|at| at.saturating_duration_since(tokio::time::Instant::now()));
     let due_in = match (due_in, left) {
@@ -447,3 +468,6 @@ async fn refused(ctx: &Ctx, why: String) -> Outcome {
 fn panicked() -> Failure {
     Failure::permanent(code::PANIC, "the workflow's code panicked; the worker's log has the message")
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! `workflow` steps: the child runs of a run.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 use crate::db::children::{self, Spawn, Spawned};
 use crate::db::{Database, DbError, Trouble};
@@ -16,56 +17,110 @@ use super::shared::Backoff;
 /// So many runs may stand above one: more is a workflow that starts itself.
 const DEEPEST: i32 = 20;
 
+/// So many go in one statement at the most.
+const MOST: usize = 200;
+
 /// The runs in stepd's own database.
 pub struct ChildRuns {
     db: Database,
-    /// One child at a time: its unique key may be in somebody's open transaction, and the pool is for others too.
-    turn: Arc<Semaphore>,
+    line: Arc<Line>,
     failpoints: Failpoints,
+}
+
+/// Children on their way. One statement at a time: a unique key may be in somebody's open transaction, and the pool is for others too. What
+/// comes while one is under way goes together with the next.
+#[derive(Default)]
+struct Line {
+    waiting: Mutex<VecDeque<Waiting>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// One child, and who is told what came of it.
+type Waiting = (Arc<Spawn>, oneshot::Sender<Result<Spawned, Arc<DbError>>>);
+
+impl Line {
+    /// Whoever has the turn takes those who stand in line along.
+    async fn spawn(&self, db: &Database, child: &Arc<Spawn>) -> Result<Spawned, Arc<DbError>> {
+        let (tx, mut rx) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((child.clone(), tx));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut rx => return done.unwrap_or(Ok(Spawned::LeaseLost)),
+                _turn = self.turn.lock() => {
+                    let batch: Vec<Waiting> = {
+                        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                        let most = waiting.len().min(MOST);
+                        waiting.drain(..most).collect()
+                    };
+                    serve(db, batch).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve(db: &Database, batch: Vec<Waiting>) {
+    let children: Vec<&Spawn> = batch.iter().map(|(child, _)| &**child).collect();
+    match db.ask(async |conn| children::spawn(conn, &children, DEEPEST).await).await {
+        Ok(done) => {
+            for ((_, told), done) in batch.into_iter().zip(done) {
+                let _ = told.send(Ok(done));
+            }
+        }
+        // One of them cannot be: it must not keep the others.
+        Err(_) if batch.len() > 1 => {
+            for (child, told) in batch {
+                let done = db.ask(async |conn| children::spawn(conn, &[&*child], DEEPEST).await).await;
+                let done = done.map(|done| done.first().copied().unwrap_or(Spawned::LeaseLost));
+                let _ = told.send(done.map_err(Arc::new));
+            }
+        }
+        Err(error) => {
+            let error = Arc::new(error);
+            for (_, told) in batch {
+                let _ = told.send(Err(error.clone()));
+            }
+        }
+    }
 }
 
 impl ChildRuns {
     /// In this database.
     #[must_use]
     pub fn new(db: Database, failpoints: Failpoints) -> Self {
-        Self { db, turn: Arc::new(Semaphore::new(1)), failpoints }
+        Self { db, line: Arc::default(), failpoints }
     }
 }
 
 impl Children for ChildRuns {
     fn spawn<'a>(&'a self, cx: &'a StepCx, request: ChildRequest) -> BoxFuture<'a, Result<RunId, Failure>> {
-        let (db, own, stop, failpoints) = (self.db.clone(), cx.clone(), cx.stop.clone(), self.failpoints.clone());
-        let turn = self.turn.clone();
+        let (db, line, stop, failpoints) =
+            (self.db.clone(), self.line.clone(), cx.stop.clone(), self.failpoints.clone());
+        // An input is stored; what is secret in it, by whatever way it came, is not.
+        let mut input = request.input;
+        redact::hide_in(&mut input);
+        let child = Arc::new(Spawn {
+            run: cx.run,
+            worker: cx.worker,
+            epoch: cx.epoch,
+            key: cx.key.clone(),
+            workflow: request.workflow,
+            input: input.to_string(),
+            attached: request.attached,
+        });
         Box::pin(async move {
-            // An input is stored; what is secret in it, by whatever way it came, is not.
-            let mut input = request.input.clone();
-            redact::hide_in(&mut input);
-            let input = input.to_string();
             #[expect(clippy::disallowed_methods, reason = "awaited below; a statement is never dropped half-way")]
             let task = tokio::spawn(async move {
                 let mut backoff = Backoff::default();
                 loop {
-                    let spawn = Spawn {
-                        run: own.run,
-                        worker: own.worker,
-                        epoch: own.epoch,
-                        key: own.key.as_str(),
-                        workflow: &request.workflow,
-                        input: &input,
-                        attached: request.attached,
-                        deepest: DEEPEST,
-                    };
-                    let spawned = {
-                        let _turn = turn.acquire().await;
-                        db.ask(async |conn| children::spawn(conn, &spawn).await).await
-                    };
-                    match spawned {
+                    match line.spawn(&db, &child).await {
                         Ok(done) => {
                             failpoints.hit("children.after_spawn").await;
-                            return done_as(done, &request.workflow);
+                            return done_as(done, &child.workflow);
                         }
                         Err(error) if error.trouble == Trouble::Refused => {
-                            return Err(refused(&error, &request.workflow));
+                            return Err(refused(&error, &child.workflow));
                         }
                         // stepd's own database is away. That is no failure of this step: it waits, like everything else.
                         Err(_) if stop.reason().is_none() => tokio::time::sleep(backoff.pause()).await,

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod acknowledged;
+mod afterwards;
 pub mod catalog;
 pub mod children;
 pub mod claimer;

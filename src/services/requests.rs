@@ -18,6 +18,9 @@ const POLL: Duration = Duration::from_secs(2);
 /// Hints come with every insert; passes need not.
 const SPACING: Duration = Duration::from_millis(100);
 
+/// … unless a run is kept in memory for the sake of its children's ends.
+const HURRIED: Duration = Duration::from_millis(10);
+
 /// The service.
 pub struct Requests {
     /// The database.
@@ -69,6 +72,6 @@ impl Periodic for Requests {
     }
 
     fn spacing(&self) -> Duration {
-        SPACING
+        if self.runs.hurried() { HURRIED } else { SPACING }
     }
 }

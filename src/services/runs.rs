@@ -390,6 +390,11 @@ impl Runs {
         (inner.inflight.keys().map(|r| r.0).collect(), waits)
     }
 
+    /// Is there a run whose answers are worth looking for often?
+    pub(super) fn hurried(&self) -> bool {
+        self.inner().inflight.values().any(|inbox| inbox.is_hurried())
+    }
+
     /// A run's inbox.
     #[must_use]
     pub fn inbox(&self, run: RunId) -> Option<Arc<Inbox>> {

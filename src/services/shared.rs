@@ -52,7 +52,7 @@ pub async fn stopped(stop: &mut Stop) {
 }
 
 /// Pauses between tries, with jitter: 50 ms doubling to 2 s.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Backoff {
     tries: u32,
 }

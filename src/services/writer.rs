@@ -16,7 +16,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
-use crate::db::{Database, DbError, Trouble, children, waits, within};
+use crate::db::{Database, Trouble, waits, within};
 use crate::engine::{Answer, CommitError, Entry, Journal, Transition};
 use crate::model::{Failure, Payload, RunId, StepKey, StepRecord, WorkerId};
 use crate::steps::BoxFuture;
@@ -24,6 +24,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::testing::Failpoints;
 
 use super::acknowledged::Acknowledged;
+use super::afterwards::{After, Afterwards};
 use super::connectivity::Connectivity;
 use super::progress::{Progress, Pulse};
 use super::shared::{Backoff, Hints};
@@ -50,9 +51,6 @@ const PLACES_OF_ONE: usize = 50;
 /// A writer that has something to write gets it done, or tries again, within this time: its statement's limit, and a reconnect.
 const BOUND: Duration = Duration::from_secs(90);
 
-/// With pauses growing to two seconds, half an hour; after that the sweep's repair is left to do it.
-const SETTLE_TRIES: u32 = 1_000;
-
 /// The writer's session: one plan for every batch size, and no waiting behind somebody's open transaction for long.
 const SESSION: [(&str, &str); 4] = [
     ("plan_cache_mode", "force_generic_plan"),
@@ -69,13 +67,10 @@ const ANSWERS: Duration = Duration::from_secs(22);
 pub struct PgJournal {
     shards: Vec<mpsc::UnboundedSender<Entry>>,
     db: Database,
-    hints: Arc<Hints>,
-    /// One settle at a time: it may wait behind somebody's open transaction, and the pool is for others too.
-    settling: Arc<Semaphore>,
-    /// And one end of a wait.
+    afterwards: Afterwards,
+    /// One end of a wait at a time: it may wait behind somebody's open transaction, and the pool is for others too.
     expiring: Arc<Semaphore>,
     records: Arc<Records>,
-    failpoints: Failpoints,
 }
 
 /// The writers' tasks; they end when every handle is gone and everything is written.
@@ -117,65 +112,9 @@ impl PgJournal {
                 tx
             })
             .collect();
-        let (settling, expiring) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
+        let afterwards = Afterwards::start(db, hints, failpoints, &mut tasks);
         let records = Arc::new(Records::new(db, failpoints));
-        let (db, hints, failpoints) = (db.clone(), hints.clone(), failpoints.clone());
-        (Self { shards, db, hints, settling, expiring, records, failpoints }, tasks)
-    }
-}
-
-/// What is looked after when something of a run has been committed.
-enum After {
-    /// Was one of these waits answered in the meantime?
-    Suspend(Vec<StepKey>),
-    /// Who waits for this run?
-    EndOfChild,
-    /// What did this run wait for?
-    EndOfParent,
-}
-
-impl After {
-    async fn once(&self, conn: &mut PgConnection, run: RunId) -> Result<bool, DbError> {
-        match self {
-            Self::Suspend(keys) => waits::settle(conn, run, keys).await,
-            Self::EndOfChild => children::tell_parent(conn, run.0).await,
-            Self::EndOfParent => children::abandon(conn, run.0).await,
-        }
-    }
-
-    /// For tests: the moment before it.
-    fn failpoint(&self) -> &'static str {
-        match self {
-            Self::Suspend(_) => "settle.before",
-            Self::EndOfChild => "children.before_tell",
-            Self::EndOfParent => "children.before_abandon",
-        }
-    }
-}
-
-impl PgJournal {
-    fn afterwards(&self, run: RunId, after: After) {
-        let (db, hints, settling) = (self.db.clone(), self.hints.clone(), self.settling.clone());
-        let failpoints = self.failpoints.clone();
-        // The run's slot is free at once, no statement is dropped half-way. Bounded by the runs that wait for somebody's transaction.
-        #[expect(clippy::disallowed_methods, reason = "bounded, see above; what it leaves undone the sweep repairs")]
-        tokio::spawn(async move {
-            failpoints.hit(after.failpoint()).await;
-            let mut backoff = Backoff::default();
-            for _ in 0..SETTLE_TRIES {
-                let one = settling.acquire().await;
-                let done = db.ask(async |conn| after.once(conn, run).await).await;
-                drop(one);
-                match done {
-                    Ok(true) => break,
-                    Ok(false) => {}
-                    Err(error) => tracing::debug!(run.id = %run, %error, "settle failed, trying again"),
-                }
-                tokio::time::sleep(backoff.pause()).await;
-            }
-            hints.stage.notify_one();
-            hints.request.notify_one();
-        });
+        (Self { shards, db: db.clone(), afterwards, expiring: Arc::new(Semaphore::new(1)), records }, tasks)
     }
 }
 
@@ -196,15 +135,15 @@ impl Journal for PgJournal {
     }
 
     fn settle(&self, run: RunId, keys: Vec<StepKey>) {
-        self.afterwards(run, After::Suspend(keys));
+        self.afterwards.look(run, After::Suspend(keys));
     }
 
     fn tell_parent(&self, run: RunId) {
-        self.afterwards(run, After::EndOfChild);
+        self.afterwards.look(run, After::EndOfChild);
     }
 
     fn abandon(&self, run: RunId) {
-        self.afterwards(run, After::EndOfParent);
+        self.afterwards.look(run, After::EndOfParent);
     }
 
     fn expire(

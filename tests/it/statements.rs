@@ -28,7 +28,7 @@ const LEFT_OUT: [(&str, &str); 19] = [
     ("trace_backlog", "of daemons with a target of traces: see `traces_away.rs`"),
     ("trace_note_waits", "of daemons with a target of traces: see `traces_away.rs`"),
     ("spawn", "of a run with children, killed there in `children.rs`"),
-    ("tell_parent", "of a run with a parent, killed there in `children.rs`"),
+    ("tell_parents", "of a run with a parent, killed there in `children.rs`"),
     ("abandon", "of a run that ends without its children, killed there in `children.rs`"),
     ("sql_step_rights", "read at the start alone, where sql steps have a role of their own: see `sql_role.rs`"),
     ("witness", "of a worker that has left something to see on the same machine: see `crash_loop.rs`"),

@@ -1,2 +1,2 @@
--- Cancels the children of a run that ends without them. Caller: services::writer, after that has been committed.
-SELECT stepd_engine.let_children_go($1, NULL, 'its parent has ended without it') IS NULL AS "done!"
+-- Cancels the children of runs that end without them. Caller: services::afterwards, after that has been committed.
+SELECT count(stepd_engine.let_children_go(r.run, NULL, 'its parent has ended without it')) FROM unnest($1::uuid[]) AS r(run)

@@ -1,3 +1,6 @@
--- The child run of a step, inserted under the step's lease if it is not there yet. Caller: services::children.
+-- The child runs of steps, each inserted under its step's lease if it is not there yet, in the order given. Caller: services::children.
 -- Locks: the worker's row (key share). Index: children_pkey, jobs_pkey.
-SELECT s.spawned, s.depth_ AS depth FROM stepd_engine.spawn($1, $2, $3, $4, $5, $6::text::jsonb, $7, $8) s
+SELECT s.spawned, s.depth_ AS depth
+FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::bool[]) WITH ORDINALITY AS c(run, worker, epoch, key, workflow, input, attached, n),
+LATERAL stepd_engine.spawn(c.run, c.worker, c.epoch, c.key, c.workflow, c.input::jsonb, c.attached, $8) s
+ORDER BY c.n

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::model::{Failure, StepKey, code};
+use crate::steps::CHILD;
 
 use super::super::halt::Halt;
 use super::Ctx;
@@ -81,6 +82,7 @@ impl Ctx {
         let mut state = self.state();
         state.busy += 1;
         state.waits.remove(key);
+        state.kept_until = None;
         drop(state);
         self.inbox.end_wait(key);
     }
@@ -92,6 +94,27 @@ impl Ctx {
         }
         let now = Instant::now();
         Quiet::For(state.waits.values().flatten().min().map(|due| due.saturating_duration_since(now)))
+    }
+
+    /// Is one of the waits for a child?
+    pub(in crate::engine) fn waits_for_child(&self) -> bool {
+        let state = self.state();
+        state.waits.keys().any(|key| state.open.get(key).is_some_and(|row| row.record.kind == CHILD))
+    }
+
+    /// Everything waits, and the run is kept until then; or until one of the waits is over.
+    pub(in crate::engine) fn keep(&self, until: Instant) {
+        self.state().kept_until = Some(until);
+    }
+
+    /// Until when it is kept.
+    pub(in crate::engine) fn kept_until(&self) -> Option<Instant> {
+        self.state().kept_until
+    }
+
+    /// How many records the run has, here and in the journal.
+    pub(in crate::engine) fn records_so_far(&self) -> u32 {
+        self.state().seq.unsigned_abs()
     }
 
     pub(in crate::engine) fn waiting_keys(&self) -> Vec<StepKey> {
