@@ -394,7 +394,13 @@ impl Daemon {
         let traced = tracer::start(&tracing, &db, &runs, &mut services, &draining);
         let keeper = Keeper { db: db.clone(), options: tracing, figures: traced.clone(), after: uuid::Uuid::nil() };
         services.spawn(drive(keeper, progress.pulse("traces", pool_bound * 2), stopping));
-        let requests = Requests { db: db.clone(), runs: runs.clone(), presence: presence.clone(), hints };
+        let requests = Requests {
+            db: db.clone(),
+            runs: runs.clone(),
+            presence: presence.clone(),
+            hints,
+            took: std::time::Duration::ZERO,
+        };
         // A run that is drained may still be cancelled, and answered.
         services.spawn(drive(requests, progress.pulse("requests", pool_bound), draining.clone()));
         // What the last steps write is kept, too.

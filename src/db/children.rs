@@ -70,11 +70,11 @@ pub async fn tell_parents<'c>(
     Ok(sqlx::query_file_scalar!("src/db/sql/tell_parents.sql", ended).fetch_one(db).await?)
 }
 
-/// Cancels the children of runs that end without them.
+/// Cancels the children of a run that ends without them. Those of what it does at its end stay.
 ///
 /// # Errors
 /// Whatever the database says.
-pub async fn abandon<'c>(db: impl Executor<'c, Database = Postgres>, runs: &[Uuid]) -> Result<(), DbError> {
-    sqlx::query_file_scalar!("src/db/sql/abandon.sql", runs).fetch_one(db).await?;
+pub async fn abandon<'c>(db: impl Executor<'c, Database = Postgres>, run: Uuid) -> Result<(), DbError> {
+    sqlx::query_file_scalar!("src/db/sql/abandon.sql", run).fetch_one(db).await?;
     Ok(())
 }

@@ -7,24 +7,17 @@ use crate::model::{Failure, Payload, RunId, StepKey, WorkerId};
 
 use super::error::DbError;
 
-/// Closes the gap between waits and the suspends of their runs. Returns the runs at which somebody's open transaction is in the way: it must
-/// be called again for them.
+/// Closes the gap between a wait and its suspend; false when somebody's open transaction is in the way.
 ///
 /// # Errors
 /// Whatever the database says.
 pub async fn settle<'c>(
     db: impl Executor<'c, Database = Postgres>,
-    suspended: &[(RunId, Vec<StepKey>)],
-) -> Result<Vec<Uuid>, DbError> {
-    let (mut runs, mut keys) = (Vec::new(), Vec::new());
-    for (run, waits) in suspended {
-        let before = runs.len();
-        keys.extend(waits.iter().map(|key| Some(key.as_str())));
-        // The run itself counts, too.
-        keys.resize(keys.len().max(before + 1), None);
-        runs.resize(keys.len(), run.0);
-    }
-    Ok(sqlx::query_file_scalar!("src/db/sql/settle.sql", &runs, &keys as &[Option<&str>]).fetch_all(db).await?)
+    run: RunId,
+    keys: &[StepKey],
+) -> Result<bool, DbError> {
+    let keys: Vec<&str> = keys.iter().map(StepKey::as_str).collect();
+    Ok(sqlx::query_file_scalar!("src/db/sql/settle.sql", run.0, &keys as &[&str]).fetch_one(db).await?)
 }
 
 /// Ends a wait by failure under its lease, unless it has been answered: true when it has not. `None`: the lease is lost.

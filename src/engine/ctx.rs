@@ -215,7 +215,7 @@ impl Ctx {
     /// Begins anew, with all that is recorded of the run now: what it was about to do has been broken off.
     pub(super) fn begin_again(&mut self, records: Vec<StepRecord>) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        (state.used, state.waits, state.busy) = (HashSet::new(), HashMap::new(), 0);
+        (state.used, state.waits, state.busy, state.kept_until) = (HashSet::new(), HashMap::new(), 0, None);
         self.remember(records);
     }
 

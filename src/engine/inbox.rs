@@ -3,11 +3,16 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::model::{Failure, Payload, StepKey};
 use crate::steps::{StopReason, StopSignal, StopTrigger, stop_pair};
+
+/// What keeps a run in memory, keeps it for no longer; most often it is kept again before that is over.
+const HURRY: Duration = Duration::from_secs(1);
 
 /// The answer to a waiting step.
 pub type Answer = Result<Payload, Failure>;
@@ -23,7 +28,7 @@ pub struct Inbox {
     waits: Mutex<Vec<StepKey>>,
     at_work: AtomicUsize,
     /// The run is kept in memory for the sake of answers that are expected soon.
-    hurried: AtomicBool,
+    hurried: Mutex<Option<Instant>>,
     /// What may still stop a run that is about to end: its worker's end, and the loss of its lease.
     last: OnceLock<Box<(StopTrigger, StopSignal)>>,
     /// Has one of these been said? 0, or the reason's number.
@@ -51,7 +56,7 @@ impl Default for Inbox {
             arrived: Notify::new(),
             waits: Mutex::default(),
             at_work: AtomicUsize::new(0),
-            hurried: AtomicBool::new(false),
+            hurried: Mutex::default(),
             last: OnceLock::new(),
             must: AtomicUsize::new(0),
         }
@@ -130,15 +135,15 @@ impl Inbox {
         }
     }
 
-    /// From now on its answers are worth looking for often.
+    /// For a while its answers are worth looking for often.
     pub(super) fn hurry(&self) {
-        self.hurried.store(true, Ordering::Relaxed);
+        *locked(&self.hurried) = Some(Instant::now());
     }
 
-    /// Has it been told so?
+    /// Has it been told so a moment ago?
     #[must_use]
     pub fn is_hurried(&self) -> bool {
-        self.hurried.load(Ordering::Relaxed)
+        locked(&self.hurried).is_some_and(|at| at.elapsed() < HURRY)
     }
 
     /// Counts an attempt.

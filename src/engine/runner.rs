@@ -28,6 +28,9 @@ const LINGER: Duration = Duration::from_millis(100);
 /// ends sooner, and if not, nothing has cost twice what it must. Reloaded for each few of its ten thousand children, it would load millions.
 const RELOAD: Duration = Duration::from_micros(30);
 
+/// … and no longer: the slot may be what the child waits for.
+const KEPT_AT_MOST: Duration = Duration::from_secs(1);
+
 /// What is loaded sooner than this is not kept: an answer takes as long.
 const WORTH_KEEPING: Duration = Duration::from_millis(20);
 
@@ -361,7 +364,7 @@ fn suspendable(ctx: &Ctx, deadline: Option<tokio::time::Instant>) -> Option<Opti
 /// Until when a run is kept in which everything waits.
 fn worth_keeping(ctx: &Ctx) -> Option<tokio::time::Instant> {
     let reload = ctx.waits_for_child().then(|| RELOAD * ctx.records_so_far())?;
-    (reload >= WORTH_KEEPING).then(|| tokio::time::Instant::now() + reload)
+    (reload >= WORTH_KEEPING).then(|| tokio::time::Instant::now() + reload.min(KEPT_AT_MOST))
 }
 
 async fn suspend(ctx: &Ctx, due_in: Option<Duration>, deadline: Option<tokio::time::Instant>) -> Outcome {

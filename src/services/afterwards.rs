@@ -2,10 +2,13 @@
 //! has ended, for whom did it wait? One task: what comes while a statement is under way goes together with the next, so that the ends of a
 //! thousand children cost their parent a few statements. What is left undone the sweep repairs.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use futures_util::FutureExt as _;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -20,6 +23,9 @@ const MOST: usize = 200;
 
 /// With pauses growing to two seconds, half an hour; after that the sweep's repair is left to do it.
 const TRIES: u32 = 1_000;
+
+/// So long the worker's end waits for it.
+const AT_THE_END: Duration = Duration::from_millis(300);
 
 /// What is looked after.
 #[derive(Debug)]
@@ -44,7 +50,10 @@ impl After {
 }
 
 /// A handle to the task, which ends when every handle is gone and everything has been tried.
-pub(super) struct Afterwards(mpsc::UnboundedSender<(RunId, After)>);
+pub(super) struct Afterwards(
+    mpsc::UnboundedSender<(RunId, After)>,
+    #[expect(dead_code, reason = "its drop is the news")] oneshot::Sender<()>,
+);
 
 impl Afterwards {
     pub(super) fn start(
@@ -54,9 +63,16 @@ impl Afterwards {
         tasks: &mut tokio::task::JoinSet<()>,
     ) -> Self {
         let (tx, rx) = mpsc::unbounded_channel();
+        let (kept, gone) = oneshot::channel();
         let look = Look { db: db.clone(), hints: hints.clone(), failpoints: failpoints.clone(), later: Vec::new() };
-        tasks.spawn(look.run(rx));
-        Self(tx)
+        tasks.spawn(async move {
+            tokio::select! {
+                () = look.run(rx) => {}
+                // Nothing is lost that the sweep would not mend: nobody's lock keeps this worker from its end.
+                () = async { let _ = gone.await; tokio::time::sleep(AT_THE_END).await } => {}
+            }
+        });
+        Self(tx, kept)
     }
 
     /// Returns at once. Bounded by the runs in flight, and by those that wait for somebody's open transaction.
@@ -80,11 +96,12 @@ struct Later {
     what: Batch,
 }
 
-/// What goes in one statement.
+/// What goes in one statement. Ends of children gain much from going together; what may wait for others' locks, or hold many, goes run by run.
+#[derive(Debug, PartialEq)]
 enum Batch {
-    Suspends(Vec<(RunId, Vec<StepKey>)>),
     EndsOfChildren(Vec<Uuid>),
-    EndsOfParents(Vec<Uuid>),
+    Suspend(RunId, Vec<StepKey>),
+    EndOfParent(Uuid),
 }
 
 impl Look {
@@ -123,13 +140,20 @@ impl Look {
     }
 
     async fn once(&mut self, batch: Batch, tries: u32, mut backoff: Backoff) {
-        let left = match self.db.ask(async |conn| batch.once(conn).await).await {
-            Ok(again) => batch.only(&again).into_iter().collect(),
-            // Something in one of them is refused: it must not keep the others.
-            Err(error) if error.trouble == Trouble::Refused && batch.len() > 1 => batch.each(),
-            Err(error) => {
+        let asked = self.db.ask(async |conn| batch.once(conn).await);
+        // A bug of ours must not keep the others from being told.
+        let asked = AssertUnwindSafe(asked).catch_unwind().await;
+        let left = match asked {
+            Ok(Ok(again)) => batch.only(&again).into_iter().collect(),
+            // Something in one of them is refused, or somebody is in its way: it must not keep the others.
+            Ok(Err(error)) if error.trouble != Trouble::Lost && !error.concerns_all() => batch.each(),
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "the look after a commit failed, trying again");
                 vec![batch]
+            }
+            Err(_) => {
+                tracing::error!(?batch, "the look after a commit panicked; it is left to the sweep");
+                Vec::new()
             }
         };
         for what in left {
@@ -143,7 +167,7 @@ impl Look {
     }
 }
 
-/// Those of each kind together, and of each run its waits.
+/// The ends of children together, and of each run its waits.
 fn batches(came: Vec<(RunId, After)>) -> Vec<Batch> {
     let mut suspends = BTreeMap::<RunId, Vec<StepKey>>::new();
     let (mut children, mut parents) = (Vec::new(), Vec::new());
@@ -151,52 +175,41 @@ fn batches(came: Vec<(RunId, After)>) -> Vec<Batch> {
         match after {
             After::Suspend(keys) => suspends.entry(run).or_default().extend(keys),
             After::EndOfChild => children.push(run.0),
-            After::EndOfParent => parents.push(run.0),
+            After::EndOfParent => parents.push(Batch::EndOfParent(run.0)),
         }
     }
-    let all = [
-        Batch::EndsOfChildren(children),
-        Batch::Suspends(suspends.into_iter().collect()),
-        Batch::EndsOfParents(parents),
-    ];
-    all.into_iter().filter(|batch| batch.len() > 0).collect()
+    let children = (!children.is_empty()).then_some(Batch::EndsOfChildren(children));
+    let suspends = suspends.into_iter().map(|(run, keys)| Batch::Suspend(run, keys));
+    children.into_iter().chain(suspends).chain(parents).collect()
 }
 
 impl Batch {
     /// Returns the runs for which it must be called again.
     async fn once(&self, conn: &mut sqlx::PgConnection) -> Result<Vec<Uuid>, DbError> {
         match self {
-            Self::Suspends(runs) => waits::settle(conn, runs).await,
             Self::EndsOfChildren(runs) => children::tell_parents(conn, runs).await,
-            Self::EndsOfParents(runs) => children::abandon(conn, runs).await.map(|()| Vec::new()),
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Suspends(runs) => runs.len(),
-            Self::EndsOfChildren(runs) | Self::EndsOfParents(runs) => runs.len(),
+            Self::Suspend(run, keys) => {
+                let settled = waits::settle(conn, *run, keys).await?;
+                Ok(if settled { Vec::new() } else { vec![run.0] })
+            }
+            Self::EndOfParent(run) => children::abandon(conn, *run).await.map(|()| Vec::new()),
         }
     }
 
     /// What it is of these runs alone.
-    fn only(self, runs: &[Uuid]) -> Option<Self> {
-        let runs: HashSet<Uuid> = runs.iter().copied().collect();
-        let among = |all: Vec<Uuid>| all.into_iter().filter(|run| runs.contains(run)).collect();
-        let only = match self {
-            Self::Suspends(all) => Self::Suspends(all.into_iter().filter(|(run, _)| runs.contains(&run.0)).collect()),
-            Self::EndsOfChildren(all) => Self::EndsOfChildren(among(all)),
-            Self::EndsOfParents(all) => Self::EndsOfParents(among(all)),
-        };
-        (only.len() > 0).then_some(only)
+    fn only(self, again: &[Uuid]) -> Option<Self> {
+        match self {
+            _ if again.is_empty() => None,
+            Self::EndsOfChildren(_) => Some(Self::EndsOfChildren(again.to_vec())),
+            Self::Suspend(..) | Self::EndOfParent(_) => Some(self),
+        }
     }
 
     /// One of each.
     fn each(self) -> Vec<Self> {
         match self {
-            Self::Suspends(all) => all.into_iter().map(|one| Self::Suspends(vec![one])).collect(),
             Self::EndsOfChildren(all) => all.into_iter().map(|one| Self::EndsOfChildren(vec![one])).collect(),
-            Self::EndsOfParents(all) => all.into_iter().map(|one| Self::EndsOfParents(vec![one])).collect(),
+            Self::Suspend(..) | Self::EndOfParent(_) => vec![self],
         }
     }
 }
@@ -205,33 +218,39 @@ impl Batch {
 mod tests {
     use super::*;
 
-    fn runs<const N: usize>() -> [RunId; N] {
-        std::array::from_fn(|n| RunId(Uuid::from_u128(n as u128 + 1)))
-    }
-
     #[test]
-    fn what_came_together_goes_in_one_statement_for_each_kind_and_a_run_s_waits_together() {
-        let [a, b, c] = runs();
+    fn the_ends_of_children_go_in_one_statement_and_a_run_s_waits_together() {
+        let [a, b, c] = std::array::from_fn(|n| RunId(Uuid::from_u128(n as u128 + 1)));
         let came = vec![
             (b, After::Suspend(vec!["x".into()])),
             (a, After::EndOfChild),
+            (c, After::EndOfParent),
             (b, After::Suspend(vec!["y".into()])),
             (c, After::Suspend(Vec::new())),
             (b, After::EndOfChild),
         ];
-        let batches = batches(came);
-        assert_eq!(batches.len(), 2, "nothing is asked of what is empty");
-        assert!(matches!(&batches[0], Batch::EndsOfChildren(runs) if *runs == [a.0, b.0]));
-        let Batch::Suspends(suspends) = &batches[1] else { panic!() };
-        assert_eq!(*suspends, [(b, vec!["x".into(), "y".into()]), (c, Vec::new())]);
+        let together = [
+            Batch::EndsOfChildren(vec![a.0, b.0]),
+            Batch::Suspend(b, vec!["x".into(), "y".into()]),
+            Batch::Suspend(c, Vec::new()),
+            Batch::EndOfParent(c.0),
+        ];
+        assert_eq!(batches(came), together);
+        assert_eq!(
+            batches(vec![(c, After::EndOfParent)]),
+            [Batch::EndOfParent(c.0)],
+            "nothing is asked of what is empty"
+        );
     }
 
     #[test]
-    fn only_those_are_asked_again_at_which_somebody_is_in_the_way() {
-        let [a, b] = runs();
-        let all = || Batch::Suspends(vec![(a, vec!["x".into()]), (b, Vec::new())]);
-        assert!(all().only(&[]).is_none());
-        assert!(matches!(all().only(&[a.0]), Some(Batch::Suspends(one)) if one == [(a, vec!["x".into()])]));
-        assert_eq!(all().each().len(), 2);
+    fn only_those_are_asked_again_at_which_somebody_is_in_the_way_and_each_alone_when_one_is_refused() {
+        let [a, b] = std::array::from_fn(|n| Uuid::from_u128(n as u128 + 1));
+        let ends = || Batch::EndsOfChildren(vec![a, b]);
+        assert_eq!(ends().only(&[]), None);
+        assert_eq!(ends().only(&[b]), Some(Batch::EndsOfChildren(vec![b])));
+        assert_eq!(ends().each(), [Batch::EndsOfChildren(vec![a]), Batch::EndsOfChildren(vec![b])]);
+        let suspend = || Batch::Suspend(RunId(a), vec!["x".into()]);
+        assert_eq!((suspend().only(&[]), suspend().only(&[a])), (None, Some(suspend())));
     }
 }

@@ -61,6 +61,9 @@ impl Line {
 }
 
 async fn serve(db: &Database, batch: Vec<Waiting>) {
+    if batch.is_empty() {
+        return;
+    }
     let children: Vec<&Spawn> = batch.iter().map(|(child, _)| &**child).collect();
     match db.ask(async |conn| children::spawn(conn, &children, DEEPEST).await).await {
         Ok(done) => {
@@ -69,7 +72,7 @@ async fn serve(db: &Database, batch: Vec<Waiting>) {
             }
         }
         // One of them cannot be: it must not keep the others.
-        Err(_) if batch.len() > 1 => {
+        Err(error) if batch.len() > 1 && error.trouble != Trouble::Lost && !error.concerns_all() => {
             for (child, told) in batch {
                 let done = db.ask(async |conn| children::spawn(conn, &[&*child], DEEPEST).await).await;
                 let done = done.map(|done| done.first().copied().unwrap_or(Spawned::LeaseLost));

@@ -352,3 +352,39 @@ async fn children_whose_unique_keys_are_in_somebody_s_open_transaction_keep_one_
     db.all_ended(SOON).await;
     assert_eq!(db.count("SELECT count(*) FROM stepd.runs WHERE workflow = 'parent' AND state = 'completed'").await, 12);
 }
+
+#[tokio::test]
+async fn what_a_run_does_at_its_end_keeps_its_children_however_late_the_others_are_let_go() {
+    let saga = r#"
+name: saga
+resume: never
+steps:
+  - {id: first, needs: [], workflow: child, input: {n: 1, fail: false, hold: true}}
+  - {id: until, needs: [], wait: fail}
+  - {id: broken, needs: [until], run: "false", retry: {max_attempts: 1}}
+on_failure:
+  - {id: mended, workflow: child, input: {n: 2, fail: false, hold: true}}
+"#;
+    let (db, files) = (Db::new().await, Files::new([saga, CHILD]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    let run = db.enqueue("saga", "{}").await;
+    let first = child_of(&db, &run).await;
+    db.reaches(&first, "waiting", SOON).await;
+    let mut somebody = sqlx::PgConnection::connect(&db.url).await.unwrap();
+    let hold = format!("BEGIN; SELECT FROM stepd_engine.children WHERE child = '{first}' FOR UPDATE");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(hold)).execute(&mut somebody).await.unwrap();
+    db.exec("SELECT stepd.emit('fail')").await;
+    let second = format!("SELECT count(*) FROM stepd.runs WHERE parent = '{run}' AND id <> '{first}'");
+    wait_until("what is done at the end has a child", SOON, async || db.count(&*second).await == 1).await;
+    let behind =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    wait_until("the other is about to be let go", SOON, async || db.count(behind).await > 0).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut somebody).await.unwrap();
+    db.reaches(&first, "cancelled", SOON).await;
+    let second: String =
+        db.one(format!("SELECT id::text FROM stepd.runs WHERE parent = '{run}' AND id <> '{first}'")).await;
+    db.reaches(&second, "waiting", SOON).await;
+    db.exec("SELECT stepd.emit('go')").await;
+    db.reaches(&second, "completed", SOON).await;
+    db.reaches(&run, "failed", SOON).await;
+}

@@ -200,7 +200,7 @@ impl Op {
             Self::SqlStep => self.sql_step(conn, *lease).await,
             Self::Settle => {
                 let keys = ["hear", "ask"].map(StepKey::new);
-                let settled = waits::settle(conn, &[(RunId(RUN), keys.to_vec())]).await?.is_empty();
+                let settled = waits::settle(conn, RunId(RUN), &keys).await?;
                 Ok(Said::Word(if settled { "settled" } else { "again" }.to_owned()))
             }
             Self::Expire => {
