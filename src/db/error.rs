@@ -111,6 +111,16 @@ impl DbError {
         }
     }
 
+    /// Of a statement for many: may one of them have caused it alone? A refusal always, whatever its code: it may be a trigger's.
+    #[must_use]
+    pub fn is_of_one(&self) -> bool {
+        match self.trouble {
+            Trouble::Refused => true,
+            Trouble::Busy => !self.is_behind_a_table(),
+            Trouble::Lost | Trouble::Short => false,
+        }
+    }
+
     /// The session was ended, and nobody said why.
     #[must_use]
     pub fn ended() -> Self {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::db::{Database, DbError, Trouble, children, waits};
+use crate::db::{Database, DbError, children, waits};
 use crate::model::{RunId, StepKey};
 use crate::testing::Failpoints;
 
@@ -146,7 +146,7 @@ impl Look {
         let left = match asked {
             Ok(Ok(again)) => batch.only(&again).into_iter().collect(),
             // Something in one of them is refused, or somebody is in its way: it must not keep the others.
-            Ok(Err(error)) if error.trouble != Trouble::Lost && !error.concerns_all() => batch.each(),
+            Ok(Err(error)) if error.is_of_one() => batch.each(),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the look after a commit failed, trying again");
                 vec![batch]

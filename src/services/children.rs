@@ -72,7 +72,7 @@ async fn serve(db: &Database, batch: Vec<Waiting>) {
             }
         }
         // One of them cannot be: it must not keep the others.
-        Err(error) if batch.len() > 1 && error.trouble != Trouble::Lost && !error.concerns_all() => {
+        Err(error) if batch.len() > 1 && error.is_of_one() => {
             for (child, told) in batch {
                 let done = db.ask(async |conn| children::spawn(conn, &[&*child], DEEPEST).await).await;
                 let done = done.map(|done| done.first().copied().unwrap_or(Spawned::LeaseLost));

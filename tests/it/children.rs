@@ -186,6 +186,24 @@ async fn a_child_that_is_not_known_or_stands_too_deep_fails_the_step_for_good() 
     assert_eq!(db.count("SELECT count(*) FROM stepd.jobs").await, 0);
 }
 
+#[tokio::test]
+async fn a_child_that_cannot_be_keeps_none_of_those_that_are_started_with_it() {
+    let step = |n: u32| {
+        let workflow = if n == 7 { "nobody" } else { "leaf" };
+        format!("  - {{id: s{n}, needs: [], workflow: {workflow}, on_error: continue}}\n")
+    };
+    let all = format!("name: all\nsteps:\n{}", (0..12).map(step).collect::<String>());
+    let (db, files) = (Db::new().await, Files::new([&*all, "name: leaf\nsteps: [{id: a, set: 1}]\n"]));
+    let _worker = Spec::new(&db, &files).ready().await;
+    // Which of them go together is left to chance.
+    for _ in 0..8 {
+        let run = db.enqueue("all", "{}").await;
+        db.reaches(&run, "completed", SOON).await;
+        let failed = format!("SELECT string_agg(key, ' ') FROM stepd.steps WHERE run = '{run}' AND state = 'failed'");
+        assert_eq!(db.one::<String>(failed).await, "s7");
+    }
+}
+
 #[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn killed_anywhere_between_a_child_and_its_parent_there_is_one_child_and_its_end_is_heard_of() {
